@@ -1,0 +1,112 @@
+// Package fault carries the exit status of an error from the place that knows
+// its cause to the command line.
+//
+// Every error that reaches the user is one line: what, where (file, tensor or
+// key, value), what to do next.
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// Kind is a documented exit status.
+type Kind int
+
+// The documented exit statuses.
+const (
+	Done        Kind = 0
+	CheckFailed Kind = 1 // the check that the user asked for failed
+	Usage       Kind = 2 // flag or recipe key
+	Input       Kind = 3 // file or dataset
+	Environment Kind = 4 // no such backend, no space, no permission
+	Interrupted Kind = 130
+)
+
+// Error is an error with an exit status.
+type Error struct {
+	Kind Kind
+	err  error
+}
+
+func (e *Error) Error() string { return e.err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.err }
+
+// Usagef, Inputf, Envf and Checkf make an error of their kind; %w works.
+func Usagef(format string, args ...any) error { return &Error{Usage, fmt.Errorf(format, args...)} }
+
+// Inputf reports bad input: a file, a dataset, a tensor.
+func Inputf(format string, args ...any) error { return &Error{Input, fmt.Errorf(format, args...)} }
+
+// Envf reports what the machine lacks: a backend, space, a permission.
+func Envf(format string, args ...any) error { return &Error{Environment, fmt.Errorf(format, args...)} }
+
+// Checkf reports that a check which the user asked for failed.
+func Checkf(format string, args ...any) error { return &Error{CheckFailed, fmt.Errorf(format, args...)} }
+
+// As gives err a kind unless it (or a cause) already has one.
+func As(kind Kind, err error) error {
+	var e *Error
+	if err == nil || errors.As(err, &e) {
+		return err
+	}
+	return &Error{kind, err}
+}
+
+// Code is the exit status for err.
+func Code(err error) int {
+	var e *Error
+	switch {
+	case err == nil:
+		return int(Done)
+	case errors.Is(err, context.Canceled):
+		return int(Interrupted)
+	case errors.As(err, &e):
+		return int(e.Kind)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return int(Environment)
+	default:
+		return int(Input)
+	}
+}
+
+// Line is err as one line.
+func Line(err error) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+}
+
+// File explains a failed open or stat of path in the user's words.
+// want says what was expected there, such as "a checkpoint".
+func File(path, want string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Inputf("%s: no such file; give the path of %s", path, want)
+	case errors.Is(err, fs.ErrPermission):
+		return Envf("%s: permission denied; make it readable and try again", path)
+	case errors.Is(err, syscall.EISDIR):
+		return Inputf("%s: is a directory; give %s", path, want)
+	}
+	return As(Input, fmt.Errorf("%s: %w", path, err))
+}
+
+// RegularFile checks that path is an existing regular file.
+func RegularFile(path, want string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return File(path, want, err)
+	}
+	if st.IsDir() {
+		return File(path, want, syscall.EISDIR)
+	}
+	if !st.Mode().IsRegular() {
+		return Inputf("%s: not a regular file; give %s", path, want)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package tensorfile
+
+import (
+	"io"
+	"os"
+)
+
+// DType is a tensor element type as the safetensors format spells it.
+type DType string
+
+// The element types of the safetensors format.
+const (
+	BOOL    DType = "BOOL"
+	U8      DType = "U8"
+	I8      DType = "I8"
+	I16     DType = "I16"
+	U16     DType = "U16"
+	I32     DType = "I32"
+	U32     DType = "U32"
+	I64     DType = "I64"
+	U64     DType = "U64"
+	F8_E4M3 DType = "F8_E4M3"
+	F8_E5M2 DType = "F8_E5M2"
+	F16     DType = "F16"
+	BF16    DType = "BF16"
+	F32     DType = "F32"
+	F64     DType = "F64"
+)
+
+// Size is the number of bytes of one element, 0 for an unknown type.
+func (d DType) Size() int {
+	switch d {
+	case BOOL, U8, I8, F8_E4M3, F8_E5M2:
+		return 1
+	case I16, U16, F16, BF16:
+		return 2
+	case I32, U32, F32:
+		return 4
+	case I64, U64, F64:
+		return 8
+	}
+	return 0
+}
+
+// Info describes a tensor without its bytes.
+type Info struct {
+	Name  string
+	DType DType
+	Shape []int64 // empty: a scalar
+}
+
+// Elems is the number of elements. The shape of an Info from an opened Source
+// has been checked against the file, so it does not overflow.
+func (t Info) Elems() int64 {
+	n := int64(1)
+	for _, d := range t.Shape {
+		n *= d
+	}
+	return n
+}
+
+// NumBytes is the number of bytes of the contiguous tensor.
+func (t Info) NumBytes() int64 { return t.Elems() * int64(t.DType.Size()) }
+
+// Source is an opened container of named tensors: a safetensors file, a
+// PyTorch file, several shards, or any of these seen through a key mapping.
+// Opening a Source reads no tensor bytes.
+type Source interface {
+	// Tensors lists the tensors in file order.
+	Tensors() []Info
+	// Open streams a tensor's elements: contiguous, row-major, little-endian,
+	// exactly NumBytes of them, in constant memory. A wrong checksum or a
+	// shrunken file is a read error.
+	Open(name string) (io.ReadCloser, error)
+	// Extent says where these bytes lie as one run in a file, when they do.
+	Extent(name string) (f *os.File, offset int64, ok bool)
+	// Metadata is the container's string map (safetensors __metadata__), or nil.
+	Metadata() map[string]string
+	Close() error
+}
