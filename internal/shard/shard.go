@@ -2,7 +2,6 @@
 package shard
 
 import (
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -10,43 +9,121 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Shard is part Index of Count equal parts. The zero value is the whole list.
-type Shard struct{ Index, Count int }
+const want = "want i/n with 0 <= i < n such as 0/8, auto/n (index from the job's environment) or auto"
 
-// Whole is the shard that holds everything.
-var Whole = Shard{0, 1}
+// Parse reads "i/n", 0 <= i < n. "auto/n" takes i from the environment of a
+// Slurm array task or a Kubernetes indexed job, "auto" takes n from there too.
+func Parse(s string) (i, n int, err error) { return parse(s, os.Getenv) }
 
-// String is the shard as "i/n", the form that Parse reads.
-func (s Shard) String() string { return fmt.Sprintf("%d/%d", s.Index, s.Count) }
+// FromEnv is the part that the scheduler gave to this process: a task of a
+// Slurm array, or a pod of a Kubernetes indexed job whose manifest says
+// JOB_COMPLETIONS. ok is false outside of such jobs.
+func FromEnv() (i, n int, ok bool, err error) { return fromEnv(os.Getenv) }
 
-// Parse reads "i/n", 0 <= i < n.
-func Parse(s string) (Shard, error) {
+// Range is the half-open range [lo, hi) of part i of n in a list of length
+// items. The parts are consecutive, cover the list, and their sizes differ by
+// at most one.
+func Range(length, i, n int) (lo, hi int) {
+	cut := func(i int) int { return length/n*i + length%n*i/n }
+	return cut(i), cut(i + 1)
+}
+
+func parse(s string, getenv func(string) string) (i, n int, err error) {
+	if s == "auto" {
+		i, n, ok, err := fromEnv(getenv)
+		if err == nil && !ok {
+			err = fault.Usagef("--shard auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give --shard i/n")
+		}
+		return i, n, err
+	}
 	left, right, ok := strings.Cut(s, "/")
-	i, err1 := strconv.Atoi(left)
-	n, err2 := strconv.Atoi(right)
-	if !ok || err1 != nil || err2 != nil || n < 1 || i < 0 || i >= n {
-		return Shard{}, fault.Usagef("--shard %q: want i/n with 0 <= i < n, such as 0/8", s)
+	n, err = strconv.Atoi(right)
+	if !ok || err != nil || n < 1 {
+		return 0, 0, fault.Usagef("--shard %q: %s", s, want)
 	}
-	return Shard{i, n}, nil
-}
-
-// Range is the half-open range [lo, hi) of this shard in a list of length n.
-// The shards of a list are consecutive, cover it and differ by at most one in
-// size.
-func (s Shard) Range(n int) (lo, hi int) {
-	if s.Count <= 1 {
-		return 0, n
+	if left == "auto" {
+		i, _, ok, err = index(getenv)
+		if err == nil && !ok {
+			err = fault.Usagef("--shard %s: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give --shard i/%d", s, n)
+		}
+	} else if i, err = strconv.Atoi(left); err != nil {
+		err = fault.Usagef("--shard %q: %s", s, want)
 	}
-	part := func(i int) int { return n/s.Count*i + n%s.Count*i/s.Count }
-	return part(s.Index), part(s.Index + 1)
+	if err != nil {
+		return 0, 0, err
+	}
+	if i < 0 || i >= n {
+		return 0, 0, fault.Usagef("--shard %q: index %d of %d parts; %s", s, i, n, want)
+	}
+	return i, n, nil
 }
 
-// FromEnv is the shard that the job scheduler gave to this process; ok is
-// false outside of a Slurm array or Kubernetes indexed job.
-func FromEnv(count int) (s Shard, ok bool, err error) {
-	return fromEnv(os.Getenv, count)
+// scheduler names the variables in which one scheduler tells a task its place.
+// An empty name or an unset min or step: the array starts at 0, by ones.
+type scheduler struct {
+	id, min, step, count string
 }
 
-func fromEnv(getenv func(string) string, count int) (s Shard, ok bool, err error) {
-	return Shard{}, false, nil
+var schedulers = []scheduler{
+	{id: "SLURM_ARRAY_TASK_ID", min: "SLURM_ARRAY_TASK_MIN", step: "SLURM_ARRAY_TASK_STEP", count: "SLURM_ARRAY_TASK_COUNT"},
+	{id: "JOB_COMPLETION_INDEX", count: "JOB_COMPLETIONS"},
+}
+
+func fromEnv(getenv func(string) string) (i, n int, ok bool, err error) {
+	i, by, ok, err := index(getenv)
+	if err != nil || !ok {
+		return 0, 0, false, err
+	}
+	n, set, err := number(getenv, by.count)
+	switch {
+	case err != nil:
+	case !set:
+		err = fault.Usagef("%s is set but %s is not: the number of parts is unknown; give --shard auto/N, or --shard 0/1 for everything", by.id, by.count)
+	case n < 1 || i >= n:
+		err = fault.Usagef("%s is part %d of %s=%d; give --shard i/n", by.id, i, by.count, n)
+	}
+	if err != nil {
+		return 0, 0, false, err
+	}
+	return i, n, true, nil
+}
+
+// index is this task's place, counted from 0.
+func index(getenv func(string) string) (i int, by scheduler, ok bool, err error) {
+	for _, s := range schedulers {
+		id, set, err := number(getenv, s.id)
+		if err != nil {
+			return 0, s, false, err
+		}
+		if !set {
+			continue
+		}
+		lowest, _, err := number(getenv, s.min)
+		if err != nil {
+			return 0, s, false, err
+		}
+		step, set, err := number(getenv, s.step)
+		if err != nil {
+			return 0, s, false, err
+		}
+		if !set {
+			step = 1
+		}
+		if step < 1 || id < lowest || (id-lowest)%step != 0 {
+			return 0, s, false, fault.Usagef("%s=%d is not in the array that starts at %d with step %d; give --shard i/n", s.id, id, lowest, step)
+		}
+		return (id - lowest) / step, s, true, nil
+	}
+	return 0, scheduler{}, false, nil
+}
+
+func number(getenv func(string) string, name string) (v int, set bool, err error) {
+	if name == "" || getenv(name) == "" {
+		return 0, false, nil
+	}
+	v, err = strconv.Atoi(getenv(name))
+	if err != nil || v < 0 {
+		return 0, false, fault.Usagef("%s=%q in the environment: not a whole number; give --shard i/n", name, getenv(name))
+	}
+	return v, true, nil
 }
