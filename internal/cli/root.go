@@ -1,0 +1,163 @@
+// Package cli is evatool's command line: one file per command, each thin:
+// flags to options, run, print.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// exitStatus closes the long help of every command.
+const exitStatus = `
+
+EXIT STATUS
+  0    done
+  1    the check that was asked for failed (diff, --expect)
+  2    usage: a flag or a recipe key
+  3    bad input: a file or a dataset
+  4    environment: no such backend, no space, no permission
+  130  interrupted`
+
+// App is what the commands share: the streams, the common flags, the log.
+type App struct {
+	In       io.Reader
+	Out, Err io.Writer
+
+	Backend     string
+	DeviceCount int
+	Threads     int
+	JSON        bool
+	Verbose     bool
+	Quiet       bool
+
+	Log *slog.Logger
+}
+
+// OpenDevice opens the backend that the common flags name.
+func (a *App) OpenDevice(ctx context.Context) (*device.Device, error) {
+	return device.Open(ctx, device.Options{
+		Backend:     a.Backend,
+		DeviceCount: a.DeviceCount,
+		Threads:     a.Threads,
+		Log:         a.Log,
+	})
+}
+
+// PrintJSON writes the one JSON value of --json.
+func (a *App) PrintJSON(v any) error {
+	enc := json.NewEncoder(a.Out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// Printf writes to stdout for people; with --json it writes nothing.
+func (a *App) Printf(format string, args ...any) {
+	if !a.JSON {
+		fmt.Fprintf(a.Out, format, args...)
+	}
+}
+
+// Progress starts a progress display on stderr.
+func (a *App) Progress(label string, total int64, unit string) *runlog.Progress {
+	if a.Quiet {
+		return runlog.NewProgress(nil, label, total, unit)
+	}
+	return runlog.NewProgress(a.Err, label, total, unit)
+}
+
+// Interactive says whether stderr is a terminal.
+func (a *App) Interactive() bool {
+	f, ok := a.Err.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// commands lists every command's constructor, in the order of the help.
+var commands = []func(*App) *cobra.Command{
+	newConvert, newInspect, newDiff, newInit,
+	newZeroshot, newRetrieval, newEmbed, newModels, newPreprocess, newTokenize,
+	newTrain, newBackend, newDemo, newVersion,
+}
+
+func newRoot(app *App) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "evatool",
+		Short: "CLIP checkpoints in; safe weights, a trusted number, a better model out",
+		Long: `evatool takes CLIP checkpoints as their authors published them (EVA-01, EVA-02,
+OpenAI, OpenCLIP) and gives back, without Python: safe weights (convert), a
+number you can trust (zeroshot), and a better model (train).` + exitStatus,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(app.In)
+	root.SetOut(app.Out)
+	root.SetErr(app.Err)
+	f := root.PersistentFlags()
+	f.StringVar(&app.Backend, "backend", "auto", "auto, go, xla or xla:/path/plugin.so[,option...]")
+	f.IntVar(&app.DeviceCount, "device-count", 0, "use `N` devices (0: all of a GPU backend, one of a CPU backend)")
+	f.IntVar(&app.Threads, "threads", 0, "use at most `N` threads (0: all cores)")
+	f.BoolVar(&app.JSON, "json", false, "print one JSON value on stdout, nothing else there")
+	f.BoolVarP(&app.Verbose, "verbose", "v", false, "log more")
+	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
+	f.String("huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.Usagef("%w; see %s --help", err, cmd.CommandPath())
+	})
+	for _, c := range commands {
+		root.AddCommand(c(app))
+	}
+	return root
+}
+
+// Main runs the command line and returns the exit status. It prints an error
+// as one line on stderr.
+func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) (code int) {
+	app := &App{In: in, Out: out, Err: errw, Log: runlog.NewLogger(errw, false, false)}
+	root := newRoot(app)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	// A command that stopped because of Ctrl-C may report the interrupted call.
+	if ctx.Err() != nil {
+		fmt.Fprintln(errw, "evatool: interrupted:", strings.TrimPrefix(fault.Line(err), "context canceled"))
+		return int(fault.Interrupted)
+	}
+	fmt.Fprintln(errw, "evatool:", fault.Line(err))
+	return fault.Code(usageOf(err))
+}
+
+// usageOf gives cobra's own errors (unknown command, missing argument) the
+// usage status: they carry no kind, and every error of ours does.
+func usageOf(err error) error {
+	var e *fault.Error
+	if errors.As(err, &e) {
+		return err
+	}
+	s := err.Error()
+	for _, p := range []string{"unknown command", "unknown flag", "accepts ", "requires ", "required flag", "invalid argument", "if any flags in the group", "at least one of the flags"} {
+		if strings.HasPrefix(s, p) {
+			return fault.As(fault.Usage, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+// Package runlog is what a run tells the outside: log lines, progress,
+// metrics.jsonl, TensorBoard events, JSON results and HTML reports.
+package runlog
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// Version is evatool's own version; the build may set it with -ldflags.
+var Version = "0.1.0-dev"
+
+// NewLogger returns a logger that writes "level message key=value" lines.
+func NewLogger(w io.Writer, verbose, quiet bool) *slog.Logger {
+	level := slog.LevelInfo
+	switch {
+	case quiet:
+		level = slog.LevelError
+	case verbose:
+		level = slog.LevelDebug
+	}
+	start := time.Now()
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{
+		Level: level,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			// Seconds since the start say more than a date in a short run.
+			if a.Key == slog.TimeKey && len(groups) == 0 {
+				return slog.String("t", fmt.Sprintf("%.1fs", time.Since(start).Seconds()))
+			}
+			return a
+		},
+	}))
+}
+
+// Discard is a logger that writes nothing.
+func Discard() *slog.Logger { return slog.New(discard{}) }
+
+type discard struct{}
+
+func (discard) Enabled(context.Context, slog.Level) bool  { return false }
+func (discard) Handle(context.Context, slog.Record) error { return nil }
+func (d discard) WithAttrs([]slog.Attr) slog.Handler      { return d }
+func (d discard) WithGroup(string) slog.Handler           { return d }
+
+// PeakRSS is the largest resident set of this process so far, in bytes; 0
+// where the system does not tell.
+func PeakRSS() int64 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			if err != nil {
+				return 0
+			}
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// Versions names evatool, Go, and the modules whose version can change a
+// result.
+func Versions() map[string]string {
+	v := map[string]string{
+		"evatool": Version,
+		"go":      runtime.Version(),
+		"os":      runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	for _, m := range info.Deps {
+		switch m.Path {
+		case "github.com/gomlx/gomlx":
+			v["gomlx"] = m.Version
+		case "github.com/gomlx/compute":
+			v["compute"] = m.Version
+		case "github.com/gomlx/go-xla":
+			v["go-xla"] = m.Version
+		case "github.com/nlpodyssey/gopickle":
+			v["gopickle"] = m.Version
+		}
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			v["revision"] = s.Value
+		}
+	}
+	return v
+}
+
+// WriteJSONAtomic writes v, indented, to path: the old file or the whole new
+// one is there at any moment.
+func WriteJSONAtomic(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return WriteFileAtomic(path, append(b, '\n'))
+}
+
+// WriteFileAtomic writes b to path through a temporary file beside it, synced
+// and renamed.
+func WriteFileAtomic(path string, b []byte) error {
+	if err := renameio.WriteFile(path, b, 0o644); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
