@@ -49,7 +49,9 @@ func Inputf(format string, args ...any) error { return &Error{Input, fmt.Errorf(
 func Envf(format string, args ...any) error { return &Error{Environment, fmt.Errorf(format, args...)} }
 
 // Checkf reports that a check which the user asked for failed.
-func Checkf(format string, args ...any) error { return &Error{CheckFailed, fmt.Errorf(format, args...)} }
+func Checkf(format string, args ...any) error {
+	return &Error{CheckFailed, fmt.Errorf(format, args...)}
+}
 
 // As gives err a kind unless it (or a cause) already has one.
 func As(kind Kind, err error) error {

@@ -1,0 +1,39 @@
+# evatool needs Go 1.26, a C compiler and make.
+# The Go backend's fast kernels need the SIMD experiment, which only the
+# environment can switch on.
+export GOEXPERIMENT = simd
+export CGO_ENABLED = 1
+CC ?= cc
+
+.PHONY: demo test build bench bench-learning lint tools clean
+
+demo: build
+	@bin/evatool backend install cpu || echo "no CPU plugin could be had: the demo runs on the Go backend (slower)"
+	bin/evatool demo --out out/demo
+
+test: lint build
+	@bin/evatool backend install cpu || echo "no CPU plugin could be had: the XLA tests are skipped"
+	go test -timeout 20m ./...
+
+build: tools
+	@mkdir -p bin
+	go build -o bin/evatool .
+
+lint: tools
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not gofmt-ed: $$bad"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+bench: build
+	go test -run '^$$' -bench . ./benchmarks/... ./internal/img/... ./internal/bpe/...
+
+bench-learning: build
+	bin/evatool backend install cpu
+	go run ./benchmarks/learning
+
+tools:
+	@command -v go >/dev/null || { echo "evatool needs Go 1.26 or later (https://go.dev/dl)"; exit 1; }
+	@command -v $(CC) >/dev/null || { echo "evatool needs a C compiler (install gcc or clang, or set CC)"; exit 1; }
+
+clean:
+	rm -rf bin out
