@@ -1,16 +1,23 @@
 // Package device runs computation graphs on the Go backend or on an XLA
-// plugin, on one or several devices.
+// plugin, on one or several devices. It finds, installs and opens backends,
+// and is the only place where a GoMLX panic becomes an error.
 //
-// It is the only place where a GoMLX panic becomes an error.
+// A step: Put uploads the batch, Program.Call runs the compiled graph on
+// arrays that stay on the device, Fetch brings back what is asked for.
 package device
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/distributed"
 )
 
 // Options choose a backend.
@@ -24,25 +31,154 @@ type Options struct {
 
 // Info says what was opened and why.
 type Info struct {
-	Backend string `json:"backend"` // what to pass as Options.Backend to get the same
-	Kind    string `json:"kind"`    // go, xla-cpu, xla-cuda
-	Plugin  string `json:"plugin,omitempty"`
-	Version string `json:"version,omitempty"`
+	Backend string `json:"backend"`           // give it as Options.Backend to get the same again
+	Kind    string `json:"kind"`              // one of the Kind constants
+	Plugin  string `json:"plugin,omitempty"`  // path of the plugin
+	Version string `json:"version,omitempty"` // of the plugin's interface
 	Devices int    `json:"devices"`
-	SIMD    bool   `json:"simd"` // the Go backend was built with SIMD
+	SIMD    bool   `json:"simd"` // this binary's Go backend uses SIMD
 	Why     string `json:"why"`
 }
 
-// Device is an open backend.
-type Device struct{ info Info }
+// The kinds of backends.
+const (
+	KindGo   = "go"
+	KindCPU  = "xla-cpu"
+	KindCUDA = "xla-cuda"
+)
 
-// Open opens a backend.
-func Open(ctx context.Context, o Options) (*Device, error) {
-	return nil, fault.Envf("backend %q: not available", o.Backend)
+// SIMD tells whether the Go backend of this binary was built with SIMD.
+// Without it, its matrix products are some twenty times slower.
+func SIMD() bool {
+	_, experiments, _ := strings.Cut(runtime.Version(), "X:")
+	return strings.Contains(experiments, "simd")
 }
 
-// Close frees the backend.
-func (d *Device) Close() error { return nil }
+// Device is an open backend. Its methods may be called from several goroutines.
+type Device struct {
+	info    Info
+	backend compute.Backend
+	mesh    *distributed.DeviceMesh // nil for one device
+	log     *slog.Logger
+}
+
+// Open opens a backend. With "auto" it takes the CUDA plugin if there is a
+// GPU, else the CPU plugin, else the Go backend, and logs which and why.
+// A backend that was asked for by name and cannot be had is an Environment fault.
+func Open(ctx context.Context, o Options) (*Device, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if o.DeviceCount < 0 || o.Threads < 0 {
+		return nil, fault.Usagef("--device-count %d, --threads %d: give positive numbers", o.DeviceCount, o.Threads)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	quiet()
+	setThreads(o.Threads)
+	d, err := open(o)
+	if err != nil {
+		return nil, err
+	}
+	if n := d.info.Devices; n > 1 {
+		if d.mesh, err = distributed.NewDeviceMesh([]int{n}, []string{meshAxis}); err != nil {
+			d.Close()
+			return nil, fault.Envf("%d devices: %w", n, err)
+		}
+	}
+	d.log = o.Log
+	o.Log.Info("backend", "backend", d.info.Kind, "plugin", d.info.Plugin, "devices", d.info.Devices, "why", d.info.Why)
+	return d, nil
+}
+
+func open(o Options) (*Device, error) {
+	name, arg, _ := strings.Cut(o.Backend, ":")
+	switch name {
+	case "", "auto":
+		if arg != "" {
+			break
+		}
+		return openAuto(o)
+	case "go":
+		if arg != "" {
+			break
+		}
+		if o.DeviceCount > 1 {
+			return nil, fault.Envf("--device-count %d: the Go backend has one device; use --backend xla", o.DeviceCount)
+		}
+		return openGo("asked for")
+	case "xla":
+		if arg != "" {
+			path, options, _ := strings.Cut(arg, ",")
+			path, err := filepath.Abs(path)
+			if err != nil {
+				return nil, fault.File(path, "a PJRT plugin", err)
+			}
+			return openPlugin(Plugin{Path: path, Kind: kindOfPath(path)}, options, "asked for", o)
+		}
+		d, reasons := openBest(o)
+		if d == nil {
+			return nil, fault.Envf("--backend xla: %s", reasons)
+		}
+		return d, nil
+	}
+	return nil, fault.Usagef("--backend %s: unknown; give auto, go, xla or xla:/path/plugin.so[,option]", o.Backend)
+}
+
+func openAuto(o Options) (*Device, error) {
+	d, reasons := openBest(o)
+	if d != nil {
+		return d, nil
+	}
+	if o.DeviceCount > 1 {
+		return nil, fault.Envf("--device-count %d: %s; the Go backend has one device", o.DeviceCount, reasons)
+	}
+	return openGo(reasons)
+}
+
+// openBest opens the first plugin that works; else it says why none does.
+func openBest(o Options) (*Device, string) {
+	var reasons []string
+	if !hasNVIDIA() {
+		reasons = append(reasons, "no NVIDIA GPU")
+	}
+	found := FindPlugins()
+	for _, kind := range []string{KindCUDA, KindCPU} {
+		if kind == KindCUDA && !hasNVIDIA() {
+			continue
+		}
+		i := 0
+		for _, p := range found {
+			if p.Kind != kind {
+				continue
+			}
+			i++
+			d, err := openPlugin(p, "", strings.Join(append(reasons, kind+" plugin found"), ", "), o)
+			if err == nil {
+				return d, ""
+			}
+			reasons = append(reasons, fault.Line(err))
+		}
+		if i == 0 {
+			reasons = append(reasons, fmt.Sprintf("no %s plugin (evatool backend install %s)", kind, strings.TrimPrefix(kind, "xla-")))
+		}
+	}
+	return nil, strings.Join(reasons, "; ")
+}
+
+// Close frees the backend and every array on it.
+func (d *Device) Close() error {
+	if d.backend == nil {
+		return nil
+	}
+	backend := d.backend
+	d.backend = nil
+	return catch("close the backend", func() error {
+		backend.Finalize()
+		return nil
+	})
+}
 
 // Info says what was opened and why.
 func (d *Device) Info() Info { return d.info }
@@ -50,70 +186,5 @@ func (d *Device) Info() Info { return d.info }
 // N is the number of devices.
 func (d *Device) N() int { return d.info.Devices }
 
-// Sharding says how an array lies on the devices.
-type Sharding int
-
-// Replicated arrays are whole on every device; SplitRows arrays are cut along axis 0.
-const (
-	Replicated Sharding = 0
-	SplitRows  Sharding = 1
-)
-
-// SplitAxis cuts along any axis; the number of devices must divide its length.
-func SplitAxis(axis int) Sharding { return Sharding(axis + 1) }
-
-// Array is one logical tensor on the device(s).
-type Array struct{}
-
-// Put uploads t.
-func (d *Device) Put(s Sharding, t *tensors.Tensor) (*Array, error) {
-	return nil, fault.Envf("no backend")
-}
-
-// PutF32 uploads flat values as a float32 array of dimensions dims.
-func (d *Device) PutF32(s Sharding, flat []float32, dims ...int) (*Array, error) {
-	return d.Put(s, tensors.FromFlatDataAndDimensions(flat, dims...))
-}
-
-// PutI32 uploads flat values as an int32 array of dimensions dims.
-func (d *Device) PutI32(s Sharding, flat []int32, dims ...int) (*Array, error) {
-	return d.Put(s, tensors.FromFlatDataAndDimensions(flat, dims...))
-}
-
-// Dims are the logical dimensions.
-func (a *Array) Dims() []int { return nil }
-
-// Fetch waits for the array and copies it to the host, shards merged.
-func (a *Array) Fetch() (*tensors.Tensor, error) { return nil, fault.Envf("no backend") }
-
-// Float32s is Fetch for a float32 array.
-func (a *Array) Float32s() ([]float32, error) { return nil, fault.Envf("no backend") }
-
-// Free releases the device memory.
-func (a *Array) Free() {}
-
-// ProgramOption configures a Program.
-type ProgramOption func(*Program)
-
-// Program is a compiled graph; compilation happens at the first Call.
-type Program struct{}
-
-// In gives the sharding of the inputs; the last one repeats. Ignored on one device.
-func In(specs ...Sharding) ProgramOption { return func(p *Program) {} }
-
-// Out gives the sharding of the outputs; the last one repeats. Ignored on one device.
-func Out(specs ...Sharding) ProgramOption { return func(p *Program) {} }
-
-// Donate hands inputs over to outputs of the same shape: input → output.
-// The memory is reused, and the donated arrays are consumed by Call.
-func Donate(pairs map[int]int) ProgramOption { return func(p *Program) {} }
-
-// Program makes a program from a graph function.
-func (d *Device) Program(name string, fn func(in []*graph.Node) []*graph.Node, opts ...ProgramOption) *Program {
-	return &Program{}
-}
-
-// Call runs the program. Results may still be in the making when it returns: Fetch waits.
-func (p *Program) Call(ctx context.Context, args ...*Array) ([]*Array, error) {
-	return nil, fault.Envf("no backend")
-}
+// opening serialises what changes the process's environment.
+var opening sync.Mutex

@@ -1,0 +1,53 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// catch runs f and turns a panic into an error: GoMLX panics on a graph that
+// it cannot build.
+func catch(what string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e, ok := r.(error)
+			if !ok {
+				e = fmt.Errorf("%v", r)
+			}
+			err = fault.As(fault.Environment, fmt.Errorf("%s: %w", what, e))
+		}
+	}()
+	if err := f(); err != nil {
+		return fault.As(fault.Environment, fmt.Errorf("%s: %w", what, err))
+	}
+	return nil
+}
+
+// known explains what XLA and its plugins say about the machine.
+var known = []struct{ text, means string }{
+	{"RESOURCE_EXHAUSTED", "not enough memory on the device; use a smaller batch or micro_batch, or gradient checkpointing"},
+	{"Out of memory", "not enough memory on the device; use a smaller batch or micro_batch, or gradient checkpointing"},
+	{"No visible GPU devices", "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the CPU plugin"},
+	{"CUDA_ERROR_NO_DEVICE", "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the CPU plugin"},
+	{"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "the NVIDIA driver is too old for this plugin; update the driver"},
+	{"driver version is insufficient", "the NVIDIA driver is too old for this plugin; update the driver"},
+	{"CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the NVIDIA driver is too old for this plugin; update the driver"},
+}
+
+// explain replaces an error of XLA that users meet by what it means.
+func explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, k := range known {
+		if strings.Contains(err.Error(), k.text) {
+			return fault.Envf("%s", k.means)
+		}
+	}
+	return err
+}
+
+var errConsumed = errors.New("the array was donated or freed")
