@@ -1,0 +1,149 @@
+package convert
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// A key family is one naming of CLIP's tensors. EVA's own layout ("visual.…",
+// "text.…", "logit_scale") is the common language: every family is a table
+// between its names and these, used in both directions.
+type family struct {
+	name  string
+	has   []string // names that a state dict of the family must have
+	fits  string   // a name without which the family cannot say the model (when writing)
+	rules []rule   // first match counts
+}
+
+// rule relates a tensor of EVA's layout to the tensors of a family. In a
+// pattern, # is a decimal number and a final * is any rest.
+type rule struct {
+	eva string
+	src []string // more than one: they are eva's consecutive equal row blocks
+	op  op
+}
+
+type op int
+
+const (
+	same      op = iota
+	transpose    // a matrix, the other way round
+)
+
+// families in the order of recognition: the first whose marks are all there.
+var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{bareTower})
+
+// layouts are the families that --layout writes.
+var layouts = map[string][]*family{
+	"eva":      {evaCLIP},
+	"openclip": append(slices.Clone(timmCLIPs), flatCLIP),
+	"hf":       {hfCLIP},
+}
+
+// notWeights are tensors in state dicts that no model needs, and why.
+var notWeights = []struct {
+	pattern *regexp.Regexp
+	reason  string
+}{
+	{regexp.MustCompile(`(^|\.)rope\.freqs_(cos|sin)$`), "RoPE table, recomputed from the configuration"},
+	{regexp.MustCompile(`^(input_resolution|context_length|vocab_size)$`), "a fact of the configuration, not a weight"},
+	{regexp.MustCompile(`(^|\.)position_ids$`), "0, 1, 2, …, not a weight"},
+	{regexp.MustCompile(`(^|\.)attn_mask$`), "causal mask, recomputed"},
+	{regexp.MustCompile(`(^|\.)num_batches_tracked$`), "a counter of the training, not a weight"},
+	{regexp.MustCompile(`^(visual\.)?(mask_token|lm_head\.(weight|bias))$`), "pretraining head, not part of a CLIP model"},
+}
+
+func dropReason(name string) (string, bool) {
+	for _, d := range notWeights {
+		if d.pattern.MatchString(name) {
+			return d.reason, true
+		}
+	}
+	return "", false
+}
+
+// match applies a pattern to a name and returns what its # and * stand for.
+func match(pattern, name string) (caps []string, ok bool) {
+	for {
+		i := strings.IndexAny(pattern, "#*")
+		if i < 0 {
+			return caps, pattern == name
+		}
+		if !strings.HasPrefix(name, pattern[:i]) {
+			return nil, false
+		}
+		kind := pattern[i]
+		pattern, name = pattern[i+1:], name[i:]
+		if kind == '*' {
+			return append(caps, name), name != ""
+		}
+		n := 0
+		for n < len(name) && name[n] >= '0' && name[n] <= '9' {
+			n++
+		}
+		if n == 0 {
+			return nil, false
+		}
+		caps, name = append(caps, name[:n]), name[n:]
+	}
+}
+
+// fill puts captures into a pattern.
+func fill(pattern string, caps []string) string {
+	var b strings.Builder
+	for _, c := range caps {
+		i := strings.IndexAny(pattern, "#*")
+		b.WriteString(pattern[:i])
+		b.WriteString(c)
+		pattern = pattern[i+1:]
+	}
+	b.WriteString(pattern)
+	return b.String()
+}
+
+// toEVA is the EVA name of a family's tensor: which of the rule's parts it is.
+func (f *family) toEVA(name string) (eva string, r *rule, part int, ok bool) {
+	for i := range f.rules {
+		r := &f.rules[i]
+		for part, pattern := range r.src {
+			if caps, ok := match(pattern, name); ok {
+				return fill(r.eva, caps), r, part, true
+			}
+		}
+	}
+	return "", nil, 0, false
+}
+
+// fromEVA gives the family's names for an EVA name.
+func (f *family) fromEVA(eva string) (names []string, r *rule, ok bool) {
+	for i := range f.rules {
+		r := &f.rules[i]
+		if caps, ok := match(r.eva, eva); ok {
+			for _, pattern := range r.src {
+				names = append(names, fill(pattern, caps))
+			}
+			return names, r, true
+		}
+	}
+	return nil, nil, false
+}
+
+// recognise finds the family by the names alone, nil when there is none.
+func recognise(names map[string]bool) *family {
+	for _, f := range families {
+		if f.marked(names) {
+			return f
+		}
+	}
+	return nil
+}
+
+func (f *family) marked(names map[string]bool) bool {
+	for _, n := range f.has {
+		if !names[n] {
+			return false
+		}
+	}
+	return true
+}
