@@ -1,0 +1,270 @@
+package arch
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// structure is what the original code instantiates for a configuration.
+type structure struct {
+	Name      string
+	Config    json.RawMessage
+	Params    struct{ Total, Visual, Text int64 }
+	Buffers   []string
+	StateDict map[string][]int64 `json:"state_dict"`
+}
+
+func structures(t *testing.T) []structure {
+	t.Helper()
+	paths, err := filepath.Glob("../../testdata/structure/*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []structure
+	for _, p := range paths {
+		if filepath.Base(p) == "index.json" {
+			continue
+		}
+		data, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s structure
+		if err := json.Unmarshal(data, &s); err != nil {
+			t.Fatal(p, err)
+		}
+		out = append(out, s)
+	}
+	if len(out) < 23 {
+		t.Fatalf("%d structure files, want all 23", len(out))
+	}
+	return out
+}
+
+// evaName is the name in the eva layout of a tensor of the original code, ""
+// for what the model does not need.
+func evaName(name string) string {
+	switch {
+	case strings.Contains(name, "rope.freqs_"), strings.HasSuffix(name, ".num_batches_tracked"):
+		return ""
+	case strings.HasPrefix(name, "visual."), strings.HasPrefix(name, "text."), name == "logit_scale":
+		return name
+	}
+	return "text." + name
+}
+
+func TestParamsEqualOriginalStateDicts(t *testing.T) {
+	for _, s := range structures(t) {
+		t.Run(s.Name, func(t *testing.T) {
+			c, err := Parse(s.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			named, ok := Named(s.Name)
+			if !ok {
+				t.Fatal("not embedded")
+			}
+			if d := cmp.Diff(c, named); d != "" {
+				t.Error("embedded configuration differs:", d)
+			}
+			want := map[string][]int64{}
+			for k, shape := range s.StateDict {
+				if n := evaName(k); n != "" {
+					want[n] = shape
+				}
+			}
+			got := map[string][]int64{}
+			for _, p := range c.Params() {
+				got[p.Name] = append([]int64{}, p.Shape...)
+				if buffer := slices.Contains(s.Buffers, p.Name); buffer != p.Buffer {
+					t.Errorf("%s: Buffer = %v", p.Name, p.Buffer)
+				}
+			}
+			if len(got) != len(c.Params()) {
+				t.Error("a name is listed twice")
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+			if v, x, n := c.NumParams(VisualTower), c.NumParams(TextTower), c.TotalParams(); v != s.Params.Visual || x != s.Params.Text || n != s.Params.Total {
+				t.Errorf("parameters: visual %d, text %d, total %d; want %+v", v, x, n, s.Params)
+			}
+		})
+	}
+}
+
+func TestJSONRoundTrip(t *testing.T) {
+	for _, n := range Names() {
+		c, _ := Named(n)
+		back, err := Parse(c.JSON())
+		if err != nil {
+			t.Fatal(n, err)
+		}
+		if d := cmp.Diff(c, back); d != "" {
+			t.Error(n, d)
+		}
+	}
+}
+
+func TestAliases(t *testing.T) {
+	for a, n := range aliases {
+		if _, ok := named()[n]; !ok {
+			t.Errorf("alias %s names %s, which does not exist", a, n)
+		}
+	}
+}
+
+// Published image GFLOPs (OpenCLIP's profile and results tables).
+func TestGFLOPs(t *testing.T) {
+	for name, want := range map[string]float64{
+		"EVA01-CLIP-g-14": 534, "EVA02-CLIP-B-16": 35.1, "EVA02-CLIP-L-14": 162, "EVA02-CLIP-L-14-336": 382, "EVA02-CLIP-bigE-14": 2264,
+	} {
+		c, _ := Named(name)
+		if got, _ := c.GFLOPs(); math.Abs(got-want) > 0.02*want {
+			t.Errorf("%s: %.1f GFLOPs, published %.1f", name, got, want)
+		}
+	}
+}
+
+func TestLayersAndDecay(t *testing.T) {
+	c, _ := Named("EVA02-CLIP-B-16")
+	type want struct {
+		tower   Tower
+		layer   int
+		noDecay bool
+	}
+	wants := map[string]want{
+		"visual.cls_token":                        {VisualTower, 0, true},
+		"visual.pos_embed":                        {VisualTower, 0, true},
+		"visual.patch_embed.proj.weight":          {VisualTower, 0, false},
+		"visual.patch_embed.proj.bias":            {VisualTower, 0, true},
+		"visual.blocks.0.attn.q_bias":             {VisualTower, 1, true},
+		"visual.blocks.11.mlp.w3.weight":          {VisualTower, 12, false},
+		"visual.norm.weight":                      {VisualTower, 13, true},
+		"visual.head.weight":                      {VisualTower, 13, false},
+		"text.positional_embedding":               {TextTower, 0, true},
+		"text.token_embedding.weight":             {TextTower, 0, false},
+		"text.transformer.resblocks.10.ln_1.bias": {TextTower, 11, true},
+		"text.text_projection":                    {TextTower, 13, false},
+		"logit_scale":                             {Other, 1, true},
+	}
+	for _, p := range c.Params() {
+		if w, ok := wants[p.Name]; ok {
+			if (want{p.Tower, p.Layer, p.NoDecay}) != w {
+				t.Errorf("%s: tower %v, layer %d, no decay %v; want %+v", p.Name, p.Tower, p.Layer, p.NoDecay, w)
+			}
+			delete(wants, p.Name)
+		}
+	}
+	for n := range wants {
+		t.Error("not listed:", n)
+	}
+}
+
+// The small model for learning on a CPU is expressible.
+func TestSmallModel(t *testing.T) {
+	c, err := Parse([]byte(`{"embed_dim": 64,
+		"vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "mlp_ratio": 2.6875,
+			"eva_model_name": "small", "rope": true, "pt_hw_seq_len": 16, "intp_freq": true, "naiveswiglu": true, "subln": true},
+		"text_cfg": {"context_length": 16, "width": 64, "heads": 2, "layers": 2}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := c.TotalParams(); c.VisionHidden() != 344 || n < 4_000_000 || n > 4_200_000 {
+		t.Errorf("hidden %d, %d parameters", c.VisionHidden(), n)
+	}
+}
+
+func TestParseVariants(t *testing.T) {
+	b32, _ := Named("openai-ViT-B-32")
+	eva, _ := Named("EVA02-CLIP-B-16")
+	for _, tt := range []struct {
+		name, json string
+		want       *Config
+	}{
+		{"hugging face, all defaults", `{"model_type": "clip", "text_config": null, "vision_config": {"top_k": 50}}`, b32},
+		{"open_clip_config.json", `{"model_cfg": {"embed_dim": 512, "quick_gelu": true, "vision_cfg": {"image_size": [224, 224], "layers": 12, "width": 768, "patch_size": 32}, "text_cfg": {}}}`, b32},
+		{"timm tower", `{"embed_dim": 512, "custom_text": false, "vision_cfg": {"image_size": 224, "timm_model_name": "eva02_base_patch16_clip_224", "timm_pool": "token", "timm_proj": null},
+			"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "xattn": true, "fusedLN": true}}`, eva},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse([]byte(tt.json))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(tt.want, c); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestPreprocess(t *testing.T) {
+	c, err := Parse([]byte(`{"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}},
+		"preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bilinear", "resize_mode": "shortest"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Preprocess{Size: 224, Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}, Interpolation: "bilinear"}
+	if got := c.Preprocess(); got != want {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	head, tail := `{"embed_dim": 8, "vision_cfg": {`, `}, "text_cfg": {}}`
+	for _, tt := range []struct{ json, want string }{
+		{`[]`, "not a JSON object"},
+		{`null`, "not a JSON object"},
+		{`{} {}`, "more text"},
+		{`{}`, "vision_cfg"},
+		{`{"embed_dim": 8, "vision_cfg": {}}`, "text_cfg"},
+		{`{"embed_dim": 8, "vision_cfg": 3, "text_cfg": {}}`, "vision_cfg"},
+		{`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "colour": 1}`, "unknown key colour"},
+		{head + `"pach_size": 8` + tail, "unknown key vision_cfg.pach_size"},
+		{head + `"layers": [1, 2]` + tail, "layers"},
+		{head + `"layers": 1000000000` + tail, "vision_cfg.layers"},
+		{head + `"width": "wide"` + tail, "vision_cfg.width"},
+		{head + `"width": 100` + tail, "head_width"},
+		{head + `"patch_size": 0` + tail, "patch_size"},
+		{head + `"rope": true` + tail, "eva_model_name"},
+		{head + `"eva_model_name": "x", "rope": true, "pt_hw_seq_len": 3` + tail, "intp_freq"},
+		{head + `"timm_model_name": "resnet50"` + tail, "eva02_base_patch16_clip_224"},
+		{head + `"attentional_pool": true` + tail, "vision_cfg.attentional_pool"},
+		{`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": "roberta-base"}}`, "text_cfg.hf_model_name"},
+		{`{"model_type": "blip", "vision_config": {}}`, "model_type"},
+		{`{"vision_config": {"hidden_act": "relu"}}`, "hidden_act"},
+		{`{"vision_config": {"num_attention_heads": 0}}`, "num_attention_heads"},
+	} {
+		_, err := Parse([]byte(tt.json))
+		if err == nil || !strings.Contains(err.Error(), tt.want) || fault.Code(err) != int(fault.Input) {
+			t.Errorf("%s: error %v; want one about %q", tt.json, err, tt.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, n := range Names() {
+		c, _ := Named(n)
+		f.Add(c.JSON())
+	}
+	f.Add([]byte(`{"model_type": "clip", "vision_config": {"hidden_size": 1}, "text_config": {}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse(data)
+		if err != nil {
+			return
+		}
+		if _, err := Parse(c.JSON()); err != nil {
+			t.Errorf("canonical form of %q is refused: %v", data, err)
+		}
+	})
+}

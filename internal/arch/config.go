@@ -1,0 +1,290 @@
+// Package arch describes CLIP architectures: the configuration, every tensor
+// that it needs by name and shape, and what it costs.
+package arch
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+)
+
+// Config is an architecture in the OpenCLIP / EVA-CLIP configuration schema.
+type Config struct {
+	EmbedDim   int         `json:"embed_dim"`
+	QuickGELU  bool        `json:"quick_gelu,omitempty"`  // x·sigmoid(1.702x) for GELU; in the text tower only when the vision tower is EVA's
+	CustomText bool        `json:"custom_text,omitempty"` // says how the original code is organised; no effect here
+	Vision     Vision      `json:"vision_cfg"`
+	Text       Text        `json:"text_cfg"`
+	Pixels     *Preprocess `json:"preprocess_cfg,omitempty"` // where it differs from OpenAI's
+}
+
+// Vision is the image tower.
+type Vision struct {
+	ImageSize int     `json:"image_size"` // pixels, square
+	Layers    Layers  `json:"layers"`
+	Width     int     `json:"width"`
+	HeadWidth int     `json:"head_width"`
+	MLPRatio  float64 `json:"mlp_ratio"`
+	PatchSize int     `json:"patch_size,omitempty"` // pixels; 0 for a ResNet
+
+	EVAName     string   `json:"eva_model_name,omitempty"` // not empty: EVA's block layout
+	LSInit      *float64 `json:"ls_init_value,omitempty"`  // layer scale; present and > 0: the blocks have it
+	DropPath    float64  `json:"drop_path_rate,omitempty"` // training only
+	PatchDrop   float64  `json:"patch_dropout,omitempty"`  // training only
+	AveragePool bool     `json:"global_average_pool,omitempty"`
+	QKVBias     bool     `json:"qkv_bias"` // EVA: q and v have biases, k never
+	XAttn       bool     `json:"xattn,omitempty"`
+	FusedLN     bool     `json:"fusedLN,omitempty"`
+	RoPE        bool     `json:"rope,omitempty"`
+	PtSeqLen    int      `json:"pt_hw_seq_len,omitempty"` // grid of the RoPE pretraining
+	IntpFreq    bool     `json:"intp_freq,omitempty"`     // RoPE positions scaled to that grid
+	SwiGLU      bool     `json:"naiveswiglu,omitempty"`
+	SubLN       bool     `json:"subln,omitempty"`
+	PostNorm    bool     `json:"postnorm,omitempty"`
+
+	NoLnPre     bool   `json:"no_ln_pre,omitempty"`           // OpenCLIP
+	PoolType    string `json:"pool_type,omitempty"`           // OpenCLIP: tok (default) or avg (patches only)
+	LnAfterPool bool   `json:"final_ln_after_pool,omitempty"` // OpenCLIP
+}
+
+// Text is the text tower.
+type Text struct {
+	ContextLength int      `json:"context_length"`
+	VocabSize     int      `json:"vocab_size"`
+	Width         int      `json:"width"`
+	Heads         int      `json:"heads"`
+	Layers        int      `json:"layers"`
+	MLPRatio      float64  `json:"mlp_ratio"`
+	LSInit        *float64 `json:"ls_init_value,omitempty"`
+	AttnMask      bool     `json:"attn_mask"` // causal
+	XAttn         bool     `json:"xattn,omitempty"`
+	FusedLN       bool     `json:"fusedLN,omitempty"`
+}
+
+// Preprocess is what an image goes through before the model. In a
+// configuration, zero values stand for the defaults.
+type Preprocess struct {
+	Size          int        `json:"size,omitempty"` // pixels
+	Mean          [3]float32 `json:"mean"`
+	Std           [3]float32 `json:"std"`
+	Interpolation string     `json:"interpolation,omitempty"` // bicubic or bilinear
+}
+
+// Layers is a number of transformer blocks, or the four stages of a ResNet.
+type Layers []int
+
+// UnmarshalJSON takes a number or a list of four.
+func (l *Layers) UnmarshalJSON(b []byte) error {
+	var n int
+	if json.Unmarshal(b, &n) == nil {
+		*l = Layers{n}
+		return nil
+	}
+	var list []int
+	if err := json.Unmarshal(b, &list); err != nil || len(list) != 4 {
+		return fmt.Errorf("layers %s: want a number or a list of four numbers", b)
+	}
+	*l = list
+	return nil
+}
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (l Layers) MarshalJSON() ([]byte, error) {
+	if len(l) == 1 {
+		return json.Marshal(l[0])
+	}
+	return json.Marshal([]int(l))
+}
+
+// JSON is the canonical form of the configuration: Parse reads it back.
+func (c *Config) JSON() []byte {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	// A Config holds only numbers, strings and booleans; not-a-number cannot
+	// come out of Parse, which is the only way in.
+	if err := enc.Encode(c); err != nil {
+		panic(err)
+	}
+	return bytes.TrimSpace(b.Bytes())
+}
+
+// IsEVA says whether the vision tower has EVA's block layout.
+func (c *Config) IsEVA() bool { return c.Vision.EVAName != "" }
+
+// IsResNet says whether the vision tower is a ModifiedResNet.
+func (c *Config) IsResNet() bool { return len(c.Vision.Layers) == 4 }
+
+// Family is eva, openai or openclip. The last two share one layout; the
+// activation and the ResNet tell them apart.
+func (c *Config) Family() string {
+	switch {
+	case c.IsEVA():
+		return "eva"
+	case c.QuickGELU || c.IsResNet():
+		return "openai"
+	}
+	return "openclip"
+}
+
+// VisionHeads is the number of attention heads of the vision tower (of the
+// attention pool in a ResNet).
+func (c *Config) VisionHeads() int {
+	if c.IsResNet() {
+		return c.Vision.Width * 32 / c.Vision.HeadWidth
+	}
+	return c.Vision.Width / c.Vision.HeadWidth
+}
+
+// VisionHidden is the MLP width of the vision tower: int(width·ratio), 2730 for L/14.
+func (c *Config) VisionHidden() int { return int(float64(c.Vision.Width) * c.Vision.MLPRatio) }
+
+// TextHidden is the MLP width of the text tower.
+func (c *Config) TextHidden() int { return int(float64(c.Text.Width) * c.Text.MLPRatio) }
+
+// Grid is the number of patches per side (of feature map cells in a ResNet).
+func (c *Config) Grid() int {
+	if c.IsResNet() {
+		return c.Vision.ImageSize / 32
+	}
+	return c.Vision.ImageSize / c.Vision.PatchSize
+}
+
+// Tokens is the length of the vision tower's sequence, class token included.
+func (c *Config) Tokens() int { return c.Grid()*c.Grid() + 1 }
+
+// LayerScale says whether the blocks of a tower have layer scale. EVA's vision
+// tower takes 0 for none, the others have it whenever the key is there.
+func (c *Config) LayerScale(t Tower) bool {
+	if t == TextTower {
+		return c.Text.LSInit != nil
+	}
+	p := c.Vision.LSInit
+	return p != nil && (*p > 0 || !c.IsEVA())
+}
+
+// Layers is the number of blocks of a tower, 0 for Other.
+func (c *Config) Layers(t Tower) int {
+	switch t {
+	case VisualTower:
+		n := 0
+		for _, l := range c.Vision.Layers {
+			n += l
+		}
+		return n
+	case TextTower:
+		return c.Text.Layers
+	}
+	return 0
+}
+
+// OpenAI's pixel statistics.
+var (
+	openAIMean = [3]float32{0.48145466, 0.4578275, 0.40821073}
+	openAIStd  = [3]float32{0.26862954, 0.26130258, 0.27577711}
+)
+
+// Preprocess is what images go through, defaults filled in.
+func (c *Config) Preprocess() Preprocess {
+	p := Preprocess{Size: c.Vision.ImageSize, Mean: openAIMean, Std: openAIStd, Interpolation: "bicubic"}
+	if o := c.Pixels; o != nil {
+		if o.Mean != [3]float32{} {
+			p.Mean = o.Mean
+		}
+		if o.Std != [3]float32{} {
+			p.Std = o.Std
+		}
+		if o.Interpolation != "" {
+			p.Interpolation = o.Interpolation
+		}
+	}
+	return p
+}
+
+// check refuses what no model can be built from.
+func (c *Config) check() error {
+	v, t := &c.Vision, &c.Text
+	type bound struct {
+		key      string
+		n        float64
+		min, max float64
+	}
+	bounds := []bound{
+		{"embed_dim", float64(c.EmbedDim), 1, 1 << 16},
+		{"vision_cfg.image_size", float64(v.ImageSize), 1, 1 << 13},
+		{"vision_cfg.width", float64(v.Width), 1, 1 << 16},
+		{"vision_cfg.head_width", float64(v.HeadWidth), 1, 1 << 16},
+		{"vision_cfg.mlp_ratio", v.MLPRatio, 1e-6, 64},
+		{"vision_cfg.layers", float64(c.Layers(VisualTower)), 1, 1024},
+		{"vision_cfg.drop_path_rate", v.DropPath, 0, 1},
+		{"vision_cfg.patch_dropout", v.PatchDrop, 0, 1},
+		{"text_cfg.context_length", float64(t.ContextLength), 1, 1 << 16},
+		{"text_cfg.vocab_size", float64(t.VocabSize), 1, 1 << 24},
+		{"text_cfg.width", float64(t.Width), 1, 1 << 16},
+		{"text_cfg.heads", float64(t.Heads), 1, 1 << 12},
+		{"text_cfg.layers", float64(t.Layers), 1, 1024},
+		{"text_cfg.mlp_ratio", t.MLPRatio, 1e-6, 64},
+	}
+	for _, l := range v.Layers {
+		bounds = append(bounds, bound{"vision_cfg.layers", float64(l), 1, 1024})
+	}
+	if !c.IsResNet() {
+		bounds = append(bounds, bound{"vision_cfg.patch_size", float64(v.PatchSize), 1, float64(v.ImageSize)})
+	}
+	if v.RoPE {
+		bounds = append(bounds, bound{"vision_cfg.pt_hw_seq_len", float64(v.PtSeqLen), 1, 1 << 12})
+	}
+	for _, b := range bounds {
+		if !(b.n >= b.min && b.n <= b.max) || math.IsInf(b.n, 0) {
+			return fmt.Errorf("%s is %v; want %v to %v", b.key, b.n, b.min, b.max)
+		}
+	}
+	if t.Width%t.Heads != 0 {
+		return fmt.Errorf("text_cfg.width %d is not a multiple of heads %d", t.Width, t.Heads)
+	}
+	return c.checkVision()
+}
+
+func (c *Config) checkVision() error {
+	v := &c.Vision
+	if c.VisionHidden() < 1 || c.TextHidden() < 1 {
+		return fmt.Errorf("mlp_ratio leaves no hidden units")
+	}
+	if c.IsResNet() {
+		switch {
+		case c.IsEVA():
+			return fmt.Errorf("vision_cfg: a list of layers (ResNet) and eva_model_name exclude each other")
+		case v.ImageSize%32 != 0:
+			return fmt.Errorf("vision_cfg.image_size %d is not a multiple of 32, which a ResNet needs", v.ImageSize)
+		case v.Width%2 != 0 || v.Width*32%v.HeadWidth != 0:
+			return fmt.Errorf("vision_cfg.width %d: want an even number, 32 times it a multiple of head_width %d", v.Width, v.HeadWidth)
+		}
+		return nil
+	}
+	if v.Width%v.HeadWidth != 0 {
+		return fmt.Errorf("vision_cfg.width %d is not a multiple of head_width %d", v.Width, v.HeadWidth)
+	}
+	if !c.IsEVA() {
+		for _, k := range []struct {
+			key string
+			set bool
+		}{{"rope", v.RoPE}, {"naiveswiglu", v.SwiGLU}, {"subln", v.SubLN}, {"postnorm", v.PostNorm}} {
+			if k.set {
+				return fmt.Errorf("vision_cfg.%s needs eva_model_name, which says that the tower is EVA's", k.key)
+			}
+		}
+	}
+	if v.PoolType != "" && v.PoolType != "tok" && v.PoolType != "avg" {
+		return fmt.Errorf("vision_cfg.pool_type %q: want tok or avg", v.PoolType)
+	}
+	if v.RoPE {
+		if v.HeadWidth%4 != 0 {
+			return fmt.Errorf("vision_cfg.head_width %d: rope needs a multiple of 4", v.HeadWidth)
+		}
+		if !v.IntpFreq && v.PtSeqLen != c.Grid() {
+			return fmt.Errorf("vision_cfg.pt_hw_seq_len %d: without intp_freq it must be the grid, %d", v.PtSeqLen, c.Grid())
+		}
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+package arch
+
+import (
+	"embed"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// One file per published architecture.
+//
+//go:embed configs/*.json
+var files embed.FS
+
+var (
+	loadOnce sync.Once
+	loaded   map[string]*Config
+)
+
+func named() map[string]*Config {
+	loadOnce.Do(func() { loaded = load() })
+	return loaded
+}
+
+func load() map[string]*Config {
+	m := map[string]*Config{}
+	entries, err := files.ReadDir("configs")
+	if err != nil {
+		panic(err) // embedded
+	}
+	for _, e := range entries {
+		data, err := files.ReadFile(path.Join("configs", e.Name()))
+		if err != nil {
+			panic(err)
+		}
+		o, err := decodeObject(data)
+		if err != nil {
+			panic(e.Name() + ": " + err.Error())
+		}
+		// No name refers to another one here, so this does not recurse.
+		parse := parseOpenCLIP
+		if o["vision_layers"] != nil {
+			parse = parseOpenAI
+		}
+		c, err := parse(o)
+		if err == nil {
+			err = c.check()
+		}
+		if err != nil {
+			panic(e.Name() + ": " + err.Error())
+		}
+		m[strings.TrimSuffix(e.Name(), ".json")] = c
+	}
+	return m
+}
+
+// Names lists the published architectures in alphabetical order.
+func Names() []string {
+	names := make([]string, 0, len(named()))
+	for n := range named() {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Named is a published architecture: by its name here, or by the one that the
+// original repositories use for it.
+func Named(name string) (*Config, bool) {
+	if a, ok := aliases[name]; ok {
+		name = a
+	}
+	c, ok := named()[name]
+	if !ok {
+		return nil, false
+	}
+	clone := *c
+	clone.Vision.Layers = slices.Clone(c.Vision.Layers)
+	return &clone, true
+}
+
+// aliases are names of OpenCLIP, EVA-CLIP and OpenAI for the same models.
+var aliases = map[string]string{
+	"EVA01-g-14": "EVA01-CLIP-g-14", "EVA01-g-14-plus": "EVA01-CLIP-g-14-plus",
+	"EVA02-B-16": "EVA02-CLIP-B-16", "EVA02-L-14": "EVA02-CLIP-L-14", "EVA02-L-14-336": "EVA02-CLIP-L-14-336",
+	"EVA02-E-14": "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
+	"OpenaiCLIP-B-16": "openai-ViT-B-16", "OpenaiCLIP-L-14": "openai-ViT-L-14", "OpenCLIP-H-14": "openclip-ViT-H-14", "OpenCLIP-bigG-14": "openclip-ViT-bigG-14",
+	"ViT-B/32": "openai-ViT-B-32", "ViT-B/16": "openai-ViT-B-16", "ViT-L/14": "openai-ViT-L-14", "ViT-L/14@336px": "openai-ViT-L-14-336",
+	"ViT-B-32-quickgelu": "openai-ViT-B-32", "ViT-B-16-quickgelu": "openai-ViT-B-16", "ViT-L-14-quickgelu": "openai-ViT-L-14", "ViT-L-14-336-quickgelu": "openai-ViT-L-14-336",
+	"RN50": "openai-RN50", "RN101": "openai-RN101", "RN50x4": "openai-RN50x4", "RN50x16": "openai-RN50x16", "RN50x64": "openai-RN50x64",
+	"ViT-B-32": "openclip-ViT-B-32", "ViT-B-16": "openclip-ViT-B-16", "ViT-L-14": "openclip-ViT-L-14",
+	"ViT-H-14": "openclip-ViT-H-14", "ViT-g-14": "openclip-ViT-g-14", "ViT-bigG-14": "openclip-ViT-bigG-14",
+}
