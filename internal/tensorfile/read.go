@@ -1,0 +1,75 @@
+package tensorfile
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// find looks a tensor up by name.
+func find(src Source, name string) (Info, error) {
+	for _, t := range src.Tensors() {
+		if t.Name == name {
+			return t, nil
+		}
+	}
+	return Info{}, fault.Inputf("no tensor %q; `evatool inspect` lists them", name)
+}
+
+// ReadAll reads a tensor's bytes: contiguous, row-major, little-endian.
+func ReadAll(src Source, name string) ([]byte, error) {
+	t, err := find(src, name)
+	if err != nil {
+		return nil, err
+	}
+	r, err := src.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	out := make([]byte, t.NumBytes())
+	if _, err := io.ReadFull(r, out); err != nil {
+		return nil, fmt.Errorf("tensor %q: %w", name, err)
+	}
+	// The read past the end is what reports a wrong checksum.
+	if n, err := r.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+		return nil, fmt.Errorf("tensor %q: after %d bytes: %w", name, len(out), err)
+	}
+	return out, nil
+}
+
+// decode32 says how an element of a float type becomes a float32.
+var decode32 = map[DType]func([]byte) float32{
+	F32:     func(b []byte) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b)) },
+	F16:     func(b []byte) float32 { return F16toF32(binary.LittleEndian.Uint16(b)) },
+	BF16:    func(b []byte) float32 { return BF16toF32(binary.LittleEndian.Uint16(b)) },
+	F64:     func(b []byte) float32 { return float32(math.Float64frombits(binary.LittleEndian.Uint64(b))) },
+	F8_E5M2: func(b []byte) float32 { return F16toF32(uint16(b[0]) << 8) },
+	F8_E4M3: func(b []byte) float32 { return e4m3(b[0]) },
+}
+
+// Float32s reads a tensor of any float type as float32: 16-bit and 8-bit types
+// exactly, F64 rounded to nearest even.
+func Float32s(src Source, name string) ([]float32, error) {
+	t, err := find(src, name)
+	if err != nil {
+		return nil, err
+	}
+	dec := decode32[t.DType]
+	if dec == nil {
+		return nil, fault.Inputf("tensor %q: element type %s where a float type is needed", name, t.DType)
+	}
+	raw, err := ReadAll(src, name)
+	if err != nil {
+		return nil, err
+	}
+	size := t.DType.Size()
+	out := make([]float32, t.Elems())
+	for i := range out {
+		out[i] = dec(raw[i*size:])
+	}
+	return out, nil
+}

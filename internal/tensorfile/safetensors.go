@@ -1,0 +1,417 @@
+package tensorfile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// maxHeader is the limit that the safetensors format sets for its header.
+const maxHeader = 100_000_000
+
+const metadataKey = "__metadata__"
+
+// Header is the validated header of a safetensors file.
+type Header struct {
+	Tensors  []Info // in file order
+	Offsets  []int64
+	Metadata map[string]string
+}
+
+// ParseHeader reads and validates the header of a safetensors file of size
+// bytes. It is the one place that knows the rules of the format: a header of at
+// most 100 MB that starts with '{' and ends in spaces only, valid UTF-8, no key
+// twice, string metadata, known element types, byte ranges that match the
+// shapes, and data without holes, overlaps or bytes left over.
+// Offsets in the result count from the start of the file.
+func ParseHeader(r io.ReaderAt, size int64) (*Header, error) {
+	var lenBuf [8]byte
+	if size < 8 {
+		return nil, fmt.Errorf("%d bytes are too few for the 8-byte header length", size)
+	}
+	if err := readAt(r, lenBuf[:], 0); err != nil {
+		return nil, err
+	}
+	n := binary.LittleEndian.Uint64(lenBuf[:])
+	switch {
+	case n > maxHeader:
+		return nil, fmt.Errorf("header length %d is over the limit of %d", n, maxHeader)
+	case n > uint64(size-8):
+		return nil, fmt.Errorf("header length %d is more than the %d bytes that follow", n, size-8)
+	case n < 2:
+		return nil, fmt.Errorf("header length %d is too short for a header", n)
+	}
+	head := make([]byte, n)
+	if err := readAt(r, head, 8); err != nil {
+		return nil, err
+	}
+	if head[0] != '{' {
+		return nil, fmt.Errorf("header starts with %q, not with '{'", head[0])
+	}
+	if !utf8.Valid(head) {
+		return nil, fmt.Errorf("header is not valid UTF-8")
+	}
+	h, ranges, err := decodeHeader(head)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.layout(ranges, 8+int64(n), size)
+}
+
+// byteRange is a tensor's data_offsets.
+type byteRange struct{ begin, end int64 }
+
+// layout sorts the tensors by offset and checks that they tile the data.
+func (h *Header) layout(ranges []byteRange, start, size int64) error {
+	order := make([]int, len(ranges))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		if ranges[a].begin != ranges[b].begin {
+			return compare(ranges[a].begin, ranges[b].begin)
+		}
+		return compare(ranges[a].end, ranges[b].end)
+	})
+	infos := make([]Info, len(order))
+	h.Offsets = make([]int64, len(order))
+	var end int64
+	for i, j := range order {
+		t, r := h.Tensors[j], ranges[j]
+		want, ok := numBytes(t)
+		switch {
+		case r.begin > r.end:
+			return fmt.Errorf("tensor %q: data_offsets [%d, %d] are reversed", t.Name, r.begin, r.end)
+		case !ok:
+			return fmt.Errorf("tensor %q: shape %v is too large", t.Name, t.Shape)
+		case r.end-r.begin != want:
+			return fmt.Errorf("tensor %q: data_offsets span %d bytes, %s %v needs %d", t.Name, r.end-r.begin, t.DType, t.Shape, want)
+		case r.begin > end:
+			return fmt.Errorf("tensor %q: %d unused bytes before it", t.Name, r.begin-end)
+		case r.begin < end:
+			return fmt.Errorf("tensor %q: overlaps the tensor before it", t.Name)
+		case r.end > size-start:
+			return fmt.Errorf("tensor %q: ends at byte %d of %d; the file is cut off", t.Name, r.end, size-start)
+		}
+		infos[i], h.Offsets[i], end = t, start+r.begin, r.end
+	}
+	if end != size-start {
+		return fmt.Errorf("%d bytes after the last tensor", size-start-end)
+	}
+	h.Tensors = infos
+	return nil
+}
+
+func compare(a, b int64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// numBytes is NumBytes with an overflow check.
+func numBytes(t Info) (int64, bool) {
+	n := int64(t.DType.Size())
+	zero := false
+	for _, d := range t.Shape {
+		switch {
+		case d < 0:
+			return 0, false
+		case d == 0:
+			zero = true
+		case n > math.MaxInt64/d:
+			return 0, false
+		default:
+			n *= d
+		}
+	}
+	if zero {
+		return 0, true
+	}
+	return n, true
+}
+
+func decodeHeader(head []byte) (*Header, []byteRange, error) {
+	d := newObjectDecoder(head)
+	h := &Header{}
+	var ranges []byteRange
+	err := d.object(func(name string) error {
+		if name == metadataKey {
+			h.Metadata = map[string]string{}
+			return d.object(func(key string) error {
+				s, err := d.str()
+				if err != nil {
+					return fmt.Errorf("%s %q: %w", metadataKey, key, err)
+				}
+				h.Metadata[key] = s
+				return nil
+			})
+		}
+		t, r, err := d.tensor(name)
+		if err != nil {
+			return fmt.Errorf("tensor %q: %w", name, err)
+		}
+		h.Tensors, ranges = append(h.Tensors, t), append(ranges, r)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	if rest := bytes.TrimRight(head[d.dec.InputOffset():], " "); len(rest) > 0 {
+		return nil, nil, fmt.Errorf("header goes on after its end with %q", rest[0])
+	}
+	return h, ranges, nil
+}
+
+// objectDecoder reads JSON token by token, so that nothing recurses and a
+// repeated key is seen.
+type objectDecoder struct{ dec *json.Decoder }
+
+func newObjectDecoder(b []byte) objectDecoder {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.UseNumber()
+	return objectDecoder{dec}
+}
+
+func (d objectDecoder) token() (json.Token, error) {
+	t, err := d.dec.Token()
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("not JSON: %w", err)
+	}
+	return t, nil
+}
+
+// object reads an object; value must consume the value of each key.
+func (d objectDecoder) object(value func(key string) error) error {
+	if err := d.delim('{'); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for d.dec.More() {
+		t, err := d.token()
+		if err != nil {
+			return err
+		}
+		key, ok := t.(string)
+		if !ok {
+			return fmt.Errorf("key %v is not a string", t)
+		}
+		if seen[key] {
+			return fmt.Errorf("key %q appears twice", key)
+		}
+		seen[key] = true
+		if err := value(key); err != nil {
+			return err
+		}
+	}
+	return d.delim('}')
+}
+
+func (d objectDecoder) delim(want json.Delim) error {
+	t, err := d.token()
+	if err != nil {
+		return err
+	}
+	if t != want {
+		return fmt.Errorf("%v where %q should be", t, want.String())
+	}
+	return nil
+}
+
+func (d objectDecoder) str() (string, error) {
+	t, err := d.token()
+	if err != nil {
+		return "", err
+	}
+	s, ok := t.(string)
+	if !ok {
+		return "", fmt.Errorf("%v is not a string", t)
+	}
+	return s, nil
+}
+
+// ints reads an array of natural numbers.
+func (d objectDecoder) ints() ([]int64, error) {
+	if err := d.delim('['); err != nil {
+		return nil, err
+	}
+	out := []int64{}
+	for d.dec.More() {
+		t, err := d.token()
+		if err != nil {
+			return nil, err
+		}
+		num, ok := t.(json.Number)
+		if !ok {
+			return nil, fmt.Errorf("%v is not a number", t)
+		}
+		n, err := strconv.ParseUint(num.String(), 10, 63)
+		if err != nil {
+			return nil, fmt.Errorf("%s is not a natural number of at most 63 bits", num)
+		}
+		out = append(out, int64(n))
+	}
+	return out, d.delim(']')
+}
+
+func (d objectDecoder) tensor(name string) (Info, byteRange, error) {
+	t := Info{Name: name}
+	var offsets []int64
+	err := d.object(func(key string) error {
+		var err error
+		switch key {
+		case "dtype":
+			var s string
+			s, err = d.str()
+			if t.DType = DType(s); err == nil && t.DType.Size() == 0 {
+				err = fmt.Errorf("unknown element type %q", s)
+			}
+		case "shape":
+			t.Shape, err = d.ints()
+		case "data_offsets":
+			offsets, err = d.ints()
+		default:
+			err = fmt.Errorf("unknown key %q", key)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return t, byteRange{}, err
+	case t.DType == "":
+		return t, byteRange{}, fmt.Errorf("dtype is missing")
+	case t.Shape == nil:
+		return t, byteRange{}, fmt.Errorf("shape is missing")
+	case len(offsets) != 2:
+		return t, byteRange{}, fmt.Errorf("data_offsets has %d numbers, not 2", len(offsets))
+	}
+	return t, byteRange{offsets[0], offsets[1]}, nil
+}
+
+// readAt fills p from off.
+func readAt(r io.ReaderAt, p []byte, off int64) error {
+	n, err := r.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// File is an opened safetensors file.
+type File struct {
+	name  string
+	r     io.ReaderAt
+	f     *os.File // nil when not opened from a path
+	head  *Header
+	index map[string]int
+}
+
+var _ Source = (*File)(nil)
+
+// OpenFile opens a safetensors file and validates its header.
+func OpenFile(path string) (*File, error) {
+	const want = "a .safetensors file"
+	if err := fault.RegularFile(path, want); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fault.File(path, want, err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fault.File(path, want, err)
+	}
+	file, err := OpenReaderAt(f, st.Size(), path)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	file.f = f
+	return file, nil
+}
+
+// OpenReaderAt is OpenFile over anything that can be read at offsets; name is
+// used in errors. Closing the File does not close r.
+func OpenReaderAt(r io.ReaderAt, size int64, name string) (*File, error) {
+	head, err := ParseHeader(r, size)
+	if err != nil {
+		return nil, fault.Inputf("%s: not a valid safetensors file: %w; download or write it again", name, err)
+	}
+	file := &File{name: name, r: r, head: head, index: make(map[string]int, len(head.Tensors))}
+	for i, t := range head.Tensors {
+		file.index[t.Name] = i
+	}
+	return file, nil
+}
+
+// Tensors lists the tensors in file order.
+func (f *File) Tensors() []Info { return f.head.Tensors }
+
+// Metadata is the __metadata__ map, or nil.
+func (f *File) Metadata() map[string]string { return f.head.Metadata }
+
+// Open streams a tensor's bytes.
+func (f *File) Open(name string) (io.ReadCloser, error) {
+	i, ok := f.index[name]
+	if !ok {
+		return nil, fault.Inputf("%s: no tensor %q; `evatool inspect` lists them", f.name, name)
+	}
+	n := f.head.Tensors[i].NumBytes()
+	return io.NopCloser(&exact{r: io.NewSectionReader(f.r, f.head.Offsets[i], n), left: n, file: f.name, tensor: name}), nil
+}
+
+// Extent says where a tensor's bytes lie.
+func (f *File) Extent(name string) (*os.File, int64, bool) {
+	i, ok := f.index[name]
+	if !ok || f.f == nil {
+		return nil, 0, false
+	}
+	return f.f, f.head.Offsets[i], true
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	if f.f == nil {
+		return nil
+	}
+	return f.f.Close()
+}
+
+// exact turns an early end into an error.
+type exact struct {
+	r            io.Reader
+	left         int64
+	file, tensor string
+}
+
+func (e *exact) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	e.left -= int64(n)
+	switch {
+	case err == io.EOF && e.left > 0:
+		err = fault.Inputf("%s: tensor %q ends %d bytes early; the file shrank while it was read", e.file, e.tensor, e.left)
+	case err != nil && err != io.EOF:
+		err = fault.Inputf("%s: tensor %q: %w", e.file, e.tensor, err)
+	}
+	return n, err
+}
