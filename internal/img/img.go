@@ -1,17 +1,31 @@
 // Package img turns image files into the pixels that PIL and torchvision give,
 // bit for bit, and crops them for a model.
+//
+// The reference is Pillow 9.4 with libjpeg-turbo 2.1: its modes, its refusal of
+// truncated files, its bicubic resize.
 package img
 
 import (
-	"math/rand/v2"
+	"bytes"
 
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Image is a decoded image in PIL's mode: 1, L, LA, P, RGB, RGBA, I, I;16 or CMYK.
+// MaxPixels is the largest width x height that Decode accepts: the size at
+// which PIL raises DecompressionBombError.
+const MaxPixels = 2 * 89478485
+
+// Image is a decoded image in PIL's mode.
 type Image struct {
-	Mode string
-	W, H int
+	Format string // JPEG, PNG, WEBP, GIF, BMP or TIFF
+	Mode   string // 1, L, LA, P, RGB, RGBA, CMYK, I or I;16
+	W, H   int
+	// Pix is interleaved samples, row by row; mode 1 has a byte of 0 or 255 per
+	// pixel. Modes I and I;16 use Int instead.
+	Pix []byte
+	Int []int32
+	// Palette is RGB triples of mode P, 256 of them.
+	Palette []byte
 }
 
 // RGB is 8-bit RGB, interleaved, row by row.
@@ -20,39 +34,62 @@ type RGB struct {
 	Pix  []byte
 }
 
-// Decode reads a JPEG, PNG, WebP, GIF, BMP or TIFF file, recognised by content.
-func Decode(data []byte) (*Image, error) { return nil, fault.Envf("img: not there yet") }
-
-// RGB is PIL's convert("RGB").
-func (im *Image) RGB() *RGB { return nil }
-
-// Preprocess is the evaluation transform: shorter side to Size, centre crop.
-type Preprocess struct {
-	Size      int
-	Mean, Std [3]float32
-	Direct    bool // resize in the image's own mode, then convert to RGB
+// format is one file type: how it starts, what reads it.
+type format struct {
+	name   string
+	match  func(data []byte) bool
+	decode func(data []byte) (*Image, error)
 }
 
-// Crop resizes the shorter side to Size and cuts the centre square.
-func (p Preprocess) Crop(im *Image) *RGB { return nil }
+func prefix(p ...string) func([]byte) bool {
+	return func(data []byte) bool {
+		for _, s := range p {
+			if bytes.HasPrefix(data, []byte(s)) {
+				return true
+			}
+		}
+		return false
+	}
+}
 
-// ToCHW writes the normalised float tensor [3,H,W] of c to dst.
-func ToCHW(dst []float32, c *RGB, mean, std [3]float32) {}
+var formats = []format{
+	{"JPEG", prefix("\xff\xd8\xff"), decodeJPEG},
+	{"PNG", prefix("\x89PNG\r\n\x1a\n"), decodePNG},
+}
 
-// ResizeBicubic is PIL's Image.resize((w, h), BICUBIC, box); box is left, top, right, bottom.
-func ResizeBicubic(src *RGB, box [4]float64, w, h int) *RGB { return nil }
+// Decode reads a JPEG, PNG, WebP, GIF, BMP or TIFF file, recognised by its
+// first bytes. Of an animation it reads the first frame. EXIF orientation is
+// not applied.
+func Decode(data []byte) (im *Image, err error) {
+	if len(data) == 0 {
+		return nil, fault.Inputf("image is empty (0 bytes); fetch the file again")
+	}
+	for _, f := range formats {
+		if !f.match(data) {
+			continue
+		}
+		// The standard library's decoders are not ours to vouch for.
+		defer func() {
+			if r := recover(); r != nil {
+				im, err = nil, fault.Inputf("%s image is damaged: %v; fetch the file again", f.name, r)
+			}
+		}()
+		if im, err = f.decode(data); err != nil {
+			return nil, fault.As(fault.Input, err)
+		}
+		im.Format = f.name
+		return im, nil
+	}
+	return nil, fault.Inputf("not an image that evatool reads (it starts with %q); use JPEG, PNG, WebP, GIF, BMP or TIFF", data[:min(8, len(data))])
+}
 
-// Box is a crop: left, top, width, height in pixels.
-type Box struct{ X, Y, W, H int }
-
-// SampleBox draws torchvision's RandomResizedCrop box.
-func SampleBox(rng *rand.Rand, w, h int, scale, ratio [2]float64) Box { return Box{W: w, H: h} }
-
-// RandomResizedCrop cuts b out of src and resizes it to size x size.
-func RandomResizedCrop(src *RGB, b Box, size int) *RGB { return nil }
-
-// FlipH mirrors left and right, in place.
-func (c *RGB) FlipH() {}
-
-// JPEGDecoder names what decodes JPEG here: a libjpeg-turbo library or "go".
-func JPEGDecoder() string { return "go" }
+// checkSize refuses empty images and decompression bombs.
+func checkSize(format string, w, h int) error {
+	if w <= 0 || h <= 0 {
+		return fault.Inputf("%s image is %d x %d pixels, which is nothing; fetch the file again", format, w, h)
+	}
+	if int64(w)*int64(h) > MaxPixels {
+		return fault.Inputf("%s image is %d x %d pixels, over the limit of %d; make it smaller", format, w, h, MaxPixels)
+	}
+	return nil
+}

@@ -1,0 +1,113 @@
+package img
+
+import (
+	"bytes"
+	"image"
+	"image/color"
+	"image/png"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// decodePNG reads a PNG in the mode that PIL gives its depth and colour type:
+// 16-bit grey is mode I, other 16-bit samples keep their high byte.
+func decodePNG(data []byte) (*Image, error) {
+	cfg, err := png.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return nil, fault.Inputf("PNG image: %w; fetch the file again", err)
+	}
+	if err := checkSize("PNG", cfg.Width, cfg.Height); err != nil {
+		return nil, err
+	}
+	src, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, fault.Inputf("PNG image: %w; fetch the file again", err)
+	}
+	depth, kind := data[24], data[25] // of IHDR, which the decoder has checked
+	im := &Image{W: cfg.Width, H: cfg.Height}
+	switch {
+	case kind == 0 && depth == 16:
+		im.Mode = "I"
+	case kind == 0 && depth == 1:
+		im.Mode = "1"
+	case kind == 0:
+		im.Mode = "L"
+	case kind == 2:
+		im.Mode = "RGB"
+	case kind == 3:
+		im.Mode = "P"
+	case kind == 4 && depth == 8:
+		im.Mode = "LA"
+	default:
+		im.Mode = "RGBA"
+	}
+	im.fill(src)
+	return im, nil
+}
+
+// fill copies the samples of a standard-library image, most significant byte
+// first where it has 16 bits; colours under transparent pixels are kept.
+func (im *Image) fill(src image.Image) {
+	n := im.W * im.H
+	c := channels[im.Mode]
+	if im.Mode == "I" || im.Mode == "I;16" {
+		im.Int = make([]int32, 0, n)
+	} else {
+		im.Pix = make([]byte, 0, n*c)
+	}
+	for y := range im.H {
+		switch s := src.(type) {
+		case *image.Gray:
+			im.Pix = append(im.Pix, s.Pix[y*s.Stride:y*s.Stride+im.W]...)
+		case *image.Paletted:
+			im.Pix = append(im.Pix, s.Pix[y*s.Stride:y*s.Stride+im.W]...)
+		case *image.Gray16:
+			im.row16(s.Pix[y*s.Stride:], 1)
+		case *image.RGBA:
+			im.row8(s.Pix[y*s.Stride:])
+		case *image.NRGBA:
+			im.row8(s.Pix[y*s.Stride:])
+		case *image.RGBA64:
+			im.row16(s.Pix[y*s.Stride:], 4)
+		case *image.NRGBA64:
+			im.row16(s.Pix[y*s.Stride:], 4)
+		}
+	}
+	if p, ok := src.(*image.Paletted); ok {
+		im.Palette = palette(p.Palette)
+	}
+}
+
+// order says which of R, G, B and A a mode keeps.
+var order = map[string][]int{"1": {0}, "L": {0}, "LA": {0, 3}, "RGB": {0, 1, 2}, "RGBA": {0, 1, 2, 3}}
+
+func (im *Image) row8(row []byte) {
+	for x := range im.W {
+		for _, c := range order[im.Mode] {
+			im.Pix = append(im.Pix, row[4*x+c])
+		}
+	}
+}
+
+func (im *Image) row16(row []byte, c int) {
+	for x := range im.W {
+		p := row[2*c*x : 2*c*x+2*c]
+		if im.Pix == nil {
+			im.Int = append(im.Int, int32(p[0])<<8|int32(p[1]))
+			continue
+		}
+		for _, o := range order[im.Mode] {
+			im.Pix = append(im.Pix, p[2*o])
+		}
+	}
+}
+
+// palette is p as 256 RGB triples, black where p ends.
+func palette(p color.Palette) []byte {
+	out := make([]byte, 256*3)
+	for i, c := range p {
+		v := color.NRGBAModel.Convert(c).(color.NRGBA)
+		out[3*i], out[3*i+1], out[3*i+2] = v.R, v.G, v.B
+	}
+	return out
+}

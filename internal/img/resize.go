@@ -1,0 +1,168 @@
+package img
+
+import (
+	"math"
+	"sync"
+)
+
+// The resampler is Pillow's (libImaging/Resample.c): a separable filter whose
+// support grows when shrinking, a horizontal and then a vertical pass, each
+// rounded to 8 bits, with 22-bit fixed-point coefficients.
+
+const precision = 32 - 8 - 2 // bits of a coefficient after the binary point
+
+// raster is 8-bit samples, c to a pixel.
+type raster struct {
+	pix     []byte
+	w, h, c int
+	stride  int // bytes from row to row
+}
+
+// span is the half-open interval of output columns or rows that is wanted.
+type span struct{ lo, hi int }
+
+// filter holds, for every output position of a span, the first input position
+// and its weights.
+type filter struct {
+	start, n []int32
+	k        []int32   // fixed point, size per output position
+	f        []float64 // the same before rounding
+	size     int
+}
+
+// bicubic is Pillow's filter: a = -0.5. The explicit conversions forbid fused
+// multiply-adds, which would round differently.
+func bicubic(x float64) float64 {
+	const a = -0.5
+	x = math.Abs(x)
+	switch {
+	case x < 1:
+		return float64(float64((float64((a+2)*x)-(a+3))*x)*x) + 1
+	case x < 2:
+		return float64(float64(float64(float64((x-5)*x)+8)*x)-4) * a
+	}
+	return 0
+}
+
+// newFilter is precompute_coeffs and normalize_coeffs_8bpc, for outputs in s only.
+func newFilter(inSize int, in0, in1 float32, outSize int, s span) *filter {
+	scale := float64(in1-in0) / float64(outSize)
+	filterScale := max(scale, 1)
+	support := float64(2 * filterScale)
+	inv := 1 / filterScale
+	count := s.hi - s.lo
+	f := &filter{start: make([]int32, count), n: make([]int32, count), size: int(math.Ceil(support))*2 + 1}
+	// No output needs more weights than there are inputs.
+	f.size = min(f.size, inSize)
+	f.k = make([]int32, count*f.size)
+	f.f = make([]float64, count*f.size)
+	for i := range count {
+		center := float64(in0) + float64((float64(s.lo+i)+0.5)*scale)
+		lo := max(int(center-support+0.5), 0)
+		hi := min(int(center+support+0.5), inSize)
+		w := f.f[i*f.size : i*f.size+hi-lo]
+		sum := 0.0
+		for x := range w {
+			w[x] = bicubic((float64(x+lo) - center + 0.5) * inv)
+			sum += w[x]
+		}
+		for x := range w {
+			if sum != 0 {
+				w[x] /= sum
+			}
+			f.k[i*f.size+x] = int32(math.Copysign(0.5, w[x]) + float64(w[x]*(1<<precision)))
+		}
+		f.start[i], f.n[i] = int32(lo), int32(hi-lo)
+	}
+	return f
+}
+
+func clip8(v int32) byte {
+	v >>= precision
+	if uint32(v) > 255 {
+		return byte(^(v >> 31)) // 0 below, 255 above
+	}
+	return byte(v)
+}
+
+// pool keeps the buffers between the passes.
+var pool = sync.Pool{New: func() any { return new([]byte) }}
+
+func buffer(n int) *[]byte {
+	b := pool.Get().(*[]byte)
+	if cap(*b) < n {
+		*b = make([]byte, n)
+	}
+	*b = (*b)[:n]
+	return b
+}
+
+// resize gives the window xs x ys of Pillow's resize of src to w x h. box is
+// left, top, right, bottom in source pixels. Only what the window needs is
+// computed.
+func resize(src raster, box [4]float32, w, h int, xs, ys span) []byte {
+	ow, oh, c := xs.hi-xs.lo, ys.hi-ys.lo, src.c
+	out := make([]byte, ow*oh*c)
+	horizontal := w != src.w || box[0] != 0 || box[2] != float32(w)
+	vertical := h != src.h || box[1] != 0 || box[3] != float32(h)
+
+	rows := ys // source rows that are read
+	var v *filter
+	if vertical {
+		v = newFilter(src.h, box[1], box[3], h, ys)
+		last := oh - 1
+		rows = span{int(v.start[0]), int(v.start[last] + v.n[last])}
+	}
+	mid := raster{src.pix[rows.lo*src.stride+xs.lo*c:], ow, rows.hi - rows.lo, c, src.stride}
+	if horizontal {
+		dst := out
+		if vertical {
+			b := buffer(ow * mid.h * c)
+			defer pool.Put(b)
+			dst = *b
+		}
+		f := newFilter(src.w, box[0], box[2], w, xs)
+		for y := range mid.h {
+			horizontalPass(dst[y*ow*c:(y+1)*ow*c], src.pix[(rows.lo+y)*src.stride:], f, c)
+		}
+		mid = raster{dst, ow, mid.h, c, ow * c}
+	}
+	switch {
+	case vertical:
+		for y := range oh {
+			n := int(v.n[y])
+			verticalPass(out[y*ow*c:(y+1)*ow*c], mid.pix[(int(v.start[y])-rows.lo)*mid.stride:], mid.stride, v.k[y*v.size:y*v.size+n])
+		}
+	case !horizontal:
+		for y := range oh {
+			copy(out[y*ow*c:(y+1)*ow*c], mid.pix[y*mid.stride:])
+		}
+	}
+	return out
+}
+
+func horizontalPass(dst, src []byte, f *filter, c int) {
+	for i := range f.start {
+		k := f.k[i*f.size : i*f.size+int(f.n[i])]
+		s := src[int(f.start[i])*c:]
+		for ch := range c {
+			acc := int32(1 << (precision - 1))
+			for x, w := range k {
+				acc += int32(s[x*c+ch]) * w
+			}
+			dst[i*c+ch] = clip8(acc)
+		}
+	}
+}
+
+func verticalPass(dst, src []byte, stride int, k []int32) {
+	for x := range dst {
+		acc := int32(1 << (precision - 1))
+		p := x
+		for _, w := range k {
+			acc += int32(src[p]) * w
+			p += stride
+		}
+		dst[x] = clip8(acc)
+	}
+}
