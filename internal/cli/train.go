@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/trainer"
+)
+
+func newTrain(app *App) *cobra.Command {
+	var (
+		sets    []string
+		o       trainer.Options
+		dryRun  bool
+		rate    float64
+		threads int
+	)
+	cmd := &cobra.Command{
+		Use:   "train RECIPE.yaml",
+		Short: "Train a CLIP model from a recipe, exactly resumable",
+		Long: `Train runs a recipe: a YAML file that says the model, the data, the optimizer
+and the schedule, or the name of a bundled one. The run folder gets
+metrics.jsonl, TensorBoard events, checkpoints (complete or absent),
+final.safetensors and report.html.
+
+Ctrl-C and SIGTERM write a checkpoint and exit with 130; the same command goes
+on from there, and a run killed at any moment ends with the same bits as one
+that was not.` + exitStatus,
+		Example: `  evatool train recipe.yaml --out runs/one
+  evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
+  evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := trainer.LoadRecipe(args[0], sets...)
+			if err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			if dryRun {
+				plan, err := trainer.DryRun(r, max(1, app.DeviceCount), rate)
+				if err != nil {
+					return err
+				}
+				if app.JSON {
+					return app.PrintJSON(plan)
+				}
+				app.Printf("%s", plan)
+				return nil
+			}
+			if o.Device, err = app.OpenDevice(ctx); err != nil {
+				return err
+			}
+			defer o.Device.Close()
+			o.Log, o.Workers = app.Log, threads
+			bar := app.Progress("train", r.Steps, "steps")
+			defer bar.Done()
+			var shown int64
+			o.Progress = func(s trainer.Step) {
+				bar.Add(s.Step - shown)
+				shown = s.Step
+			}
+			res, err := trainer.Run(ctx, r, o)
+			if err != nil {
+				return err
+			}
+			bar.Done()
+			if app.JSON {
+				return app.PrintJSON(res)
+			}
+			app.Printf("%d steps, %d samples, loss %.4f, %s\n", res.Steps, res.Samples, res.Loss,
+				time.Duration(res.Seconds*float64(time.Second)).Round(time.Second))
+			for _, e := range res.Evals {
+				app.Printf("step %d  %s  top-1 %.2f %%  top-5 %.2f %%\n", e.Step, e.Benchmark, 100*e.Top1, 100*e.Top5)
+			}
+			if res.Model != "" {
+				app.Printf("model   %s\n", res.Model)
+			}
+			app.Printf("report  %s/report.html\n", res.Out)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&sets, "set", nil, "change a recipe key: `a.b=v`, as often as needed")
+	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
+	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder")
+	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint")
+	f.IntVar(&threads, "workers", 0, "decoding goroutines (0: one per core)")
+	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
+	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
+	return cmd
+}

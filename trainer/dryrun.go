@@ -1,0 +1,126 @@
+package trainer
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+)
+
+// Plan is what a recipe will cost.
+type Plan struct {
+	ParamsVision     int64   `json:"params_vision"`
+	ParamsText       int64   `json:"params_text"`
+	Params           int64   `json:"params"`
+	GFLOPsPerSample  float64 `json:"gflops_per_sample"` // forward and backward, patch dropout and recomputation counted
+	Steps            int64   `json:"steps"`
+	Samples          int64   `json:"samples"`
+	Batch            int     `json:"batch"`
+	Devices          int     `json:"devices"`
+	MicroBatch       int     `json:"micro_batch"`
+	Parts            int     `json:"parts"`             // of one batch, with feature-cached accumulation when above 1
+	BytesState       int64   `json:"bytes_state"`       // per device: parameters, moments, gradients
+	BytesActivations int64   `json:"bytes_activations"` // per device, estimated
+	BytesLoss        int64   `json:"bytes_loss"`        // per device: logits of the global batch
+	BytesDevice      int64   `json:"bytes_device"`
+	Rate             float64 `json:"samples_per_second,omitempty"`
+	Hours            float64 `json:"hours,omitempty"`
+	PFLOPs           float64 `json:"pflops_total"` // of the whole run
+}
+
+// DryRun prices a recipe on a number of devices; rate is samples per second of
+// all of them together, 0 when unknown. It opens neither data nor device.
+func DryRun(r *Recipe, devices int, rate float64) (*Plan, error) {
+	cfg, err := r.Config()
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{
+		ParamsVision: cfg.NumParams(arch.VisualTower), ParamsText: cfg.NumParams(arch.TextTower), Params: cfg.TotalParams(),
+		Steps: r.Steps, Samples: r.Steps * int64(r.Batch), Batch: r.Batch, Devices: devices, Rate: rate,
+	}
+	p.MicroBatch = (r.Batch + devices - 1) / devices
+	p.Parts = 1
+	if r.MicroBatch > 0 && p.MicroBatch > r.MicroBatch {
+		p.MicroBatch = r.MicroBatch
+		p.Parts = (r.Batch + devices*p.MicroBatch - 1) / (devices * p.MicroBatch)
+	}
+	image, text := cfg.GFLOPs()
+	keptShare := 1.0
+	if !cfg.IsResNet() {
+		keptShare = float64(1+int(float64(cfg.Tokens()-1)*(1-r.PatchDropout))) / float64(cfg.Tokens())
+	}
+	passes := 3.0 // forward 1, backward 2
+	if r.GradCheckpointing {
+		passes++
+	}
+	if p.Parts > 1 {
+		passes++
+	}
+	p.GFLOPsPerSample = passes * (image*keptShare + text)
+	p.PFLOPs = p.GFLOPsPerSample * float64(p.Samples) / 1e6
+
+	moments := int64(8)
+	if r.ZeroStage > 0 {
+		moments = 8 / int64(devices)
+		if moments*int64(devices) != 8 {
+			moments++
+		}
+	}
+	p.BytesState = p.Params * (4 + 4 + moments)
+	p.BytesActivations = activations(cfg, r, keptShare) * int64(p.MicroBatch)
+	p.BytesLoss = int64(r.Batch) / int64(devices) / int64(p.Parts) * int64(r.Batch) * 4 * 3
+	p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
+	if rate > 0 {
+		p.Hours = float64(p.Samples) / rate / 3600
+	}
+	return p, nil
+}
+
+// activations estimates the bytes that one pair keeps for the backward pass:
+// per block about 14 rows of the width, 3 of the hidden width and the
+// attention weights; with checkpointing the block's input, and one block whole.
+func activations(cfg *arch.Config, r *Recipe, keptShare float64) int64 {
+	size := 4.0
+	if r.Precision != "fp32" {
+		size = 2
+	}
+	tower := func(tokens, width, hidden, heads, layers float64) float64 {
+		block := tokens*(14*width+3*hidden) + 2*heads*tokens*tokens
+		if r.GradCheckpointing {
+			return layers*tokens*width + block
+		}
+		return layers * block
+	}
+	t := cfg.Text
+	sum := tower(float64(t.ContextLength), float64(t.Width), float64(cfg.TextHidden()), float64(t.Heads), float64(t.Layers))
+	if !cfg.IsResNet() {
+		v := cfg.Vision
+		sum += tower(float64(cfg.Tokens())*keptShare, float64(v.Width), float64(cfg.VisionHidden()), float64(cfg.VisionHeads()), float64(cfg.Layers(arch.VisualTower)))
+	} else {
+		side := float64(cfg.Vision.ImageSize)
+		sum += 24 * side * side * float64(cfg.Vision.Width)
+	}
+	return int64(sum * size)
+}
+
+// String is the plan for people.
+func (p *Plan) String() string {
+	var b strings.Builder
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-22s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	gib := func(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
+	row("parameters", "%.1f M (vision %.1f M, text %.1f M)", float64(p.Params)/1e6, float64(p.ParamsVision)/1e6, float64(p.ParamsText)/1e6)
+	row("GFLOPs per sample", "%.1f (forward and backward)", p.GFLOPsPerSample)
+	row("batch", "%d = %d devices × %d × %d parts", p.Batch, p.Devices, p.MicroBatch, p.Parts)
+	row("steps", "%d (%d samples)", p.Steps, p.Samples)
+	row("memory per device", "%s: state %s, activations about %s, loss %s", gib(p.BytesDevice), gib(p.BytesState), gib(p.BytesActivations), gib(p.BytesLoss))
+	row("whole run", "%.3g PFLOPs", p.PFLOPs)
+	if p.Rate > 0 {
+		row("time", "%.1f hours at %.0f samples/s", p.Hours, p.Rate)
+	} else {
+		row("time", "give --rate SAMPLES_PER_SECOND")
+	}
+	return b.String()
+}

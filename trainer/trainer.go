@@ -1,0 +1,73 @@
+// Package trainer trains CLIP models: a recipe goes in, a model file comes out.
+//
+// A run is a pure function of its recipe, its data and the backend: stopped at
+// any moment and resumed, it writes the same bits as one that was not stopped.
+package trainer
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// Options say how to run a recipe. They change nothing about the result.
+type Options struct {
+	Out       string         // run folder
+	Resume    string         // auto (default), never, or a checkpoint folder
+	StopAfter int64          // stop after N steps of this process, with a checkpoint; 0: at the recipe's end
+	Device    *device.Device // where to compute
+	Workers   int            // decoding goroutines; 0: one per core
+	Log       *slog.Logger   // nil: silent
+	// Progress is called after every step, from the run's own goroutine, one
+	// step late. It may be nil.
+	Progress func(Step)
+}
+
+// Step is one optimizer step: a line of metrics.jsonl.
+type Step struct {
+	Step       int64              `json:"step"`    // steps done, this one included
+	Samples    int64              `json:"samples"` // image–text pairs seen
+	Loss       float64            `json:"loss"`
+	LR         map[string]float64 `json:"lr"`
+	LogitScale float64            `json:"logit_scale"` // exp of the parameter, after the step
+	GradNorm   float64            `json:"grad_norm"`   // before clipping
+	LossScale  float64            `json:"loss_scale"`
+	Skipped    int64              `json:"skipped"` // steps that fp16 overflow turned into no-ops, so far
+	Rate       float64            `json:"samples_per_second"`
+	DataWait   float64            `json:"data_wait_s"`
+	Seconds    float64            `json:"seconds"`
+
+	Total int64 `json:"-"` // steps of the whole run
+}
+
+// Eval is one evaluation: a line of metrics.jsonl.
+type Eval struct {
+	Step      int64   `json:"step"`
+	Benchmark string  `json:"benchmark"`
+	Top1      float64 `json:"top1"` // fraction
+	Top5      float64 `json:"top5"`
+	N         int     `json:"n"`
+	Seconds   float64 `json:"seconds"`
+}
+
+// Result is what a finished run leaves.
+type Result struct {
+	Out        string  `json:"out"`
+	Model      string  `json:"model"`      // final.safetensors; empty when stopped before the end
+	Checkpoint string  `json:"checkpoint"` // the newest one
+	Steps      int64   `json:"steps"`
+	Samples    int64   `json:"samples"`
+	Loss       float64 `json:"loss"` // mean of the last 10 steps of this process
+	Seconds    float64 `json:"seconds"`
+	DataWait   float64 `json:"data_wait_s"`
+	Bad        int64   `json:"bad_samples"`
+	Curve      []Step  `json:"-"` // every step, those of earlier processes too
+	Evals      []Eval  `json:"evals"`
+}
+
+// Run trains r.
+func Run(ctx context.Context, r *Recipe, o Options) (*Result, error) {
+	return nil, fault.Envf("training is not available in this build")
+}
