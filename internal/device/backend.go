@@ -1,7 +1,6 @@
 package device
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -63,13 +62,19 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 		return nil, fault.Envf("--backend xla:%w", err)
 	}
 	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD(), Why: why}}
-	config := p.Path
+	h, err := loadHook(p.Path, p.Kind)
+	if err != nil {
+		return nil, err
+	}
+	d.hook, d.info.Kind, d.info.Version = h, h.kind, h.version
+	d.cache = openCache(o.CompileCache, h, o.Log)
+	config := h.name
 	if options != "" {
 		config += "," + options
 		d.info.Backend += "," + options
 	}
 	values := pjrt.NamedValuesMap{}
-	switch p.Kind {
+	switch h.kind {
 	case KindCPU:
 		values["cpu_device_count"] = int64(max(1, o.DeviceCount))
 	case KindCUDA:
@@ -81,19 +86,13 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 			values["visible_devices"] = ids
 		}
 	}
-	err := catch("open "+p.Path, func() error {
+	err = catch("open "+p.Path, func() error {
 		b, err := xla.NewWithOptions(config, values)
 		if err != nil {
 			return err
 		}
 		d.backend = b
 		d.info.Devices = b.NumDevices()
-		plugin, err := pjrt.GetPlugin(p.Path)
-		if err != nil {
-			return err
-		}
-		major, minor := plugin.Version()
-		d.info.Version = fmt.Sprintf("PJRT %d.%d", major, minor)
 		return nil
 	})
 	if err != nil {
@@ -114,12 +113,16 @@ type Plugin struct {
 	From string `json:"from"` // where it was found
 }
 
-// kindOfPath guesses the kind of a plugin from its path.
+// kindOfPath is the kind that a plugin's path tells, or "".
 func kindOfPath(path string) string {
-	if p := strings.ToLower(path); strings.Contains(p, "cuda") || strings.Contains(p, "nvidia") {
+	p := strings.ToLower(path)
+	switch {
+	case strings.Contains(p, "cuda"), strings.Contains(p, "nvidia"):
 		return KindCUDA
+	case strings.Contains(p, "cpu"):
+		return KindCPU
 	}
-	return KindCPU
+	return ""
 }
 
 // hasNVIDIA tells whether there is an NVIDIA GPU with a driver.

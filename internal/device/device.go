@@ -58,6 +58,8 @@ func SIMD() bool {
 type Device struct {
 	info    Info
 	backend compute.Backend
+	hook    *hook                   // nil for the Go backend
+	cache   *cache                  // nil when there is none
 	mesh    *distributed.DeviceMesh // nil for one device
 	log     *slog.Logger
 }

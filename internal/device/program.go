@@ -175,6 +175,11 @@ func (p *Program) build(args []*Array) (*executable, error) {
 	if err := p.alias(g, args, e); err != nil {
 		return nil, err
 	}
+	if h := p.d.hook; h != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.cache = p.d.cache
+	}
 	if err := g.CompileWithSharding(nodes, specs); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,141 @@
+package device
+
+/*
+#cgo LDFLAGS: -ldl
+#include <stdlib.h>
+#include "hook.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/gomlx/go-xla/pjrt"
+)
+
+// hook is a loaded plugin whose table of functions is partly ours: programs
+// are compiled through the cache on disk, and executions do not wait.
+type hook struct {
+	path    string
+	slot    int
+	kind    string
+	name    string // under which go-xla knows it
+	version string
+	err     error
+
+	mu    sync.Mutex // held while compiling, so that cache is that of the device that compiles
+	cache *cache
+}
+
+var (
+	hooks   [C.SLOTS]*hook // by slot
+	hooksMu sync.Mutex
+)
+
+// takeText frees a C string.
+func takeText(s *C.char) string {
+	defer C.free(unsafe.Pointer(s))
+	return C.GoString(s)
+}
+
+// loadHook loads a plugin once in a process; a plugin cannot be unloaded.
+// kind may be empty: then the plugin is asked.
+func loadHook(path, kind string) (_ *hook, err error) {
+	hooksMu.Lock()
+	defer hooksMu.Unlock()
+	for _, h := range hooks {
+		if h != nil && h.path == path {
+			return h, h.err
+		}
+	}
+	cpath := C.CString(path)
+	defer C.free(unsafe.Pointer(cpath))
+	var cerr *C.char
+	slot := C.load_plugin(cpath, &cerr)
+	if slot < 0 {
+		return nil, fault.Envf("%s: cannot load the plugin: %s", path, strings.TrimPrefix(takeText(cerr), path+": "))
+	}
+	h := &hook{path: path, slot: int(slot), kind: kind}
+	hooks[slot] = h
+	defer func() { h.err = err }()
+	var major, minor C.int
+	C.plugin_version(slot, &major, &minor)
+	h.version = fmt.Sprintf("PJRT %d.%d", major, minor)
+	if h.kind == "" {
+		name := C.probe_platform(slot, &cerr)
+		if name == nil {
+			return nil, explain(fault.Envf("%s: %s", path, takeText(cerr)))
+		}
+		switch platform := takeText(name); platform {
+		case "cpu":
+			h.kind = KindCPU
+		case "cuda", "gpu":
+			h.kind = KindCUDA
+		default:
+			return nil, fault.Envf("%s: a plugin for %q; give one for cpu or cuda", path, platform)
+		}
+	}
+	// go-xla guesses the kind from the name, and searches for what is not a path.
+	h.name = fmt.Sprintf("/evatool/%s-%d", strings.TrimPrefix(h.kind, "xla-"), slot)
+	if err := pjrt.RegisterPreloadedPlugin(h.name, uintptr(C.plugin_table(slot))); err != nil {
+		return nil, fault.Envf("%s: %w", path, err)
+	}
+	return h, nil
+}
+
+// preload loads a library that a plugin will look for by its name.
+func preload(path string) bool {
+	cpath := C.CString(path)
+	defer C.free(unsafe.Pointer(cpath))
+	return C.preload(cpath) != 0
+}
+
+// evatoolCompile stands for PJRT_Client_Compile.
+//
+//export evatoolCompile
+func evatoolCompile(slot C.int, args unsafe.Pointer) unsafe.Pointer {
+	a := (*C.client_compile_args)(args)
+	c := hooks[slot].cache
+	if c == nil {
+		return C.compile_program(slot, a)
+	}
+	key := c.key(
+		unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size),
+		unsafe.Slice((*byte)(unsafe.Pointer(a.options)), a.options_size))
+	if data := c.get(key); data != nil {
+		e := C.load_program(slot, a, unsafe.Pointer(&data[0]), C.size_t(len(data)))
+		if e == nil {
+			c.hits.Add(1)
+			return nil
+		}
+		c.drop(key, errors.New(takeText(C.error_text(slot, e))))
+	}
+	if e := C.compile_program(slot, a); e != nil {
+		return e
+	}
+	c.misses.Add(1)
+	var s C.executable_serialize_args
+	if e := C.serialize_program(slot, a.executable, &s); e != nil {
+		c.log.Debug("compiled program not cached", "reason", takeText(C.error_text(slot, e)))
+		return nil
+	}
+	c.put(key, unsafe.Slice((*byte)(unsafe.Pointer(s.bytes)), s.bytes_size))
+	C.free_serialized(&s)
+	return nil
+}
+
+// Memory is what the plugin says about the memory of the first device, in
+// bytes; ok is false when it does not say (CPU).
+func (d *Device) Memory() (inUse, peak, limit int64, ok bool) {
+	if d.hook == nil {
+		return 0, 0, 0, false
+	}
+	var a, b, c C.int64_t
+	ok = C.memory_stats(C.int(d.hook.slot), &a, &b, &c) != 0
+	return int64(a), int64(b), int64(c), ok
+}
