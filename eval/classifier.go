@@ -1,0 +1,226 @@
+package eval
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// prompt puts a class name into a template.
+func prompt(template, name string) string {
+	if strings.Contains(template, "{c}") {
+		return strings.ReplaceAll(template, "{c}", name)
+	}
+	return strings.ReplaceAll(template, "{}", name)
+}
+
+// classifier is one unit vector per class, class by class: [classes,dim].
+type classifier struct {
+	dim int
+	w   []float32
+}
+
+// buildClassifier encodes every class name in every template: each prompt is
+// L2-normalised, the prompts of a class are averaged, the mean is normalised
+// again. A name that occurs twice is encoded once, so its classes tie exactly.
+func buildClassifier(ctx context.Context, enc Encoder, names, templates []string, batch int, m Meter) (*classifier, error) {
+	width := enc.Config().Text.ContextLength
+	dim := enc.Config().EmbedDim
+	tok := bpe.New()
+
+	first := map[string]int{} // name → its place in uniq
+	var uniq []string
+	for _, name := range names {
+		if _, ok := first[name]; !ok {
+			first[name] = len(uniq)
+			uniq = append(uniq, name)
+		}
+	}
+	sums := make([]float64, len(uniq)*dim)
+	total := len(uniq) * len(templates)
+	tokens := make([]int32, batch*width)
+	for lo := 0; lo < total; lo += batch {
+		n := min(batch, total-lo)
+		for i := range n {
+			u, t := (lo+i)/len(templates), (lo+i)%len(templates)
+			tok.Tokens(tokens[i*width:(i+1)*width], prompt(templates[t], uniq[u]), width)
+		}
+		f, err := enc.Texts(ctx, tokens[:n*width], n)
+		if err != nil {
+			return nil, err
+		}
+		for i := range n {
+			u := (lo + i) / len(templates)
+			v := f[i*dim : (i+1)*dim]
+			if !normalize(v) {
+				return nil, fault.Inputf("class %q, template %q: the text tower gives no finite vector; check the weights", uniq[u], templates[(lo+i)%len(templates)])
+			}
+			for k, x := range v {
+				sums[u*dim+k] += float64(x)
+			}
+		}
+		m.Add(int64(n))
+	}
+	c := &classifier{dim: dim, w: make([]float32, len(names)*dim)}
+	for i, name := range names {
+		u := first[name]
+		v := c.w[i*dim : (i+1)*dim]
+		for k := range v {
+			v[k] = float32(sums[u*dim+k] / float64(len(templates)))
+		}
+		if !normalize(v) {
+			return nil, fault.Inputf("class %q: its prompts cancel out; check the weights and the templates", name)
+		}
+	}
+	return c, nil
+}
+
+// normalize divides v by its L2 norm. It says no for a vector without one.
+func normalize(v []float32) bool {
+	var s float64
+	for _, x := range v {
+		s += float64(x) * float64(x)
+	}
+	if s == 0 || math.IsNaN(s) || math.IsInf(s, 0) {
+		return false
+	}
+	inv := 1 / math.Sqrt(s)
+	for i := range v {
+		v[i] = float32(float64(v[i]) * inv)
+	}
+	return true
+}
+
+// logits are 100 · feature · class: the constant 100, not the learned scale.
+// The sum runs in float64 in a fixed order, so equal classes tie exactly and
+// no batch size changes a rank.
+func (c *classifier) logits(dst, feature []float32) {
+	for i := range dst {
+		dst[i] = float32(100 * dot(feature, c.w[i*c.dim:(i+1)*c.dim]))
+	}
+}
+
+func dot(a, b []float32) float64 {
+	b = b[:len(a)]
+	var s0, s1, s2, s3 float64
+	i := 0
+	for ; i+4 <= len(a); i += 4 {
+		s0 += float64(a[i]) * float64(b[i])
+		s1 += float64(a[i+1]) * float64(b[i+1])
+		s2 += float64(a[i+2]) * float64(b[i+2])
+		s3 += float64(a[i+3]) * float64(b[i+3])
+	}
+	for ; i < len(a); i++ {
+		s0 += float64(a[i]) * float64(b[i])
+	}
+	return s0 + s1 + s2 + s3
+}
+
+// contentKey hashes strings so that no two lists collide.
+func contentKey(parts ...string) string {
+	h := sha256.New()
+	var n [8]byte
+	for _, p := range parts {
+		binary.LittleEndian.PutUint64(n[:], uint64(len(p)))
+		h.Write(n[:])
+		h.Write([]byte(p))
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// save writes the class matrix as columns [dim,classes], the form in which
+// image features multiply it.
+func (c *classifier) save(path, key string) error {
+	classes := len(c.w) / c.dim
+	data := make([]byte, 4*len(c.w))
+	for i := range classes {
+		for k := range c.dim {
+			binary.LittleEndian.PutUint32(data[4*(k*classes+i):], math.Float32bits(c.w[i*c.dim+k]))
+		}
+	}
+	return tensorfile.WriteFile(path, []tensorfile.Tensor{{
+		Info: tensorfile.Info{Name: "classifier", DType: tensorfile.F32, Shape: []int64{int64(c.dim), int64(classes)}},
+		Data: data,
+	}}, map[string]string{"evatool.classifier": key})
+}
+
+// loadClassifier reads what save wrote. It returns nil when there is nothing
+// or when it does not fit: a cache may lack, it may not mislead.
+func loadClassifier(path, key string, dim, classes int) (*classifier, error) {
+	f, err := tensorfile.OpenFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	t := f.Tensors()
+	if f.Metadata()["evatool.classifier"] != key || len(t) != 1 || t[0].Name != "classifier" || t[0].DType != tensorfile.F32 ||
+		len(t[0].Shape) != 2 || t[0].Shape[0] != int64(dim) || t[0].Shape[1] != int64(classes) {
+		return nil, nil
+	}
+	flat, err := tensorfile.Float32s(f, "classifier")
+	if err != nil {
+		return nil, err
+	}
+	c := &classifier{dim: dim, w: make([]float32, len(flat))}
+	for i := range classes {
+		for k := range dim {
+			c.w[i*dim+k] = flat[k*classes+i]
+		}
+	}
+	return c, nil
+}
+
+// cacheFile is where the classifier of this content lies; "" is no cache.
+func cacheFile(dir, key string) string {
+	if dir == "off" {
+		return ""
+	}
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(user, "evatool", "classifiers")
+	}
+	return filepath.Join(dir, key+".safetensors")
+}
+
+// cachedClassifier takes the class matrix from the cache or builds it. A cache
+// that cannot be read or written costs time, never the run.
+func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, build func() (*classifier, error)) (*classifier, error) {
+	if path == "" {
+		return build()
+	}
+	c, err := loadClassifier(path, key, dim, classes)
+	if c != nil {
+		log.Debug("classifier from the cache", "file", path)
+		return c, nil
+	}
+	if err != nil {
+		log.Warn("classifier cache not readable, building it again", "file", path, "error", err)
+	}
+	if c, err = build(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		log.Warn("classifier not cached", "error", err)
+	} else if err := c.save(path, key); err != nil {
+		log.Warn("classifier not cached", "error", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,79 @@
+// Package eval turns a CLIP model and labelled images into a number that can
+// be trusted: integer counts, an interval, the rows behind it, and what the
+// authors of the model published.
+package eval
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
+)
+
+// Encoder turns pixels and tokens into features. *clip.Runner is one. Both
+// methods return n rows of Config().EmbedDim columns, not normalised. They
+// are called from one goroutine at a time.
+type Encoder interface {
+	// Images takes n images [n,3,S,S], already normalised; n is at most
+	// Options.Batch.
+	Images(ctx context.Context, flat []float32, n int) ([]float32, error)
+	// Texts takes n rows [n,context] of token ids; n is at most Options.Batch.
+	Texts(ctx context.Context, tokens []int32, n int) ([]float32, error)
+	Config() *arch.Config
+}
+
+// Meter is a progress display; *runlog.Progress is one.
+type Meter interface {
+	Add(n int64)
+	Done()
+}
+
+// Options say what is scored, with which words, on which images.
+type Options struct {
+	// Benchmark is "folder" or a name that List knows. Empty is "folder".
+	Benchmark string
+	// Data is an image folder, the ILSVRC validation tar or folder, WebDataset
+	// tars, a CSV, TSV or Parquet file, or a .safetensors with images and labels.
+	Data string
+	// ClassNames and Templates override what the benchmark has built in;
+	// "{c}" or "{}" in a template stands for the class name.
+	ClassNames, Templates []string
+
+	// Model is the path of any checkpoint that convert reads; Config and Key
+	// are as in convert. ZeroShotWith does not read them.
+	Model, Config, Key string
+	// Device runs the model. ZeroShotWith does not read it.
+	Device *device.Device
+	// DType is the model's compute type, "fp32" (the default) or "bf16".
+	DType string
+
+	Batch   int // images per call; 0: 32
+	Workers int // decoding goroutines; 0: one per core
+	// Limit scores the first N images only; with Spread, N images at equal
+	// distances over the whole set.
+	Limit  int
+	Spread bool
+	// Shard and Shards choose part i of n; Shards 0 is everything.
+	Shard, Shards int
+	// MaxBad is how many images may fail to decode before the run fails.
+	MaxBad int
+
+	// Out is the folder of result.json, rows.csv and report.html; without it
+	// nothing is written.
+	Out string
+	// Fresh starts again even when Out holds a part of the same run.
+	Fresh bool
+	// Cache is the folder of the classifier cache; "" is the user's cache
+	// folder, "off" none.
+	Cache string
+	// Expect is "0.747±0.004" or "0.747+-0.004": a top-1 (or the benchmark's
+	// metric) outside is an error of kind fault.CheckFailed, with a result.
+	Expect         string
+	Predictions    string // CSV file with every image's prediction
+	SaveClassifier string // safetensors file with the class matrix
+	NoDiagnosis    bool
+
+	Log   *slog.Logger
+	Meter func(label string, total int64, unit string) Meter
+}

@@ -1,0 +1,148 @@
+package eval
+
+import (
+	"bytes"
+	"encoding/csv"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+const (
+	resultFile = "result.json"
+	rowsFile   = "rows.csv"
+	reportFile = "report.html"
+)
+
+func readFile(path, want string) ([]byte, error) {
+	if err := fault.RegularFile(path, want); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.File(path, want, err)
+	}
+	return b, nil
+}
+
+// rowsHead is the header of rows.csv: the five best classes by id, best first,
+// the logit of the best, and 1 where several classes share it.
+var rowsHead = []string{"index", "key", "label", "top1", "top2", "top3", "top4", "top5", "logit", "tie"}
+
+func (e entry) record() []string {
+	rec := []string{strconv.Itoa(e.Index), e.Key, strconv.Itoa(e.Label)}
+	for _, c := range e.Top {
+		if c < 0 {
+			rec = append(rec, "")
+			continue
+		}
+		rec = append(rec, strconv.Itoa(c))
+	}
+	tie := "0"
+	if e.Tied {
+		tie = "1"
+	}
+	return append(rec, strconv.FormatFloat(float64(e.Logit), 'g', -1, 32), tie)
+}
+
+func parseRecord(rec []string) (entry, error) {
+	e := entry{Key: rec[1], Tied: rec[9] == "1"}
+	ints := []struct {
+		field string
+		dst   *int
+	}{{rec[0], &e.Index}, {rec[2], &e.Label}}
+	for i := range e.Top {
+		e.Top[i] = -1
+		if rec[3+i] != "" {
+			ints = append(ints, struct {
+				field string
+				dst   *int
+			}{rec[3+i], &e.Top[i]})
+		}
+	}
+	for _, f := range ints {
+		v, err := strconv.Atoi(f.field)
+		if err != nil {
+			return e, err
+		}
+		*f.dst = v
+	}
+	logit, err := strconv.ParseFloat(rec[8], 32)
+	e.Logit = float32(logit)
+	return e, err
+}
+
+// writeRun writes rows.csv, report.html and last result.json: where that is,
+// the run is complete.
+func writeRun(dir string, res *Result, entries []entry) error {
+	records := [][]string{rowsHead}
+	for _, e := range entries {
+		if e.Bad == "" {
+			records = append(records, e.record())
+		}
+	}
+	if err := writeCSV(filepath.Join(dir, rowsFile), records); err != nil {
+		return err
+	}
+	return runlog.WriteJSONAtomic(filepath.Join(dir, resultFile), res)
+}
+
+func writeCSV(path string, records [][]string) error {
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	if err := w.WriteAll(records); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return runlog.WriteFileAtomic(path, b.Bytes())
+}
+
+// readRows reads a run's rows.csv.
+func readRows(path string, classes int) ([]entry, error) {
+	b, err := readFile(path, "the rows.csv of a zero-shot run")
+	if err != nil {
+		return nil, err
+	}
+	r := csv.NewReader(bytes.NewReader(b))
+	records, err := r.ReadAll()
+	if err != nil {
+		return nil, fault.Inputf("%s: %w", path, err)
+	}
+	if len(records) == 0 || !slices.Equal(records[0], rowsHead) {
+		return nil, fault.Inputf("%s: not the rows of a zero-shot run (the header differs)", path)
+	}
+	out := make([]entry, 0, len(records)-1)
+	for i, rec := range records[1:] {
+		e, err := parseRecord(rec)
+		if err != nil {
+			return nil, fault.Inputf("%s: line %d: %w", path, i+2, err)
+		}
+		for _, c := range append(e.Top[:], e.Label) {
+			if c < -1 || c >= classes || e.Label < 0 {
+				return nil, fault.Inputf("%s: line %d: class %d of %d", path, i+2, c, classes)
+			}
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// writePredictions writes one line per image with names, for people.
+func writePredictions(path string, names []string, entries []entry) error {
+	records := [][]string{{"key", "label", "prediction", "label_name", "prediction_name", "logit", "correct"}}
+	for _, e := range entries {
+		if e.Bad != "" {
+			continue
+		}
+		best := e.Top[0]
+		records = append(records, []string{
+			e.Key, strconv.Itoa(e.Label), strconv.Itoa(best), names[e.Label], names[best],
+			strconv.FormatFloat(float64(e.Logit), 'g', -1, 32), strconv.FormatBool(best == e.Label),
+		})
+	}
+	return writeCSV(path, records)
+}

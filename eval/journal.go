@@ -1,0 +1,133 @@
+package eval
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// journalFile holds every finished image of a run, so that a run that was
+// killed goes on where it was. One JSON value a line: the key, then entries.
+const journalFile = "journal.jsonl"
+
+// entry is one image in the journal: a row, or why it was skipped.
+type entry struct {
+	Index int     `json:"i"`
+	Key   string  `json:"k"`
+	Label int     `json:"l"`
+	Top   [5]int  `json:"t"`
+	Logit float32 `json:"s"`
+	Tied  bool    `json:"tied,omitempty"`
+	Bad   string  `json:"bad,omitempty"`
+}
+
+func (e entry) row() row { return row{e.Index, e.Key, e.Label, e.Top, e.Logit, e.Tied} }
+
+type journalHead struct {
+	Key string `json:"key"`
+}
+
+// journal appends entries to a file. The zero value keeps nothing.
+type journal struct{ f *os.File }
+
+// openJournal opens dir's journal and returns its entries when it belongs to
+// the run with this key; otherwise it begins a new one. A torn last line, as a
+// kill leaves it, is cut off.
+func openJournal(dir, key string, fresh bool) (*journal, map[int]entry, bool, error) {
+	path := filepath.Join(dir, journalFile)
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, false, err
+	}
+	done := map[int]entry{}
+	keep, same := 0, false
+	if !fresh {
+		keep, same = replay(old, key, done)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, nil, false, fault.File(path, "a folder that can be written, as --out", err)
+	}
+	j := &journal{f}
+	if err := j.begin(int64(keep), key); err != nil {
+		f.Close()
+		return nil, nil, false, err
+	}
+	return j, done, len(old) > 0 && !same, nil
+}
+
+// replay reads the entries of a journal with this key and says up to which
+// byte it is whole.
+func replay(b []byte, key string, done map[int]entry) (keep int, same bool) {
+	line, rest, ok := bytes.Cut(b, []byte{'\n'})
+	var head journalHead
+	if !ok || json.Unmarshal(line, &head) != nil || head.Key != key {
+		return 0, false
+	}
+	keep = len(line) + 1
+	for {
+		line, tail, ok := bytes.Cut(rest, []byte{'\n'})
+		var e entry
+		if !ok || json.Unmarshal(line, &e) != nil {
+			return keep, true
+		}
+		done[e.Index] = e
+		keep += len(line) + 1
+		rest = tail
+	}
+}
+
+func (j *journal) begin(keep int64, key string) error {
+	if err := j.f.Truncate(keep); err != nil {
+		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+	}
+	if _, err := j.f.Seek(keep, 0); err != nil {
+		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+	}
+	if keep > 0 {
+		return nil
+	}
+	b, err := json.Marshal(journalHead{key})
+	if err != nil {
+		return err
+	}
+	return j.write(append(b, '\n'))
+}
+
+// append writes entries and waits until they are on the disk.
+func (j *journal) append(entries []entry) error {
+	if j.f == nil || len(entries) == 0 {
+		return nil
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	for _, e := range entries {
+		if err := enc.Encode(e); err != nil {
+			return err
+		}
+	}
+	return j.write(b.Bytes())
+}
+
+func (j *journal) write(b []byte) error {
+	if _, err := j.f.Write(b); err != nil {
+		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+	}
+	if err := j.f.Sync(); err != nil {
+		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+	}
+	return nil
+}
+
+func (j *journal) Close() error {
+	if j.f == nil {
+		return nil
+	}
+	return j.f.Close()
+}

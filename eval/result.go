@@ -1,0 +1,130 @@
+package eval
+
+import "github.com/evatool/evatool/internal/arch"
+
+// Result is result.json.
+type Result struct {
+	Benchmark string     `json:"benchmark"`
+	Model     ModelInfo  `json:"model"`
+	Data      DataInfo   `json:"data"`
+	Shard     *ShardInfo `json:"shard,omitempty"`
+
+	Top1     float64 `json:"top1"`
+	Top5     float64 `json:"top5"`
+	Correct1 int     `json:"correct1"`
+	Correct5 int     `json:"correct5"`
+	N        int     `json:"n"` // images scored, without the skipped ones
+	CI95     CI95    `json:"ci95"`
+	// MeanPerClass is the mean over the classes that have images of their top-1.
+	MeanPerClass float64 `json:"mean_per_class"`
+	Metric       string  `json:"metric"` // top1 or mean_per_class: what the benchmark reports
+	// Ties counts the images whose best logit several classes share.
+	Ties int `json:"ties"`
+
+	Skipped   []Skipped   `json:"skipped"`
+	Published *Published  `json:"published"` // null when none is known
+	Diagnosis []Finding   `json:"diagnosis"`
+	PerClass  []ClassRow  `json:"per_class"`
+	Confused  []Confusion `json:"confused"`
+
+	ImagesPerSecond float64           `json:"images_per_second"`
+	Seconds         Seconds           `json:"seconds"`
+	Backend         string            `json:"backend"`
+	DType           string            `json:"dtype"`
+	Decoder         string            `json:"decoder"`
+	PeakRSS         int64             `json:"peak_rss,omitempty"`
+	Versions        map[string]string `json:"versions"`
+	Key             string            `json:"key"` // hash of model, data, words and preprocessing
+}
+
+// ModelInfo names the scored model.
+type ModelInfo struct {
+	File       string          `json:"file"`
+	SHA256     string          `json:"sha256"`
+	Config     string          `json:"config"` // the architecture's name, "" when it has none
+	Preprocess arch.Preprocess `json:"preprocess"`
+}
+
+// DataInfo names the images.
+type DataInfo struct {
+	Source      string `json:"source"`
+	N           int    `json:"n"` // images of all shards, skipped ones too
+	Classes     int    `json:"classes"`
+	Templates   int    `json:"templates"`
+	Layout      string `json:"layout"`
+	Fingerprint string `json:"fingerprint"`
+}
+
+// ShardInfo says which rows [Lo,Hi) of the data a result covers.
+type ShardInfo struct {
+	Index int `json:"index"`
+	Count int `json:"count"`
+	Lo    int `json:"lo"`
+	Hi    int `json:"hi"`
+}
+
+// CI95 holds 95 % Wilson intervals.
+type CI95 struct {
+	Top1 [2]float64 `json:"top1"`
+	Top5 [2]float64 `json:"top5"`
+}
+
+// Skipped is an image that does not decode.
+type Skipped struct {
+	Index  int    `json:"index"`
+	Key    string `json:"key"`
+	Reason string `json:"reason"`
+}
+
+// Published is what was published for the model on the benchmark.
+type Published struct {
+	Figure
+	// Others are further figures, such as re-evaluations by third parties.
+	Others []Figure `json:"others,omitempty"`
+}
+
+// Figure is one published figure.
+type Figure struct {
+	Value  float64 `json:"value"`
+	Source string  `json:"source"`
+	// InsideCI says whether the figure lies in the run's 95 % interval.
+	InsideCI bool `json:"inside_ci"`
+}
+
+// Finding is what one usual cause changes on a sample of the images.
+type Finding struct {
+	Cause   string `json:"cause"`
+	Text    string `json:"text"`
+	N       int    `json:"n"`
+	Before  int    `json:"before"` // correct without the change
+	After   int    `json:"after"`
+	Suspect bool   `json:"suspect"` // the change helps beyond chance
+}
+
+// ClassRow is one line of the per-class table.
+type ClassRow struct {
+	ID      int    `json:"id"`
+	Name    string `json:"name"`
+	N       int    `json:"n"`
+	Correct int    `json:"correct"`
+	Top5    int    `json:"correct5"`
+}
+
+// Confusion counts how often images of one class were taken for another.
+type Confusion struct {
+	Label         int    `json:"label"`
+	Predicted     int    `json:"predicted"`
+	LabelName     string `json:"label_name"`
+	PredictedName string `json:"predicted_name"`
+	N             int    `json:"n"`
+}
+
+// Seconds says where the time went. Decode adds up the decoding goroutines.
+type Seconds struct {
+	Load       float64 `json:"load"`
+	Classifier float64 `json:"classifier"`
+	Images     float64 `json:"images"` // from the first image read to the last ranked
+	Decode     float64 `json:"decode"`
+	Device     float64 `json:"device"`
+	Total      float64 `json:"total"`
+}

@@ -1,0 +1,237 @@
+package eval
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/img"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// sample is one image's facts; its pixels are written elsewhere.
+type sample struct {
+	Key      string
+	Label    int // class id, -1 when there is none
+	Captions []string
+}
+
+// samples is a set of images as the model sees them.
+type samples interface {
+	Len() int
+	// Load writes image i [3,S,S] into dst. An image that does not decode is a
+	// badImage; the sample is filled in then too. Many goroutines may call it.
+	Load(i int, dst []float32) (sample, error)
+	Fingerprint() string
+	Describe() string
+	// Classes are folder or class names as the data spells them, or nil.
+	Classes() []string
+	// Picture returns image i as it lies in the data, for reports; nil when
+	// there is none.
+	Picture(i int) []byte
+	Close() error
+}
+
+// badImage is an image that does not decode: it may be skipped.
+type badImage struct{ err error }
+
+func (b *badImage) Error() string { return b.err.Error() }
+
+func isBad(err error) bool {
+	var b *badImage
+	return errors.As(err, &b)
+}
+
+// openSamples opens SRC: a .safetensors with images, or any dataset.
+func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (samples, error) {
+	if strings.HasSuffix(strings.ToLower(src), ".safetensors") {
+		return openTensorSamples(src, p.Size, len(o.ClassNames) > 0 || !o.Captions)
+	}
+	ds, err := dataset.Open(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	if ds.Len() == 0 {
+		ds.Close()
+		return nil, fault.Inputf("%s: no images; give a folder with one sub-folder per class, tars, or a list", src)
+	}
+	return &pictures{ds, img.Preprocess{Size: p.Size, Mean: p.Mean, Std: p.Std}}, nil
+}
+
+// pictures decodes and preprocesses a dataset's images.
+type pictures struct {
+	dataset.Dataset
+	pre img.Preprocess
+}
+
+func (p *pictures) Load(i int, dst []float32) (sample, error) {
+	ex, err := p.Read(i)
+	if err != nil {
+		return sample{}, err
+	}
+	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions}
+	im, err := img.Decode(ex.Image)
+	if err != nil {
+		return s, &badImage{err}
+	}
+	img.ToCHW(dst, p.pre.Crop(im), p.pre.Mean, p.pre.Std)
+	return s, nil
+}
+
+func (p *pictures) Picture(i int) []byte {
+	ex, err := p.Read(i)
+	if err != nil {
+		return nil
+	}
+	return ex.Image
+}
+
+// tensors are images [n,3,S,S] that are normalised already, with labels [n].
+type tensorSamples struct {
+	f      *tensorfile.File
+	info   tensorfile.Info
+	file   *os.File // the bytes of images lie here
+	offset int64
+	labels []int
+	print  string
+}
+
+func openTensorSamples(path string, size int, needLabels bool) (samples, error) {
+	if err := fault.RegularFile(path, "a .safetensors with images and labels"); err != nil {
+		return nil, err
+	}
+	f, err := tensorfile.OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	t := &tensorSamples{f: f}
+	if err := t.open(path, size, needLabels); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *tensorSamples) open(path string, size int, needLabels bool) error {
+	images, ok := findTensor(t.f, "images")
+	if !ok {
+		return fault.Inputf("%s: no tensor \"images\"; want images [n,3,%d,%d] F32 and labels [n]", path, size, size)
+	}
+	if err := checkImages(path, images, size); err != nil {
+		return err
+	}
+	t.info = images
+	if t.file, t.offset, ok = t.f.Extent("images"); !ok {
+		return fault.Inputf("%s: tensor \"images\" does not lie in one piece", path)
+	}
+	n := int(images.Shape[0])
+	t.labels = make([]int, n)
+	if labels, ok := findTensor(t.f, "labels"); ok {
+		ids, err := integers(t.f, labels)
+		if err != nil {
+			return fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
+		}
+		if len(labels.Shape) != 1 || len(ids) != n {
+			return fault.Inputf("%s: labels has shape %v for %d images; want [%d]", path, labels.Shape, n, n)
+		}
+		for i, id := range ids {
+			t.labels[i] = int(id)
+		}
+	} else if needLabels {
+		return fault.Inputf("%s: no tensor \"labels\" [n] beside \"images\"", path)
+	} else {
+		for i := range t.labels {
+			t.labels[i] = -1
+		}
+	}
+	return t.hash()
+}
+
+// hash fingerprints the content: tensors have no names that tell them apart.
+func (t *tensorSamples) hash() error {
+	h := sha256.New()
+	fmt.Fprintln(h, t.info.DType, t.info.Shape, t.labels)
+	r, err := t.f.Open("images")
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if _, err := io.Copy(h, r); err != nil {
+		return err
+	}
+	t.print = hex.EncodeToString(h.Sum(nil))
+	return nil
+}
+
+// checkImages says whether images are [n,3,size,size] F32.
+func checkImages(path string, t tensorfile.Info, size int) error {
+	if t.DType != tensorfile.F32 || len(t.Shape) != 4 || t.Shape[1] != 3 {
+		return fault.Inputf("%s: images is %s %v; want F32 [n,3,%d,%d], normalised", path, t.DType, t.Shape, size, size)
+	}
+	if t.Shape[0] == 0 {
+		return fault.Inputf("%s: images is empty", path)
+	}
+	if t.Shape[2] != int64(size) || t.Shape[3] != int64(size) {
+		return fault.Inputf("%s: images are %dx%d but the model takes %dx%d; preprocess them for this model, or convert the model with --image-size", path, t.Shape[3], t.Shape[2], size, size)
+	}
+	return nil
+}
+
+func findTensor(src tensorfile.Source, name string) (tensorfile.Info, bool) {
+	all := src.Tensors()
+	i := slices.IndexFunc(all, func(t tensorfile.Info) bool { return t.Name == name })
+	if i < 0 {
+		return tensorfile.Info{}, false
+	}
+	return all[i], true
+}
+
+// integers reads an I32 or I64 tensor.
+func integers(src tensorfile.Source, t tensorfile.Info) ([]int64, error) {
+	b, err := tensorfile.ReadAll(src, t.Name)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]int64, t.Elems())
+	for i := range out {
+		switch t.DType {
+		case tensorfile.I64:
+			out[i] = int64(binary.LittleEndian.Uint64(b[8*i:]))
+		case tensorfile.I32:
+			out[i] = int64(int32(binary.LittleEndian.Uint32(b[4*i:])))
+		default:
+			return nil, fault.Inputf("tensor %q is %s; want I64 or I32", t.Name, t.DType)
+		}
+	}
+	return out, nil
+}
+
+func (t *tensorSamples) Len() int             { return len(t.labels) }
+func (t *tensorSamples) Fingerprint() string  { return t.print }
+func (t *tensorSamples) Describe() string     { return "tensors" }
+func (t *tensorSamples) Classes() []string    { return nil }
+func (t *tensorSamples) Picture(i int) []byte { return nil }
+func (t *tensorSamples) Close() error         { return t.f.Close() }
+
+func (t *tensorSamples) Load(i int, dst []float32) (sample, error) {
+	s := sample{Key: fmt.Sprintf("images[%d]", i), Label: t.labels[i]}
+	b := make([]byte, 4*len(dst))
+	if _, err := t.file.ReadAt(b, t.offset+int64(i)*int64(len(b))); err != nil {
+		return s, fault.As(fault.Input, fmt.Errorf("%s: %w", s.Key, err))
+	}
+	for k := range dst {
+		dst[k] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*k:]))
+	}
+	return s, nil
+}

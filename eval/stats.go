@@ -1,0 +1,183 @@
+package eval
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// wilson is the 95 % interval of Wilson (1927) for k of n: unlike the normal
+// one it stays inside [0,1] and is right for small n. n = 0 says nothing: [0,1].
+func wilson(k, n int) [2]float64 {
+	if n == 0 {
+		return [2]float64{0, 1}
+	}
+	const z = 1.959963984540054
+	p, m := float64(k)/float64(n), float64(n)
+	centre := (p + z*z/(2*m)) / (1 + z*z/m)
+	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
+	return [2]float64{max(0, centre-half), min(1, centre+half)}
+}
+
+// inside says whether v lies in the interval, once both are rounded to the
+// digits that figures are published with.
+func inside(v float64, ci [2]float64) bool {
+	const digits = 1e4
+	r := math.Round(v * digits)
+	return r >= math.Floor(ci[0]*digits) && r <= math.Ceil(ci[1]*digits)
+}
+
+// row is what a run keeps of one image.
+type row struct {
+	Index int
+	Key   string
+	Label int
+	// Top holds the ids of the best five classes, best first; -1 where there
+	// are fewer classes.
+	Top   [5]int
+	Logit float32 // of Top[0]
+	Tied  bool    // the best logit is shared by several classes
+}
+
+// rank fills Top, Logit and Tied from one image's logits. Among equal logits
+// the lower index comes first.
+func (r *row) rank(logits []float32) {
+	for i := range r.Top {
+		r.Top[i] = -1
+	}
+	kept := 0
+	for c, v := range logits {
+		at := kept
+		for at > 0 && v > logits[r.Top[at-1]] {
+			at--
+		}
+		if at == len(r.Top) {
+			continue
+		}
+		kept = min(kept+1, len(r.Top))
+		copy(r.Top[at+1:kept], r.Top[at:kept-1])
+		r.Top[at] = c
+	}
+	r.Logit = logits[r.Top[0]]
+	r.Tied = kept > 1 && logits[r.Top[1]] == r.Logit
+}
+
+// tally is the integers of a run. Adding tallies is how shards merge.
+type tally struct {
+	n, top1, top5, ties int
+	class               []ClassRow
+	confused            map[[2]int]int // label, predicted
+}
+
+func newTally(names []string) *tally {
+	t := &tally{class: make([]ClassRow, len(names)), confused: map[[2]int]int{}}
+	for i, name := range names {
+		t.class[i] = ClassRow{ID: i, Name: name}
+	}
+	return t
+}
+
+func (t *tally) add(r row) {
+	c := &t.class[r.Label]
+	t.n++
+	c.N++
+	if r.Tied {
+		t.ties++
+	}
+	if slices.Contains(r.Top[:], r.Label) {
+		t.top5++
+		c.Top5++
+	}
+	if r.Top[0] == r.Label {
+		t.top1++
+		c.Correct++
+		return
+	}
+	t.confused[[2]int{r.Label, r.Top[0]}]++
+}
+
+// fill writes the counts into a result.
+func (t *tally) fill(res *Result) {
+	res.N, res.Correct1, res.Correct5, res.Ties = t.n, t.top1, t.top5, t.ties
+	res.Top1, res.Top5 = ratio(t.top1, t.n), ratio(t.top5, t.n)
+	res.CI95 = CI95{Top1: wilson(t.top1, t.n), Top5: wilson(t.top5, t.n)}
+	res.MeanPerClass = t.meanPerClass()
+	res.PerClass = t.class
+	res.Confused = t.mostConfused(10)
+}
+
+// meanPerClass averages over the classes that have images.
+func (t *tally) meanPerClass() float64 {
+	sum, n := 0.0, 0
+	for _, c := range t.class {
+		if c.N > 0 {
+			sum += ratio(c.Correct, c.N)
+			n++
+		}
+	}
+	if n == 0 {
+		return 0
+	}
+	return sum / float64(n)
+}
+
+// mostConfused lists the k most frequent wrong answers.
+func (t *tally) mostConfused(k int) []Confusion {
+	all := make([]Confusion, 0, len(t.confused))
+	for p, n := range t.confused {
+		all = append(all, Confusion{
+			Label: p[0], Predicted: p[1], N: n,
+			LabelName: t.class[p[0]].Name, PredictedName: t.class[p[1]].Name,
+		})
+	}
+	slices.SortFunc(all, func(a, b Confusion) int {
+		return cmp.Or(b.N-a.N, a.Label-b.Label, a.Predicted-b.Predicted)
+	})
+	return all[:min(k, len(all))]
+}
+
+func ratio(k, n int) float64 {
+	if n == 0 {
+		return 0
+	}
+	return float64(k) / float64(n)
+}
+
+// expectation is --expect: a value and how far from it is still right.
+type expectation struct{ value, tolerance float64 }
+
+func parseExpect(s string) (expectation, error) {
+	bad := func() (expectation, error) {
+		return expectation{}, fault.Usagef("--expect %q: want VALUE±TOLERANCE between 0 and 1, such as 0.747±0.004 or 0.747+-0.004", s)
+	}
+	var left, right string
+	var ok bool
+	for _, sep := range []string{"±", "+-", "+/-"} {
+		if left, right, ok = strings.Cut(s, sep); ok {
+			break
+		}
+	}
+	if !ok {
+		left, right = s, "0"
+	}
+	v, err1 := strconv.ParseFloat(strings.TrimSpace(left), 64)
+	tol, err2 := strconv.ParseFloat(strings.TrimSpace(right), 64)
+	if err1 != nil || err2 != nil || !(v >= 0 && v <= 1) || !(tol >= 0 && tol <= 1) {
+		return bad()
+	}
+	return expectation{v, tol}, nil
+}
+
+func (e expectation) check(metric string, got float64) error {
+	// A hair of room: 0.45 as a ratio and 0.45 as typed are the same.
+	if math.Abs(got-e.value) <= e.tolerance+1e-9 {
+		return nil
+	}
+	return fault.Checkf("%s is %.4f, outside --expect %s; see the report for the usual causes", metric, got,
+		fmt.Sprintf("%g±%g", e.value, e.tolerance))
+}

@@ -1,0 +1,504 @@
+package eval
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/dataset"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/img"
+	"github.com/evatool/evatool/internal/runlog"
+	"github.com/evatool/evatool/internal/shard"
+)
+
+// ZeroShot opens o.Model on o.Device and scores it on o.Data. Together with an
+// error of kind fault.CheckFailed the result is returned too.
+func ZeroShot(ctx context.Context, o Options) (*Result, error) {
+	m, err := openModel(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	r := &run{o: o.defaults(), cfg: m.Config, pre: m.Preprocess, backend: o.Device.Info().Kind}
+	r.model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
+	r.open = func(batch int) (Encoder, error) {
+		return m.encoder(ctx, o.Device, m.Config, o.DType, batch)
+	}
+	return r.score(ctx)
+}
+
+// ZeroShotWith scores an encoder that is already built, such as a model in
+// training. The classifier is built anew every time.
+func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) {
+	r := &run{o: o.defaults(), cfg: enc.Config(), pre: enc.Config().Preprocess()}
+	r.o.Cache = "off"
+	r.o.NoDiagnosis = true
+	r.model.Preprocess = r.pre
+	r.open = func(int) (Encoder, error) { return enc, nil }
+	return r.score(ctx)
+}
+
+func (o Options) defaults() Options {
+	if o.Batch <= 0 {
+		o.Batch = 32
+		if o.Device != nil && o.Device.Info().Kind == "xla-cuda" {
+			o.Batch = 256
+		}
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Shards == 0 {
+		o.Shards = 1
+	}
+	if o.DType == "" {
+		o.DType = "fp32"
+	}
+	if o.Log == nil {
+		o.Log = runlog.Discard()
+	}
+	if o.Meter == nil {
+		o.Meter = func(string, int64, string) Meter { return noMeter{} }
+	}
+	return o
+}
+
+type noMeter struct{}
+
+func (noMeter) Add(int64) {}
+func (noMeter) Done()     {}
+
+// run is one evaluation.
+type run struct {
+	o       Options
+	cfg     *arch.Config
+	pre     arch.Preprocess
+	model   ModelInfo
+	backend string
+	open    func(batch int) (Encoder, error)
+
+	w       words
+	data    samples
+	ids     []int // the data's label order → class ids; nil: labels are ids
+	scored  []int // indices of all shards, in order
+	key     string
+	seconds Seconds
+	start   time.Time
+	seen    int // images of this session
+
+	once sync.Once
+	enc  Encoder
+	err  error
+}
+
+// encoder builds the model when it is first needed: a finished run needs none.
+func (r *run) encoder() (Encoder, error) {
+	r.once.Do(func() {
+		start := time.Now()
+		r.enc, r.err = r.open(r.o.Batch)
+		r.seconds.Load = time.Since(start).Seconds()
+	})
+	return r.enc, r.err
+}
+
+func (r *run) score(ctx context.Context) (*Result, error) {
+	r.start = time.Now()
+	var want *expectation
+	if r.o.Expect != "" {
+		e, err := parseExpect(r.o.Expect)
+		if err != nil {
+			return nil, err
+		}
+		want = &e
+	}
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	defer r.data.Close()
+	entries, err := r.entries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res := r.result(entries)
+	if err := r.finish(ctx, res, entries); err != nil {
+		return nil, err
+	}
+	if want == nil {
+		return res, nil
+	}
+	return res, want.check(r.w.metric, res.metric())
+}
+
+// prepare opens the data and settles the words: everything that can be wrong
+// before the model is loaded.
+func (r *run) prepare(ctx context.Context) (err error) {
+	if r.w, err = wordsFor(r.o); err != nil {
+		return err
+	}
+	if err := textTower(r.cfg, r.o.Model); err != nil {
+		return err
+	}
+	o := dataset.Options{ClassNames: r.w.wnids}
+	if r.data, err = openSamples(ctx, r.o.Data, o, r.pre); err != nil {
+		return err
+	}
+	if err = r.settle(); err != nil {
+		r.data.Close()
+	}
+	return err
+}
+
+func (r *run) settle() (err error) {
+	folders := r.data.Classes()
+	switch {
+	case len(r.w.names) > 0 && folders != nil:
+		if r.ids, err = r.w.classIDs(r.o.Data, folders); err != nil {
+			return err
+		}
+	case len(r.w.names) == 0 && folders != nil:
+		for _, f := range folders {
+			r.w.names = append(r.w.names, spoken(f))
+		}
+	case len(r.w.names) == 0:
+		return fault.Usagef("%s: has no class names of its own; give --classnames FILE, one a line", r.o.Data)
+	}
+	r.choose()
+	if err := r.checkLabels(); err != nil {
+		return err
+	}
+	pre, _ := json.Marshal(r.pre)
+	r.key = contentKey("zeroshot 1", r.w.name, r.model.SHA256, string(r.cfg.JSON()), string(pre), r.o.DType,
+		contentKey(r.w.names...), contentKey(r.w.templates...), contentKey(folders...), r.data.Fingerprint(),
+		fmt.Sprint(r.o.Limit, r.o.Spread))
+	return nil
+}
+
+// choose lists the images of all shards.
+func (r *run) choose() {
+	n := r.data.Len()
+	k := n
+	if r.o.Limit > 0 {
+		k = min(k, r.o.Limit)
+	}
+	r.scored = make([]int, k)
+	for i := range r.scored {
+		r.scored[i] = i
+		if r.o.Spread {
+			r.scored[i] = i * n / k
+		}
+	}
+}
+
+// checkLabels finds a wrong label before any work when labels cost nothing.
+func (r *run) checkLabels() error {
+	t, ok := r.data.(*tensorSamples)
+	if !ok {
+		return nil
+	}
+	for _, i := range r.scored {
+		if _, err := r.label(sample{Key: fmt.Sprintf("labels[%d]", i), Label: t.labels[i]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// label is the class id of a sample.
+func (r *run) label(s sample) (int, error) {
+	id := s.Label
+	if r.ids != nil && id >= 0 && id < len(r.ids) {
+		id = r.ids[id]
+	}
+	switch {
+	case id == -1:
+		return 0, fault.Inputf("%s: %s has no label; zero-shot needs one per image", r.o.Data, s.Key)
+	case id < 0 || id >= len(r.w.names):
+		return 0, fault.Inputf("%s: %s has label %d, but the %d classes are 0 to %d; check --classnames", r.o.Data, s.Key, id, len(r.w.names), len(r.w.names)-1)
+	}
+	return id, nil
+}
+
+// textTower says whether the model can read class names.
+func textTower(cfg *arch.Config, path string) error {
+	const clipVocabulary = 49408
+	if cfg.Text.Layers == 0 {
+		return fault.Inputf("%s: has no text tower; zero-shot compares images with words, give a CLIP model", path)
+	}
+	if cfg.Text.VocabSize < clipVocabulary {
+		return fault.Inputf("%s: its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", path, cfg.Text.VocabSize, clipVocabulary)
+	}
+	return nil
+}
+
+// bounds is the part of r.scored that this shard covers.
+func (r *run) bounds() (lo, hi int) { return shard.Range(len(r.scored), r.o.Shard, r.o.Shards) }
+
+// entries scores what the journal does not have yet and returns this shard's
+// entries in order.
+func (r *run) entries(ctx context.Context) ([]entry, error) {
+	lo, hi := r.bounds()
+	var j journal
+	var done map[int]entry
+	if r.o.Out != "" {
+		if err := os.MkdirAll(r.o.Out, 0o755); err != nil {
+			return nil, fault.File(r.o.Out, "a folder that can be written, as --out", err)
+		}
+		key := contentKey(r.key, r.backend, fmt.Sprint(lo, hi))
+		opened, old, other, err := openJournal(r.o.Out, key, r.o.Fresh)
+		if err != nil {
+			return nil, err
+		}
+		defer opened.Close()
+		if other {
+			r.o.Log.Warn("the folder held another run (model, data, words or backend differ); starting again", "out", r.o.Out)
+		} else if len(old) > 0 {
+			r.o.Log.Info("resuming", "done", len(old), "of", hi-lo)
+		}
+		j, done = *opened, old
+	}
+	var todo []int
+	for _, i := range r.scored[lo:hi] {
+		if _, ok := done[i]; !ok {
+			todo = append(todo, i)
+		}
+	}
+	fresh, err := r.images(ctx, todo, bads(done), &j)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]entry, 0, hi-lo)
+	for _, i := range r.scored[lo:hi] {
+		e, ok := done[i]
+		if !ok {
+			e = fresh[i]
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+func bads(entries map[int]entry) (list []entry) {
+	for _, e := range entries {
+		if e.Bad != "" {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// images encodes the images todo and ranks the classes for each.
+func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (map[int]entry, error) {
+	out := make(map[int]entry, len(todo))
+	if err := r.tooBad(bad); err != nil {
+		return nil, err
+	}
+	if len(todo) == 0 {
+		return out, nil
+	}
+	c, err := r.classifier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	enc, err := r.encoder()
+	if err != nil {
+		return nil, err
+	}
+	meter := r.o.Meter("images", int64(len(todo)), "images")
+	defer meter.Done()
+	start := time.Now()
+	pixels := 3 * r.pre.Size * r.pre.Size
+	batch := min(r.o.Batch, len(todo))
+	decode, err := load(ctx, r.data, todo, batch, pixels, r.o.Workers, func(b *batchOf) error {
+		began := time.Now()
+		features, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
+		r.seconds.Device += time.Since(began).Seconds()
+		if err != nil {
+			return err
+		}
+		entries, err := r.rank(b, c, features)
+		if err != nil {
+			return err
+		}
+		if err := j.append(entries); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			out[e.Index] = e
+			if e.Bad != "" {
+				bad = append(bad, e)
+			}
+		}
+		meter.Add(int64(len(entries)))
+		return r.tooBad(bad)
+	})
+	r.seconds.Decode = decode
+	r.seconds.Images = time.Since(start).Seconds()
+	r.seen = len(todo)
+	return out, err
+}
+
+// tooBad fails the run when more images than MaxBad do not decode.
+func (r *run) tooBad(bad []entry) error {
+	if len(bad) <= r.o.MaxBad {
+		return nil
+	}
+	return fault.Inputf("%s: %d images do not decode, more than --max-bad %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
+}
+
+// rank turns a batch's features into entries, on all cores.
+func (r *run) rank(b *batchOf, c *classifier, features []float32) ([]entry, error) {
+	out := make([]entry, len(b.ids))
+	errs := make([]error, len(b.ids))
+	var wg sync.WaitGroup
+	workers := min(r.o.Workers, len(b.ids))
+	for w := range workers {
+		wg.Go(func() {
+			logits := make([]float32, len(c.w)/c.dim)
+			for i := w; i < len(b.ids); i += workers {
+				out[i], errs[i] = r.entry(b, i, c, features[i*c.dim:(i+1)*c.dim], logits)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32) (entry, error) {
+	s := b.got[i]
+	e := entry{Index: b.ids[i], Key: s.Key}
+	label, err := r.label(s)
+	if err != nil {
+		return e, err
+	}
+	if b.bad[i] != nil {
+		e.Label, e.Bad = label, fault.Line(b.bad[i])
+		return e, nil
+	}
+	if !normalize(feature) {
+		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or --dtype fp32", s.Key)
+	}
+	c.logits(logits, feature)
+	w := row{Index: e.Index, Key: e.Key, Label: label}
+	w.rank(logits)
+	return entry{Index: w.Index, Key: w.Key, Label: w.Label, Top: w.Top, Logit: w.Logit, Tied: w.Tied}, nil
+}
+
+// classifier builds the class matrix, or takes it from the cache.
+func (r *run) classifier(ctx context.Context) (*classifier, error) {
+	start := time.Now()
+	defer func() { r.seconds.Classifier = time.Since(start).Seconds() - r.seconds.Load }()
+	key := contentKey("classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend,
+		contentKey(r.w.names...), contentKey(r.w.templates...))
+	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func() (*classifier, error) {
+		enc, err := r.encoder()
+		if err != nil {
+			return nil, err
+		}
+		meter := r.o.Meter("classes", int64(len(r.w.names)*len(r.w.templates)), "prompts")
+		defer meter.Done()
+		return buildClassifier(ctx, enc, r.w.names, r.w.templates, r.o.Batch, meter)
+	})
+}
+
+// result counts the entries.
+func (r *run) result(entries []entry) *Result {
+	res := &Result{
+		Benchmark: r.w.name, Metric: r.w.metric, Model: r.model, Key: r.key,
+		Data: DataInfo{
+			Source: r.o.Data, N: len(r.scored), Classes: len(r.w.names), Templates: len(r.w.templates),
+			Layout: r.data.Describe(), Fingerprint: r.data.Fingerprint(),
+		},
+		Backend: r.backend, DType: r.o.DType, Decoder: decoder(r.data),
+		PeakRSS: runlog.PeakRSS(), Versions: runlog.Versions(),
+	}
+	if r.o.Shards > 1 {
+		lo, hi := r.bounds()
+		res.Shard = &ShardInfo{r.o.Shard, r.o.Shards, lo, hi}
+	}
+	count(res, r.w.names, entries)
+	r.seconds.Total = time.Since(r.start).Seconds()
+	res.Seconds = r.seconds
+	if r.seen > 0 {
+		res.ImagesPerSecond = float64(r.seen) / r.seconds.Images
+	}
+	return res
+}
+
+// count fills in everything that follows from the entries.
+func count(res *Result, names []string, entries []entry) {
+	t := newTally(names)
+	res.Skipped = []Skipped{}
+	for _, e := range entries {
+		if e.Bad != "" {
+			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})
+			continue
+		}
+		t.add(e.row())
+	}
+	t.fill(res)
+}
+
+func decoder(s samples) string {
+	if _, ok := s.(*tensorSamples); ok {
+		return "none"
+	}
+	return img.JPEGDecoder()
+}
+
+// metric is the figure that the benchmark reports.
+func (res *Result) metric() float64 {
+	if res.Metric == metricMeanPerClass {
+		return res.MeanPerClass
+	}
+	return res.Top1
+}
+
+// finish compares with what was published and writes the files.
+func (r *run) finish(ctx context.Context, res *Result, entries []entry) error {
+	if r.o.Out != "" && r.seen == 0 {
+		keepTimes(filepath.Join(r.o.Out, "result.json"), res)
+	}
+	if r.o.SaveClassifier != "" {
+		c, err := r.classifier(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.save(r.o.SaveClassifier, r.key); err != nil {
+			return err
+		}
+	}
+	if r.o.Predictions != "" {
+		if err := writePredictions(r.o.Predictions, r.w.names, entries); err != nil {
+			return err
+		}
+	}
+	if r.o.Out == "" {
+		return nil
+	}
+	return writeRun(r.o.Out, res, entries)
+}
+
+// keepTimes takes over the times of the session that did the work.
+func keepTimes(path string, res *Result) {
+	var old Result
+	b, err := os.ReadFile(path)
+	if err != nil || json.Unmarshal(b, &old) != nil || old.Key != res.Key {
+		return
+	}
+	res.Seconds, res.ImagesPerSecond, res.PeakRSS = old.Seconds, old.ImagesPerSecond, old.PeakRSS
+	res.Diagnosis = old.Diagnosis
+}
