@@ -14,6 +14,7 @@ var layers = []string{
 	".", "benchmarks", "internal/cli", "trainer", "eval", "convert",
 	"internal/clip", "internal/weights", "internal/arch", "internal/torchfile", "internal/tensorfile",
 	"internal/bpe", "internal/img", "internal/dataset", "internal/device", "internal/shard", "internal/runlog", "internal/fault",
+	"benchmarks/published", // a table of figures
 }
 
 // mayUseGoMLX lists the packages that know the compute library; the others go
@@ -22,13 +23,15 @@ var mayUseGoMLX = []string{"internal/clip", "internal/weights", "internal/device
 
 const module = "github.com/evatool/evatool"
 
+// layerOf is the place of dir in layers by its longest prefix there, or -1.
 func layerOf(dir string) int {
+	best, length := -1, -1
 	for i, l := range layers {
-		if dir == l || (l != "." && strings.HasPrefix(dir, l+"/")) {
-			return i
+		if in(dir, []string{l}) && len(l) > length {
+			best, length = i, len(l)
 		}
 	}
-	return -1
+	return best
 }
 
 func in(dir string, list []string) bool {
