@@ -4,6 +4,9 @@ package dataset
 
 import (
 	"context"
+	"path"
+	"slices"
+	"strings"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -15,17 +18,17 @@ type Example struct {
 	Image    []byte   // the encoded image file
 	Path     string   // where the image lies, for messages
 	Label    int      // class index, -1 when there is none
-	Captions []string // zero or more
+	Captions []string // zero or more, none of them empty
 }
 
 // Dataset is a list of images, indexed when it is opened.
 type Dataset interface {
 	Len() int
 	// Classes are the class names of the labels, nil when there are none. For
-	// folders they are the folder names.
+	// folders they are the folder names, or Options.ClassNames when given.
 	Classes() []string
-	// Fingerprint is a hash over the names and sizes of the data: it changes
-	// when the list of examples does.
+	// Fingerprint is a hash over the names, sizes, labels and captions that the
+	// index knows: it changes when the list of examples does.
 	Fingerprint() string
 	// Read reads example i. It may be called from many goroutines.
 	Read(i int) (Example, error)
@@ -47,20 +50,258 @@ const (
 	Parquet     Kind = "parquet"
 )
 
-// Options say how to read a source.
+// Options say how to read a source. The zero value reads anything.
 type Options struct {
 	Kind          Kind   // empty: Auto
 	ImageColumn   string // csv, parquet: empty means the usual names
-	CaptionColumn string
-	LabelColumn   string
+	CaptionColumn string // csv, parquet, and the key in a tar's .json
+	LabelColumn   string // likewise
 	// ClassNames are the names or folder names (wnids) of the classes in label
-	// order, when the caller knows them; labels follow this order then.
+	// order, when the caller knows them. Labels then follow this order; a folder
+	// or label outside of it is an error.
 	ClassNames []string
-	// Captions asks for captions: a source without them is an error.
-	Captions bool
+	// CaptionLines: each line of a tar's .txt is a caption (retrieval sets).
+	CaptionLines bool
+	// GroupCaptions joins the rows of a table that name the same image.
+	GroupCaptions bool
 }
 
-// Open indexes src.
+// opener reads one layout. dir is where a folder's files were listed from.
+type opener func(ctx context.Context, st storage, src source, o Options) (Dataset, error)
+
+// source is a dataset argument, taken apart.
+type source struct {
+	names []string // files, or one folder
+	dir   bool
+	files []file // of the folder
+}
+
+var openers = map[Kind]opener{
+	ImageFolder: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
+		if !src.dir {
+			return openTars(ctx, st, src.names, o, nil)
+		}
+		return newFolders(ctx, st, src.names[0], src.files, o)
+	},
+	ILSVRC: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
+		if !src.dir {
+			return openTars(ctx, st, src.names, o, nil)
+		}
+		return openILSVRC(ctx, st, src.names[0], src.files, o)
+	},
+	WebDataset: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
+		names, err := src.withExt(st, "tar")
+		if err != nil {
+			return nil, err
+		}
+		return openTars(ctx, st, names, o, classNamesBeside(ctx, st, names[0]))
+	},
+	CSV: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
+		names, err := src.withExt(st, "csv", "tsv")
+		if err != nil {
+			return nil, err
+		}
+		return openCSV(ctx, st, names, o)
+	},
+	Parquet: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
+		names, err := src.withExt(st, "parquet")
+		if err != nil {
+			return nil, err
+		}
+		return openParquet(ctx, st, names, o)
+	},
+}
+
+// Open indexes src: a folder, a file, or a list of files such as
+// x-{000..012}.tar or a.tar::b.tar, local or s3://bucket/…. ctx also bounds
+// later reads.
 func Open(ctx context.Context, src string, o Options) (Dataset, error) {
-	return nil, fault.Inputf("%s: no dataset layout recognised", src)
+	if src == "" {
+		return nil, fault.Usagef("no dataset given; want a folder, tars, a table or s3://bucket/path")
+	}
+	names, err := expand(src)
+	if err != nil {
+		return nil, err
+	}
+	st, err := storageFor(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	s, err := look(ctx, st, names, o)
+	if err != nil {
+		return nil, err
+	}
+	kind := o.Kind
+	if kind == "" || kind == Auto {
+		if kind, err = guess(s); err != nil {
+			return nil, err
+		}
+	}
+	open, ok := openers[kind]
+	if !ok {
+		return nil, fault.Usagef("dataset kind %q: want auto, imagefolder, ilsvrc, webdataset, csv or parquet", kind)
+	}
+	return open(ctx, st, s, o)
+}
+
+// look finds out whether src is a folder or files.
+func look(ctx context.Context, st storage, names []string, o Options) (source, error) {
+	_, dir, err := st.stat(ctx, names[0])
+	if err != nil {
+		return source{}, missingFile(names, 0, err)
+	}
+	if !dir {
+		for i, name := range names {
+			if _, d, err := st.stat(ctx, name); err != nil {
+				return source{}, missingFile(names, i, err)
+			} else if d {
+				return source{}, fault.Inputf("%s: is a directory among files; give files only", name)
+			}
+		}
+		return source{names: names}, nil
+	}
+	if len(names) > 1 {
+		return source{}, fault.Inputf("%s: is a directory; a list may hold files only", names[0])
+	}
+	s := source{names: []string{inside(ctx, st, names[0], o)}, dir: true}
+	s.files, err = st.list(ctx, s.names[0])
+	if err == nil && len(s.files) == 0 {
+		err = fault.Inputf("%s: empty folder", names[0])
+	}
+	return s, err
+}
+
+func missingFile(names []string, i int, err error) error {
+	err = fault.File(names[i], "a dataset folder or file", err)
+	if len(names) > 1 {
+		return fault.As(fault.Input, joinCount(err, i, len(names)))
+	}
+	return err
+}
+
+// evaluationFolders hold the images to score inside a complete ImageNet tree.
+var evaluationFolders = []string{"val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val"}
+
+// inside is the folder of evaluation images when dir is a complete ImageNet
+// tree and the caller asked for its classes, else dir.
+func inside(ctx context.Context, st storage, dir string, o Options) string {
+	if o.ClassNames == nil || slices.Contains(o.ClassNames, "val") {
+		return dir
+	}
+	for _, sub := range evaluationFolders {
+		name := st.join(dir, sub)
+		if _, isDir, err := st.stat(ctx, name); err == nil && isDir {
+			return name
+		}
+	}
+	return dir
+}
+
+// guess names the layout of a source.
+func guess(s source) (Kind, error) {
+	byExt := map[string]Kind{".tar": WebDataset, ".csv": CSV, ".tsv": CSV, ".parquet": Parquet}
+	if !s.dir {
+		switch ext := strings.ToLower(path.Ext(s.names[0])); ext {
+		case ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip":
+			return "", fault.Inputf("%s: compressed, which allows no random access; unpack it once and give the folder or the .tar", s.names[0])
+		default:
+			if kind, ok := byExt[ext]; ok {
+				return kind, nil
+			}
+			return "", fault.Inputf("%s: no known dataset file; want .tar, .csv, .tsv, .parquet or a folder", s.names[0])
+		}
+	}
+	if anyValidationImage(onlyFlat(s.files)) {
+		return ILSVRC, nil
+	}
+	for _, ext := range []string{"tar", "parquet"} {
+		if len(filesWithExt(s.files, ext)) > 0 {
+			return byExt["."+ext], nil
+		}
+	}
+	return ImageFolder, nil
+}
+
+// onlyFlat are the files that lie in the folder itself: validation images in
+// wnid folders say their class by the folder.
+func onlyFlat(files []file) []file {
+	return slices.DeleteFunc(slices.Clone(files), func(f file) bool { return strings.Contains(f.name, "/") })
+}
+
+func filesWithExt(files []file, exts ...string) []file {
+	var out []file
+	for _, f := range files {
+		if !hidden(f.name) && slices.Contains(exts, strings.ToLower(strings.TrimPrefix(path.Ext(f.name), "."))) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// withExt are the source's files, or those of its folder that have one of
+// these extensions, numbers in order (2.tar before 10.tar). When a folder holds
+// a test part, only that is taken.
+func (s source) withExt(st storage, exts ...string) ([]string, error) {
+	if !s.dir {
+		return s.names, nil
+	}
+	files := filesWithExt(s.files, exts...)
+	for _, part := range []string{"test/", "val/", "validation/"} {
+		if in := slices.DeleteFunc(slices.Clone(files), func(f file) bool { return !strings.HasPrefix(f.name, part) }); len(in) > 0 {
+			files = in
+			break
+		}
+	}
+	if len(files) == 0 {
+		return nil, fault.Inputf("%s: no .%s file in this folder", s.names[0], strings.Join(exts, " or ."))
+	}
+	slices.SortFunc(files, func(a, b file) int { return naturalCompare(a.name, b.name) })
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.path
+	}
+	return names, nil
+}
+
+// naturalCompare orders runs of digits by their value.
+func naturalCompare(a, b string) int {
+	for a != "" && b != "" {
+		da, db := digits(a), digits(b)
+		if da > 0 && db > 0 {
+			na, nb := strings.TrimLeft(a[:da], "0"), strings.TrimLeft(b[:db], "0")
+			if c := len(na) - len(nb); c != 0 {
+				return c
+			}
+			if c := strings.Compare(na, nb); c != 0 {
+				return c
+			}
+			a, b = a[da:], b[db:]
+			continue
+		}
+		if a[0] != b[0] {
+			return int(a[0]) - int(b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return len(a) - len(b)
+}
+
+func digits(s string) int {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return n
+}
+
+// classNamesBeside reads classnames.txt, which CLIP_benchmark's tars have in
+// their folder or the one above.
+func classNamesBeside(ctx context.Context, st storage, tar string) []string {
+	for _, up := range []string{"", ".."} {
+		name := st.join(st.join(st.dir(tar), up), "classnames.txt")
+		if data, err := readAll(ctx, st, name, ""); err == nil {
+			return lines(data)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,194 @@
+package dataset
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+var (
+	//go:embed data/imagenet-wnids.txt
+	wnidsText string
+	//go:embed data/ilsvrc2012-ids.txt
+	ilsvrcIDsText string
+)
+
+// Wnids are the WordNet ids of the 1,000 ImageNet classes, sorted: the class
+// order of every model and of torchvision.
+var Wnids = sync.OnceValue(func() []string { return strings.Fields(wnidsText) })
+
+// ilsvrcIDs are the WordNet ids in the order of ILSVRC2012_ID, 1 first: the
+// numbers of the development kit's ground truth. It is another order.
+var ilsvrcIDs = sync.OnceValue(func() []string { return strings.Fields(ilsvrcIDsText) })
+
+var validationImage = regexp.MustCompile(`^ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|JPG|jpg)$`)
+
+func anyValidationImage(files []file) bool {
+	return slices.ContainsFunc(files, func(f file) bool { return validationImage.MatchString(path.Base(f.name)) })
+}
+
+// truth is a file with the classes of the validation images.
+type truth struct {
+	name string
+	// read returns the WordNet id of each image number (1 is the first).
+	read func(lines []string) (map[int]string, error)
+}
+
+// truths lists the forms in which the ground truth is published, the first
+// found is used.
+var truths = []truth{
+	{"ILSVRC2012_validation_ground_truth.txt", groundTruth},
+	{"LOC_val_solution.csv", localisationTruth},
+	{"imagenet_2012_validation_synset_labels.txt", synsetLabels},
+	{"val.txt", numberedTruth},
+}
+
+// truthFolders are where it lies, seen from the images.
+var truthFolders = []string{"", "..", "data", "../data", "ILSVRC2012_devkit_t12/data", "../ILSVRC2012_devkit_t12/data",
+	"devkit/data", "../devkit/data", "../..", "../../..", "../../../.."}
+
+// openILSVRC is the ImageNet validation set as it was published: images named
+// by number, in a flat folder or a tar, and their classes in a file nearby.
+func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Options) (Dataset, error) {
+	var class map[int]string
+	var from string
+	for _, where := range truthFolders {
+		for _, t := range truths {
+			name := st.join(st.join(dir, where), t.name)
+			if class != nil || !exists(ctx, st, name) {
+				continue
+			}
+			data, err := readAll(ctx, st, name, "the ground truth")
+			if err != nil {
+				return nil, err
+			}
+			if class, err = t.read(lines(data)); err != nil {
+				return nil, fault.Inputf("%s: %w", name, err)
+			}
+			from = name
+		}
+	}
+	if class == nil {
+		return nil, fault.Inputf("%s: ILSVRC2012_val images without their classes; put %s (development kit) or %s beside them", dir, truths[0].name, truths[1].name)
+	}
+	names := o.ClassNames
+	if names == nil {
+		names = Wnids()
+	}
+	index := map[string]int{}
+	for i, name := range names {
+		index[name] = i
+	}
+	var records []record
+	for _, f := range files {
+		base := path.Base(f.name)
+		m := validationImage.FindStringSubmatch(base)
+		if m == nil {
+			continue
+		}
+		n, _ := strconv.Atoi(m[1])
+		wnid, ok := class[n]
+		if !ok {
+			return nil, fault.Inputf("%s: no class for %s; it lists %d images", from, base, len(class))
+		}
+		label, ok := index[wnid]
+		if !ok {
+			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes asked for", from, base, wnid, len(names))
+		}
+		records = append(records, record{file: f, key: base, label: label})
+	}
+	if len(records) == 0 {
+		return nil, fault.Inputf("%s: no image named ILSVRC2012_val_00000001.JPEG and so on", dir)
+	}
+	slices.SortFunc(records, func(a, b record) int { return strings.Compare(a.key, b.key) })
+	for i := 1; i < len(records); i++ {
+		if records[i].key == records[i-1].key {
+			return nil, fault.Inputf("%s: %s is there twice (%s, %s)", dir, records[i].key, records[i-1].file.name, records[i].file.name)
+		}
+	}
+	return newList(ctx, st, "ilsvrc validation", records, names), nil
+}
+
+func lines(data []byte) []string {
+	out := strings.Split(strings.ReplaceAll(string(data), "\r\n", "\n"), "\n")
+	for len(out) > 0 && strings.TrimSpace(out[len(out)-1]) == "" {
+		out = out[:len(out)-1]
+	}
+	return out
+}
+
+// groundTruth reads the development kit's file: an ILSVRC2012_ID per line.
+func groundTruth(lines []string) (map[int]string, error) {
+	ids := ilsvrcIDs()
+	return eachLine(lines, func(i int, line string) (int, string, error) {
+		id, err := strconv.Atoi(line)
+		if err != nil || id < 1 || id > len(ids) {
+			return 0, "", errors.New("want an ILSVRC2012_ID of 1..1000")
+		}
+		return i + 1, ids[id-1], nil
+	})
+}
+
+// synsetLabels reads a WordNet id per line.
+func synsetLabels(lines []string) (map[int]string, error) {
+	return eachLine(lines, func(i int, line string) (int, string, error) {
+		if _, ok := slices.BinarySearch(Wnids(), line); !ok {
+			return 0, "", errors.New("want a WordNet id such as n01440764")
+		}
+		return i + 1, line, nil
+	})
+}
+
+// localisationTruth reads Kaggle's table: ImageId,"WNID x y x y WNID …".
+func localisationTruth(lines []string) (map[int]string, error) {
+	if len(lines) > 0 && strings.HasPrefix(lines[0], "ImageId,") {
+		lines = lines[1:]
+	}
+	return eachLine(lines, func(_ int, line string) (int, string, error) {
+		name, boxes, _ := strings.Cut(line, ",")
+		m := validationImage.FindStringSubmatch(name + ".JPEG")
+		fields := strings.Fields(strings.Trim(boxes, `"`))
+		if m == nil || len(fields) == 0 {
+			return 0, "", errors.New("want ILSVRC2012_val_NNNNNNNN,WNID x y x y")
+		}
+		n, _ := strconv.Atoi(m[1])
+		return n, fields[0], nil
+	})
+}
+
+// numberedTruth reads Caffe's table: file name and class number, the classes
+// sorted by WordNet id.
+func numberedTruth(lines []string) (map[int]string, error) {
+	return eachLine(lines, func(_ int, line string) (int, string, error) {
+		fields := strings.Fields(line)
+		if len(fields) == 2 {
+			m := validationImage.FindStringSubmatch(path.Base(fields[0]))
+			label, err := strconv.Atoi(fields[1])
+			if m != nil && err == nil && label >= 0 && label < len(Wnids()) {
+				n, _ := strconv.Atoi(m[1])
+				return n, Wnids()[label], nil
+			}
+		}
+		return 0, "", errors.New("want FILE NUMBER with a class number of 0..999")
+	})
+}
+
+func eachLine(lines []string, read func(i int, line string) (int, string, error)) (map[int]string, error) {
+	out := make(map[int]string, len(lines))
+	for i, line := range lines {
+		n, wnid, err := read(i, strings.TrimSpace(line))
+		if err != nil {
+			return nil, lineError(i+1, line, err)
+		}
+		out[n] = wnid
+	}
+	return out, nil
+}

@@ -1,0 +1,222 @@
+package dataset
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// member is a regular file in a tar.
+type member struct {
+	name   string
+	header int64 // offset of its first header block
+	off    int64 // offset of its bytes
+	size   int64
+}
+
+// end is the offset of the block after the member.
+func (m member) end() int64 { return (m.off + m.size + 511) &^ 511 }
+
+const tarWindow = 1 << 20
+
+// scanTar reads the headers of a tar and calls each for every regular file in
+// it, in order. A tar that ends early is an error with the offset.
+func scanTar(ctx context.Context, st storage, name string, each func(member) error) error {
+	size, dir, err := st.stat(ctx, name)
+	if err != nil {
+		return fault.File(name, "a tar", err)
+	}
+	if dir {
+		return fault.Inputf("%s: is a directory; give a tar", name)
+	}
+	sec := &section{ctx: ctx, st: st, name: name, size: size, window: tarWindow}
+	var magic [4]byte
+	n, _ := sec.ReadAt(magic[:], 0)
+	if kind := compressed(magic[:n]); kind != "" {
+		return fault.Inputf("%s: is %s-compressed, which allows no random access; decompress it once and give the .tar", name, kind)
+	}
+	r := tar.NewReader(sec)
+	at := int64(0) // the next header
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return endOfTar(sec, name, at)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				return fault.Inputf("%s: truncated: the file ends at offset %d inside the entry at offset %d; copy it again", name, size, at)
+			}
+			var kind *fault.Error
+			if errors.As(err, &kind) {
+				return err
+			}
+			return fault.Inputf("%s: not a tar header at offset %d (%v); give an uncompressed tar", name, at, err)
+		}
+		off, _ := sec.Seek(0, io.SeekCurrent)
+		m := member{name: path.Clean(h.Name), header: at, off: off, size: h.Size}
+		if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" {
+			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", name, h.Name, at)
+		}
+		if h.Typeflag != tar.TypeReg {
+			m.size = 0
+		}
+		if m.off+m.size > size {
+			return fault.Inputf("%s: truncated: the file ends at offset %d, %s at offset %d needs %d; copy it again", name, size, h.Name, at, m.off+m.size)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if err := each(m); err != nil {
+				return err
+			}
+		}
+		at = m.end()
+	}
+}
+
+// endOfTar checks the zero block that ends a tar, without which a cut file
+// looks whole, and that nothing follows it.
+func endOfTar(sec *section, name string, at int64) error {
+	if at+512 > sec.size {
+		return fault.Inputf("%s: truncated: the file ends at offset %d without the end-of-archive block; copy it again", name, sec.size)
+	}
+	tail := make([]byte, min(sec.size-at, 64<<10))
+	if _, err := sec.ReadAt(tail, at); err != nil {
+		return err
+	}
+	for i, b := range tail {
+		if b != 0 {
+			return fault.Inputf("%s: data after the end-of-archive block, at offset %d; two tars in one file must be split", name, at+int64(i))
+		}
+	}
+	return nil
+}
+
+func compressed(magic []byte) string {
+	for prefix, kind := range map[string]string{"\x1f\x8b": "gzip", "BZh": "bzip2", "\xfd7zX": "xz", "\x28\xb5\x2f\xfd": "zstd"} {
+		if strings.HasPrefix(string(magic), prefix) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// splitKey cuts a member's name as WebDataset does: the key ends at the first
+// dot of the base name, the rest is the extension in lower case. Names without
+// one, and WebDataset's own __meta__ files, have no key.
+func splitKey(name string) (key, ext string, ok bool) {
+	dir, base := path.Split(name)
+	stem, ext, found := strings.Cut(base, ".")
+	if !found || stem == "" || ext == "" || strings.HasPrefix(base, "__") {
+		return "", "", false
+	}
+	return dir + stem, strings.ToLower(ext), true
+}
+
+var imageExtensions = map[string]bool{
+	"jpg": true, "jpeg": true, "png": true, "webp": true, "bmp": true, "ppm": true, "pgm": true, "tif": true, "tiff": true, "gif": true,
+}
+
+// isImage looks at the last part of an extension, so img.jpg is one too.
+func isImage(ext string) bool { return imageExtensions[ext[strings.LastIndexByte(ext, '.')+1:]] }
+
+// sample is a run of members with one key: its place in its tar.
+type sample struct {
+	tar  int32
+	size int32
+	off  int64
+}
+
+// maxSample bounds the members of one key together.
+const maxSample = 1<<31 - 1
+
+// group is what the members of one tar are as samples.
+type group struct {
+	samples []sample
+	skipped int   // keys without an image
+	sidecar bool  // some image has a caption, label or other file beside it
+	twice   error // an extension comes twice under a key
+}
+
+// duplicate is the error of a name that is there twice, which only matters when
+// the names are keys.
+func (g group) duplicate(kind Kind) error {
+	if g.sidecar || kind == WebDataset {
+		return g.twice
+	}
+	return nil
+}
+
+// groupSamples makes samples out of a tar's members.
+func groupSamples(members []member, tarName string, tarIndex int) (g group, err error) {
+	var key string
+	var from, to int64
+	seen := map[string]bool{}
+	images := 0
+	flush := func() error {
+		switch {
+		case key == "":
+		case images == 0:
+			g.skipped++
+		case to-from > maxSample:
+			return fault.Inputf("%s: sample %q at offset %d is %d bytes; at most %d can be read", tarName, key, from, to-from, maxSample)
+		default:
+			g.samples = append(g.samples, sample{int32(tarIndex), int32(to - from), from})
+			g.sidecar = g.sidecar || len(seen) > images
+		}
+		return nil
+	}
+	for _, m := range members {
+		k, ext, ok := splitKey(m.name)
+		if !ok {
+			continue
+		}
+		if k != key {
+			if err := flush(); err != nil {
+				return g, err
+			}
+			key, from, images = k, m.header, 0
+			clear(seen)
+		}
+		if seen[ext] && g.twice == nil {
+			g.twice = fault.Inputf("%s: %s is there twice in a row, the second at offset %d; a key may have each extension once", tarName, m.name, m.header)
+		}
+		if isImage(ext) && !seen[ext] {
+			images++
+		}
+		seen[ext] = true
+		to = m.end()
+	}
+	return g, flush()
+}
+
+// unpack lists the members of a sample's bytes; data is a part of span.
+func unpack(span []byte, each func(ext string, data []byte) error) (key string, err error) {
+	in := bytes.NewReader(span)
+	r := tar.NewReader(in)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return key, nil
+		}
+		at := int64(len(span) - in.Len())
+		if err != nil || at+h.Size > int64(len(span)) {
+			return key, errors.New("not the tar entries that were indexed; the file has changed since the run started")
+		}
+		k, ext, ok := splitKey(path.Clean(h.Name))
+		if !ok || h.Typeflag != tar.TypeReg {
+			continue
+		}
+		key = k
+		if err := each(ext, span[at:at+h.Size]); err != nil {
+			return key, err
+		}
+	}
+}
