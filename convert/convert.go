@@ -9,9 +9,19 @@ package convert
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
 )
 
 // Options says what Run does. The zero value of every field but Sources and
@@ -35,12 +45,185 @@ type Options struct {
 	DryRun    bool     // plan only
 	Force     bool     // overwrite
 
-	Progress func(done, total int64) // bytes written so far; may be nil
+	Progress func(done, total int64) // bytes written so far, from several goroutines; may be nil
 	Log      *slog.Logger            // may be nil
 }
 
 // Run converts a checkpoint and returns what it did. The output is complete
 // and proven, or absent.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	return nil, fault.Envf("convert: not built yet")
+	start := time.Now()
+	po := planOptions{config: o.Config, layout: o.Layout, dtype: o.DType, method: o.Resize,
+		imageSize: o.ImageSize, include: o.Include, exclude: o.Exclude}
+	if err := po.check(); err != nil {
+		return nil, err
+	}
+	if o.ShardSize < 0 {
+		return nil, fault.Usagef("--shard-size %d: want a positive size", o.ShardSize)
+	}
+	if !o.DryRun {
+		if err := checkTarget(o.Output, o.Force, o.Sources); err != nil {
+			return nil, err
+		}
+	}
+	in, err := openInput(o.Sources, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	p, err := newPlan(in.inventory(), po)
+	if err != nil {
+		return nil, about(o.Sources, err)
+	}
+	r := p.report(in, o.Output)
+	for _, w := range p.warnings {
+		if o.Log != nil {
+			o.Log.Warn(w)
+		}
+	}
+	if o.DryRun {
+		r.DryRun = true
+		r.Source, err = sizes(in.files)
+		r.finish(start)
+		return r, err
+	}
+	j := &job{src: in, items: p.items, saturate: o.Saturate, progress: o.Progress}
+	if err := j.run(ctx, in, p, o, r); err != nil {
+		return nil, about(o.Sources, err)
+	}
+	r.Verified = true
+	r.finish(start)
+	return r, writeAtomic(reportName(o.Output), append(mustIndent(r), '\n'))
 }
+
+func (j *job) run(ctx context.Context, in *input, p *plan, o Options, r *Report) error {
+	removeStale(filepath.Dir(o.Output))
+	defer j.discard()
+	hidden := make([]string, len(in.files))
+	for i := range hidden {
+		hidden[i] = strings.Repeat("0", 64)
+	}
+	j.metadata = p.metadata(in, hidden)
+	if err := j.create(o.Output, o.ShardSize); err != nil {
+		return err
+	}
+	stamps, err := stamp(in.files)
+	if err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return j.write(gctx) })
+	g.Go(func() error {
+		for _, f := range in.files {
+			s, err := hashFile(gctx, f)
+			if err != nil {
+				return err
+			}
+			r.Source = append(r.Source, s)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	var sums []string
+	for _, s := range r.Source {
+		sums = append(sums, s.SHA256)
+	}
+	metadata := p.metadata(in, sums)
+	for _, f := range j.files {
+		if err := f.rewriteHeader(metadata); err != nil {
+			return err
+		}
+	}
+	if err := j.verify(ctx); err != nil {
+		return err
+	}
+	for i, s := range stamps {
+		if now, err := os.Stat(in.files[i]); err != nil || now.Size() != s.Size() || !now.ModTime().Equal(s.ModTime()) {
+			return changed(in.files[i])
+		}
+	}
+	written, err := j.commit(o.Output)
+	if err != nil {
+		return err
+	}
+	for i, it := range j.items {
+		r.Tensors = append(r.Tensors, Tensor{it.out.Name, it.sources(), string(it.out.DType), shapeOf(it.out), j.sums[i]})
+	}
+	r.Bytes = j.total
+	for i, w := range written {
+		r.Files = append(r.Files, OutputFile{w, j.files[i].size})
+	}
+	return nil
+}
+
+// stamp remembers size and time of files, to notice a change.
+func stamp(files []string) ([]fs.FileInfo, error) {
+	var out []fs.FileInfo
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err != nil {
+			return nil, fault.File(f, wantCheckpoint, err)
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+// checkTarget refuses to write over what is there.
+func checkTarget(path string, force bool, sources []string) error {
+	if path == "" {
+		return fault.Usagef("no output; give -o OUT.safetensors")
+	}
+	for _, name := range []string{path, indexName(path)} {
+		st, err := os.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fault.File(name, "the output", err)
+		}
+		if st.IsDir() {
+			return fault.Usagef("%s is a folder; give the name of the file to write", name)
+		}
+		for _, s := range sources {
+			if other, err := os.Stat(s); err == nil && os.SameFile(st, other) {
+				return fault.Usagef("%s is the source itself; choose another output", name)
+			}
+		}
+		if !force {
+			return fault.Usagef("%s exists; --force overwrites it", name)
+		}
+	}
+	if st, err := os.Stat(filepath.Dir(path)); err != nil || !st.IsDir() {
+		return fault.Envf("%s: no folder %s; create it first", path, filepath.Dir(path))
+	}
+	return nil
+}
+
+// about puts the file in front of an error that does not name one.
+func about(sources []string, err error) error {
+	for _, s := range sources {
+		if strings.Contains(err.Error(), filepath.Base(s)) {
+			return err
+		}
+	}
+	if len(sources) == 0 || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", sources[0], err)
+}
+
+func sizes(files []string) ([]SourceFile, error) {
+	var out []SourceFile
+	infos, err := stamp(files)
+	for i, st := range infos {
+		out = append(out, SourceFile{File: files[i], Size: st.Size()})
+	}
+	return out, err
+}
+
+func reportName(output string) string { return output + ".report.json" }
+
+func version() string { return runlog.Version }

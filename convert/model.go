@@ -2,6 +2,8 @@ package convert
 
 import (
 	"context"
+	"io"
+	"os"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
@@ -19,7 +21,7 @@ type ModelOptions struct {
 type Model struct {
 	Path       string
 	Name       string // published name, or empty
-	SHA256     string // of the file (of the index, for a sharded model)
+	SHA256     string // of the file (of the first, for a sharded model)
 	Config     *arch.Config
 	Preprocess arch.Preprocess
 	Source     tensorfile.Source // exactly Config.Params(), by their names
@@ -28,8 +30,80 @@ type Model struct {
 // Close closes the files.
 func (m *Model) Close() error { return m.Source.Close() }
 
-// OpenModel opens a model file or any checkpoint that Run reads. It reads no
-// tensor bytes except to hash the file.
+// OpenModel opens a model file or any checkpoint that Run reads, without
+// converting it on disk. It reads no tensor bytes except to hash the file.
 func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error) {
-	return nil, fault.Envf("%s: opening models: not built yet", path)
+	in, err := openInput([]string{path}, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	m, err := in.model(path, o.Config)
+	if err == nil {
+		var sum SourceFile
+		sum, err = hashFile(ctx, in.files[0])
+		m.SHA256 = sum.SHA256
+	}
+	if err != nil {
+		in.Close()
+		return nil, about([]string{path}, err)
+	}
+	return m, nil
 }
+
+func (in *input) model(path, config string) (*Model, error) {
+	p, err := newPlan(in.inventory(), planOptions{config: config, layout: "eva", dtype: "keep"})
+	if err != nil {
+		return &Model{}, err
+	}
+	if p.config == nil {
+		if p.name != "" {
+			return &Model{}, fault.Inputf("%s is a vision tower (%s), not a CLIP model; evatool init builds one from it and a text tower", path, p.name)
+		}
+		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give --config NAME or FILE.json", path)
+	}
+	m := &Model{Path: path, Config: p.config, Preprocess: p.config.Preprocess(), Source: newMapped(in, p)}
+	if p.name != custom {
+		m.Name = p.name
+	}
+	return m, nil
+}
+
+// mapped is a checkpoint seen through a plan.
+type mapped struct {
+	in      *input
+	items   map[string]*item
+	tensors []tensorfile.Info
+	meta    map[string]string
+}
+
+func newMapped(in *input, p *plan) *mapped {
+	m := &mapped{in: in, items: map[string]*item{}, meta: ModelMetadata(p.config)}
+	for _, it := range p.items {
+		m.items[it.out.Name] = it
+		m.tensors = append(m.tensors, it.out)
+	}
+	return m
+}
+
+func (m *mapped) Tensors() []tensorfile.Info { return m.tensors }
+
+func (m *mapped) Metadata() map[string]string { return m.meta }
+
+func (m *mapped) Open(name string) (io.ReadCloser, error) {
+	it := m.items[name]
+	if it == nil {
+		return nil, fault.Inputf("no tensor %s in the model", name)
+	}
+	return it.open(m.in, false)
+}
+
+// Extent is the source's when the tensor is one of its tensors as it stands.
+func (m *mapped) Extent(name string) (*os.File, int64, bool) {
+	it := m.items[name]
+	if it == nil || !it.raw() || len(it.parts) != 1 || it.bytesIn() != it.parts[0].src.NumBytes() {
+		return nil, 0, false
+	}
+	return m.in.Extent(it.parts[0].src.Name)
+}
+
+func (m *mapped) Close() error { return m.in.Close() }

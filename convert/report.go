@@ -1,40 +1,55 @@
 package convert
 
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/evatool/evatool/internal/runlog"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
 // Report says what Run did; it is written beside the output as
 // OUT.report.json.
 type Report struct {
 	Output     string       `json:"output"`
 	Source     []SourceFile `json:"source"`
 	Container  string       `json:"container"`
-	Family     string       `json:"family"`
-	Layout     string       `json:"layout"`
-	Config     string       `json:"config"`     // the architecture's name, or "custom"
-	Recognised string       `json:"recognised"` // how the architecture became known
+	Family     string       `json:"family"` // of the names in the source
+	Layout     string       `json:"layout"` // of the names in the output
+	Config     string       `json:"config"` // the architecture's published name, custom, or empty when not known
+	Recognised string       `json:"recognised"`
 	TensorsIn  int          `json:"tensors_in"`
 	TensorsOut int          `json:"tensors_out"`
-	Dropped    []Dropped    `json:"dropped"`
+	Dropped    []Dropped    `json:"dropped"` // tensors of the source that are not in the output
+	Ignored    []Dropped    `json:"ignored"` // files that were not read
 	Renamed    int          `json:"renamed"`
 	Cast       int          `json:"cast"`
 	Resized    []Resized    `json:"resized"`
 	Tensors    []Tensor     `json:"tensors"`
-	Other      []OtherEntry `json:"other"` // what the source holds besides tensors; inert
+	Other      []OtherEntry `json:"other"` // what the source holds besides tensors, inert
 	Warnings   []string     `json:"warnings"`
-	Files      []SourceFile `json:"files"` // what was written
+	Files      []OutputFile `json:"files"`
 	Seconds    float64      `json:"seconds"`
-	Bytes      int64        `json:"bytes"`
-	PeakRSS    int64        `json:"peak_rss"`
-	Verified   bool         `json:"verified"` // read back and compared with the source
+	Bytes      int64        `json:"bytes"`    // of the output's tensors
+	PeakRSS    int64        `json:"peak_rss"` // bytes
+	Verified   bool         `json:"verified"` // read back and compared with the source, every byte
 	DryRun     bool         `json:"dry_run,omitempty"`
 }
 
-// SourceFile is a file that was read or written.
+// SourceFile is a file that was read.
 type SourceFile struct {
 	File   string `json:"file"`
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"`
 }
 
-// Dropped is a source tensor that was left out.
+// OutputFile is a file that was written.
+type OutputFile struct {
+	File string `json:"file"`
+	Size int64  `json:"size"`
+}
+
+// Dropped is something in the source that was left out.
 type Dropped struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
@@ -54,7 +69,7 @@ type Tensor struct {
 	From   []string `json:"from"`
 	DType  string   `json:"dtype"`
 	Shape  []int64  `json:"shape"`
-	SHA256 string   `json:"sha256"` // of its bytes, little-endian, row-major
+	SHA256 string   `json:"sha256"` // of its bytes: little-endian, row-major
 }
 
 // OtherEntry is something in a source file that is not a tensor.
@@ -62,4 +77,54 @@ type OtherEntry struct {
 	Path  string `json:"path"`
 	Kind  string `json:"kind"`
 	Value string `json:"value"`
+}
+
+// report starts a report with what the plan knows.
+func (p *plan) report(in *input, output string) *Report {
+	r := &Report{
+		Output: output, Container: in.container, Family: p.family, Layout: p.layout, Config: p.name, Recognised: p.recognised,
+		TensorsIn: len(in.Tensors()), TensorsOut: len(p.items), Dropped: p.dropped, Ignored: in.ignored,
+		Renamed: p.renamed, Cast: p.cast, Resized: p.resized, Other: in.other, Warnings: p.warnings,
+	}
+	for _, it := range p.items {
+		r.Bytes += it.out.NumBytes()
+	}
+	return r
+}
+
+// Plan lists what a dry run would write, one line per tensor.
+func (p *plan) lines() []string {
+	var out []string
+	for _, it := range p.items {
+		out = append(out, it.String())
+	}
+	return out
+}
+
+func (r *Report) finish(start time.Time) {
+	r.Seconds = time.Since(start).Seconds()
+	r.PeakRSS = runlog.PeakRSS()
+	// JSON readers expect lists, not null.
+	r.Source, r.Dropped, r.Ignored = notNil(r.Source), notNil(r.Dropped), notNil(r.Ignored)
+	r.Resized, r.Tensors, r.Other = notNil(r.Resized), notNil(r.Tensors), notNil(r.Other)
+	r.Warnings, r.Files = notNil(r.Warnings), notNil(r.Files)
+}
+
+func notNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// shapeOf is a shape that JSON shows as a list even when it is a scalar's.
+func shapeOf(t tensorfile.Info) []int64 { return notNil(t.Shape) }
+
+// mustIndent encodes a report, which holds nothing that JSON cannot.
+func mustIndent(v any) []byte {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(err)
+	}
+	return b
 }

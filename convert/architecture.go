@@ -1,0 +1,226 @@
+package convert
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// architecture is what is known about the model in a checkpoint.
+type architecture struct {
+	name   string       // published name, or custom, or empty when unknown
+	config *arch.Config // nil when unknown, or when the file is one tower
+	how    string
+	warn   string
+}
+
+// loadConfig reads --config: a published name or a JSON file.
+func loadConfig(s string) (*arch.Config, string, error) {
+	if c, ok := arch.Named(s); ok {
+		return c, canonicalName(c), nil
+	}
+	data, err := os.ReadFile(s)
+	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(s, ".json") {
+		return nil, "", fault.Usagef("--config %s: no such architecture and no such file; evatool models lists the names", s)
+	}
+	if err != nil {
+		return nil, "", fault.File(s, "a model configuration (JSON)", err)
+	}
+	c, err := arch.Parse(data)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", s, err)
+	}
+	return c, canonicalName(c), nil
+}
+
+// canonicalName is the published name of a configuration, or custom.
+func canonicalName(c *arch.Config) string {
+	for _, n := range arch.Names() {
+		if named, _ := arch.Named(n); string(named.JSON()) == string(c.JSON()) {
+			return n
+		}
+	}
+	return custom
+}
+
+// identify finds the architecture: what the user says, what the file says of
+// itself, or what its shapes say.
+func identify(v *view, inv *inventory, config string) (architecture, error) {
+	switch {
+	case config != "":
+		c, name, err := loadConfig(config)
+		return architecture{name: name, config: c, how: "given by --config"}, err
+	case inv.metadata[metaConfig] != "":
+		c, err := arch.Parse([]byte(inv.metadata[metaConfig]))
+		if err != nil {
+			return architecture{}, fmt.Errorf("the file's own %s: %w", metaConfig, err)
+		}
+		return architecture{name: canonicalName(c), config: c, how: "the file says it"}, nil
+	case inv.config != nil:
+		return architecture{name: canonicalName(inv.config), config: inv.config, how: "the config.json beside it says it"}, nil
+	case v.tower():
+		return v.identifyTower(), nil
+	}
+	return v.identifyModel(inv)
+}
+
+func (v *view) identifyModel(inv *inventory) (architecture, error) {
+	var found []string
+	for _, n := range arch.Names() {
+		if c, _ := arch.Named(n); v.differs(c, true) == nil {
+			found = append(found, n)
+		}
+	}
+	evidence, warn := "keys and shapes", ""
+	if len(found) > 1 {
+		var family string
+		family, evidence, warn = origin(v, inv)
+		if i := slices.IndexFunc(found, func(n string) bool { c, _ := arch.Named(n); return c.Family() == family }); i >= 0 {
+			found = found[i : i+1]
+		}
+	}
+	switch len(found) {
+	case 1:
+		c, _ := arch.Named(found[0])
+		return architecture{name: found[0], config: c, how: "recognised from " + evidence, warn: warn}, nil
+	case 0:
+		return architecture{how: "not recognised"}, nil
+	}
+	return architecture{}, fault.Inputf("the architecture is ambiguous: %s have the same names and shapes but another activation; choose one with --config", strings.Join(found, " and "))
+}
+
+// differs is nil when the tensors are exactly those of c (without the vision
+// head for a tower), else the first difference.
+func (v *view) differs(c *arch.Config, head bool) error {
+	n := 0
+	for _, p := range c.Params() {
+		e := v.byName[p.Name]
+		if e == nil {
+			if !head && (p.Tower != arch.VisualTower || strings.HasPrefix(p.Name, "visual.head.")) {
+				continue
+			}
+			return fmt.Errorf("%s is missing", p.Name)
+		}
+		n++
+		if !sameShape(e.shape, p.Shape) {
+			if !head && strings.HasPrefix(p.Name, "visual.head.") {
+				continue
+			}
+			return fmt.Errorf("%s has shape %v, not %v", p.Name, e.shape, p.Shape)
+		}
+	}
+	if n != len(v.exprs) {
+		return fmt.Errorf("%d tensors more than the architecture has", len(v.exprs)-n)
+	}
+	return nil
+}
+
+// sameShape compares shapes; a scalar may be written as [1].
+func sameShape(a, b []int64) bool {
+	return slices.Equal(a, b) || len(a)+len(b) == 1 && slices.Concat(a, b)[0] == 1
+}
+
+// origin tells OpenAI's files from OpenCLIP's, which have the same names and
+// shapes but another activation, by facts that only one of them has.
+func origin(v *view, inv *inventory) (family, evidence, warn string) {
+	index := map[string]int{}
+	half, full := false, false
+	for i, t := range inv.tensors {
+		index[t.Name] = i + 1
+		half = half || t.DType == tensorfile.F16 && strings.HasSuffix(t.Name, ".weight")
+		full = full || t.DType == tensorfile.F32 && strings.Contains(t.Name, "ln_")
+	}
+	if index["input_resolution"] > 0 && index["context_length"] > 0 {
+		return "openai", "keys and shapes, and OpenAI's attributes", ""
+	}
+	if half && full {
+		return "openai", "keys and shapes, and OpenAI's mix of fp16 and fp32", ""
+	}
+	if v.family == hfCLIP {
+		return "", "", ""
+	}
+	// The original classes define their modules in different orders, which a
+	// state dict keeps (a sorted one does not).
+	prefix := "transformer.resblocks.0."
+	if v.family == evaCLIP {
+		prefix = "text." + prefix
+	}
+	weight, bias, ln := index[prefix+"attn.in_proj_weight"], index[prefix+"attn.in_proj_bias"], index[prefix+"ln_1.weight"]
+	switch {
+	case ln > 0 && ln < weight:
+		return "openclip", "keys, shapes and the order of the keys", "read as an OpenCLIP model with GELU; if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config"
+	case weight > 0 && weight < bias && bias < ln:
+		return "openai", "keys, shapes and the order of the keys", ""
+	}
+	return "", "", ""
+}
+
+// towers are the published EVA vision towers by width, blocks and patch size.
+var towers = map[[3]int64]string{
+	{1408, 40, 14}: "EVA01_g_psz14",
+	{768, 12, 14}:  "EVA02_B_psz14",
+	{768, 12, 16}:  "EVA02_B_psz14to16",
+	{1024, 24, 14}: "EVA02_L_psz14",
+	{1792, 64, 14}: "EVA02_E_psz14",
+}
+
+func (v *view) identifyTower() architecture {
+	patch := v.byName["visual.patch_embed.proj.weight"]
+	if patch == nil || len(patch.shape) != 4 {
+		return architecture{how: "not recognised"}
+	}
+	blocks := int64(0)
+	for v.byName[fmt.Sprintf("visual.blocks.%d.norm1.weight", blocks)] != nil {
+		blocks++
+	}
+	name, ok := towers[[3]int64{patch.shape[0], blocks, patch.shape[3]}]
+	if !ok {
+		return architecture{how: "not recognised"}
+	}
+	return architecture{name: name, how: "a vision tower, recognised from its shapes"}
+}
+
+// consistent checks an unpublished model as far as that is possible: no gaps
+// in the numbering of the blocks, and every block has the tensors of block 0.
+func (v *view) consistent() error {
+	for _, prefix := range []string{"visual.blocks.", "visual.transformer.resblocks.", "text.transformer.resblocks."} {
+		blocks := map[string]map[string]*expr{}
+		for _, e := range v.exprs {
+			if rest, ok := strings.CutPrefix(e.eva, prefix); ok {
+				n, tail, _ := strings.Cut(rest, ".")
+				if blocks[n] == nil {
+					blocks[n] = map[string]*expr{}
+				}
+				blocks[n][tail] = e
+			}
+		}
+		for i := range len(blocks) {
+			b := blocks[fmt.Sprint(i)]
+			if b == nil {
+				return fault.Inputf("%s%d is missing, but the blocks go further", prefix, i)
+			}
+			for tail, e := range blocks["0"] {
+				if b[tail] == nil {
+					return fault.Inputf("%s%d.%s is missing, but block 0 has it", prefix, i, tail)
+				}
+				if !slices.Equal(b[tail].shape, e.shape) {
+					return fault.Inputf("%s has shape %v, but in block 0 it is %v", b[tail].eva, b[tail].shape, e.shape)
+				}
+			}
+			if len(b) != len(blocks["0"]) {
+				return fault.Inputf("%s%d has %d tensors, block 0 has %d", prefix, i, len(b), len(blocks["0"]))
+			}
+		}
+	}
+	return nil
+}
+
+// custom is the name of an architecture that is known but not published.
+const custom = "custom"
