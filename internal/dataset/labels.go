@@ -107,7 +107,7 @@ func (l *labels) folders(where string, dirs []string) (map[string]int, error) {
 	if len(unknown) == len(dirs) {
 		for _, d := range dirs {
 			n, err := strconv.Atoi(d)
-			if err != nil || n < 0 || n >= len(l.names) || strconv.Itoa(n) != d {
+			if err != nil || n < 0 || n >= len(l.names) || len(d) > 1 && d[0] == '0' && len(d) != len(dirs[0]) {
 				break
 			}
 			out[d] = n
