@@ -3,11 +3,9 @@ package device
 import (
 	"io"
 	"os"
-	"path/filepath"
 	"reflect"
 	"runtime"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/evatool/evatool/internal/fault"
@@ -62,6 +60,11 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 		return nil, fault.Envf("--backend xla:%w", err)
 	}
 	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD(), Why: why}}
+	if p.Kind == KindCUDA {
+		if err := prepareCUDA(p.Path); err != nil {
+			return nil, err
+		}
+	}
 	h, err := loadHook(p.Path, p.Kind)
 	if err != nil {
 		return nil, err
@@ -78,6 +81,7 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 	case KindCPU:
 		values["cpu_device_count"] = int64(max(1, o.DeviceCount))
 	case KindCUDA:
+		values["memory_fraction"] = float32(0.92) // the most that the pool may grow to; the plugin's own is 0.75
 		if o.DeviceCount > 0 {
 			ids := make([]int64, o.DeviceCount)
 			for i := range ids {
@@ -104,43 +108,4 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 		return nil, fault.Envf("--device-count %d: %s has %d devices", o.DeviceCount, p.Path, n)
 	}
 	return d, nil
-}
-
-// Plugin is a PJRT plugin file.
-type Plugin struct {
-	Path string `json:"path"`
-	Kind string `json:"kind"`
-	From string `json:"from"` // where it was found
-}
-
-// kindOfPath is the kind that a plugin's path tells, or "".
-func kindOfPath(path string) string {
-	p := strings.ToLower(path)
-	switch {
-	case strings.Contains(p, "cuda"), strings.Contains(p, "nvidia"):
-		return KindCUDA
-	case strings.Contains(p, "cpu"):
-		return KindCPU
-	}
-	return ""
-}
-
-// hasNVIDIA tells whether there is an NVIDIA GPU with a driver.
-var hasNVIDIA = sync.OnceValue(func() bool {
-	m, _ := filepath.Glob("/dev/nvidia[0-9]*")
-	return len(m) > 0
-})
-
-// FindPlugins lists the plugins on this machine in the order of preference.
-func FindPlugins() []Plugin {
-	var found []Plugin
-	if cache, err := os.UserCacheDir(); err == nil {
-		for _, pattern := range []string{"*.so", "*/*.so"} {
-			m, _ := filepath.Glob(filepath.Join(cache, "evatool", "plugins", pattern))
-			for _, path := range m {
-				found = append(found, Plugin{path, kindOfPath(path), "cache"})
-			}
-		}
-	}
-	return found
 }

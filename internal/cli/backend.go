@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+func newBackend(app *App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backend",
+		Short: "List and install compute backends",
+		Long: `List the compute backends of this machine, or install one.
+
+The Go backend is built in. XLA plugins are faster: one for CPUs, one for NVIDIA
+GPUs. --backend auto (the default of every command) takes the CUDA plugin if
+there is a GPU, else the CPU plugin, else the Go backend.` + exitStatus,
+		Example: `  evatool backend list
+  evatool backend install cpu`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newBackendList(app), newBackendInstall(app))
+	return cmd
+}
+
+func newBackendList(app *App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "Show what is here, what --backend auto chooses and why, and how fast each is",
+		Long: `Open every backend of this machine and measure a float32 matrix product on it.
+The line with * is what --backend auto chooses.
+
+Plugins are searched in the user's cache folder, in the packages of a Python on
+PATH (which is not run), and in go-xla's folder. A backend that does not work is
+listed with the reason; the exit status stays 0.` + exitStatus,
+		Example: `  evatool backend list
+  evatool backend list --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, chosen, err := device.List(cmd.Context(), device.Options{
+				DeviceCount: app.DeviceCount, Threads: app.Threads, CompileCache: "off", Log: app.Log,
+			})
+			if err != nil {
+				return err
+			}
+			if app.JSON {
+				return app.PrintJSON(map[string]any{"backends": list, "chosen": list[chosen].Info, "simd": device.SIMD()})
+			}
+			for i, l := range list {
+				app.Printf("%s\n", backendLine(l, i == chosen))
+			}
+			for _, kind := range []string{device.KindCPU, device.KindCUDA} {
+				if !hasKind(list, kind) {
+					app.Printf("  %-9s not here: evatool backend install %s\n", kind, strings.TrimPrefix(kind, "xla-"))
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func hasKind(list []device.Listed, kind string) bool {
+	for _, l := range list {
+		if l.Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+func backendLine(l device.Listed, chosen bool) string {
+	var b strings.Builder
+	mark := " "
+	if chosen {
+		mark = "*"
+	}
+	fmt.Fprintf(&b, "%s %-9s", mark, l.Kind)
+	if l.Error != "" {
+		fmt.Fprintf(&b, " does not work: %s", l.Error)
+	} else {
+		fmt.Fprintf(&b, " %6.0f GFLOP/s, %d device(s)", l.GFLOPS, l.Devices)
+		if l.Version != "" {
+			fmt.Fprintf(&b, ", %s", l.Version)
+		}
+	}
+	if l.Kind == device.KindGo {
+		fmt.Fprintf(&b, ", SIMD %s", map[bool]string{true: "on", false: "off (build with GOEXPERIMENT=simd)"}[l.SIMD])
+	}
+	if l.Plugin != "" {
+		fmt.Fprintf(&b, ", %s", l.Plugin)
+	}
+	if chosen {
+		fmt.Fprintf(&b, " (%s)", l.Why)
+	}
+	return b.String()
+}
+
+func newBackendInstall(app *App) *cobra.Command {
+	var wheel string
+	cmd := &cobra.Command{
+		Use:   "install cpu|cuda",
+		Short: "Install an XLA plugin into the user's cache folder",
+		Long: `Install the XLA plugin for CPUs or for NVIDIA GPUs into the user's cache folder.
+
+The version and the SHA-256 are fixed in this program. The plugin is downloaded
+from the Python package index, directly or with pip if that is on PATH; on a
+machine without a network, give the wheel with --wheel. No Python is needed.
+Installing what is there already does nothing.
+
+The CUDA plugin also needs NVIDIA's libraries: they are found in the packages of
+a Python on PATH, in a CUDA folder, or in LD_LIBRARY_PATH; what is missing is
+named when the plugin is opened.` + exitStatus,
+		Example: `  evatool backend install cpu
+  evatool backend install cuda --wheel jax_cuda13_pjrt-0.12.0.1-py3-none-manylinux_2_27_x86_64.whl`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fault.Usagef("backend install: give one of cpu, cuda")
+			}
+			return nil
+		},
+		ValidArgs: []string{"cpu", "cuda"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in, err := device.Install(cmd.Context(), args[0], wheel, app.Log)
+			if err != nil {
+				return err
+			}
+			if app.JSON {
+				return app.PrintJSON(in)
+			}
+			done := "installed"
+			if in.Already {
+				done = "is already installed"
+			}
+			app.Printf("%s %s %s: %s\n", in.Package, in.Version, done, in.Path)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&wheel, "wheel", "", "take the plugin from this wheel `FILE` instead of a download")
+	return cmd
+}
