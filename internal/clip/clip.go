@@ -1,47 +1,114 @@
 // Package clip is the CLIP model as a computation graph: pure functions of a
 // configuration and its weights.
+//
+// A graph function panics when a weight is missing or has another shape; the
+// device package turns that into an error.
 package clip
 
 import (
+	"fmt"
+
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 
 	"github.com/evatool/evatool/internal/arch"
 )
 
-// Weights maps a tensor's name in the eva layout to its node.
-type Weights map[string]*graph.Node
+// Node is a value of the graph.
+type Node = graph.Node
+
+// Weights maps a tensor's name in the eva layout to its node. The nodes may
+// have any float dtype.
+type Weights map[string]*Node
 
 // Options change how a tower is computed, not what.
 type Options struct {
 	// DType is the compute dtype of products and activations: Float32 (also
 	// when left zero), BFloat16 or Float16. Norms and softmax are Float32.
 	DType dtypes.DType
-	// KeepPatches keeps only these patches of each image, int32 [B,K] in
-	// 0…patches-1; nil keeps all. The class token always stays.
-	KeepPatches *graph.Node
-	// DropPath is applied to the output of every residual branch; nil does nothing.
-	DropPath func(x *graph.Node, tower arch.Tower, layer int) *graph.Node
+	// KeepPatches keeps only these patches of each image: int32 [B,K], values
+	// 0…patches-1; nil keeps all. They are taken after the position embedding,
+	// RoPE turns them by their own positions, and the class token stays.
+	KeepPatches *Node
+	// DropPath is applied to the output of every residual branch, which is
+	// [B,tokens,width]; nil does nothing.
+	DropPath func(x *Node, tower arch.Tower, layer int) *Node
 	// Checkpoint recomputes each block in the backward pass.
 	Checkpoint bool
 	// Capture is called with the output of every block and of a few other
-	// places, under the names of the original modules.
-	Capture func(name string, x *graph.Node)
+	// modules, under the names that these have in the eva layout. It makes the
+	// last block compute every token.
+	Capture func(name string, x *Node)
+}
+
+// tower is what the layers of one tower need to know.
+type tower struct {
+	cfg   *arch.Config
+	w     Weights
+	opt   Options
+	which arch.Tower
+	dtype dtypes.DType
+	eps   float64 // of LayerNorm
+}
+
+func newTower(cfg *arch.Config, w Weights, opt Options, which arch.Tower) *tower {
+	t := &tower{cfg: cfg, w: w, opt: opt, which: which, dtype: opt.DType, eps: 1e-5}
+	if t.dtype == dtypes.InvalidDType {
+		t.dtype = dtypes.Float32
+	}
+	return t
+}
+
+// weight is the tensor as stored.
+func (t *tower) weight(name string) *Node {
+	n, ok := t.w[name]
+	if !ok {
+		panic(fmt.Errorf("clip: the weights have no tensor %s", name))
+	}
+	return n
+}
+
+// cast is the tensor in the compute dtype.
+func (t *tower) cast(name string) *Node { return to(t.weight(name), t.dtype) }
+
+func (t *tower) capture(name string, x *Node) {
+	if t.opt.Capture != nil {
+		t.opt.Capture(name, to(x, dtypes.Float32))
+	}
+}
+
+// to converts where need be.
+func to(x *Node, dtype dtypes.DType) *Node {
+	if x.DType() == dtype {
+		return x
+	}
+	return graph.ConvertDType(x, dtype)
 }
 
 // Image is the image tower: images [B,3,H,W] Float32, normalised, to features
 // [B,embed] Float32, not L2-normalised.
-func Image(cfg *arch.Config, w Weights, images *graph.Node, opt Options) *graph.Node {
-	panic("clip: not built yet")
+func Image(cfg *arch.Config, w Weights, images *Node, opt Options) *Node {
+	t := newTower(cfg, w, opt, arch.VisualTower)
+	images = to(images, t.dtype)
+	var features *Node
+	switch {
+	case cfg.IsEVA():
+		t.eps = 1e-6
+		features = t.evaVision(images)
+	case cfg.IsResNet():
+		features = t.resnet(images)
+	default:
+		features = t.openAIVision(images)
+	}
+	return to(features, dtypes.Float32)
 }
 
-// Text is the text tower: tokens [B,context] int32 to features [B,embed]
-// Float32, not L2-normalised.
-func Text(cfg *arch.Config, w Weights, tokens *graph.Node, opt Options) *graph.Node {
-	panic("clip: not built yet")
+// Text is the text tower: tokens [B,N] int32, N at most the context, to
+// features [B,embed] Float32, not L2-normalised. The feature is taken at the
+// first largest token id, which is the end of the text.
+func Text(cfg *arch.Config, w Weights, tokens *Node, opt Options) *Node {
+	return to(newTower(cfg, w, opt, arch.TextTower).text(tokens), dtypes.Float32)
 }
 
 // Normalize divides each row by its L2 norm.
-func Normalize(x *graph.Node) *graph.Node {
-	return graph.L2Normalize(x, -1)
-}
+func Normalize(x *Node) *Node { return graph.L2Normalize(x, -1) }

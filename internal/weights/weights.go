@@ -3,7 +3,12 @@ package weights
 
 import (
 	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -26,6 +31,26 @@ func (s *Set) Names() []string { return s.names }
 // Values are the tensors, in the order of Names.
 func (s *Set) Values() []*device.Array { return s.values }
 
+// Tower gives the names and tensors of one tower only.
+func (s *Set) Tower(t arch.Tower) (names []string, values []*device.Array) {
+	for i, p := range s.Config.Params() {
+		if p.Tower == t {
+			names, values = append(names, s.names[i]), append(values, s.values[i])
+		}
+	}
+	return names, values
+}
+
+// LogitScale is the factor of the logits, exp(logit_scale).
+func (s *Set) LogitScale() (float32, error) {
+	i := slices.Index(s.names, "logit_scale")
+	v, err := s.values[i].Float32s()
+	if err != nil {
+		return 0, err
+	}
+	return float32(math.Exp(float64(v[0]))), nil
+}
+
 // Free releases the device memory.
 func (s *Set) Free() {
 	for _, a := range s.values {
@@ -42,7 +67,122 @@ func Bind(names []string, nodes []*graph.Node) map[string]*graph.Node {
 	return m
 }
 
-// Load streams the tensors of src, which is in the eva layout, to the device.
+// ParseDType reads fp32 (also ""), bf16 or fp16.
+func ParseDType(s string) (dtypes.DType, error) {
+	switch s {
+	case "", "fp32":
+		return dtypes.Float32, nil
+	case "bf16":
+		return dtypes.BFloat16, nil
+	case "fp16":
+		return dtypes.Float16, nil
+	}
+	return dtypes.InvalidDType, fault.Usagef("dtype %q: want fp32, bf16 or fp16", s)
+}
+
+// ComputeDType is the dtype in which a device computes when asked for dtype:
+// the Go backend has Float32 only.
+func ComputeDType(dev *device.Device, dtype string) (dtypes.DType, error) {
+	dt, err := ParseDType(dtype)
+	if dev.Info().Kind == device.KindGo {
+		dt = dtypes.Float32
+	}
+	return dt, err
+}
+
+// Load streams the tensors of src, which is in the eva layout, to the device,
+// one at a time. Matrices are stored as dtype (fp32, bf16 or fp16); vectors
+// stay Float32, and so does everything on the Go backend. A tensor that is
+// missing, unused, of another shape or not of a float type is an error that
+// names it.
 func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorfile.Source, dtype string) (*Set, error) {
-	return nil, fault.Envf("not built yet")
+	dt, err := ComputeDType(dev, dtype)
+	if err != nil {
+		return nil, err
+	}
+	params := cfg.Params()
+	infos, err := match(params, src.Tensors())
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{Config: cfg}
+	for i, p := range params {
+		if err := ctx.Err(); err != nil {
+			s.Free()
+			return nil, err
+		}
+		to := dtypes.Float32
+		if len(p.Shape) > 1 {
+			to = dt
+		}
+		a, err := upload(dev, src, infos[i], to)
+		if err != nil {
+			s.Free()
+			return nil, err
+		}
+		s.names, s.values = append(s.names, p.Name), append(s.values, a)
+	}
+	return s, nil
+}
+
+// ignored tells tensors that a checkpoint may carry and no model needs:
+// computed tables and facts about the architecture.
+func ignored(name string) bool {
+	for _, s := range []string{"rope.freqs_cos", "rope.freqs_sin", "position_ids", "attn_mask", "num_batches_tracked"} {
+		if name == s || strings.HasSuffix(name, "."+s) {
+			return true
+		}
+	}
+	name = name[strings.LastIndexByte(name, '.')+1:]
+	return name == "input_resolution" || name == "context_length" || name == "vocab_size"
+}
+
+// match finds each parameter's tensor.
+func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, error) {
+	have := make(map[string]tensorfile.Info, len(tensors))
+	for _, t := range tensors {
+		have[t.Name] = t
+	}
+	var missing, unused, wrong []string
+	infos := make([]tensorfile.Info, len(params))
+	for i, p := range params {
+		t, ok := have[p.Name]
+		delete(have, p.Name)
+		switch {
+		case !ok:
+			missing = append(missing, p.Name)
+		case !slices.Equal(t.Shape, p.Shape):
+			wrong = append(wrong, fmt.Sprintf("%s is %v, want %v", p.Name, t.Shape, p.Shape))
+		case !isFloat(t.DType):
+			wrong = append(wrong, fmt.Sprintf("%s is %s, want a float type", p.Name, t.DType))
+		}
+		infos[i] = t
+	}
+	for _, t := range tensors {
+		if _, left := have[t.Name]; left && !ignored(t.Name) {
+			unused = append(unused, t.Name)
+		}
+	}
+	var parts []string
+	for _, l := range []struct {
+		what  string
+		names []string
+	}{{"missing", missing}, {"not used", unused}, {"wrong", wrong}} {
+		if len(l.names) > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s (%s)", len(l.names), l.what, list(l.names)))
+		}
+	}
+	if parts != nil {
+		return nil, fault.Inputf("the tensors do not fit the configuration: %s; give the right one with --config", strings.Join(parts, "; "))
+	}
+	return infos, nil
+}
+
+// list shows names; beyond a dozen it counts the rest.
+func list(names []string) string {
+	const most = 12
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }

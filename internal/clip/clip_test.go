@@ -1,0 +1,206 @@
+package clip
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/tensorfile"
+	"github.com/evatool/evatool/internal/weights"
+)
+
+const models = "../../testdata/models/"
+
+// backends runs f on the Go backend and, where the plugin is installed, on XLA.
+func backends(t *testing.T, f func(t *testing.T, d *device.Device)) {
+	for _, name := range []string{"go", "xla"} {
+		t.Run(name, func(t *testing.T) {
+			d, err := device.Open(context.Background(), device.Options{Backend: name, CompileCache: "off"})
+			if err != nil {
+				t.Skip(err)
+			}
+			defer d.Close()
+			f(t, d)
+		})
+	}
+}
+
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// evaLayout shows a state dict of OpenAI's and OpenCLIP's with the text
+// tower's names under text.
+type evaLayout struct{ tensorfile.Source }
+
+func (s evaLayout) Tensors() []tensorfile.Info {
+	infos := slices.Clone(s.Source.Tensors())
+	for i := range infos {
+		infos[i].Name = evaName(infos[i].Name)
+	}
+	return infos
+}
+
+func (s evaLayout) Open(name string) (io.ReadCloser, error) {
+	for _, t := range s.Source.Tensors() {
+		if evaName(t.Name) == name {
+			return s.Source.Open(t.Name)
+		}
+	}
+	return nil, fmt.Errorf("no tensor %s", name)
+}
+
+func evaName(name string) string {
+	if strings.HasPrefix(name, "visual.") || strings.HasPrefix(name, "text.") || name == "logit_scale" {
+		return name
+	}
+	return "text." + name
+}
+
+func openFile(t *testing.T, path string) *tensorfile.File {
+	t.Helper()
+	f := must[*tensorfile.File](t)(tensorfile.OpenFile(path))
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func loadModel(t *testing.T, d *device.Device, dir, config, dtype string) *weights.Set {
+	t.Helper()
+	cfg := must[*arch.Config](t)(arch.Parse(must[[]byte](t)(os.ReadFile(filepath.Join(config, "config.json")))))
+	set := must[*weights.Set](t)(weights.Load(context.Background(), d, cfg, evaLayout{openFile(t, filepath.Join(dir, "model.safetensors"))}, dtype))
+	t.Cleanup(set.Free)
+	return set
+}
+
+func readTokens(t *testing.T, src tensorfile.Source, name string) []int32 {
+	t.Helper()
+	raw := must[[]byte](t)(tensorfile.ReadAll(src, name))
+	out := make([]int32, len(raw)/8)
+	for i := range out {
+		out[i] = int32(binary.LittleEndian.Uint64(raw[8*i:]))
+	}
+	return out
+}
+
+func floats(t *testing.T, src tensorfile.Source, name string) []float32 {
+	t.Helper()
+	return must[[]float32](t)(tensorfile.Float32s(src, name))
+}
+
+// diff is the largest difference; NaN counts as infinite.
+func diff(t *testing.T, got, want []float32) float64 {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d values, want %d", len(got), len(want))
+	}
+	worst := 0.0
+	for i := range got {
+		d := math.Abs(float64(got[i]) - float64(want[i]))
+		if !(d <= worst) {
+			worst = d
+		}
+		if math.IsNaN(d) {
+			return math.Inf(1)
+		}
+	}
+	return worst
+}
+
+// The features of the original code, of every family.
+const tolerance = 1e-4
+
+func TestForward(t *testing.T) {
+	dirs := must[[]string](t)(filepath.Glob(models + "*"))
+	if len(dirs) < 11 {
+		t.Fatalf("%d model folders, want 11", len(dirs))
+	}
+	backends(t, func(t *testing.T, d *device.Device) {
+		for _, dir := range dirs {
+			t.Run(filepath.Base(dir), func(t *testing.T) {
+				from := dir
+				if filepath.Base(dir) == "hf-clip-tiny" { // the same weights under other names
+					from = models + "openai-vit-tiny"
+				}
+				set := loadModel(t, d, from, dir, "fp32")
+				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 6}))
+				in := openFile(t, filepath.Join(dir, "forward.safetensors"))
+				img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
+				txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens"), 5))
+				if e := diff(t, img, floats(t, in, "expected.image_features")); e > tolerance {
+					t.Errorf("image features differ by %.2g", e)
+				}
+				if e := diff(t, txt, floats(t, in, "expected.text_features")); e > tolerance {
+					t.Errorf("text features differ by %.2g", e)
+				}
+				scale := must[float32](t)(set.LogitScale())
+				if e := math.Abs(float64(scale - floats(t, in, "expected.logit_scale_exp")[0])); e > tolerance {
+					t.Errorf("logit scale differs by %.2g", e)
+				}
+			})
+		}
+	})
+}
+
+// blockNames are names in intermediate.safetensors that differ in our layout.
+func blockName(name string) string {
+	if strings.HasPrefix(name, "transformer.") || name == "ln_final" {
+		return "text." + name
+	}
+	return name
+}
+
+func TestBlocks(t *testing.T) {
+	dirs := must[[]string](t)(filepath.Glob(models + "*/intermediate.safetensors"))
+	backends(t, func(t *testing.T, d *device.Device) {
+		for _, path := range dirs {
+			dir := filepath.Dir(path)
+			t.Run(filepath.Base(dir), func(t *testing.T) {
+				set := loadModel(t, d, dir, dir, "fp32")
+				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 1}))
+				in, want := openFile(t, filepath.Join(dir, "forward.safetensors")), openFile(t, path)
+				size, context77 := set.Config.Vision.ImageSize, set.Config.Text.ContextLength
+				ctx := context.Background()
+				f, blocks, err := r.ImageBlocks(ctx, floats(t, in, "images")[:3*size*size], 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, more, err := r.TextBlocks(ctx, readTokens(t, in, "tokens")[:context77], 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e := diff(t, f, floats(t, in, "expected.image_features")[:set.Config.EmbedDim]); e > tolerance {
+					t.Errorf("features beside the blocks differ by %.2g", e)
+				}
+				got := map[string]Block{}
+				for _, b := range append(blocks, more...) {
+					got[b.Name] = b
+				}
+				for _, info := range want.Tensors() {
+					b, ok := got[blockName(info.Name)]
+					if !ok || !slices.Equal(b.Shape, info.Shape) {
+						t.Errorf("%s: captured %v %v, want %v", info.Name, ok, b.Shape, info.Shape)
+						continue
+					}
+					if e := diff(t, b.Data, floats(t, want, info.Name)); e > tolerance {
+						t.Errorf("%s differs by %.2g", info.Name, e)
+					}
+				}
+			})
+		}
+	})
+}

@@ -1,0 +1,126 @@
+package clip
+
+import (
+	"math"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/ml/layers/activation"
+	"github.com/gomlx/gomlx/ml/layers/attention"
+	"github.com/gomlx/gomlx/ml/nn"
+)
+
+// product is x [..., in] times w [out, in] transposed, as one 2-D product.
+func product(x, w *Node) *Node {
+	dims := x.Shape().Dimensions
+	in := dims[len(dims)-1]
+	flat := graph.Reshape(x, -1, in)
+	y := dot(flat, w).General([]int{1}, nil, []int{1}, nil)
+	return graph.Reshape(y, append(append([]int{}, dims[:len(dims)-1]...), w.Shape().Dim(0))...)
+}
+
+// dot is a product that accumulates in Float32. In half precision GoMLX would
+// convert the operands of the backward products to Float32 unless the
+// accumulator is left to the backend, which takes Float32 all the same.
+func dot(a, b *Node) *graph.DotBuilder {
+	return graph.Dot(a, b).WithAccumulatorDType(dtypes.InvalidDType)
+}
+
+// addVector adds v [n] to x [..., n].
+func addVector(x, v *Node) *Node {
+	return graph.Add(x, graph.ExpandLeftToRank(to(v, x.DType()), x.Rank()))
+}
+
+// scaleVector multiplies x [..., n] by v [n].
+func scaleVector(x, v *Node) *Node {
+	return graph.Mul(x, graph.ExpandLeftToRank(to(v, x.DType()), x.Rank()))
+}
+
+// dense is torch's Linear: weights NAME.weight [out, in] and NAME.bias [out].
+func (t *tower) dense(x *Node, name string) *Node {
+	return addVector(product(x, t.cast(name+".weight")), t.weight(name+".bias"))
+}
+
+// layerNorm normalises the last axis in Float32.
+func (t *tower) layerNorm(x *Node, name string, eps float64) *Node {
+	f := dtypes.Float32
+	y := nn.LayerNorm(to(x, f), []int{x.Rank() - 1}, eps, to(t.weight(name+".weight"), f), to(t.weight(name+".bias"), f), nil)
+	return to(y, x.DType())
+}
+
+// gelu is x·Φ(x).
+func gelu(x *Node) *Node {
+	return to(activation.Gelu(to(x, dtypes.Float32)), x.DType())
+}
+
+// quickGELU is x·σ(1.702x), OpenAI's approximation.
+func quickGELU(x *Node) *Node {
+	return graph.Mul(x, graph.Sigmoid(graph.MulScalar(x, 1.702)))
+}
+
+func silu(x *Node) *Node { return graph.Mul(x, graph.Sigmoid(x)) }
+
+// FlashAttention says whether a backend has attention as one operation. It is
+// used in half precision.
+func FlashAttention(b compute.Backend) bool {
+	return b.Capabilities().Operations[compute.OpTypeFusedScaledDotProductAttention]
+}
+
+// attend is softmax(q·kᵀ/√d)·v: q [B,Q,H,D], k and v [B,S,H,D] → [B,Q,H·D].
+// mask (bool, broadcast to [B,H,Q,S], or nil) says what a query may see;
+// causal is the lower triangle and excludes a mask.
+func attend(q, k, v *Node, causal bool, mask *Node) *Node {
+	g, d := q.Graph(), q.Shape().Dimensions
+	batch, queries, heads, width := d[0], d[1], d[2], d[3]
+	scale := 1 / math.Sqrt(float64(width))
+	if FlashAttention(g.Backend()) && q.DType().IsHalfPrecision() && mask == nil && queries == k.Shape().Dim(1) {
+		y, _ := attention.Core(q, k, v, attention.LayoutBSHD, attention.CoreOptions{Scale: scale, UseCausalMask: causal})
+		return graph.Reshape(y, batch, queries, heads*width)
+	}
+	scores := dot(graph.MulScalar(q, scale), k).General([]int{3}, []int{0, 2}, []int{3}, []int{0, 2})
+	scores = to(scores, dtypes.Float32)
+	if causal {
+		mask = graph.Reshape(graph.LowerTriangular(g, queries), 1, 1, queries, queries)
+	}
+	if mask != nil {
+		mask = graph.BroadcastToShape(mask, shapes.Make(dtypes.Bool, scores.Shape().Dimensions...))
+		scores = graph.Where(mask, scores, graph.Scalar(g, dtypes.Float32, math.Inf(-1)))
+	}
+	p := to(graph.Softmax(scores, -1), v.DType())
+	y := dot(p, v).General([]int{3}, []int{0, 1}, []int{1}, []int{0, 2}) // [B,H,Q,D]
+	return graph.Reshape(graph.TransposeAllAxes(y, 0, 2, 1, 3), batch, queries, heads*width)
+}
+
+// split cuts x [..., n·parts] into parts along the last axis.
+func split(x *Node, parts int) []*Node {
+	n := x.Shape().Dim(-1) / parts
+	out := make([]*Node, parts)
+	for i := range out {
+		out[i] = graph.SliceAxis(x, -1, graph.AxisRange(i*n, (i+1)*n))
+	}
+	return out
+}
+
+// toHeads is x [B,N,W] as [B,N,H,W/H].
+func toHeads(x *Node, heads int) *Node {
+	d := x.Shape().Dimensions
+	return graph.Reshape(x, d[0], d[1], heads, d[2]/heads)
+}
+
+// takeRows takes the rows idx [B,K] of x [B,N,W]: [B,K,W].
+func takeRows(x, idx *Node) *Node {
+	d := idx.Shape().Dimensions
+	g := x.Graph()
+	// The batch index is an iota beside the row index: so a partitioner sees
+	// that the gather never crosses images.
+	b := graph.Iota(g, shapes.Make(dtypes.Int32, d[0], d[1], 1), 0)
+	pair := graph.Concatenate([]*Node{b, graph.InsertAxes(idx, -1)}, -1)
+	return graph.Gather(x, pair)
+}
+
+// firstRow is the class token of x [B,N,W]: [B,1,W].
+func firstRow(x *Node) *Node {
+	return graph.SliceAxis(x, 1, graph.AxisRange(0, 1))
+}

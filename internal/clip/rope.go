@@ -1,0 +1,88 @@
+package clip
+
+import (
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/graph"
+
+	"github.com/evatool/evatool/internal/arch"
+)
+
+// ropeAngles are EVA-02's rotation angles [patches][headWidth/2]: one for each
+// pair of neighbouring features. The first half of a head turns with the row,
+// the second with the column; position p of a grid of n counts as p/n·pt, pt
+// being the grid of the pretraining (VisionRotaryEmbeddingFast of EVA-CLIP).
+func ropeAngles(cfg *arch.Config) [][]float64 {
+	const theta = 10000
+	grid := cfg.Grid()
+	quarter := cfg.Vision.HeadWidth / 4
+	angles := make([][]float64, 0, grid*grid)
+	for row := range grid {
+		for col := range grid {
+			a := make([]float64, 0, 2*quarter)
+			for _, p := range []int{row, col} {
+				pos := float64(p) / float64(grid) * float64(cfg.Vision.PtSeqLen)
+				for i := range quarter {
+					a = append(a, pos*math.Pow(theta, -float64(i)/float64(quarter)))
+				}
+			}
+			angles = append(angles, a)
+		}
+	}
+	return angles
+}
+
+// rope is the rotation of queries and keys.
+type rope struct{ cos, sin *Node } // [1 or B, tokens, 1, headWidth], Float32
+
+// newRope makes the tables. The class token's row does not turn. keep [B,K]
+// (or nil) says which patches are there.
+func newRope(g *graph.Graph, cfg *arch.Config, keep *Node) *rope {
+	angles := ropeAngles(cfg)
+	d := cfg.Vision.HeadWidth
+	table := func(of func(float64) float64) *Node {
+		rows := make([][]float32, 0, len(angles)+1)
+		for _, a := range append([][]float64{make([]float64, d/2)}, angles...) {
+			row := make([]float32, 0, d)
+			for _, x := range a {
+				v := float32(of(x))
+				row = append(row, v, v)
+			}
+			rows = append(rows, row)
+		}
+		t := graph.Const(g, rows)
+		if keep == nil {
+			return graph.Reshape(t, 1, -1, 1, d)
+		}
+		b := keep.Shape().Dim(0)
+		// Row 0 is the class token's.
+		all := graph.Concatenate([]*Node{graph.Zeros(g, shapeI32(b, 1)), graph.AddScalar(keep, 1)}, 1)
+		return graph.InsertAxes(graph.Gather(t, graph.InsertAxes(all, -1)), 2)
+	}
+	return &rope{cos: table(math.Cos), sin: table(math.Sin)}
+}
+
+// turn rotates x [B,N,H,D]. Pairs of neighbours (a,b) become
+// (a·cos − b·sin, b·cos + a·sin).
+func (r *rope) turn(x *Node) *Node {
+	if r == nil {
+		return x
+	}
+	d := x.Shape().Dim(-1)
+	// The swap with sign is a product with a constant matrix, exact in any
+	// dtype; strided slices cost more, forward and above all backward.
+	swap := make([][]float32, d)
+	for i := range swap {
+		swap[i] = make([]float32, d)
+		if i%2 == 0 {
+			swap[i][i+1] = 1
+		} else {
+			swap[i][i-1] = -1
+		}
+	}
+	m := to(graph.Const(x.Graph(), swap), x.DType())
+	swapped := dot(x, m).General([]int{3}, nil, []int{0}, nil)
+	f := dtypes.Float32
+	return to(graph.Add(graph.Mul(to(x, f), r.cos), graph.Mul(to(swapped, f), r.sin)), x.DType())
+}

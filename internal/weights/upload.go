@@ -1,0 +1,111 @@
+package weights
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// chunk is the size of the read buffer in bytes.
+const chunk = 1 << 20
+
+// decoders turn little-endian elements into float32 values.
+var decoders = map[tensorfile.DType]func(dst []float32, src []byte){
+	tensorfile.F64: func(dst []float32, src []byte) {
+		for i := range dst {
+			dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
+		}
+	},
+	tensorfile.F32: func(dst []float32, src []byte) {
+		for i := range dst {
+			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	},
+	tensorfile.F16: func(dst []float32, src []byte) {
+		for i := range dst {
+			dst[i] = tensorfile.F16toF32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	},
+	tensorfile.BF16: func(dst []float32, src []byte) {
+		for i := range dst {
+			dst[i] = tensorfile.BF16toF32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	},
+}
+
+func isFloat(d tensorfile.DType) bool { return decoders[d] != nil }
+
+// half are the 16-bit types: the file's name for it, and float32 to bits.
+var half = map[dtypes.DType]struct {
+	file   tensorfile.DType
+	encode func(float32) uint16
+}{
+	dtypes.Float16:  {tensorfile.F16, tensorfile.F32toF16},
+	dtypes.BFloat16: {tensorfile.BF16, tensorfile.F32toBF16},
+}
+
+// upload streams one tensor to the device as to.
+func upload(dev *device.Device, src tensorfile.Source, t tensorfile.Info, to dtypes.DType) (*device.Array, error) {
+	shape := shapes.Make(to)
+	for _, d := range t.Shape {
+		shape.Dimensions = append(shape.Dimensions, int(d))
+	}
+	a, err := putFunc(dev, shape, func(flat any) error {
+		r, err := src.Open(t.Name)
+		if err != nil {
+			return err
+		}
+		err = fill(flat, to, t.DType, r)
+		return errors.Join(err, r.Close())
+	})
+	if err != nil {
+		return nil, fault.As(fault.Input, fmt.Errorf("tensor %s: %w", t.Name, err))
+	}
+	return a, nil
+}
+
+func putFunc(dev *device.Device, shape shapes.Shape, fill func(flat any) error) (*device.Array, error) {
+	flat := dtypes.MakeAnySlice(shape.DType, shape.Size())
+	if err := fill(flat); err != nil {
+		return nil, err
+	}
+	return dev.PutFlat(device.Replicated, flat, shape)
+}
+
+// fill reads elements of type from into flat, a slice of elements of type to.
+func fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Reader) error {
+	raw := dtypes.UnsafeByteSliceFromAny(flat)
+	if from == half[to].file {
+		_, err := io.ReadFull(r, raw)
+		return err
+	}
+	buf := make([]byte, chunk)
+	vals := make([]float32, chunk/from.Size())
+	for n := len(raw) / to.Size(); n > 0; {
+		k := min(n, len(vals))
+		if _, err := io.ReadFull(r, buf[:k*from.Size()]); err != nil {
+			return err
+		}
+		if to == dtypes.Float32 {
+			decoders[from](flat.([]float32)[:k], buf)
+			flat = flat.([]float32)[k:]
+		} else {
+			decoders[from](vals[:k], buf)
+			for i, v := range vals[:k] {
+				binary.LittleEndian.PutUint16(raw[2*i:], half[to].encode(v))
+			}
+			raw = raw[2*k:]
+		}
+		n -= k
+	}
+	return nil
+}
