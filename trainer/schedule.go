@@ -10,3 +10,9 @@ func warmupCosine(s, warmup, total int64) float64 {
 	}
 	return 0.5 * (1 + math.Cos(math.Pi*float64(s-warmup)/float64(total-warmup)))
 }
+
+// rates are the learning rates of step s for the three groups.
+func (r *Recipe) rates(s int64) [3]float32 {
+	f := warmupCosine(s, r.WarmupSteps, r.Steps)
+	return [3]float32{float32(r.LR.Vision * f), float32(r.LR.Text * f), float32(r.LR.Other * f)}
+}

@@ -322,12 +322,18 @@ func (m *machine) stepGraph(in []*Node) []*Node {
 
 	var chance draws
 	s.rng, chance = m.draw(s.rng, m.rows, keep)
+	loss, grads := m.lossAndGradients(s, frozen, images, tokens, chance)
+	return m.apply(s, loss, grads, rates)
+}
+
+// lossAndGradients is the loss of the whole batch and its gradient, multiplied
+// with the loss scale.
+func (m *machine) lossAndGradients(s *stateNodes, frozen []*Node, images, tokens *Node, chance draws) (*Node, []*Node) {
 	img, txt := m.features(s.params, frozen, images, tokens, chance)
 	// Rows that only fill up the devices do not count.
 	img, txt = Slice(img, AxisRange(0, m.recipe.Batch)), Slice(txt, AxisRange(0, m.recipe.Batch))
 	loss := contrastive(img, txt, m.logitScale(s.params))
-	grads := Gradient(Mul(loss, s.scale), s.params...)
-	return m.apply(s, loss, grads, rates)
+	return loss, Gradient(Mul(loss, s.scale), s.params...)
 }
 
 // stateNodes is the state inside a graph.

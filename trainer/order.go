@@ -1,0 +1,111 @@
+package trainer
+
+import (
+	"math/bits"
+	"math/rand/v2"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// mixBlock is the number of consecutive samples in which every source has
+// exactly its share (rounded over the whole run, not per block).
+const mixBlock = 4096
+
+// order says which example comes at which position of the run. It is a pure
+// function of the seed and the position: nothing has to be saved to go on.
+// Each source is shuffled anew in every pass over it.
+type order struct {
+	seed  uint64
+	sizes []int64   // examples per source
+	upTo  []float64 // upTo[s] is the summed share of the sources before s
+	block int64     // the one that slots and firsts describe
+	slots []int32   // source of every position of the block
+	nth   []int64   // and how many of that source came before, over the whole run
+}
+
+func newOrder(seed int64, sizes []int64, weights []float64) (*order, error) {
+	o := &order{seed: uint64(seed), sizes: sizes, block: -1, upTo: []float64{0}}
+	var sum float64
+	for _, w := range weights {
+		sum += w
+	}
+	part := 0.0
+	for i, w := range weights {
+		if w/sum*mixBlock < 2 {
+			return nil, fault.Usagef("data.%d.weight: %v of %v is less than one sample in %d; raise it or leave the source out", i, w, sum, mixBlock/2)
+		}
+		part += w
+		o.upTo = append(o.upTo, part/sum)
+	}
+	o.upTo[len(weights)] = 1
+	return o, nil
+}
+
+// at gives the source and the example of a position. It is cheap for
+// neighbouring positions; it is not safe for many goroutines.
+func (o *order) at(pos int64) (source int, example int64) {
+	nth := pos
+	if len(o.sizes) > 1 {
+		if b := pos / mixBlock; b != o.block {
+			o.fill(b)
+		}
+		source, nth = int(o.slots[pos%mixBlock]), o.nth[pos%mixBlock]
+	}
+	return source, o.shuffled(source, nth)
+}
+
+// shuffled is the nth example that source s gives.
+func (o *order) shuffled(s int, nth int64) int64 {
+	n := o.sizes[s]
+	return int64(permute(mixKey(o.seed, uint64(s), uint64(nth/n)), uint64(nth%n), uint64(n)))
+}
+
+// before is the number of samples that source s gives in the first blocks.
+func (o *order) before(s int, blocks int64) int64 {
+	n := float64(blocks * mixBlock)
+	return int64(o.upTo[s+1]*n) - int64(o.upTo[s]*n)
+}
+
+func (o *order) fill(block int64) {
+	o.block, o.slots, o.nth = block, o.slots[:0], make([]int64, mixBlock)
+	next := make([]int64, len(o.sizes))
+	for s := range o.sizes {
+		next[s] = o.before(s, block)
+		for range o.before(s, block+1) - next[s] {
+			o.slots = append(o.slots, int32(s))
+		}
+	}
+	r := rand.New(rand.NewPCG(o.seed, mixKey(^o.seed, uint64(block), 0)))
+	r.Shuffle(len(o.slots), func(i, j int) { o.slots[i], o.slots[j] = o.slots[j], o.slots[i] })
+	for i, s := range o.slots {
+		o.nth[i] = next[s]
+		next[s]++
+	}
+}
+
+// mixKey hashes three numbers (splitmix64's finisher).
+func mixKey(a, b, c uint64) uint64 {
+	h := a
+	for _, x := range [...]uint64{b, c, 0x9e3779b97f4a7c15} {
+		h = (h ^ x) * 0xbf58476d1ce4e5b9
+		h = (h ^ h>>27) * 0x94d049bb133111eb
+		h ^= h >> 31
+	}
+	return h
+}
+
+// permute is a bijection of 0…n-1: a Feistel network over the next even power
+// of two, walked until the value is below n.
+func permute(key, i, n uint64) uint64 {
+	half := max(1, (bits.Len64(n-1)+1)/2)
+	mask := uint64(1)<<half - 1
+	for {
+		l, r := i>>half, i&mask
+		for round := range uint64(6) {
+			l, r = r, l^(mixKey(key, r, round)&mask)
+		}
+		if i = l<<half | r; i < n {
+			return i
+		}
+	}
+}

@@ -1,0 +1,312 @@
+package trainer
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"sort"
+	"strings"
+	"sync"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/img"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// clipVocabulary is the number of tokens of CLIP's tokenizer.
+const clipVocabulary = 49408
+
+// cacheBytes bounds the decoded pictures kept in memory; a set that does not
+// fit is decoded anew in every pass.
+const cacheBytes = 256 << 20
+
+// substitutes is how many other examples are tried in place of a bad one.
+const substitutes = 16
+
+// pairs gives the training pair of any position of the run: example, crop,
+// flip, caption and template are pure functions of the seed and the position.
+type pairs struct {
+	recipe *Recipe
+	cfg    *arch.Config
+	pools  []pool // one per weighted source; one for all when there are no weights
+	order  *order
+	tok    *bpe.Tokenizer
+	bad    *badSamples
+
+	mu     sync.Mutex
+	cached map[[2]int64]*img.RGB
+	room   int64 // of the cache; negative: the set does not fit
+}
+
+// pool is one or more data sets seen as one list.
+type pool struct {
+	sets   []dataset.Dataset
+	starts []int64 // first position of each set
+	n      int64
+}
+
+func (p *pool) add(d dataset.Dataset) {
+	p.sets, p.starts = append(p.sets, d), append(p.starts, p.n)
+	p.n += int64(d.Len())
+}
+
+func (p *pool) read(i int64) (dataset.Example, error) {
+	k := sort.Search(len(p.starts), func(k int) bool { return p.starts[k] > i }) - 1
+	return p.sets[k].Read(int(i - p.starts[k]))
+}
+
+// openPairs opens the recipe's sources.
+func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples) (_ *pairs, err error) {
+	if cfg.Text.VocabSize < clipVocabulary {
+		return nil, fault.Usagef("model: its text tower knows %d tokens, CLIP's vocabulary has %d; captions need a model with CLIP's vocabulary", cfg.Text.VocabSize, clipVocabulary)
+	}
+	p := &pairs{recipe: r, cfg: cfg, tok: bpe.New(), bad: bad, cached: map[[2]int64]*img.RGB{}}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	var weights []float64
+	var sizes []int64
+	for i, s := range r.Data {
+		d, err := dataset.Open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption})
+		if err != nil {
+			return nil, fmt.Errorf("data.%d: %w", i, err)
+		}
+		if i == 0 || s.Weight > 0 {
+			p.pools = append(p.pools, pool{})
+			weights = append(weights, max(s.Weight, 1e-300)) // a single pool: any weight does
+		}
+		p.pools[len(p.pools)-1].add(d)
+		if err := hasCaptions(s.Source, d); err != nil {
+			return nil, fmt.Errorf("data.%d: %w", i, err)
+		}
+	}
+	for i := range p.pools {
+		sizes = append(sizes, p.pools[i].n)
+	}
+	if p.order, err = newOrder(r.Seed, sizes, weights); err != nil {
+		return nil, err
+	}
+	p.room = cacheBytes
+	return p, nil
+}
+
+func (p *pairs) close() {
+	for i := range p.pools {
+		for _, d := range p.pools[i].sets {
+			d.Close()
+		}
+	}
+}
+
+// fingerprint changes when the list of examples does.
+func (p *pairs) fingerprint() []string {
+	var out []string
+	for i := range p.pools {
+		for _, d := range p.pools[i].sets {
+			out = append(out, d.Fingerprint())
+		}
+	}
+	return out
+}
+
+// fill writes the pair of position pos, whose example the order gave, into one
+// row. A bad example is counted and another one takes its place.
+func (p *pairs) fill(pos int64, source int, example int64, pixels []uint8, tokens []int32) error {
+	r := rand.New(rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(pos)))
+	for range substitutes {
+		why := p.try(r, source, example, pixels, tokens)
+		if why == nil {
+			return nil
+		}
+		if err := p.bad.add(p.recipe.Data[min(source, len(p.recipe.Data)-1)].Source, why, pos); err != nil {
+			return err
+		}
+		example = r.Int64N(p.pools[source].n)
+	}
+	return fault.Inputf("data: %d examples in a row are bad, the last ones are in bad_samples.jsonl; check the source", substitutes)
+}
+
+// badSample says why an example cannot be used.
+type badSample struct {
+	path string
+	err  error
+}
+
+func (p *pairs) try(r *rand.Rand, source int, example int64, pixels []uint8, tokens []int32) *badSample {
+	ex, err := p.pools[source].read(example)
+	if err != nil {
+		return &badSample{path: fmt.Sprintf("%s (example %d)", ex.Path, example), err: err}
+	}
+	caption, ok := p.caption(r, ex.Captions)
+	if !ok {
+		return &badSample{path: ex.Path, err: fmt.Errorf("empty caption")}
+	}
+	im, err := p.decoded(source, example, ex.Image)
+	if err != nil {
+		return &badSample{path: ex.Path, err: err}
+	}
+	o := p.recipe.Image
+	crop := img.RandomResizedCrop(im, img.SampleBox(r, im.W, im.H, o.Scale, o.Ratio), o.Size)
+	if h := p.recipe.Augment.HFlip; h > 0 && r.Float64() < h {
+		crop.FlipH()
+	}
+	copy(pixels, crop.Pix)
+	p.tok.Tokens(tokens, caption, p.cfg.Text.ContextLength)
+	return nil
+}
+
+// caption draws one of the captions and one of the templates.
+func (p *pairs) caption(r *rand.Rand, captions []string) (string, bool) {
+	if len(captions) == 0 {
+		return "", false
+	}
+	c := strings.TrimSpace(captions[r.IntN(len(captions))])
+	if t := p.recipe.Captions; len(t) > 0 {
+		return strings.ReplaceAll(t[r.IntN(len(t))], "{}", c), c != ""
+	}
+	return c, c != ""
+}
+
+// decoded is the picture as RGB, from memory when the whole set fits there.
+func (p *pairs) decoded(source int, example int64, file []byte) (*img.RGB, error) {
+	key := [2]int64{int64(source), example}
+	p.mu.Lock()
+	im := p.cached[key]
+	p.mu.Unlock()
+	if im != nil {
+		return im, nil
+	}
+	raw, err := img.Decode(file)
+	if err != nil {
+		return nil, err
+	}
+	im = raw.RGB()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.room >= 0 {
+		p.room -= int64(len(im.Pix))
+		p.cached[key] = im
+		if p.room < 0 {
+			clear(p.cached)
+		}
+	}
+	return im, nil
+}
+
+// replayed is the tensors source: ready batches in order.
+type replayed struct {
+	steps   int64
+	batches []hostBatch
+}
+
+// openTensors reads images [steps, batch, 3, H, W] and tokens [steps, batch,
+// context]; keep_indices [steps, batch, kept] fixes patch dropout.
+func openTensors(path string, r *Recipe, cfg *arch.Config, kept int) (*replayed, error) {
+	f, err := tensorfile.OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	shapes := map[string][]int64{}
+	for _, t := range f.Tensors() {
+		shapes[t.Name] = t.Shape
+	}
+	size, ctx, b := int64(r.Image.Size), int64(cfg.Text.ContextLength), int64(r.Batch)
+	want := func(name string, row ...int64) (int64, error) {
+		s := shapes[name]
+		if len(s) != len(row)+1 || s[0] < 1 {
+			return 0, fault.Inputf("%s: %s is %v; want [steps %v]", path, name, s, row)
+		}
+		for i := range row {
+			if s[i+1] != row[i] {
+				return 0, fault.Inputf("%s: %s is %v; want [steps %v]", path, name, s, row)
+			}
+		}
+		return s[0], nil
+	}
+	steps, err := want("images", b, 3, size, size)
+	if err != nil {
+		return nil, err
+	}
+	if n, err := want("tokens", b, ctx); err != nil || n != steps {
+		return nil, fault.Inputf("%s: tokens are %v; want [%d %d %d]", path, shapes["tokens"], steps, b, ctx)
+	}
+	images, err := tensorfile.Float32s(f, "images")
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := readInts(f, path, "tokens", int64(cfg.Text.VocabSize))
+	if err != nil {
+		return nil, err
+	}
+	var keep []int32
+	if _, ok := shapes["keep_indices"]; ok && r.PatchDropout > 0 {
+		if n, err := want("keep_indices", b, int64(kept)); err != nil || n != steps {
+			return nil, fault.Inputf("%s: keep_indices are %v; want [%d %d %d]", path, shapes["keep_indices"], steps, b, kept)
+		}
+		if keep, err = readInts(f, path, "keep_indices", int64(cfg.Tokens()-1)); err != nil {
+			return nil, err
+		}
+	}
+	out := &replayed{steps: steps}
+	for s := range int(steps) {
+		hb := hostBatch{floats: part(images, s, int(steps)), tokens: part(tokens, s, int(steps))}
+		if keep != nil {
+			hb.keep = part(keep, s, int(steps))
+		}
+		out.batches = append(out.batches, hb)
+	}
+	return out, nil
+}
+
+func part[T any](flat []T, i, n int) []T { return flat[i*len(flat)/n : (i+1)*len(flat)/n] }
+
+// readInts reads an I64 or I32 tensor of values below limit.
+func readInts(f tensorfile.Source, path, name string, limit int64) ([]int32, error) {
+	raw, err := tensorfile.ReadAll(f, name)
+	if err != nil {
+		return nil, err
+	}
+	size := 0
+	for _, t := range f.Tensors() {
+		if t.Name == name && (t.DType == tensorfile.I64 || t.DType == tensorfile.I32) {
+			size = t.DType.Size()
+		}
+	}
+	if size == 0 {
+		return nil, fault.Inputf("%s: %s are no integers; want I64 or I32", path, name)
+	}
+	out := make([]int32, len(raw)/size)
+	for i := range out {
+		v := int64(int32(binary.LittleEndian.Uint32(raw[i*size:])))
+		if size == 8 {
+			v = int64(binary.LittleEndian.Uint64(raw[i*size:]))
+		}
+		if v < 0 || v >= limit {
+			return nil, fault.Inputf("%s: %s: value %d; want 0 to %d", path, name, v, limit-1)
+		}
+		out[i] = int32(v)
+	}
+	return out, nil
+}
+
+// hasCaptions refuses a source that is empty or whose first examples have no
+// captions at all, before a run begins on it.
+func hasCaptions(name string, d dataset.Dataset) error {
+	if d.Len() == 0 {
+		return fault.Inputf("%s: has no example", name)
+	}
+	const probes = 3
+	for i := range min(probes, d.Len()) {
+		if ex, err := d.Read(i); err != nil || len(ex.Captions) > 0 {
+			return nil // unreadable ones are the run's to count
+		}
+	}
+	return fault.Inputf("%s: the examples have no captions (%s); training needs a .txt or .json beside each image, or a caption column", name, d.Describe())
+}
