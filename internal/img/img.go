@@ -7,6 +7,8 @@ package img
 
 import (
 	"bytes"
+	"fmt"
+	"os"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -17,9 +19,10 @@ const MaxPixels = 2 * 89478485
 
 // Image is a decoded image in PIL's mode.
 type Image struct {
-	Format string // JPEG, PNG, WEBP, GIF, BMP or TIFF
-	Mode   string // 1, L, LA, P, RGB, RGBA, CMYK, I or I;16
-	W, H   int
+	Format  string // JPEG, PNG, WEBP, GIF, BMP or TIFF
+	Decoder string // "go", or the library that decoded a JPEG
+	Mode    string // 1, L, LA, P, RGB, RGBA, CMYK, I or I;16
+	W, H    int
 	// Pix is interleaved samples, row by row; mode 1 has a byte of 0 or 255 per
 	// pixel. Modes I and I;16 use Int instead.
 	Pix []byte
@@ -57,6 +60,28 @@ var formats = []format{
 	{"PNG", prefix("\x89PNG\r\n\x1a\n"), decodePNG},
 }
 
+// maxFile is the largest image file that Open reads, in bytes.
+const maxFile = 1 << 30
+
+// Open reads the image file at path; its errors name the file.
+func Open(path string) (*Image, error) {
+	if err := fault.RegularFile(path, "an image"); err != nil {
+		return nil, err
+	}
+	if st, err := os.Stat(path); err == nil && st.Size() > maxFile {
+		return nil, fault.Inputf("%s: %d bytes, over the limit of %d for an image; is it one?", path, st.Size(), maxFile)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.File(path, "an image", err)
+	}
+	im, err := Decode(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return im, nil
+}
+
 // Decode reads a JPEG, PNG, WebP, GIF, BMP or TIFF file, recognised by its
 // first bytes. Of an animation it reads the first frame. EXIF orientation is
 // not applied.
@@ -78,6 +103,9 @@ func Decode(data []byte) (im *Image, err error) {
 			return nil, fault.As(fault.Input, err)
 		}
 		im.Format = f.name
+		if im.Decoder == "" {
+			im.Decoder = "go"
+		}
 		return im, nil
 	}
 	return nil, fault.Inputf("not an image that evatool reads (it starts with %q); use JPEG, PNG, WebP, GIF, BMP or TIFF", data[:min(8, len(data))])

@@ -2,7 +2,7 @@ package img
 
 import "math"
 
-// RGB is PIL's convert("RGB").
+// RGB is PIL's convert("RGB"). For an image of mode RGB the pixels are shared.
 func (im *Image) RGB() *RGB {
 	out := &RGB{im.W, im.H, im.Pix}
 	if im.Mode != "RGB" {

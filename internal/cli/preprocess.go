@@ -1,0 +1,187 @@
+package cli
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"image"
+	"image/png"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/img"
+)
+
+// preprocessModes are the values of --mode, and whether they are direct.
+var preprocessModes = map[string]bool{"rgb-first": false, "direct": true}
+
+// preprocessed is one line of the result.
+type preprocessed struct {
+	File       string `json:"file"`
+	Decoder    string `json:"decoder"`
+	Width      int    `json:"width"`
+	Height     int    `json:"height"`
+	DecodedSHA string `json:"decoded_sha256"`
+	CropSHA    string `json:"crop_sha256"`
+	TensorSHA  string `json:"tensor_sha256"`
+}
+
+func newPreprocess(app *App) *cobra.Command {
+	var size int
+	var mode, out string
+	cmd := &cobra.Command{
+		Use:   "preprocess --size N FILE...",
+		Short: "Decode, resize and crop images as CLIP's evaluation does, and print the hashes",
+		Long: `Decode images, resize the shorter side to N (bicubic), cut the centre square and
+normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
+the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor
+(CHW, float32, little-endian, CLIP's mean and standard deviation).
+
+JPEG, PNG, WebP, GIF, BMP and TIFF are recognised by content. EXIF orientation
+is not applied. Truncated files and images of more than 178,956,970 pixels are
+refused.
+
+--mode rgb-first converts to RGB and then resizes, as ImageFolder and webdataset
+do and as evaluation does here; direct resizes in the file's own mode (palette,
+grey, CMYK, alpha) and then converts, as a transform of the opened image does.` + exitStatus,
+		Example: `  evatool preprocess --size 224 cat.jpg dog.png --json
+  evatool preprocess --size 336 --mode direct -o crops photos/*.webp`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			direct, ok := preprocessModes[mode]
+			if !ok {
+				return fault.Usagef("--mode %s: use rgb-first or direct", mode)
+			}
+			if size < 1 || size > 4096 {
+				return fault.Usagef("--size %d: use a number from 1 to 4096, such as 224", size)
+			}
+			p := img.Preprocess{Size: size, Mean: img.CLIPMean, Std: img.CLIPStd, Direct: direct}
+			if err := distinctNames(out, files); err != nil {
+				return err
+			}
+			results := make([]preprocessed, len(files))
+			g, ctx := errgroup.WithContext(cmd.Context())
+			g.SetLimit(workers(app.Threads))
+			for i, file := range files {
+				g.Go(func() error {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					var err error
+					results[i], err = preprocessFile(file, out, p)
+					return err
+				})
+			}
+			if err := g.Wait(); err != nil {
+				return err
+			}
+			if app.JSON {
+				return app.PrintJSON(results)
+			}
+			for _, r := range results {
+				app.Printf("%s\n  %d x %d, decoded by %s\n  decoded %s\n  crop    %s\n  tensor  %s\n",
+					r.File, r.Width, r.Height, r.Decoder, r.DecodedSHA, r.CropSHA, r.TensorSHA)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&size, "size", 224, "the model's image size, `N` pixels a side")
+	f.StringVar(&mode, "mode", "rgb-first", "rgb-first or direct")
+	f.StringVarP(&out, "output", "o", "", "write the crops to `DIR` as NAME.npy (HWC, uint8) and NAME.png")
+	return cmd
+}
+
+func workers(threads int) int {
+	if threads > 0 {
+		return threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// distinctNames makes sure that no crop overwrites another.
+func distinctNames(out string, files []string) error {
+	seen := map[string]string{}
+	for _, f := range files {
+		name := filepath.Base(f)
+		if first, ok := seen[name]; ok && out != "" {
+			return fault.Usagef("%s and %s would both be written to %s; give each folder its own -o", first, f, filepath.Join(out, name+".npy"))
+		}
+		seen[name] = f
+	}
+	return nil
+}
+
+func preprocessFile(file, out string, p img.Preprocess) (preprocessed, error) {
+	im, err := img.Open(file)
+	if err != nil {
+		return preprocessed{}, err
+	}
+	crop := p.Crop(im)
+	tensor := make([]float32, 3*p.Size*p.Size)
+	img.ToCHW(tensor, crop, p.Mean, p.Std)
+	le := make([]byte, 0, 4*len(tensor))
+	for _, v := range tensor {
+		le = binary.LittleEndian.AppendUint32(le, math.Float32bits(v))
+	}
+	if out != "" {
+		if err := writeCrop(filepath.Join(out, filepath.Base(file)), crop); err != nil {
+			return preprocessed{}, err
+		}
+	}
+	return preprocessed{file, im.Decoder, im.W, im.H, sha(im.RGB().Pix), sha(crop.Pix), sha(le)}, nil
+}
+
+func sha(b []byte) string {
+	s := sha256.Sum256(b)
+	return hex.EncodeToString(s[:])
+}
+
+// writeCrop writes base.npy and base.png, making the folder.
+func writeCrop(base string, c *img.RGB) error {
+	header := fmt.Sprintf("{'descr': '|u1', 'fortran_order': False, 'shape': (%d, %d, 3), }", c.H, c.W)
+	// Magic, version and length (10 bytes), header and newline fill a multiple of 64.
+	pad := 63 - (10+len(header))%64
+	npy := append([]byte("\x93NUMPY\x01\x00"), byte(len(header)+pad+1), byte((len(header)+pad+1)>>8))
+	npy = append(npy, header...)
+	npy = append(npy, bytes.Repeat([]byte(" "), pad)...)
+	npy = append(append(npy, '\n'), c.Pix...)
+
+	rgba := image.NewNRGBA(image.Rect(0, 0, c.W, c.H))
+	for i := range c.W * c.H {
+		copy(rgba.Pix[4*i:], c.Pix[3*i:3*i+3])
+		rgba.Pix[4*i+3] = 0xFF
+	}
+	var pngData bytes.Buffer
+	if err := png.Encode(&pngData, rgba); err != nil {
+		return fmt.Errorf("%s.png: %w", base, err)
+	}
+	if err := makeFolder(filepath.Dir(base)); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		ext  string
+		data []byte
+	}{{".npy", npy}, {".png", pngData.Bytes()}} {
+		if err := renameio.WriteFile(base+f.ext, f.data, 0o644); err != nil {
+			return fault.File(base+f.ext, "a place to write", err)
+		}
+	}
+	return nil
+}
+
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fault.File(dir, "a folder to write to", err)
+	}
+	return nil
+}
