@@ -9,12 +9,14 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
+var le = binary.LittleEndian
+
 // decoders widen an element to float64, exactly.
 var decoders = map[tensorfile.DType]func([]byte) float64{
-	tensorfile.F64:  func(b []byte) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b)) },
-	tensorfile.F32:  func(b []byte) float64 { return float64(math.Float32frombits(binary.LittleEndian.Uint32(b))) },
-	tensorfile.F16:  func(b []byte) float64 { return float64(tensorfile.F16toF32(binary.LittleEndian.Uint16(b))) },
-	tensorfile.BF16: func(b []byte) float64 { return float64(tensorfile.BF16toF32(binary.LittleEndian.Uint16(b))) },
+	tensorfile.F64:  func(b []byte) float64 { return math.Float64frombits(le.Uint64(b)) },
+	tensorfile.F32:  func(b []byte) float64 { return float64(math.Float32frombits(le.Uint32(b))) },
+	tensorfile.F16:  func(b []byte) float64 { return float64(tensorfile.F16toF32(le.Uint16(b))) },
+	tensorfile.BF16: func(b []byte) float64 { return float64(tensorfile.BF16toF32(le.Uint16(b))) },
 }
 
 // encoders round to nearest even; the result says whether a finite value
@@ -25,17 +27,17 @@ var encoders = map[tensorfile.DType]struct {
 }{
 	tensorfile.F32: {math.MaxFloat32, func(b []byte, v float64) bool {
 		f := float32(v)
-		binary.LittleEndian.PutUint32(b, math.Float32bits(f))
+		le.PutUint32(b, math.Float32bits(f))
 		return math.IsInf(float64(f), 0)
 	}},
 	tensorfile.F16: {65504, func(b []byte, v float64) bool {
 		h := tensorfile.F32toF16(toOdd(v))
-		binary.LittleEndian.PutUint16(b, h)
+		le.PutUint16(b, h)
 		return h&0x7fff == 0x7c00
 	}},
 	tensorfile.BF16: {0x1.fep127, func(b []byte, v float64) bool {
 		h := tensorfile.F32toBF16(toOdd(v))
-		binary.LittleEndian.PutUint16(b, h)
+		le.PutUint16(b, h)
 		return h&0x7fff == 0x7f80
 	}},
 }
@@ -90,12 +92,12 @@ func (c *caster) fast(dst, src []byte, n int) (int, bool) {
 	switch {
 	case c.from == tensorfile.F16 && c.to == tensorfile.F32:
 		for i := range n {
-			binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(tensorfile.F16toF32(binary.LittleEndian.Uint16(src[2*i:]))))
+			le.PutUint32(dst[4*i:], math.Float32bits(tensorfile.F16toF32(le.Uint16(src[2*i:]))))
 		}
 		return 4 * n, true
 	case c.from == tensorfile.BF16 && c.to == tensorfile.F32:
 		for i := range n {
-			binary.LittleEndian.PutUint32(dst[4*i:], uint32(binary.LittleEndian.Uint16(src[2*i:]))<<16)
+			le.PutUint32(dst[4*i:], uint32(le.Uint16(src[2*i:]))<<16)
 		}
 		return 4 * n, true
 	case c.from == tensorfile.F32 && (c.to == tensorfile.F16 || c.to == tensorfile.BF16):
@@ -104,11 +106,11 @@ func (c *caster) fast(dst, src []byte, n int) (int, bool) {
 			round, inf = tensorfile.F32toBF16, 0x7f80
 		}
 		for i := range n {
-			h := round(math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:])))
+			h := round(math.Float32frombits(le.Uint32(src[4*i:])))
 			if h&0x7fff == inf {
 				return 0, false
 			}
-			binary.LittleEndian.PutUint16(dst[2*i:], h)
+			le.PutUint16(dst[2*i:], h)
 		}
 		return 2 * n, true
 	}

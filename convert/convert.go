@@ -82,7 +82,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	if o.DryRun {
-		r.DryRun = true
+		r.DryRun, r.Plan = true, p.lines()
 		r.Source, err = sizes(in.files)
 		r.finish(start)
 		return r, err

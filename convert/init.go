@@ -31,6 +31,7 @@ type InitReport struct {
 	Loaded   []string     `json:"loaded"`
 	Resized  []Resized    `json:"resized"`
 	Skipped  []Dropped    `json:"skipped"`
+	FromBase []string     `json:"from_base"`
 	Random   []string     `json:"random"`
 	Source   []SourceFile `json:"source"`
 	Tensors  []Tensor     `json:"tensors"`

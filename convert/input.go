@@ -28,7 +28,8 @@ type input struct {
 	other       []OtherEntry      // what is not a tensor
 	config      *arch.Config      // from a config.json beside the weights
 	configFile  string
-	ignored     []Dropped // files that are not read, and why
+	ignored     []Dropped       // files that are not read, and why
+	inDict      map[string]bool // paths of the state dict's tensors, made on demand
 }
 
 func (in *input) inventory() *inventory {

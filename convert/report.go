@@ -34,6 +34,7 @@ type Report struct {
 	PeakRSS    int64        `json:"peak_rss"` // bytes
 	Verified   bool         `json:"verified"` // read back and compared with the source, every byte
 	DryRun     bool         `json:"dry_run,omitempty"`
+	Plan       []string     `json:"plan,omitempty"` // of a dry run, one line per tensor
 }
 
 // SourceFile is a file that was read.
@@ -92,7 +93,7 @@ func (p *plan) report(in *input, output string) *Report {
 	return r
 }
 
-// Plan lists what a dry run would write, one line per tensor.
+// lines lists what a dry run would write, one line per tensor.
 func (p *plan) lines() []string {
 	var out []string
 	for _, it := range p.items {

@@ -1,0 +1,138 @@
+package convert
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// InspectOptions says how Inspect looks into a file.
+type InspectOptions struct {
+	Key  string // path of the state dict inside a wrapper
+	Hash bool   // hash every tensor; without it no tensor bytes are read
+}
+
+// Inspection is what a checkpoint holds.
+type Inspection struct {
+	File         string            `json:"file"`
+	Container    string            `json:"container"`
+	Family       string            `json:"family"` // of the names, empty when not known
+	Config       string            `json:"config"` // published name, custom, or empty
+	Recognised   string            `json:"recognised"`
+	StateDictKey string            `json:"state_dict_key"`
+	StripPrefix  string            `json:"strip_prefix"`
+	Tensors      []InspectedTensor `json:"tensors"`
+	Outside      []InspectedTensor `json:"outside"` // tensors that are not in the state dict, such as optimizer state
+	Other        []OtherEntry      `json:"other"`
+	Metadata     map[string]string `json:"metadata,omitempty"`
+	Files        []string          `json:"files"`
+	Ignored      []Dropped         `json:"ignored"`
+}
+
+// InspectedTensor is a tensor of the state dict.
+type InspectedTensor struct {
+	Name   string  `json:"name"`
+	DType  string  `json:"dtype"`
+	Shape  []int64 `json:"shape"`
+	Bytes  int64   `json:"bytes"`
+	SHA256 string  `json:"sha256,omitempty"`
+}
+
+func inspected(t tensorfile.Info) InspectedTensor {
+	return InspectedTensor{Name: t.Name, DType: string(t.DType), Shape: shapeOf(t), Bytes: t.NumBytes()}
+}
+
+// Inspect lists what is in a checkpoint.
+func Inspect(ctx context.Context, path string, o InspectOptions) (*Inspection, error) {
+	in, err := openInput([]string{path}, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	r := &Inspection{
+		File: path, Container: in.container, StateDictKey: in.key, StripPrefix: in.prefix,
+		Other: notNil(in.other), Metadata: in.Metadata(), Files: in.files, Ignored: notNil(in.ignored),
+		Tensors: []InspectedTensor{}, Outside: []InspectedTensor{},
+	}
+	r.identify(in)
+	for _, t := range in.Tensors() {
+		it := inspected(t)
+		if o.Hash {
+			if it.SHA256, err = hashTensor(ctx, in, t.Name); err != nil {
+				return nil, about([]string{path}, err)
+			}
+		}
+		r.Tensors = append(r.Tensors, it)
+	}
+	if outside := len(in.all) - len(r.Tensors); outside > 0 {
+		for _, t := range in.all {
+			if !in.holds(t) {
+				r.Outside = append(r.Outside, inspected(t))
+			}
+		}
+	}
+	return r, nil
+}
+
+// holds says whether a tensor of the file, by path, is one of the state dict.
+func (in *input) holds(t tensorfile.Info) bool {
+	if in.inDict == nil {
+		in.inDict = map[string]bool{}
+		prefix := in.key
+		if prefix != "" {
+			prefix += "/"
+		}
+		for _, s := range in.Tensors() {
+			in.inDict[prefix+in.prefix+s.Name] = true
+			in.inDict[prefix+s.Name] = true
+		}
+	}
+	return in.inDict[t.Name]
+}
+
+// identify fills in family and architecture; a file of which nothing is known
+// can be inspected too.
+func (r *Inspection) identify(in *input) {
+	v, err := see(in.inventory())
+	if err != nil {
+		r.Recognised = fault.Line(err)
+		return
+	}
+	r.Family = v.family.name
+	a, err := identify(v, in.inventory(), "")
+	if err != nil {
+		r.Recognised = fault.Line(err)
+		return
+	}
+	r.Config, r.Recognised = a.name, a.how
+}
+
+func hashTensor(ctx context.Context, src tensorfile.Source, name string) (string, error) {
+	r, err := src.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	h := sha256.New()
+	if _, err := io.CopyBuffer(h, ctxReader{ctx, r}, make([]byte, chunkSize)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// ctxReader stops reading when its context ends.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
