@@ -2,6 +2,7 @@ package tensorfile
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -77,17 +78,14 @@ func (h *Header) layout(ranges []byteRange, start, size int64) error {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int {
-		if ranges[a].begin != ranges[b].begin {
-			return compare(ranges[a].begin, ranges[b].begin)
-		}
-		return compare(ranges[a].end, ranges[b].end)
+		return cmp.Or(cmp.Compare(ranges[a].begin, ranges[b].begin), cmp.Compare(ranges[a].end, ranges[b].end))
 	})
 	infos := make([]Info, len(order))
 	h.Offsets = make([]int64, len(order))
 	var end int64
 	for i, j := range order {
 		t, r := h.Tensors[j], ranges[j]
-		want, ok := numBytes(t)
+		want, ok := CheckedBytes(t)
 		switch {
 		case r.begin > r.end:
 			return fmt.Errorf("tensor %q: data_offsets [%d, %d] are reversed", t.Name, r.begin, r.end)
@@ -111,18 +109,9 @@ func (h *Header) layout(ranges []byteRange, start, size int64) error {
 	return nil
 }
 
-func compare(a, b int64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
-// numBytes is NumBytes with an overflow check.
-func numBytes(t Info) (int64, bool) {
+// CheckedBytes is NumBytes for a shape that nobody has checked yet: ok is false
+// when it is negative or too large.
+func CheckedBytes(t Info) (int64, bool) {
 	n := int64(t.DType.Size())
 	zero := false
 	for _, d := range t.Shape {

@@ -68,7 +68,7 @@ func encodeHeader(tensors []Info, metadata map[string]string) ([]byte, error) {
 	seen := make(map[string]bool, len(tensors))
 	var pos int64
 	for _, t := range tensors {
-		n, ok := numBytes(t)
+		n, ok := CheckedBytes(t)
 		size := int64(t.DType.Size())
 		switch {
 		case size == 0:
@@ -169,7 +169,7 @@ type Tensor struct {
 func WriteFile(path string, tensors []Tensor, metadata map[string]string) error {
 	views := make(map[string]view, len(tensors))
 	for _, t := range tensors {
-		if n, ok := numBytes(t.Info); !ok || n != int64(len(t.Data)) {
+		if n, ok := CheckedBytes(t.Info); !ok || n != int64(len(t.Data)) {
 			return fmt.Errorf("tensor %q: %d bytes for %s %v", t.Name, len(t.Data), t.DType, t.Shape)
 		}
 		views[t.Name] = view{t}

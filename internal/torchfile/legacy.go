@@ -1,0 +1,354 @@
+package torchfile
+
+import (
+	"archive/tar"
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/nlpodyssey/gopickle/types"
+)
+
+// The first three pickles of a legacy file (torch/serialization.py).
+var legacyMagic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
+
+const legacyVersion = 1001
+
+// raw is a file without checksums: legacy and tar.
+type raw struct {
+	r    io.ReaderAt
+	f    *os.File
+	size int64
+}
+
+// pickle runs the pickle at pos and returns the position after it.
+func (f raw) pickle(v *vm, pos int64) (any, int64, error) {
+	value, n, err := v.next(bufio.NewReader(io.NewSectionReader(f.r, pos, f.size-pos)))
+	return value, pos + n, err
+}
+
+// storage finds a storage of elements of size bytes at pos: its number of
+// elements in 8 bytes, then the elements, always little-endian.
+func (f raw) storage(name string, pos, size int64) (b *blob, elems, next int64, err error) {
+	var head [8]byte
+	if err := fill(f.r, head[:], pos); err != nil || pos+8 > f.size {
+		return nil, 0, 0, fmt.Errorf("storage %s: the file ends before it; it is cut off", name)
+	}
+	pos += 8
+	n := int64(binary.LittleEndian.Uint64(head[:]))
+	bytes, ok := checkedMul(n, size)
+	if !ok || bytes > f.size-pos {
+		return nil, 0, 0, fmt.Errorf("storage %s: %d elements of %d bytes, but %d bytes are left; the file is cut off or damaged", name, n, size, f.size-pos)
+	}
+	return &blob{name: "storage " + name, r: f.r, f: f.f, off: pos, packed: bytes, size: bytes}, n, pos + bytes, nil
+}
+
+// openLegacy reads a file of torch < 1.6: magic number, version and machine as
+// pickles, the object, the list of storage keys, and the storages in this order.
+func openLegacy(f raw) (root any, err error) {
+	used := map[string][]*storage{}
+	v := &vm{storage: func(id *types.Tuple) (*storage, error) {
+		s, key, err := parseStorage(id)
+		if err != nil {
+			return nil, err
+		}
+		used[key] = append(used[key], s)
+		if id.Len() > 5 {
+			return s.view(id.Get(5))
+		}
+		return s, nil
+	}}
+	plain := &vm{}
+	magic, pos, err := f.pickle(plain, 0)
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := magic.(*big.Int); !ok || m.Cmp(legacyMagic) != 0 {
+		if _, ok := magic.(*big.Int); ok {
+			return nil, fmt.Errorf("magic number %x, PyTorch files have %x; the file is damaged", magic, legacyMagic)
+		}
+		return nil, fmt.Errorf("a plain pickle (of a %s), not written by torch.save; save the state dict with torch.save", kind(magic))
+	}
+	version, pos, err := f.pickle(plain, pos)
+	if err != nil {
+		return nil, err
+	}
+	if version != legacyVersion {
+		return nil, fmt.Errorf("version %s of the legacy format; %d is known", text(version), legacyVersion)
+	}
+	if _, pos, err = f.pickle(plain, pos); err != nil { // sizes and byte order of the machine; the data is little-endian
+		return nil, err
+	}
+	if root, pos, err = f.pickle(v, pos); err != nil {
+		return nil, err
+	}
+	keys, pos, err := f.pickle(plain, pos)
+	if err != nil {
+		return nil, err
+	}
+	list, ok := elements(keys)
+	if !ok {
+		return nil, fmt.Errorf("the list of storages is a %s; the file is damaged", kind(keys))
+	}
+	for _, k := range list {
+		key := storageKey(k)
+		users := used[key]
+		if len(users) == 0 {
+			return nil, fmt.Errorf("storage %q is not used by the pickle or stored twice; the file is damaged", key)
+		}
+		delete(used, key)
+		var b *blob
+		var n int64
+		if b, n, pos, err = f.storage(strconv.Quote(key), pos, users[0].typ.size()); err != nil {
+			return nil, err
+		}
+		for _, s := range users {
+			if s.typ.size() != users[0].typ.size() || s.elems != n {
+				return nil, fmt.Errorf("storage %q: %d elements of %s in the pickle, %d in the file; the file is damaged", key, s.elems, s.typ.name, n)
+			}
+			s.setBlob(b)
+		}
+	}
+	for key := range used {
+		return nil, fmt.Errorf("storage %q is missing; the file is cut off", key)
+	}
+	return root, nil
+}
+
+// parseStorage reads a persistent id: ("storage", type, key, location,
+// elements); the location (the device) does not matter.
+func parseStorage(id *types.Tuple) (*storage, string, error) {
+	if id.Len() < 5 || id.Get(0) != "storage" {
+		return nil, "", ownf("pickle: persistent id %s is not a storage", text(id))
+	}
+	typ, ok := id.Get(1).(*storageType)
+	n, ok2 := integer(id.Get(4))
+	key := storageKey(id.Get(2))
+	if !ok || !ok2 || n < 0 || key == "" {
+		return nil, "", ownf("pickle: storage of type %s, key %s and %s elements", text(id.Get(1)), text(id.Get(2)), text(id.Get(4)))
+	}
+	if _, ok := checkedMul(n, typ.size()); !ok {
+		return nil, "", ownf("pickle: storage %q of %d elements", key, n)
+	}
+	return &storage{typ: typ, elems: n}, key, nil
+}
+
+func storageKey(v any) string {
+	switch k := v.(type) {
+	case string:
+		return k
+	case int:
+		return strconv.Itoa(k)
+	}
+	return ""
+}
+
+// view is a part of a legacy storage: None or (key, offset, elements).
+func (s *storage) view(meta any) (*storage, error) {
+	if meta == nil {
+		return s, nil
+	}
+	m, ok := elements(meta)
+	if !ok || len(m) != 3 {
+		return nil, ownf("pickle: storage view %s", text(meta))
+	}
+	v, err := s.part(m[1], m[2])
+	if err != nil {
+		return nil, err
+	}
+	s.views = append(s.views, v)
+	return v, nil
+}
+
+// part is a run of elements of s.
+func (s *storage) part(offset, elems any) (*storage, error) {
+	off, ok1 := integer(offset)
+	n, ok2 := integer(elems)
+	if !ok1 || !ok2 || off < 0 || n < 0 || off > s.elems || n > s.elems-off {
+		return nil, ownf("pickle: a view of %s elements at %s of a storage of %d", text(elems), text(offset), s.elems)
+	}
+	return &storage{typ: s.typ, elems: n, base: s.base + off*s.typ.size(), blob: s.blob}, nil
+}
+
+// setBlob says where the storage lies, once that is known.
+func (s *storage) setBlob(b *blob) {
+	s.blob = b
+	for _, v := range s.views {
+		v.blob = b
+	}
+}
+
+// openTar reads a file of torch < 0.1.13 or so: a tar archive with the members
+// storages, tensors and pickle.
+func openTar(f raw) (any, error) {
+	members, err := tarMembers(f)
+	if err != nil {
+		return nil, err
+	}
+	objects := map[string]any{}
+	if err := tarStorages(members["storages"], objects); err != nil {
+		return nil, fmt.Errorf("member storages: %w", err)
+	}
+	if err := tarTensors(members["tensors"], objects); err != nil {
+		return nil, fmt.Errorf("member tensors: %w", err)
+	}
+	v := &vm{object: func(id any) (any, error) {
+		if o := objects[storageKey(id)]; o != nil {
+			return o, nil
+		}
+		return nil, ownf("pickle: no tensor or storage %s; the file is damaged", text(id))
+	}}
+	root, _, err := members["pickle"].pickle(v, 0)
+	return root, err
+}
+
+// tarMembers finds the three members.
+func tarMembers(f raw) (map[string]raw, error) {
+	sr := io.NewSectionReader(f.r, 0, f.size)
+	tr := tar.NewReader(sr)
+	found := map[string]raw{}
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("tar: %w", err)
+		}
+		name := strings.TrimPrefix(h.Name, "./")
+		if name != "storages" && name != "tensors" && name != "pickle" {
+			continue
+		}
+		pos, err := sr.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return nil, err
+		}
+		sparse := h.Typeflag != tar.TypeReg
+		for k := range h.PAXRecords {
+			sparse = sparse || strings.HasPrefix(k, "GNU.sparse.")
+		}
+		if _, twice := found[name]; twice || sparse || h.Size < 0 || h.Size > f.size-pos {
+			return nil, fmt.Errorf("tar member %s: twice, no plain file, or beyond the end; the file is damaged", name)
+		}
+		found[name] = raw{r: io.NewSectionReader(f.r, pos, h.Size), size: h.Size}
+	}
+	for _, name := range []string{"storages", "tensors", "pickle"} {
+		if _, ok := found[name]; !ok {
+			return nil, fmt.Errorf("a tar archive without member %s is no PyTorch file; give the checkpoint itself", name)
+		}
+	}
+	return found, nil
+}
+
+// tarStorages reads the member storages: a count, then key, location and type
+// as a pickle and the elements, then the list of views.
+func tarStorages(f raw, objects map[string]any) error {
+	v := &vm{}
+	count, pos, err := f.pickle(v, 0)
+	if err != nil {
+		return err
+	}
+	n, ok := integer(count)
+	if !ok {
+		return fmt.Errorf("the number of storages is %s", text(count))
+	}
+	var head any
+	for range n {
+		if head, pos, err = f.pickle(v, pos); err != nil {
+			return err
+		}
+		h, ok := elements(head)
+		if !ok || len(h) != 3 {
+			return fmt.Errorf("storage header %s", text(head))
+		}
+		typ, ok := h[2].(*storageType)
+		key := storageKey(h[0])
+		if !ok || key == "" || objects[key] != nil {
+			return fmt.Errorf("storage header %s", text(head))
+		}
+		s := &storage{typ: typ}
+		if s.blob, s.elems, pos, err = f.storage(strconv.Quote(key), pos, typ.size()); err != nil {
+			return err
+		}
+		objects[key] = s
+	}
+	views, _, err := f.pickle(v, pos)
+	if err != nil {
+		return err
+	}
+	list, ok := elements(views)
+	if !ok {
+		return fmt.Errorf("the list of views is a %s", kind(views))
+	}
+	for _, x := range list {
+		w, ok := elements(x)
+		if !ok || len(w) != 4 {
+			return fmt.Errorf("storage view %s", text(x))
+		}
+		root, ok := objects[storageKey(w[1])].(*storage)
+		key := storageKey(w[0])
+		if !ok || key == "" || objects[key] != nil {
+			return fmt.Errorf("storage view %s", text(x))
+		}
+		if objects[key], err = root.part(w[2], w[3]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tarTensors reads the member tensors: a count, then key, storage and type as a
+// pickle, dimensions (8 bytes, of which 4 count), sizes, strides and offset.
+func tarTensors(f raw, objects map[string]any) error {
+	v := &vm{}
+	count, pos, err := f.pickle(v, 0)
+	if err != nil {
+		return err
+	}
+	n, ok := integer(count)
+	if !ok {
+		return fmt.Errorf("the number of tensors is %s", text(count))
+	}
+	var head any
+	for range n {
+		if head, pos, err = f.pickle(v, pos); err != nil {
+			return err
+		}
+		h, ok := elements(head)
+		if !ok || len(h) != 3 {
+			return fmt.Errorf("tensor header %s", text(head))
+		}
+		s, ok := objects[storageKey(h[1])].(*storage)
+		key := storageKey(h[0])
+		if !ok || key == "" || objects[key] != nil {
+			return fmt.Errorf("tensor header %s", text(head))
+		}
+		var dims [8]byte
+		if err := fill(f.r, dims[:], pos); err != nil {
+			return err
+		}
+		d := int64(int32(binary.LittleEndian.Uint32(dims[:])))
+		if d < 0 || d > maxDims {
+			return fmt.Errorf("tensor %s: %d dimensions", key, d)
+		}
+		body := make([]byte, 8*(2*d+1))
+		if err := fill(f.r, body, pos+8); err != nil {
+			return err
+		}
+		pos += 8 + int64(len(body))
+		nums := make(types.Tuple, 2*d+1)
+		for i := range nums {
+			nums[i] = int(binary.LittleEndian.Uint64(body[8*i:]))
+		}
+		size, stride := nums[:d], nums[d:2*d]
+		if objects[key], err = newTensor(s, s.typ.elem, nums[2*d], &size, &stride); err != nil {
+			return fmt.Errorf("tensor %s: %w", key, err)
+		}
+	}
+	return nil
+}
