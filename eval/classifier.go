@@ -11,20 +11,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
-
-// prompt puts a class name into a template.
-func prompt(template, name string) string {
-	if strings.Contains(template, "{c}") {
-		return strings.ReplaceAll(template, "{c}", name)
-	}
-	return strings.ReplaceAll(template, "{}", name)
-}
 
 // classifier is one unit vector per class, class by class: [classes,dim].
 type classifier struct {
@@ -55,7 +47,7 @@ func buildClassifier(ctx context.Context, enc Encoder, names, templates []string
 		n := min(batch, total-lo)
 		for i := range n {
 			u, t := (lo+i)/len(templates), (lo+i)%len(templates)
-			tok.Tokens(tokens[i*width:(i+1)*width], prompt(templates[t], uniq[u]), width)
+			tok.Tokens(tokens[i*width:(i+1)*width], dataset.Prompt(templates[t], uniq[u]), width)
 		}
 		f, err := enc.Texts(ctx, tokens[:n*width], n)
 		if err != nil {

@@ -51,7 +51,7 @@ func (e entry) record() []string {
 }
 
 func parseRecord(rec []string) (entry, error) {
-	e := entry{Key: rec[1], Tied: rec[9] == "1"}
+	e := entry{row: row{Key: rec[1], Tied: rec[9] == "1"}}
 	ints := []struct {
 		field string
 		dst   *int
@@ -131,18 +131,31 @@ func readRows(path string, classes int) ([]entry, error) {
 	return out, nil
 }
 
-// writePredictions writes one line per image with names, for people.
+// predictionsHead is the header of --predictions: the five best classes by id
+// with their softmax probabilities, and names for people.
+var predictionsHead = []string{
+	"index", "key", "label", "top1", "top2", "top3", "top4", "top5",
+	"prob1", "prob2", "prob3", "prob4", "prob5", "logit", "correct", "label_name", "top1_name",
+}
+
+// writePredictions writes one line per image.
 func writePredictions(path string, names []string, entries []entry) error {
-	records := [][]string{{"key", "label", "prediction", "label_name", "prediction_name", "logit", "correct"}}
+	records := [][]string{predictionsHead}
 	for _, e := range entries {
 		if e.Bad != "" {
 			continue
 		}
-		best := e.Top[0]
-		records = append(records, []string{
-			e.Key, strconv.Itoa(e.Label), strconv.Itoa(best), names[e.Label], names[best],
-			strconv.FormatFloat(float64(e.Logit), 'g', -1, 32), strconv.FormatBool(best == e.Label),
-		})
+		rec := e.record()
+		logit := rec[8]
+		rec = rec[:8]
+		for i, p := range e.Probs {
+			s := ""
+			if e.Top[i] >= 0 {
+				s = strconv.FormatFloat(float64(p), 'g', 6, 32)
+			}
+			rec = append(rec, s)
+		}
+		records = append(records, append(rec, logit, strconv.FormatBool(e.Top[0] == e.Label), names[e.Label], names[e.Top[0]]))
 	}
 	return writeCSV(path, records)
 }

@@ -18,16 +18,9 @@ const journalFile = "journal.jsonl"
 
 // entry is one image in the journal: a row, or why it was skipped.
 type entry struct {
-	Index int     `json:"i"`
-	Key   string  `json:"k"`
-	Label int     `json:"l"`
-	Top   [5]int  `json:"t"`
-	Logit float32 `json:"s"`
-	Tied  bool    `json:"tied,omitempty"`
-	Bad   string  `json:"bad,omitempty"`
+	row
+	Bad string `json:"bad,omitempty"`
 }
-
-func (e entry) row() row { return row{e.Index, e.Key, e.Label, e.Top, e.Logit, e.Tied} }
 
 type journalHead struct {
 	Key string `json:"key"`

@@ -18,9 +18,32 @@ type part struct {
 	entries []entry
 }
 
-// Merge adds the shards in dirs to one result and writes it to out ("" writes
-// nothing). The shards must be of one run and cover its images exactly once.
-func Merge(dirs []string, out string) (*Result, error) {
+// MergeOptions say where the whole goes and what it should be.
+type MergeOptions struct {
+	Out    string // folder; "" writes nothing
+	Expect string // as Options.Expect
+}
+
+// Merge adds the shards in dirs to one result. They must be of one run and
+// cover its images exactly once. Together with an error of kind
+// fault.CheckFailed the result is returned too.
+func Merge(dirs []string, o MergeOptions) (*Result, error) {
+	var want *expectation
+	if o.Expect != "" {
+		e, err := parseExpect(o.Expect)
+		if err != nil {
+			return nil, err
+		}
+		want = &e
+	}
+	res, err := merge(dirs, o.Out)
+	if err != nil || want == nil {
+		return res, err
+	}
+	return res, want.check(res.Metric, res.metric())
+}
+
+func merge(dirs []string, out string) (*Result, error) {
 	parts := make([]part, 0, len(dirs))
 	for _, dir := range dirs {
 		p, err := readPart(dir)
@@ -104,7 +127,7 @@ func readPart(dir string) (part, error) {
 		return p, fault.Inputf("%s: has %d images, %d correct, but %s says %d and %d; run the shard again", rows, len(p.entries), correct, resultFile, p.res.N, p.res.Correct1)
 	}
 	for _, s := range p.res.Skipped {
-		p.entries = append(p.entries, entry{Index: s.Index, Key: s.Key, Bad: s.Reason})
+		p.entries = append(p.entries, entry{row: row{Index: s.Index, Key: s.Key}, Bad: s.Reason})
 	}
 	slices.SortFunc(p.entries, func(a, b entry) int { return cmp.Compare(a.Index, b.Index) })
 	if want := p.res.Shard.Hi - p.res.Shard.Lo; len(p.entries) != want {

@@ -21,11 +21,49 @@ func openModel(ctx context.Context, o Options) (*model, error) {
 	return &model{m}, nil
 }
 
-// encoder loads the weights, seen as architecture cfg, onto the device.
-func (m *model) encoder(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int) (Encoder, error) {
+// encoder loads the weights, seen as architecture cfg, onto the device. free
+// gives the device memory back.
+func (m *model) encoder(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int, blocks bool) (enc *clip.Runner, free func(), err error) {
 	set, err := weights.Load(ctx, dev, cfg, m.Source, dtype)
 	if err != nil {
-		return nil, err
+		return nil, func() {}, err
 	}
-	return clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: batch})
+	enc, err = clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: batch})
+	if err != nil {
+		set.Free()
+		return nil, func() {}, err
+	}
+	return enc, set.Free, nil
+}
+
+// capturing is a Runner that keeps every block's output.
+type capturing struct {
+	*clip.Runner
+	out *tensorList
+}
+
+// capture makes enc append every block's output to out, when blocks are asked for.
+func capture(enc *clip.Runner, out *tensorList, blocks bool) Encoder {
+	if !blocks {
+		return enc
+	}
+	return capturing{enc, out}
+}
+
+func (c capturing) keep(blocks []clip.Block) {
+	for _, b := range blocks {
+		c.out.extend(b.Name, b.Data, b.Shape)
+	}
+}
+
+func (c capturing) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	f, blocks, err := c.ImageBlocks(ctx, flat, n)
+	c.keep(blocks)
+	return f, err
+}
+
+func (c capturing) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
+	f, blocks, err := c.TextBlocks(ctx, tokens, n)
+	c.keep(blocks)
+	return f, err
 }

@@ -63,10 +63,12 @@ type ShardInfo struct {
 	Hi    int `json:"hi"`
 }
 
-// CI95 holds 95 % Wilson intervals.
+// CI95 holds 95 % intervals: Wilson's, and for the mean over the classes the
+// normal one over the classes' binomial variances.
 type CI95 struct {
-	Top1 [2]float64 `json:"top1"`
-	Top5 [2]float64 `json:"top5"`
+	Top1         [2]float64 `json:"top1"`
+	Top5         [2]float64 `json:"top5"`
+	MeanPerClass [2]float64 `json:"mean_per_class"`
 }
 
 // Skipped is an image that does not decode.
@@ -85,8 +87,9 @@ type Published struct {
 
 // Figure is one published figure.
 type Figure struct {
-	Value  float64 `json:"value"`
-	Source string  `json:"source"`
+	Value   float64 `json:"value"`
+	Weights string  `json:"weights"`
+	Source  string  `json:"source"`
 	// InsideCI says whether the figure lies in the run's 95 % interval.
 	InsideCI bool `json:"inside_ci"`
 }

@@ -54,11 +54,11 @@ func isBad(err error) bool {
 }
 
 // openSamples opens SRC: a .safetensors with images, or any dataset.
-func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (samples, error) {
+func openSamples(ctx context.Context, src string, labels []string, p arch.Preprocess) (samples, error) {
 	if strings.HasSuffix(strings.ToLower(src), ".safetensors") {
-		return openTensorSamples(src, p.Size, len(o.ClassNames) > 0 || !o.Captions)
+		return openTensorSamples(src, p.Size, true)
 	}
-	ds, err := dataset.Open(ctx, src, o)
+	ds, err := dataset.Open(ctx, src, dataset.Options{ClassNames: labels})
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Prep
 		ds.Close()
 		return nil, fault.Inputf("%s: no images; give a folder with one sub-folder per class, tars, or a list", src)
 	}
-	return &pictures{ds, img.Preprocess{Size: p.Size, Mean: p.Mean, Std: p.Std}}, nil
+	return &pictures{ds, picturePreprocess(p)}, nil
 }
 
 // pictures decodes and preprocesses a dataset's images.
@@ -97,7 +97,37 @@ func (p *pictures) Picture(i int) []byte {
 	return ex.Image
 }
 
-// tensors are images [n,3,S,S] that are normalised already, with labels [n].
+func picturePreprocess(p arch.Preprocess) img.Preprocess {
+	return img.Preprocess{Size: p.Size, Mean: p.Mean, Std: p.Std}
+}
+
+// openFiles makes samples of image files, without labels.
+func openFiles(paths []string, p arch.Preprocess) (samples, error) {
+	files, err := pictureFiles(paths)
+	if err != nil {
+		return nil, err
+	}
+	return &pictures{fileSet(files), picturePreprocess(p)}, nil
+}
+
+// fileSet is a dataset of plain files.
+type fileSet []string
+
+func (f fileSet) Len() int            { return len(f) }
+func (f fileSet) Classes() []string   { return nil }
+func (f fileSet) Fingerprint() string { return contentKey(f...) }
+func (f fileSet) Close() error        { return nil }
+func (f fileSet) Describe() string    { return "files" }
+
+func (f fileSet) Read(i int) (dataset.Example, error) {
+	b, err := os.ReadFile(f[i])
+	if err != nil {
+		return dataset.Example{}, fault.File(f[i], "an image", err)
+	}
+	return dataset.Example{Index: i, Key: f[i], Path: f[i], Image: b, Label: -1}, nil
+}
+
+// tensorSamples are images [n,3,S,S] that are normalised already, with labels [n].
 type tensorSamples struct {
 	f      *tensorfile.File
 	info   tensorfile.Info

@@ -11,13 +11,16 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
+// z95 is the 97.5 % quantile of the normal distribution.
+const z95 = 1.959963984540054
+
 // wilson is the 95 % interval of Wilson (1927) for k of n: unlike the normal
 // one it stays inside [0,1] and is right for small n. n = 0 says nothing: [0,1].
 func wilson(k, n int) [2]float64 {
 	if n == 0 {
 		return [2]float64{0, 1}
 	}
-	const z = 1.959963984540054
+	const z = z95
 	p, m := float64(k)/float64(n), float64(n)
 	centre := (p + z*z/(2*m)) / (1 + z*z/m)
 	half := z / (1 + z*z/m) * math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
@@ -34,17 +37,18 @@ func inside(v float64, ci [2]float64) bool {
 
 // row is what a run keeps of one image.
 type row struct {
-	Index int
-	Key   string
-	Label int
+	Index int    `json:"i"`
+	Key   string `json:"k"`
+	Label int    `json:"l"`
 	// Top holds the ids of the best five classes, best first; -1 where there
 	// are fewer classes.
-	Top   [5]int
-	Logit float32 // of Top[0]
-	Tied  bool    // the best logit is shared by several classes
+	Top   [5]int     `json:"t"`
+	Probs [5]float32 `json:"p"`              // softmax of the logits, at Top
+	Logit float32    `json:"s"`              // of Top[0]
+	Tied  bool       `json:"tied,omitempty"` // several classes share the best logit
 }
 
-// rank fills Top, Logit and Tied from one image's logits. Among equal logits
+// rank fills Top, Logit, Probs and Tied from one image's logits. Among equal logits
 // the lower index comes first.
 func (r *row) rank(logits []float32) {
 	for i := range r.Top {
@@ -64,6 +68,13 @@ func (r *row) rank(logits []float32) {
 		r.Top[at] = c
 	}
 	r.Logit = logits[r.Top[0]]
+	sum := 0.0
+	for _, v := range logits {
+		sum += math.Exp(float64(v - r.Logit))
+	}
+	for i, c := range r.Top[:kept] {
+		r.Probs[i] = float32(math.Exp(float64(logits[c]-r.Logit)) / sum)
+	}
 	r.Tied = kept > 1 && logits[r.Top[1]] == r.Logit
 }
 
@@ -106,24 +117,30 @@ func (t *tally) fill(res *Result) {
 	res.N, res.Correct1, res.Correct5, res.Ties = t.n, t.top1, t.top5, t.ties
 	res.Top1, res.Top5 = ratio(t.top1, t.n), ratio(t.top5, t.n)
 	res.CI95 = CI95{Top1: wilson(t.top1, t.n), Top5: wilson(t.top5, t.n)}
-	res.MeanPerClass = t.meanPerClass()
+	res.MeanPerClass, res.CI95.MeanPerClass = t.meanPerClass()
 	res.PerClass = t.class
 	res.Confused = t.mostConfused(10)
 }
 
-// meanPerClass averages over the classes that have images.
-func (t *tally) meanPerClass() float64 {
-	sum, n := 0.0, 0
+// meanPerClass averages the top-1 of the classes that have images. A class's
+// variance uses (k+1)/(n+2) for its rate, so that a class of three right
+// answers does not count as certain.
+func (t *tally) meanPerClass() (mean float64, ci [2]float64) {
+	var sum, variance, n float64
 	for _, c := range t.class {
 		if c.N > 0 {
+			p := float64(c.Correct+1) / float64(c.N+2)
 			sum += ratio(c.Correct, c.N)
+			variance += p * (1 - p) / float64(c.N)
 			n++
 		}
 	}
 	if n == 0 {
-		return 0
+		return 0, [2]float64{0, 1}
 	}
-	return sum / float64(n)
+	mean = sum / n
+	half := z95 * math.Sqrt(variance) / n
+	return mean, [2]float64{max(0, mean-half), min(1, mean+half)}
 }
 
 // mostConfused lists the k most frequent wrong answers.
@@ -152,23 +169,17 @@ func ratio(k, n int) float64 {
 type expectation struct{ value, tolerance float64 }
 
 func parseExpect(s string) (expectation, error) {
-	bad := func() (expectation, error) {
-		return expectation{}, fault.Usagef("--expect %q: want VALUE±TOLERANCE between 0 and 1, such as 0.747±0.004 or 0.747+-0.004", s)
-	}
-	var left, right string
-	var ok bool
+	left, right := s, "0"
 	for _, sep := range []string{"±", "+-", "+/-"} {
-		if left, right, ok = strings.Cut(s, sep); ok {
+		if l, r, ok := strings.Cut(s, sep); ok {
+			left, right = l, r
 			break
 		}
-	}
-	if !ok {
-		left, right = s, "0"
 	}
 	v, err1 := strconv.ParseFloat(strings.TrimSpace(left), 64)
 	tol, err2 := strconv.ParseFloat(strings.TrimSpace(right), 64)
 	if err1 != nil || err2 != nil || !(v >= 0 && v <= 1) || !(tol >= 0 && tol <= 1) {
-		return bad()
+		return expectation{}, fault.Usagef("--expect %q: want VALUE±TOLERANCE between 0 and 1, such as 0.747±0.004 or 0.747+-0.004", s)
 	}
 	return expectation{v, tol}, nil
 }

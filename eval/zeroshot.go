@@ -31,8 +31,11 @@ func ZeroShot(ctx context.Context, o Options) (*Result, error) {
 	r := &run{o: o.defaults(), cfg: m.Config, pre: m.Preprocess, backend: o.Device.Info().Kind}
 	r.model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
 	r.open = func(batch int) (Encoder, error) {
-		return m.encoder(ctx, o.Device, m.Config, o.DType, batch)
+		enc, free, err := m.encoder(ctx, o.Device, m.Config, r.o.DType, batch, false)
+		r.free = free
+		return enc, err
 	}
+	defer r.release()
 	return r.score(ctx)
 }
 
@@ -45,6 +48,37 @@ func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) 
 	r.model.Preprocess = r.pre
 	r.open = func(int) (Encoder, error) { return enc, nil }
 	return r.score(ctx)
+}
+
+// Check finds what is wrong with the options before anything is opened.
+func (o Options) Check() error {
+	if _, err := wordsFor(o); err != nil {
+		return err
+	}
+	if o.Expect != "" {
+		if _, err := parseExpect(o.Expect); err != nil {
+			return err
+		}
+	}
+	for _, n := range []struct {
+		flag string
+		v    int
+	}{{"batch", o.Batch}, {"workers", o.Workers}, {"limit", o.Limit}, {"max-bad", o.MaxBad}} {
+		if n.v < 0 {
+			return fault.Usagef("--%s %d: want 0 or more", n.flag, n.v)
+		}
+	}
+	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
+		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
+	}
+	for _, file := range []string{o.Predictions, o.SaveClassifier} {
+		if file != "" {
+			if err := checkOut(filepath.Dir(file)); err != nil {
+				return err
+			}
+		}
+	}
+	return checkDType(o.DType)
 }
 
 func (o Options) defaults() Options {
@@ -85,10 +119,10 @@ type run struct {
 	model   ModelInfo
 	backend string
 	open    func(batch int) (Encoder, error)
+	free    func() // gives the encoder's memory back, or nil
 
 	w       words
 	data    samples
-	ids     []int // the data's label order → class ids; nil: labels are ids
 	scored  []int // indices of all shards, in order
 	key     string
 	seconds Seconds
@@ -110,6 +144,12 @@ func (r *run) encoder() (Encoder, error) {
 	return r.enc, r.err
 }
 
+func (r *run) release() {
+	if r.free != nil {
+		r.free()
+	}
+}
+
 func (r *run) score(ctx context.Context) (*Result, error) {
 	r.start = time.Now()
 	var want *expectation
@@ -129,6 +169,7 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	res := r.result(entries)
+	res.Published = publishedFor(res, r.o.Limit == 0)
 	if err := r.finish(ctx, res, entries); err != nil {
 		return nil, err
 	}
@@ -147,8 +188,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := textTower(r.cfg, r.o.Model); err != nil {
 		return err
 	}
-	o := dataset.Options{ClassNames: r.w.wnids}
-	if r.data, err = openSamples(ctx, r.o.Data, o, r.pre); err != nil {
+	if r.data, err = openSamples(ctx, r.o.Data, r.w.labels, r.pre); err != nil {
 		return err
 	}
 	if err = r.settle(); err != nil {
@@ -157,18 +197,13 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-func (r *run) settle() (err error) {
-	folders := r.data.Classes()
-	switch {
-	case len(r.w.names) > 0 && folders != nil:
-		if r.ids, err = r.w.classIDs(r.o.Data, folders); err != nil {
-			return err
-		}
-	case len(r.w.names) == 0 && folders != nil:
-		for _, f := range folders {
+func (r *run) settle() error {
+	if len(r.w.names) == 0 {
+		for _, f := range r.data.Classes() {
 			r.w.names = append(r.w.names, spoken(f))
 		}
-	case len(r.w.names) == 0:
+	}
+	if len(r.w.names) == 0 {
 		return fault.Usagef("%s: has no class names of its own; give --classnames FILE, one a line", r.o.Data)
 	}
 	r.choose()
@@ -177,7 +212,7 @@ func (r *run) settle() (err error) {
 	}
 	pre, _ := json.Marshal(r.pre)
 	r.key = contentKey("zeroshot 1", r.w.name, r.model.SHA256, string(r.cfg.JSON()), string(pre), r.o.DType,
-		contentKey(r.w.names...), contentKey(r.w.templates...), contentKey(folders...), r.data.Fingerprint(),
+		contentKey(r.w.names...), contentKey(r.w.templates...), r.data.Fingerprint(),
 		fmt.Sprint(r.o.Limit, r.o.Spread))
 	return nil
 }
@@ -214,17 +249,13 @@ func (r *run) checkLabels() error {
 
 // label is the class id of a sample.
 func (r *run) label(s sample) (int, error) {
-	id := s.Label
-	if r.ids != nil && id >= 0 && id < len(r.ids) {
-		id = r.ids[id]
-	}
-	switch {
+	switch id := s.Label; {
 	case id == -1:
 		return 0, fault.Inputf("%s: %s has no label; zero-shot needs one per image", r.o.Data, s.Key)
 	case id < 0 || id >= len(r.w.names):
 		return 0, fault.Inputf("%s: %s has label %d, but the %d classes are 0 to %d; check --classnames", r.o.Data, s.Key, id, len(r.w.names), len(r.w.names)-1)
 	}
-	return id, nil
+	return s.Label, nil
 }
 
 // textTower says whether the model can read class names.
@@ -271,7 +302,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 			todo = append(todo, i)
 		}
 	}
-	fresh, err := r.images(ctx, todo, bads(done), &j)
+	scored, err := r.images(ctx, todo, bads(done), &j)
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +310,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 	for _, i := range r.scored[lo:hi] {
 		e, ok := done[i]
 		if !ok {
-			e = fresh[i]
+			e = scored[i]
 		}
 		out = append(out, e)
 	}
@@ -379,22 +410,21 @@ func (r *run) rank(b *batchOf, c *classifier, features []float32) ([]entry, erro
 
 func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32) (entry, error) {
 	s := b.got[i]
-	e := entry{Index: b.ids[i], Key: s.Key}
-	label, err := r.label(s)
-	if err != nil {
+	e := entry{row: row{Index: b.ids[i], Key: s.Key}}
+	var err error
+	if e.Label, err = r.label(s); err != nil {
 		return e, err
 	}
 	if b.bad[i] != nil {
-		e.Label, e.Bad = label, fault.Line(b.bad[i])
+		e.Bad = fault.Line(b.bad[i])
 		return e, nil
 	}
 	if !normalize(feature) {
 		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or --dtype fp32", s.Key)
 	}
 	c.logits(logits, feature)
-	w := row{Index: e.Index, Key: e.Key, Label: label}
-	w.rank(logits)
-	return entry{Index: w.Index, Key: w.Key, Label: w.Label, Top: w.Top, Logit: w.Logit, Tied: w.Tied}, nil
+	e.rank(logits)
+	return e, nil
 }
 
 // classifier builds the class matrix, or takes it from the cache.
@@ -447,7 +477,7 @@ func count(res *Result, names []string, entries []entry) {
 			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})
 			continue
 		}
-		t.add(e.row())
+		t.add(e.row)
 	}
 	t.fill(res)
 }
@@ -461,7 +491,7 @@ func decoder(s samples) string {
 
 // metric is the figure that the benchmark reports.
 func (res *Result) metric() float64 {
-	if res.Metric == metricMeanPerClass {
+	if res.Metric == dataset.MeanPerClass {
 		return res.MeanPerClass
 	}
 	return res.Top1

@@ -1,0 +1,327 @@
+package eval
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/evatool/evatool/benchmarks/published"
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// RetrievalOptions say what is searched.
+type RetrievalOptions struct {
+	Model, Config, Key string
+	Device             *device.Device
+	DType              string
+
+	Set         string // flickr30k, coco or csv
+	Data        string
+	Split       string // of a Karpathy file; "" is test
+	ImageColumn string
+	// CaptionColumn is the caption's column of a list.
+	CaptionColumn string
+
+	Batch, Workers, Limit, MaxBad int
+	Out                           string
+
+	Log   *slog.Logger
+	Meter func(label string, total int64, unit string) Meter
+}
+
+// RetrievalResult is the outcome of Retrieval.
+type RetrievalResult struct {
+	Set         string            `json:"set"`
+	Model       ModelInfo         `json:"model"`
+	Source      string            `json:"source"`
+	Images      int               `json:"images"`
+	Captions    int               `json:"captions"`
+	ImageToText Recall            `json:"image_to_text"`
+	TextToImage Recall            `json:"text_to_image"`
+	Skipped     []Skipped         `json:"skipped"`
+	Published   []PublishedFigure `json:"published"`
+	Seconds     float64           `json:"seconds"`
+	Backend     string            `json:"backend"`
+	DType       string            `json:"dtype"`
+	Versions    map[string]string `json:"versions"`
+}
+
+// Recall is the share of N queries whose right answer is among the best k.
+type Recall struct {
+	R1     float64    `json:"r1"`
+	R5     float64    `json:"r5"`
+	R10    float64    `json:"r10"`
+	Hits1  int        `json:"hits1"`
+	Hits5  int        `json:"hits5"`
+	Hits10 int        `json:"hits10"`
+	N      int        `json:"n"`
+	CI95   [2]float64 `json:"ci95_r1"`
+}
+
+// Check finds what is wrong with the options before anything is opened.
+func (o *RetrievalOptions) Check() error {
+	if o.Set != "flickr30k" && o.Set != "coco" && o.Set != "csv" {
+		return fault.Usagef("retrieval %q: want flickr30k, coco or csv", o.Set)
+	}
+	return checkDType(o.DType)
+}
+
+// Retrieval scores both directions: for an image any of its captions is right,
+// and every caption is a query for its image.
+func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	base := Options{Model: o.Model, Config: o.Config, Key: o.Key, Device: o.Device, DType: o.DType, Batch: o.Batch, Workers: o.Workers, Limit: o.Limit, MaxBad: o.MaxBad, Log: o.Log, Meter: o.Meter}.defaults()
+	m, err := openModel(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	if err := textTower(m.Config, o.Model); err != nil {
+		return nil, err
+	}
+	s, err := openCaptioned(ctx, o, m)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	enc, free, err := m.encoder(ctx, base.Device, m.Config, base.DType, base.Batch, false)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	res, err := retrieve(ctx, enc, s, m.Preprocess.Size, base)
+	if err != nil {
+		return nil, err
+	}
+	res.Set, res.Source = o.Set, o.Data
+	res.Model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
+	res.Backend, res.DType, res.Versions = base.Device.Info().Kind, base.DType, runlog.Versions()
+	if o.Limit == 0 {
+		for _, f := range published.Find(m.Name, o.Set) {
+			res.Published = append(res.Published, PublishedFigure{f.Config, f.Weights, f.Metric, f.Value, f.Source})
+		}
+	}
+	res.Seconds = time.Since(start).Seconds()
+	if o.Out == "" {
+		return res, nil
+	}
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return nil, fault.File(o.Out, "a folder that can be written, as --out", err)
+	}
+	return res, runlog.WriteJSONAtomic(filepath.Join(o.Out, resultFile), res)
+}
+
+// openCaptioned opens images with captions, one sample per image.
+func openCaptioned(ctx context.Context, o RetrievalOptions, m *model) (samples, error) {
+	var ds dataset.Dataset
+	var err error
+	if o.Set == "csv" {
+		ds, err = dataset.Open(ctx, o.Data, dataset.Options{
+			ImageColumn: o.ImageColumn, CaptionColumn: o.CaptionColumn, CaptionLines: true, GroupCaptions: true,
+		})
+	} else {
+		ds, err = openKarpathy(o.Data, o.Set, o.Split)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &pictures{ds, picturePreprocess(m.Preprocess)}, nil
+}
+
+// retrieve encodes everything and ranks both ways.
+func retrieve(ctx context.Context, enc Encoder, s samples, size int, o Options) (*RetrievalResult, error) {
+	images, skipped, err := embedImages(ctx, enc, s, size, o)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	var owner []int // row of the image of each caption
+	for i, captions := range images.captions {
+		if len(captions) == 0 {
+			return nil, fault.Inputf("%s: has no caption; retrieval needs one per image", images.key(i))
+		}
+		for _, t := range captions {
+			texts = append(texts, t)
+			owner = append(owner, i)
+		}
+	}
+	width := enc.Config().Text.ContextLength
+	tokens := make([]int32, len(texts)*width)
+	tok := bpe.New()
+	for i, t := range texts {
+		tok.Tokens(tokens[i*width:(i+1)*width], t, width)
+	}
+	captions, err := embedTokens(ctx, enc, tokens, len(texts), o)
+	if err != nil {
+		return nil, err
+	}
+	captions.keys = texts
+	a, err := images.unit()
+	if err != nil {
+		return nil, err
+	}
+	b, err := captions.unit()
+	if err != nil {
+		return nil, err
+	}
+	res := &RetrievalResult{Images: a.n(), Captions: b.n(), Skipped: skipped, Published: []PublishedFigure{}}
+	mine := make([][]int, a.n())
+	for j, i := range owner {
+		mine[i] = append(mine[i], j)
+	}
+	res.ImageToText = recall(a, b, func(i int) []int { return mine[i] })
+	res.TextToImage = recall(b, a, func(j int) []int { return owner[j : j+1] })
+	return res, nil
+}
+
+// recall ranks all of found for every query. Among equal scores the lower
+// index comes first.
+func recall(queries, found *features, right func(q int) []int) Recall {
+	ranks := make([]int, queries.n())
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		wg.Go(func() {
+			scores := make([]float32, found.n())
+			for q := w; q < len(ranks); q += workers {
+				v := queries.rows[q*queries.dim : (q+1)*queries.dim]
+				for i := range scores {
+					scores[i] = float32(dot(v, found.rows[i*found.dim:(i+1)*found.dim]))
+				}
+				ranks[q] = bestRank(scores, right(q))
+			}
+		})
+	}
+	wg.Wait()
+	r := Recall{N: len(ranks)}
+	for _, rank := range ranks {
+		if rank < 1 {
+			r.Hits1++
+		}
+		if rank < 5 {
+			r.Hits5++
+		}
+		if rank < 10 {
+			r.Hits10++
+		}
+	}
+	r.R1, r.R5, r.R10 = ratio(r.Hits1, r.N), ratio(r.Hits5, r.N), ratio(r.Hits10, r.N)
+	r.CI95 = wilson(r.Hits1, r.N)
+	return r
+}
+
+// bestRank is the place, from 0, of the best of the right answers.
+func bestRank(scores []float32, right []int) int {
+	best := right[0]
+	for _, i := range right[1:] {
+		if scores[i] > scores[best] {
+			best = i
+		}
+	}
+	rank := 0
+	for i, s := range scores {
+		if s > scores[best] || s == scores[best] && i < best {
+			rank++
+		}
+	}
+	return rank
+}
+
+// karpathy is one split of Karpathy's annotation of Flickr30k or COCO.
+type karpathy struct {
+	images []karpathyImage
+	name   string
+}
+
+type karpathyImage struct {
+	path     string
+	captions []string
+}
+
+// openKarpathy reads dataset_flickr30k.json or dataset_coco.json and finds the
+// images beside it, in the folders that the two sets use.
+func openKarpathy(dir, set, split string) (*karpathy, error) {
+	if split == "" {
+		split = "test"
+	}
+	name := "dataset_" + set + ".json"
+	file := filepath.Join(dir, name)
+	if strings.HasSuffix(dir, ".json") {
+		file, dir = dir, filepath.Dir(dir)
+	}
+	b, err := readFile(file, "Karpathy's "+name)
+	if err != nil {
+		return nil, err
+	}
+	var doc struct {
+		Images []struct {
+			FilePath, FileName, Split string
+			Sentences                 []struct{ Raw string }
+		}
+	}
+	// Names match without regard to case: filepath, filename.
+	if err := json.Unmarshal(b, &doc); err != nil {
+		return nil, fault.Inputf("%s: not a Karpathy file: %w", file, err)
+	}
+	k := &karpathy{name: name}
+	for _, im := range doc.Images {
+		if im.Split != split {
+			continue
+		}
+		path, err := findPicture(dir, im.FilePath, im.FileName)
+		if err != nil {
+			return nil, err
+		}
+		e := karpathyImage{path: path}
+		for _, s := range im.Sentences {
+			e.captions = append(e.captions, s.Raw)
+		}
+		k.images = append(k.images, e)
+	}
+	if len(k.images) == 0 {
+		return nil, fault.Inputf("%s: no images of the split %q", file, split)
+	}
+	return k, nil
+}
+
+func findPicture(dir, sub, name string) (string, error) {
+	for _, d := range []string{sub, "", "images", "flickr30k-images", "flickr30k_images"} {
+		p := filepath.Join(dir, d, name)
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	return "", fault.Inputf("%s: the image %s is in none of %s, images, flickr30k-images", dir, name, filepath.Join(".", sub))
+}
+
+func (k *karpathy) Len() int          { return len(k.images) }
+func (k *karpathy) Classes() []string { return nil }
+func (k *karpathy) Describe() string  { return k.name }
+func (k *karpathy) Close() error      { return nil }
+
+func (k *karpathy) Fingerprint() string {
+	var parts []string
+	for _, im := range k.images {
+		parts = append(append(parts, im.path), im.captions...)
+	}
+	return contentKey(parts...)
+}
+
+func (k *karpathy) Read(i int) (dataset.Example, error) {
+	ex, err := fileSet{k.images[i].path}.Read(0)
+	ex.Index, ex.Captions = i, k.images[i].captions
+	return ex, err
+}

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/eval"
+)
+
+func newEmbed(app *App) *cobra.Command {
+	var o eval.EmbedOptions
+	cmd := &cobra.Command{
+		Use:   "embed --model M (--images PATH... | --texts FILE | --tensors IN.safetensors) -o OUT",
+		Short: "Turn images and texts into features",
+		Long: `Turn images and texts into a CLIP model's features.
+
+--images takes files and folders (searched for pictures), --texts a file with
+one text a line, --tensors a .safetensors with images (F32, [n,3,S,S], already
+normalised) and/or tokens (I64, [n,context]).
+
+OUT.safetensors has image_features and text_features, L2-normalised unless
+--normalize=false; with both also logits_per_image (the learned scale times the
+cosine, whatever --normalize says) and logit_scale_exp. --blocks adds every
+block's output. OUT.npy has the features alone, of images or of texts.` + exitStatus,
+		Example: `  evatool embed --model model.safetensors --images photos/ -o photos.safetensors
+  evatool embed --model EVA02_CLIP_B_psz16_s8B.pt --texts captions.txt -o captions.npy
+  evatool embed --model model.safetensors --tensors in.safetensors --normalize=false --blocks -o out.safetensors`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Images = append(o.Images, args...)
+			if err := o.Check(); err != nil {
+				return err
+			}
+			dev, err := app.OpenDevice(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
+			o.Device, o.Log, o.Meter = dev, app.Log, app.meter
+			if o.Workers == 0 {
+				o.Workers = app.Threads
+			}
+			rep, err := eval.Embed(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if app.JSON {
+				return app.PrintJSON(rep)
+			}
+			app.Printf("%s  %d images, %d texts, %d dimensions, on %s\n", rep.Out, rep.Images, rep.Texts, rep.Dim, rep.Backend)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	f.StringArrayVar(&o.Images, "images", nil, "image `PATH`: a file or a folder; further paths may follow as arguments")
+	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one a line; - is stdin")
+	f.StringVar(&o.Tensors, "tensors", "", "safetensors `FILE` with images and/or tokens")
+	f.StringVarP(&o.Out, "out", "o", "", "write to `FILE`, .safetensors or .npy")
+	f.BoolVar(&o.Normalize, "normalize", true, "L2-normalise the features")
+	f.BoolVar(&o.Blocks, "blocks", false, "write every block's output too")
+	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
+	f.IntVar(&o.Batch, "batch", 0, "rows per call (0: 32 on a CPU, 256 on a GPU)")
+	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
+	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode; their features are zero")
+	mustRequire(cmd, "model", "out")
+	return cmd
+}

@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/eval"
+)
+
+func newRetrieval(app *App) *cobra.Command {
+	var o eval.RetrievalOptions
+	cmd := &cobra.Command{
+		Use:   "retrieval flickr30k|coco|csv --model M --data SRC",
+		Short: "Score a model on finding captions for images and images for captions",
+		Long: `Score a CLIP model on retrieval: recall at 1, 5 and 10 from image to text (any
+caption of the image counts) and from text to image (every caption is a query).
+
+flickr30k and coco take the folder with the images and Karpathy's
+dataset_flickr30k.json or dataset_coco.json; the test split of 1,000 or 5,000
+images is scored. csv takes any list of image paths and captions (an image may
+have several lines), or WebDataset tars with captions.` + exitStatus,
+		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
+  evatool retrieval csv --model model.safetensors --data captions.csv --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Set = args[0]
+			if err := o.Check(); err != nil {
+				return err
+			}
+			dev, err := app.OpenDevice(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
+			o.Device, o.Log, o.Meter = dev, app.Log, app.meter
+			if o.Workers == 0 {
+				o.Workers = app.Threads
+			}
+			res, err := eval.Retrieval(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if app.JSON {
+				return app.PrintJSON(res)
+			}
+			app.Printf("%s  %s  %d images, %d captions\n", res.Set, res.Model.File, res.Images, res.Captions)
+			for _, d := range []struct {
+				name string
+				r    eval.Recall
+			}{{"image to text", res.ImageToText}, {"text to image", res.TextToImage}} {
+				app.Printf("%s  R@1 %6.2f %%  R@5 %6.2f %%  R@10 %6.2f %%\n", d.name, 100*d.r.R1, 100*d.r.R5, 100*d.r.R10)
+			}
+			for _, p := range res.Published {
+				app.Printf("published %-18s %6.2f %%  %s\n", p.Metric, 100*p.Value, p.Source)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	f.StringVar(&o.Data, "data", "", "images with captions")
+	f.StringVar(&o.Split, "split", "test", "split of the Karpathy file")
+	f.StringVar(&o.ImageColumn, "image-column", "", "column of the image path (csv)")
+	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
+	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
+	f.IntVar(&o.Batch, "batch", 0, "rows per call (0: 32 on a CPU, 256 on a GPU)")
+	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
+	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
+	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode")
+	f.StringVar(&o.Out, "out", "", "write result.json into the folder `DIR`")
+	mustRequire(cmd, "model", "data")
+	return cmd
+}

@@ -1,0 +1,226 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/eval"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/shard"
+)
+
+func newZeroshot(app *App) *cobra.Command {
+	var (
+		o                     eval.Options
+		classNames, templates string
+		part                  string
+		resume                bool
+	)
+	cmd := &cobra.Command{
+		Use:   "zeroshot BENCHMARK --model M --data SRC",
+		Short: "Score a model zero-shot on labelled images",
+		Long: `Score a CLIP model zero-shot: every class name in every template becomes one
+vector, every image takes the class that is nearest. BENCHMARK is imagenet,
+imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, objectnet, another name of
+"evatool zeroshot list", or folder, which takes any images.
+
+SRC is a folder with one sub-folder per class (wnids, class names or numbers),
+the ILSVRC validation tar or folder with its ground truth, WebDataset tars
+(x-{000..012}.tar), a CSV or TSV of path and label, Parquet, or a .safetensors
+with images (F32, [n,3,S,S], normalised) and labels.
+
+Counts are integers. Classes with equal logits rank by index, lower first, and
+the images that hang on it are counted as ties. The interval is Wilson's at
+95 %. With --out the folder gets result.json, rows.csv and report.html; a run
+that was killed goes on where it was, and no image counts twice.
+
+An image that does not decode is skipped, counted and listed; more than
+--max-bad of them fail the run.` + exitStatus,
+		Example: `  evatool zeroshot imagenet --model EVA02_CLIP_B_psz16_s8B.pt --data ILSVRC2012_img_val.tar --out runs/b16
+  evatool zeroshot folder --model model.safetensors --data pets/ --classnames names.txt --templates prompts.txt --json
+  evatool zeroshot merge runs/shard-* -o runs/all`,
+		Args: oneBenchmark,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			o.Benchmark = args[0]
+			if o.Shard, o.Shards, err = shardOf(part); err != nil {
+				return err
+			}
+			if classNames != "" {
+				if o.ClassNames, err = eval.Lines(classNames, "class names"); err != nil {
+					return err
+				}
+			}
+			if templates != "" {
+				if o.Templates, err = eval.Lines(templates, "templates"); err != nil {
+					return err
+				}
+			}
+			if err := o.Check(); err != nil {
+				return err
+			}
+			dev, err := app.OpenDevice(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
+			o.Device, o.Log, o.Meter, o.Fresh = dev, app.Log, app.meter, !resume
+			if o.Workers == 0 {
+				o.Workers = app.Threads
+			}
+			res, err := eval.ZeroShot(cmd.Context(), o)
+			if res == nil {
+				return err
+			}
+			if perr := printZeroShot(app, res, o.Out); perr != nil {
+				return perr
+			}
+			return err
+		},
+	}
+	f := cmd.Flags()
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
+	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order")
+	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
+	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 32 on a CPU, 256 on a GPU); no result depends on it")
+	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
+	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
+	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
+	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto: from Slurm's or Kubernetes' environment")
+	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
+	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
+	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode")
+	f.StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`, such as 0.747±0.004")
+	f.StringVar(&o.Predictions, "predictions", "", "write every image's prediction to the CSV `FILE`")
+	f.StringVar(&o.SaveClassifier, "save-classifier", "", "write the class matrix [dim,classes] to the safetensors `FILE`")
+	f.StringVar(&o.Cache, "classifier-cache", "", "folder of the classifier cache, or off (default: the user's cache folder)")
+	f.BoolVar(&o.NoDiagnosis, "no-diagnosis", false, "do not look for causes when a published figure is outside the interval")
+	mustRequire(cmd, "model", "data")
+	cmd.AddCommand(newZeroshotMerge(app), newZeroshotList(app))
+	return cmd
+}
+
+// oneBenchmark checks the argument before any file is opened.
+func oneBenchmark(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fault.Usagef("zeroshot wants one benchmark, got %d; folder takes any images, `evatool zeroshot list` prints the named ones", len(args))
+	}
+	return nil
+}
+
+// shardOf reads --shard; a job's environment alone gives a part too.
+func shardOf(flag string) (i, n int, err error) {
+	if flag != "" {
+		return shard.Parse(flag)
+	}
+	i, n, ok, err := shard.FromEnv()
+	if err != nil || !ok {
+		return 0, 1, err
+	}
+	return i, n, nil
+}
+
+func modelFlags(cmd *cobra.Command, model, config, key *string) {
+	f := cmd.Flags()
+	f.StringVar(model, "model", "", "a model file, or any checkpoint that convert reads")
+	f.StringVar(config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
+	f.StringVar(key, "key", "", "`PATH` of the state dict inside a wrapper")
+}
+
+// mustRequire marks flags that the command cannot do without.
+func mustRequire(cmd *cobra.Command, names ...string) {
+	for _, name := range names {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag that the command does not have
+		}
+	}
+}
+
+func (a *App) meter(label string, total int64, unit string) eval.Meter {
+	return a.Progress(label, total, unit)
+}
+
+func printZeroShot(app *App, res *eval.Result, out string) error {
+	if app.JSON {
+		return app.PrintJSON(res)
+	}
+	pct := func(v float64) string { return fmt.Sprintf("%6.2f %%", 100*v) }
+	app.Printf("%s  %s  %d images, %d classes, %d templates\n", res.Benchmark, res.Model.File, res.N, res.Data.Classes, res.Data.Templates)
+	if s := res.Shard; s != nil {
+		app.Printf("part    %d of %d: images %d to %d; merge the parts for the whole\n", s.Index, s.Count, s.Lo, s.Hi-1)
+	}
+	app.Printf("top-1   %s  (%d)  95 %%: %s to %s\n", pct(res.Top1), res.Correct1, pct(res.CI95.Top1[0]), pct(res.CI95.Top1[1]))
+	app.Printf("top-5   %s  (%d)  95 %%: %s to %s\n", pct(res.Top5), res.Correct5, pct(res.CI95.Top5[0]), pct(res.CI95.Top5[1]))
+	app.Printf("classes %s  mean per class\n", pct(res.MeanPerClass))
+	app.Printf("ties    %d   skipped %d\n", res.Ties, len(res.Skipped))
+	if p := res.Published; p != nil {
+		app.Printf("published %s by %s: %s\n", pct(p.Value), p.Source, p.Verdict())
+		for _, f := range p.Others {
+			app.Printf("          %s by %s: %s\n", pct(f.Value), f.Source, f.Verdict())
+		}
+	}
+	for _, d := range res.Diagnosis {
+		app.Printf("cause?  %s\n", d.Text)
+	}
+	app.Printf("speed   %.1f images/s (decode %.1f s over the workers, device %.1f s, all %.1f s) on %s, JPEG by %s\n",
+		res.ImagesPerSecond, res.Seconds.Decode, res.Seconds.Device, res.Seconds.Total, res.Backend, res.Decoder)
+	if out != "" {
+		app.Printf("report  %s/report.html\n", strings.TrimSuffix(out, "/"))
+	}
+	return nil
+}
+
+func newZeroshotMerge(app *App) *cobra.Command {
+	var out, expect string
+	cmd := &cobra.Command{
+		Use:   "merge DIR... -o OUT",
+		Short: "Add the parts of a sharded run",
+		Long: `Add the parts that "zeroshot --shard i/n --out DIR" wrote. The counts are those
+of one run over everything. Parts of another model, data, class list, prompt set
+or preprocessing are refused, overlaps and gaps too.` + exitStatus,
+		Example: `  evatool zeroshot merge runs/shard-0 runs/shard-1 -o runs/all
+  evatool zeroshot merge runs/shard-* -o runs/all --json --expect 0.747±0.004`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			res, err := eval.Merge(args, eval.MergeOptions{Out: out, Expect: expect})
+			if res == nil {
+				return err
+			}
+			if perr := printZeroShot(app, res, out); perr != nil {
+				return perr
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&out, "out", "o", "", "write the whole run into the folder `DIR`")
+	cmd.Flags().StringVar(&expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`")
+	mustRequire(cmd, "out")
+	return cmd
+}
+
+func newZeroshotList(app *App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the benchmarks and what was published on them",
+		Long: `List every benchmark: classes, templates, metric, where the data comes from, and
+the published figures of the models that evatool knows.` + exitStatus,
+		Example: `  evatool zeroshot list
+  evatool zeroshot list --json`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			list := eval.List()
+			if app.JSON {
+				return app.PrintJSON(list)
+			}
+			for _, b := range list {
+				app.Printf("%-18s %-15s %5d classes %3d templates  %s\n", b.Name, b.Metric, b.Classes, b.Templates, b.Source)
+				for _, f := range b.Published {
+					app.Printf("    %-26s %-26s %s  %.4f  %s\n", f.Config, f.Weights, f.Metric, f.Value, f.Source)
+				}
+			}
+			return nil
+		},
+	}
+}
