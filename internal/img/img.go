@@ -58,6 +58,7 @@ func prefix(p ...string) func([]byte) bool {
 var formats = []format{
 	{"JPEG", prefix("\xff\xd8\xff"), decodeJPEG},
 	{"PNG", prefix("\x89PNG\r\n\x1a\n"), decodePNG},
+	{"WEBP", isWebP, decodeWebP},
 }
 
 // maxFile is the largest image file that Open reads, in bytes.
