@@ -134,8 +134,8 @@ func makeGlobals() map[string]any {
 	for name, d := range dtypeAliases {
 		g["torch."+name] = d
 	}
-	for _, layout := range []string{"strided", "sparse_coo", "contiguous_format", "channels_last", "preserve_format"} {
-		g["torch."+layout] = &object{class: "torch." + layout}
+	for _, name := range []string{"strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged", "contiguous_format", "channels_last", "channels_last_3d", "preserve_format", "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams", "per_tensor_symmetric", "per_channel_symmetric"} {
+		g["torch."+name] = &object{class: "torch." + name}
 	}
 	for _, t := range []string{"Float64", "Float32", "Float16", "Int64", "Int32", "Int16", "Int8", "UInt64", "UInt32", "UInt16", "UInt8", "Bool"} {
 		g["numpy.dtypes."+t+"DType"] = inert("numpy.dtypes." + t + "DType")
