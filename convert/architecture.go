@@ -99,6 +99,10 @@ func (v *view) identifyModel(inv *inventory) (architecture, error) {
 // differs is nil when the tensors are exactly those of c (without the vision
 // head for a tower), else the first difference.
 func (v *view) differs(c *arch.Config, head bool) error {
+	// Most architectures fall out here, before all their tensors are listed.
+	if e := v.byName["text.text_projection"]; head && (e == nil || !slices.Equal(e.shape, []int64{int64(c.Text.Width), int64(c.EmbedDim)})) {
+		return fmt.Errorf("text.text_projection differs")
+	}
 	n := 0
 	for _, p := range c.Params() {
 		e := v.byName[p.Name]

@@ -224,6 +224,7 @@ func sizes(files []string) ([]SourceFile, error) {
 	return out, err
 }
 
-func reportName(output string) string { return output + ".report.json" }
+// reportName is OUT.report.json for OUT.safetensors.
+func reportName(output string) string { return strings.TrimSuffix(output, ".safetensors") + ".report.json" }
 
 func version() string { return runlog.Version }

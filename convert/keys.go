@@ -1,7 +1,6 @@
 package convert
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -41,22 +40,36 @@ var layouts = map[string][]*family{
 	"hf":       {hfCLIP},
 }
 
-// notWeights are tensors in state dicts that no model needs, and why.
+// notWeights are tensors in state dicts that no model needs, by their last
+// words, and why. Those of top stand in the top level or a vision tower only.
 var notWeights = []struct {
-	pattern *regexp.Regexp
-	reason  string
+	words  string
+	top    bool
+	reason string
 }{
-	{regexp.MustCompile(`(^|\.)rope\.freqs_(cos|sin)$`), "RoPE table, recomputed from the configuration"},
-	{regexp.MustCompile(`^(input_resolution|context_length|vocab_size)$`), "a fact of the configuration, not a weight"},
-	{regexp.MustCompile(`(^|\.)position_ids$`), "0, 1, 2, …, not a weight"},
-	{regexp.MustCompile(`(^|\.)attn_mask$`), "causal mask, recomputed"},
-	{regexp.MustCompile(`(^|\.)num_batches_tracked$`), "a counter of the training, not a weight"},
-	{regexp.MustCompile(`^(visual\.)?(mask_token|lm_head\.(weight|bias))$`), "pretraining head, not part of a CLIP model"},
+	{"rope.freqs_cos", false, ropeTable},
+	{"rope.freqs_sin", false, ropeTable},
+	{"input_resolution", true, notWeight},
+	{"context_length", true, notWeight},
+	{"vocab_size", true, notWeight},
+	{"position_ids", false, "0, 1, 2, …, not a weight"},
+	{"attn_mask", false, "causal mask, recomputed"},
+	{"num_batches_tracked", false, "a counter of the training, not a weight"},
+	{"mask_token", true, pretraining},
+	{"lm_head.weight", true, pretraining},
+	{"lm_head.bias", true, pretraining},
 }
+
+const (
+	ropeTable   = "RoPE table, recomputed from the configuration"
+	notWeight   = "a fact of the configuration, not a weight"
+	pretraining = "pretraining head, not part of a CLIP model"
+)
 
 func dropReason(name string) (string, bool) {
 	for _, d := range notWeights {
-		if d.pattern.MatchString(name) {
+		rest, ok := strings.CutSuffix(name, d.words)
+		if ok && (rest == "" || rest == "visual." || !d.top && strings.HasSuffix(rest, ".")) {
 			return d.reason, true
 		}
 	}
