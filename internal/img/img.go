@@ -59,6 +59,9 @@ var formats = []format{
 	{"JPEG", prefix("\xff\xd8\xff"), decodeJPEG},
 	{"PNG", prefix("\x89PNG\r\n\x1a\n"), decodePNG},
 	{"WEBP", isWebP, decodeWebP},
+	{"GIF", prefix("GIF87a", "GIF89a"), decodeGIF},
+	{"BMP", prefix("BM"), decodeBMP},
+	{"TIFF", prefix("II*\x00", "MM\x00*"), decodeTIFF},
 }
 
 // maxFile is the largest image file that Open reads, in bytes.
