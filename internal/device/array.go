@@ -136,6 +136,7 @@ func (d *Device) PutFlat(s Sharding, flat any, shape shapes.Shape) (*Array, erro
 				return err
 			}
 			a.buffers = append(a.buffers, b)
+			d.traffic.to.Add(partShape.ByteSize())
 		}
 		return nil
 	})
@@ -143,6 +144,7 @@ func (d *Device) PutFlat(s Sharding, flat any, shape shapes.Shape) (*Array, erro
 		a.Free()
 		return nil, explain(err)
 	}
+	d.traffic.puts.Add(1)
 	return a, nil
 }
 
@@ -198,6 +200,8 @@ func (a *Array) Fetch() (*tensors.Tensor, error) {
 }
 
 func (a *Array) fetch(flat any) error {
+	a.d.traffic.fetches.Add(1)
+	a.d.traffic.from.Add(a.shape.ByteSize())
 	if a.sharding == Replicated {
 		return a.buffers[0].ToFlatData(flat)
 	}

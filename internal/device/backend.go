@@ -61,6 +61,9 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 	}
 	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD(), Why: why}}
 	if p.Kind == KindCUDA {
+		if !hasNVIDIA() {
+			return nil, fault.Envf("%s: no NVIDIA GPU on this machine; use --backend auto", p.Path)
+		}
 		if err := prepareCUDA(p.Path); err != nil {
 			return nil, err
 		}

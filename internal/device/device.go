@@ -62,6 +62,7 @@ type Device struct {
 	cache   *cache                  // nil when there is none
 	mesh    *distributed.DeviceMesh // nil for one device
 	log     *slog.Logger
+	traffic traffic
 }
 
 // Open opens a backend. With "auto" it takes the CUDA plugin if there is a

@@ -262,3 +262,65 @@ func TestOpen(t *testing.T) {
 		d.Close()
 	}
 }
+
+// TestAsync: on XLA, Call returns before the work is done, and Fetch waits.
+func TestAsync(t *testing.T) {
+	d := open1(t, "cpu", 1)
+	p := d.Program("long", func(in []*graph.Node) []*graph.Node {
+		x := in[0]
+		for range 20 {
+			x = graph.Tanh(graph.Dot(x, in[0]).General([]int{1}, nil, []int{0}, nil))
+		}
+		return []*graph.Node{graph.ReduceAllSum(x)}
+	})
+	a := must[*Array](t)(d.PutF32(Replicated, iota32(768*768), 768, 768))
+	must[[]*Array](t)(p.Call(t.Context(), a)) // compiles
+	start := time.Now()
+	out := must[[]*Array](t)(p.Call(t.Context(), a))
+	called := time.Since(start)
+	a.Free() // still in use by the run
+	must[[]float32](t)(out[0].Float32s())
+	if all := time.Since(start); called > all/2 {
+		t.Errorf("Call took %v of %v", called, all)
+	}
+}
+
+// TestTraffic: a step with its state on the device moves the batch and the loss, nothing else.
+func TestTraffic(t *testing.T) {
+	everywhere(t, func(t *testing.T, d *Device) {
+		p := d.Program("step", func(in []*graph.Node) []*graph.Node {
+			loss := graph.ReduceAllSum(graph.Mul(in[0], in[1]))
+			return []*graph.Node{loss, graph.Sub(in[1], graph.Gradient(loss, in[1])[0])}
+		}, In(SplitRows, Replicated), Donate(map[int]int{1: 1}))
+		w := must[*Array](t)(d.PutF32(Replicated, make([]float32, 8*100), 8, 100))
+		for range 3 {
+			before := d.Traffic()
+			x := must[*Array](t)(d.PutF32(SplitRows, make([]float32, 8*100), 8, 100))
+			out := must[[]*Array](t)(p.Call(t.Context(), x, w))
+			must[[]float32](t)(out[0].Float32s())
+			w = out[1]
+			if got, want := d.Traffic().Sub(before), (Traffic{1, 1, 1, 3200, 4}); got != want {
+				t.Errorf("traffic %+v, not %+v", got, want)
+			}
+		}
+	})
+}
+
+// TestMemory: donated state needs its memory once, not twice.
+func TestMemory(t *testing.T) {
+	for _, n := range []int{1, 4} {
+		d := open1(t, "cpu", n)
+		var use [2]MemoryUse
+		for i, opts := range [][]ProgramOption{nil, {Donate(map[int]int{0: 1})}} {
+			p := d.Program("step", func(in []*graph.Node) []*graph.Node {
+				next := graph.AddScalar(in[0], 1)
+				return []*graph.Node{graph.ReduceAllSum(next), next}
+			}, append(opts, In(SplitRows), Out(Replicated, SplitRows))...)
+			a := must[*Array](t)(d.PutF32(SplitRows, iota32(1<<20), 1<<20))
+			use[i] = must[MemoryUse](t)(p.Memory(a))
+		}
+		if size := int64(4 << 20 / n); use[0].Aliased != 0 || use[1].Aliased != size || use[0].Peak()-use[1].Peak() < size*9/10 {
+			t.Errorf("%d devices: kept %+v, donated %+v", n, use[0], use[1])
+		}
+	}
+}

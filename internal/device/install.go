@@ -26,13 +26,14 @@ type release struct {
 	pkg, version, sha256 string
 	file                 string // the plugin in the wheel
 	kind                 string
+	folder               string // in PluginFolder, without the version
 }
 
 var releases = map[string]release{
 	"cpu": {"lammps-jax-pjrt-cpu", "0.11.2", "1319390d948b39f69f7dade496b7c385149d9ca6097a6b62114da113216d9ad1",
-		"pjrt_c_api_cpu_plugin.so", KindCPU},
+		"pjrt_c_api_cpu_plugin.so", KindCPU, "cpu"},
 	"cuda": {"jax-cuda13-pjrt", "0.12.0.1", "5899bb6177eda86ea532afb9a26794f2bdd04966f6a01f9028266b16c2b6cf90",
-		"xla_cuda_plugin.so", KindCUDA},
+		"xla_cuda_plugin.so", KindCUDA, "cuda13"},
 }
 
 // Installed says what Install did.
@@ -60,7 +61,7 @@ func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Instal
 	if err != nil {
 		return nil, err
 	}
-	name := strings.TrimSuffix(strings.TrimPrefix(r.pkg, "lammps-"), "-pjrt") + "-" + r.version
+	name := r.folder + "-" + r.version
 	in := &Installed{Plugin: Plugin{filepath.Join(folder, name, r.file), r.kind, "cache"}, Package: r.pkg, Version: r.version, SHA256: r.sha256}
 	if wheel == "" {
 		if _, err := os.Stat(in.Path); err == nil {
@@ -85,7 +86,7 @@ func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Instal
 		if in.SHA256 != r.sha256 {
 			// The user's own choice of another version: kept apart, by its hash.
 			log.Warn("not the wheel that evatool was tested with", "wheel", wheel, "sha256", in.SHA256, "tested", r.sha256)
-			name = what + "-" + in.SHA256[:12]
+			name = r.folder + "-" + in.SHA256[:12]
 			in.Version, in.Path = "", filepath.Join(folder, name, r.file)
 		}
 		if _, err := os.Stat(in.Path); err == nil {
@@ -145,6 +146,7 @@ func (r release) fetch(ctx context.Context, folder string) (string, error) {
 		err  error
 	}
 	done := make(chan result, 1)
+	defer silence()()
 	go func() {
 		path, err := func() (string, error) {
 			info, err := installer.GetPipInfo(r.pkg)
@@ -259,4 +261,15 @@ func fileSHA256(path string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// silence keeps go-xla's progress display off stdout until the result is called.
+func silence() func() {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return func() {}
+	}
+	stdout := os.Stdout
+	os.Stdout = null
+	return func() { os.Stdout = stdout }
 }

@@ -89,6 +89,7 @@ func (p *Program) Call(ctx context.Context, args ...*Array) ([]*Array, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
+	p.d.traffic.runs.Add(1)
 	for i := range p.donate {
 		args[i].buffers = nil
 	}
