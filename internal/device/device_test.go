@@ -324,3 +324,24 @@ func TestMemory(t *testing.T) {
 		}
 	}
 }
+
+// TestPassThrough: an output may be an input or be given twice; arrays stay
+// independent of each other.
+func TestPassThrough(t *testing.T) {
+	everywhere(t, func(t *testing.T, d *Device) {
+		p := d.Program("pass", func(in []*graph.Node) []*graph.Node {
+			y := graph.AddScalar(in[0], 1)
+			return []*graph.Node{in[0], y, y, in[1]}
+		}, Donate(map[int]int{1: 3}))
+		x := must[*Array](t)(d.PutF32(Replicated, iota32(4), 4))
+		s := must[*Array](t)(d.PutF32(Replicated, iota32(3), 3))
+		out := must[[]*Array](t)(p.Call(t.Context(), x, s))
+		x.Free()
+		out[1].Free()
+		for i, want := range map[int][]float32{0: {0, 1, 2, 3}, 2: {1, 2, 3, 4}, 3: {0, 1, 2}} {
+			if got := must[[]float32](t)(out[i].Float32s()); !slices.Equal(got, want) {
+				t.Errorf("output %d is %v", i, got)
+			}
+		}
+	})
+}
