@@ -227,7 +227,7 @@ func recall(queries, found *features, right func(q int) []int) Recall {
 func bestRank(scores []float32, right []int) int {
 	best := right[0]
 	for _, i := range right[1:] {
-		if scores[i] > scores[best] {
+		if scores[i] > scores[best] || scores[i] == scores[best] && i < best {
 			best = i
 		}
 	}

@@ -152,6 +152,9 @@ func (r *run) release() {
 
 func (r *run) score(ctx context.Context) (*Result, error) {
 	r.start = time.Now()
+	if err := r.o.Check(); err != nil {
+		return nil, err
+	}
 	var want *expectation
 	if r.o.Expect != "" {
 		e, err := parseExpect(r.o.Expect)
@@ -471,7 +474,7 @@ func (r *run) result(entries []entry) *Result {
 // count fills in everything that follows from the entries.
 func count(res *Result, names []string, entries []entry) {
 	t := newTally(names)
-	res.Skipped = []Skipped{}
+	res.Skipped, res.Diagnosis = []Skipped{}, []Finding{}
 	for _, e := range entries {
 		if e.Bad != "" {
 			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})

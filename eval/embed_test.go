@@ -1,0 +1,171 @@
+package eval
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// Features and logits are the original code's within 1e-4: every family on the
+// Go backend, two on XLA, whose compiler takes seconds for each.
+func TestEmbedTensors(t *testing.T) {
+	models, err := filepath.Glob("../testdata/models/*/model.safetensors")
+	if err != nil || len(models) == 0 {
+		t.Fatalf("no models in testdata (%v)", err)
+	}
+	onXLA := []string{"eva02-b-tiny", "openai-vit-tiny"}
+	eachBackend(t, func(t *testing.T, dev *device.Device) {
+		for i, model := range models {
+			dir := filepath.Dir(model)
+			if dev.Info().Kind != "go" && !slices.Contains(onXLA, filepath.Base(dir)) {
+				continue
+			}
+			normalize := i%2 == 0
+			t.Run(filepath.Base(dir), func(t *testing.T) {
+				in := filepath.Join(dir, "forward.safetensors")
+				o := EmbedOptions{
+					Device: dev, Model: model, Config: filepath.Join(dir, "config.json"),
+					Tensors: in, Normalize: normalize, Out: filepath.Join(t.TempDir(), "out.safetensors"),
+				}
+				if _, err := Embed(context.Background(), o); err != nil {
+					t.Fatal(err)
+				}
+				suffix := ""
+				if normalize {
+					suffix = "_norm"
+				}
+				for got, want := range map[string]string{
+					"image_features": "expected.image_features" + suffix, "text_features": "expected.text_features" + suffix,
+					"logits_per_image": "expected.logits_per_image", "logit_scale_exp": "expected.logit_scale_exp",
+				} {
+					closeTo(t, got, floats(t, o.Out, got), floats(t, in, want), 1e-4)
+				}
+			})
+		}
+	})
+}
+
+func TestEmbedBlocks(t *testing.T) {
+	dir := "../testdata/models/eva02-b-tiny"
+	eachBackend(t, func(t *testing.T, dev *device.Device) {
+		out := filepath.Join(t.TempDir(), "out.safetensors")
+		_, err := Embed(context.Background(), EmbedOptions{
+			Device: dev, Model: filepath.Join(dir, "model.safetensors"), Config: filepath.Join(dir, "config.json"),
+			Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Blocks: true, Batch: 2,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := filepath.Join(dir, "intermediate.safetensors")
+		for _, name := range []string{"visual.blocks.0", "visual.blocks.2", "text.transformer.resblocks.1"} {
+			first := floats(t, want, name) // of the first sample
+			got := floats(t, out, name)
+			if len(got) <= len(first) {
+				t.Fatalf("%s: %d values for all samples", name, len(got))
+			}
+			closeTo(t, name, got[:len(first)], first, 1e-4)
+		}
+	})
+}
+
+func TestEmbedChecks(t *testing.T) {
+	dir := t.TempDir()
+	out := filepath.Join(dir, "o.safetensors")
+	for _, c := range []struct {
+		o    EmbedOptions
+		kind fault.Kind
+		want string
+	}{
+		{EmbedOptions{Out: out}, fault.Usage, "--images"},
+		{EmbedOptions{Out: out, Texts: "a", Tensors: "b"}, fault.Usage, "--tensors"},
+		{EmbedOptions{Out: filepath.Join(dir, "o.txt"), Texts: "a"}, fault.Usage, ".safetensors or .npy"},
+		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Images: []string{"b"}}, fault.Usage, "one array"},
+		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Blocks: true}, fault.Usage, "--blocks"},
+		{EmbedOptions{Out: out, Texts: "a", DType: "int8"}, fault.Usage, "--dtype"},
+		{EmbedOptions{Out: filepath.Join(dir, "no", "o.npy"), Texts: "a"}, fault.Input, "no such file"},
+	} {
+		if err := c.o.Check(); err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: status %d: %v; want %d and %q", c.o, fault.Code(err), err, c.kind, c.want)
+		}
+	}
+}
+
+func TestNPY(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.npy")
+	var l tensorList
+	l.add("x", []float32{1, 2, 3, 4, 5, 6}, 3, 2)
+	if err := writeNPY(path, l[0]); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := int(b[8]) | int(b[9])<<8
+	if string(b[:8]) != "\x93NUMPY\x01\x00" || (10+head)%64 != 0 || b[9+head] != '\n' {
+		t.Errorf("header %q", b[:10+head])
+	}
+	if want := "'shape': (3, 2,)"; !strings.Contains(string(b[10:10+head]), want) {
+		t.Errorf("header %q lacks %q", b[10:10+head], want)
+	}
+	if v := math.Float32frombits(binary.LittleEndian.Uint32(b[10+head+4*5:])); v != 6 || len(b) != 10+head+24 {
+		t.Errorf("last value %v, %d bytes", v, len(b))
+	}
+}
+
+func TestReadTexts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t.txt")
+	write(t, path, []byte("a dog\r\n\n  two \nlast"))
+	got, err := readTexts(path)
+	if err != nil || strings.Join(got, "|") != "a dog||  two |last" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+func TestWrongTensors(t *testing.T) {
+	dir := "../testdata/models/eva02-b-tiny"
+	dev, err := device.Open(context.Background(), device.Options{Backend: "go"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dev.Close()
+	tensor := func(name string, d tensorfile.DType, shape ...int64) tensorfile.Tensor {
+		i := tensorfile.Info{Name: name, DType: d, Shape: shape}
+		return tensorfile.Tensor{Info: i, Data: make([]byte, i.NumBytes())}
+	}
+	big := tensor("tokens", tensorfile.I64, 1, 77)
+	binary.LittleEndian.PutUint64(big.Data[8:], 1<<40)
+	for _, c := range []struct {
+		t    tensorfile.Tensor
+		want string
+	}{
+		{tensor("pixels", tensorfile.F32, 1, 3, 64, 64), "neither"},
+		{tensor("images", tensorfile.F32, 1, 3, 32, 32), "32x32 but the model takes 64x64"},
+		{tensor("images", tensorfile.F16, 1, 3, 64, 64), "want F32"},
+		{tensor("images", tensorfile.F32, 0, 3, 64, 64), "empty"},
+		{tensor("tokens", tensorfile.I64, 2, 76), "the model takes [n,77]"},
+		{tensor("tokens", tensorfile.F32, 2, 77), "want I64"},
+		{big, "tokens[0,1] is 1099511627776"},
+	} {
+		in := filepath.Join(t.TempDir(), "in.safetensors")
+		if err := tensorfile.WriteFile(in, []tensorfile.Tensor{c.t}, nil); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Embed(context.Background(), EmbedOptions{
+			Device: dev, Model: filepath.Join(dir, "model.safetensors"), Config: filepath.Join(dir, "config.json"),
+			Tensors: in, Out: filepath.Join(t.TempDir(), "o.safetensors"),
+		})
+		if err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s %s %v: %v, want %q", c.t.Name, c.t.DType, c.t.Shape, err, c.want)
+		}
+	}
+}
