@@ -148,9 +148,7 @@ func (j *job) run(ctx context.Context, in *input, p *plan, o Options, r *Report)
 	if err != nil {
 		return err
 	}
-	for i, it := range j.items {
-		r.Tensors = append(r.Tensors, Tensor{it.out.Name, it.sources(), string(it.out.DType), shapeOf(it.out), j.sums[i]})
-	}
+	r.Tensors = j.tensors()
 	r.Bytes = j.total
 	for i, w := range written {
 		r.Files = append(r.Files, OutputFile{w, j.files[i].size})
@@ -225,6 +223,8 @@ func sizes(files []string) ([]SourceFile, error) {
 }
 
 // reportName is OUT.report.json for OUT.safetensors.
-func reportName(output string) string { return strings.TrimSuffix(output, ".safetensors") + ".report.json" }
+func reportName(output string) string {
+	return strings.TrimSuffix(output, ".safetensors") + ".report.json"
+}
 
 func version() string { return runlog.Version }

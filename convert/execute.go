@@ -164,7 +164,11 @@ func (j *job) verify(ctx context.Context) error {
 
 // stream gives the bytes of an output tensor to f, all of them and no more.
 func (j *job) stream(ctx context.Context, it *item, buf []byte, f func([]byte) error) error {
-	r, err := it.open(j.src, j.saturate)
+	src := j.src
+	if it.in != nil {
+		src = it.in
+	}
+	r, err := it.open(src, j.saturate)
 	if err != nil {
 		return err
 	}
@@ -224,6 +228,15 @@ func (j *job) commit(path string) (written []string, err error) {
 		}
 	}
 	return written, nil
+}
+
+// tensors lists what was written.
+func (j *job) tensors() []Tensor {
+	var out []Tensor
+	for i, it := range j.items {
+		out = append(out, Tensor{it.out.Name, it.sources(), string(it.out.DType), shapeOf(it.out), j.sums[i]})
+	}
+	return out
 }
 
 func (j *job) discard() {

@@ -27,7 +27,8 @@ type plan struct {
 // then transposed, resized and cast.
 type item struct {
 	out       tensorfile.Info
-	eva       string // its name in EVA's layout
+	eva       string            // its name in EVA's layout
+	in        tensorfile.Source // where the parts are; nil: the job's source
 	parts     []part
 	transpose bool
 	resize    *resize
