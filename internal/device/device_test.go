@@ -8,15 +8,21 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/go-xla/compute/xla"
+	"github.com/gomlx/go-xla/pjrt"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/gomlx/gomlx/ml/layers/attention"
 )
 
 // cpuPlugin is the CPU plugin of this machine; without one the test is skipped.
@@ -344,4 +350,46 @@ func TestPassThrough(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestFusedAttention: on a plugin that counts as CUDA's, half-precision
+// attention becomes cuDNN's operation, forward and backward, and is counted.
+// (The CPU plugin stands in: it gets the program, and cannot compile it.)
+func TestFusedAttention(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "cpu.so")
+	if err := os.Symlink(cpuPlugin(t), link); err != nil {
+		t.Fatal(err)
+	}
+	h := must[*hook](t)(loadHook(link, KindCPU))
+	b, err := xla.NewWithOptions(h.name, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Finalize()
+	plugin, err := pjrt.GetPlugin(h.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	field(reflect.ValueOf(plugin), "name").SetString("cuda") // go-xla goes by the name
+	for _, op := range []compute.OpType{compute.OpTypeFusedScaledDotProductAttention, compute.OpTypeFusedScaledDotProductAttentionVJP} {
+		b.Capabilities().Operations[op] = true
+	}
+	d := &Device{info: Info{Kind: KindCUDA, Devices: 1}, backend: b, hook: h, log: slog.New(slog.DiscardHandler)}
+	for _, c := range []struct {
+		dtype dtypes.DType
+		want  int
+	}{{dtypes.BFloat16, 2}, {dtypes.Float32, 0}} {
+		p := d.Program("attention", func(in []*graph.Node) []*graph.Node {
+			x := graph.ConvertDType(in[0], c.dtype)
+			y, _ := attention.Core(x, x, x, attention.LayoutBSHD, attention.CoreOptions{Scale: 0.125, UseCausalMask: true})
+			return graph.Gradient(graph.ReduceAllSum(graph.ConvertDType(y, dtypes.Float32)), in[0])
+		})
+		a := must[*Array](t)(d.PutF32(Replicated, iota32(2*8*2*64), 2, 8, 2, 64))
+		if _, err := p.FusedAttention(a); (err != nil) != (c.want > 0) {
+			t.Errorf("%s: %v", c.dtype, err)
+		}
+		if h.fused != c.want {
+			t.Errorf("%s: %d fused operations, not %d", c.dtype, h.fused, c.want)
+		}
+	}
 }

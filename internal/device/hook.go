@@ -8,6 +8,7 @@ package device
 import "C"
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -30,6 +31,7 @@ type hook struct {
 
 	mu    sync.Mutex // held while compiling, so that cache is that of the device that compiles
 	cache *cache
+	fused int // fused attention operations in the program compiled last
 }
 
 var (
@@ -100,13 +102,13 @@ func preload(path string) bool {
 //export evatoolCompile
 func evatoolCompile(slot C.int, args unsafe.Pointer) unsafe.Pointer {
 	a := (*C.client_compile_args)(args)
+	program := unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size)
+	hooks[slot].fused = bytes.Count(program, []byte("__cudnn$fmha"))
 	c := hooks[slot].cache
 	if c == nil {
 		return C.compile_program(slot, a)
 	}
-	key := c.key(
-		unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size),
-		unsafe.Slice((*byte)(unsafe.Pointer(a.options)), a.options_size))
+	key := c.key(program, unsafe.Slice((*byte)(unsafe.Pointer(a.options)), a.options_size))
 	if data := c.get(key); data != nil {
 		e := C.load_program(slot, a, unsafe.Pointer(&data[0]), C.size_t(len(data)))
 		if e == nil {

@@ -3,9 +3,9 @@ package device
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
@@ -46,6 +46,7 @@ type executable struct {
 	shapes []shapes.Shape // logical, of the outputs
 	out    []Sharding
 	donate []bool // device-major
+	fused  int    // fused attention operations
 }
 
 // Program makes a program from a graph function, which sees logical (global) shapes.
@@ -154,6 +155,7 @@ func (p *Program) build(args []*Array) (*executable, error) {
 		}
 		in[i] = graph.ShardedParameter(g, fmt.Sprintf("arg%d", i), a.shape, spec)
 	}
+	start := time.Now()
 	nodes := p.fn(in)
 	e := &executable{donate: make([]bool, len(args)*p.d.N())}
 	var specs []*distributed.ShardingSpec
@@ -185,6 +187,13 @@ func (p *Program) build(args []*Array) (*executable, error) {
 		return nil, err
 	}
 	e.exec = g.Executable()
+	p.d.log.Debug("compiled", "program", p.name, "seconds", time.Since(start).Seconds())
+	if h := p.d.hook; h != nil {
+		e.fused = h.fused
+	}
+	if p.d.info.Kind == KindCUDA {
+		p.d.log.Info("attention", "program", p.name, "fused_operations", e.fused)
+	}
 	return e, nil
 }
 
@@ -206,18 +215,4 @@ func (p *Program) alias(g *graph.Graph, args []*Array, e *executable) error {
 		}
 	}
 	return nil
-}
-
-// Shapes are the logical dimensions of the outputs for the given arguments.
-// It compiles the program if need be and runs nothing.
-func (p *Program) Shapes(args ...*Array) ([][]int, error) {
-	e, err := p.executable(args)
-	if err != nil {
-		return nil, err
-	}
-	var dims [][]int
-	for _, s := range e.shapes {
-		dims = append(dims, slices.Clone(s.Dimensions))
-	}
-	return dims, nil
 }

@@ -47,3 +47,14 @@ func (p *Program) Memory(args ...*Array) (MemoryUse, error) {
 	s := loaded.OnDeviceMemoryUsageStats
 	return MemoryUse{int64(s.GeneratedCode), int64(s.Inputs), int64(s.Outputs), int64(s.Aliases), int64(s.Temporary)}, nil
 }
+
+// FusedAttention is how many attention operations of the program, forward and
+// backward, run as one cuDNN operation (flash attention). It compiles the
+// program if need be and runs nothing. Only the CUDA plugin has them.
+func (p *Program) FusedAttention(args ...*Array) (int, error) {
+	e, err := p.executable(args)
+	if err != nil {
+		return 0, err
+	}
+	return e.fused, nil
+}
