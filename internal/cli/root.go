@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,10 @@ EXIT STATUS
   4    environment: no such backend, no space, no permission
   130  interrupted`
 
+// computes marks, in a command's annotations, that it runs a model: such a
+// command starts itself again once when the CPU plugin profits from it.
+const computes = "computes"
+
 // App is what the commands share: the streams, the common flags, the log.
 type App struct {
 	In       io.Reader
@@ -38,6 +43,7 @@ type App struct {
 
 	Backend     string
 	DeviceCount int
+	HugePages   string
 	Threads     int
 	JSON        bool
 	Verbose     bool
@@ -104,6 +110,9 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 		Args:          cobra.NoArgs,
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
+			if cmd.Annotations[computes] != "" && app.HugePages != "off" {
+				device.Reexec(app.Backend, app.Log)
+			}
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -117,14 +126,26 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.BoolVar(&app.JSON, "json", false, "print one JSON value on stdout, nothing else there")
 	f.BoolVarP(&app.Verbose, "verbose", "v", false, "log more")
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
-	f.String("huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
+	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fault.Usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
 	for _, c := range commands {
-		root.AddCommand(c(app))
+		cmd := c(app)
+		if slices.Contains([]string{"zeroshot", "retrieval", "embed", "train", "demo"}, cmd.Name()) {
+			markComputes(cmd)
+		}
+		root.AddCommand(cmd)
 	}
 	return root
+}
+
+// markComputes marks cmd and its subcommands.
+func markComputes(cmd *cobra.Command) {
+	cmd.Annotations = map[string]string{computes: "yes"}
+	for _, sub := range cmd.Commands() {
+		markComputes(sub)
+	}
 }
 
 // Main runs the command line and returns the exit status. It prints an error
