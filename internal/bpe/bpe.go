@@ -140,20 +140,16 @@ func (t *Tokenizer) append(ids []int32, text string, limit int) []int32 {
 	ids[0] = Start
 	text = clean(text)
 	for text != "" && len(ids) < limit {
-		n := wordLength(text)
-		ids = t.appendWord(ids, text[:n])
-		text = text[n:]
-		if text != "" && text[0] == ' ' {
-			text = text[1:]
+		n, skip := firstWord(text)
+		if !skip {
+			ids = t.appendWord(ids, text[:n])
 		}
+		text = text[n:]
 	}
 	return ids
 }
 
 func (t *Tokenizer) appendWord(ids []int32, s string) []int32 {
-	if s == "" {
-		return ids
-	}
 	if len(s) > cacheLength {
 		return append(ids, t.v.split(s)...)
 	}

@@ -37,9 +37,15 @@ func unescape(s string) string {
 	})
 }
 
+// newer are the two names of HTML 5 that package html does not have.
+var newer = map[string]string{"nGt;": "≫\u20d2", "nLt;": "≪\u20d2"}
+
 // entity is the character of an HTML 5 name, written with its semicolon or, if
 // the name may, without.
 func entity(name string) (string, bool) {
+	if c, ok := newer[name]; ok {
+		return c, true
+	}
 	for i := range len(name) {
 		if c := name[i]; c >= utf8.RuneSelf || c == ';' && i != len(name)-1 {
 			return "", false

@@ -388,13 +388,13 @@ func replaceLossy(b []byte) []byte {
 // Characters that the bytes of UTF-8 become in those encodings.
 var (
 	firstOf2     = runesOf("Â-ßĀĂĆČĎĐĒĖĘĚĞĢĪİĶĹĻŁŃŅŇŌŐŘŚŞŠŢŪŮŰŲŹŻŽΒ-ΡΣ-ίВ-Я")
-	firstOf3     = runesOf("à-ïāăąćčďđēėęěģīįķĺļŕźΰ-οа-п")
+	firstOf3     = runesOf("à-ïāăąćčďēėęěģīįķĺļŕźΰ-οа-п")
 	firstOf4     = runesOf("ðóđğšπσру")
-	continuation = runesOf(" –-―‘’“”" + strictContinuation)
+	continuation = runesOf(" –-―‘-‚“-„•…" + strictContinuation)
 	strict       = runesOf(strictContinuation)
 )
 
-const strictContinuation = "\u0080-¿ÆØæøĄąĽľŁłŒœŖŗŚśŞ-šŤťŸ-žƒˆˇ˘˛-˝΄-ΆΈ-ΊΌΎΏЁ-ЌЎЏё-ќўџҐґ‚„†-•…‰‹›€№™"
+const strictContinuation = "\u0080-¿ÆØæøĄąĽľŁłŒœŖŗŚśŞ-šŤťŸ-žƒˆˇ˘˛-˝΄-ΆΈ-ΊΌΎΏЁ-ЌЎЏё-ќўџҐґ†‡‰‹›€№™"
 
 // fixEmbedded repairs the parts of s that look like UTF-8 read wrongly, each by
 // itself.

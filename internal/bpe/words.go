@@ -30,39 +30,44 @@ func class(r rune) uint8 {
 	return slowClass(r)
 }
 
+// ypogegrammeni is a mark whose upper case is a letter: when case is ignored it
+// is neither in the class of letters nor outside of it, and no part of the
+// pattern matches.
+const ypogegrammeni = '\u0345'
+
 func slowClass(r rune) uint8 {
 	switch {
 	case unicode.IsLetter(r):
 		return letter
 	case unicode.IsNumber(r):
 		return number
-	case isSpace(r):
+	case isSpace(r), r == ypogegrammeni:
 		return space
 	}
 	return other
 }
 
-// wordLength is the length of the first match of the pattern at the start of
-// cleaned text, which is in lower case and does not start with a space.
-func wordLength(s string) int {
+// firstWord is the length of the first match of the pattern in cleaned text, or
+// with skip of what no part of the pattern matches.
+func firstWord(s string) (n int, skip bool) {
 	switch s[0] {
 	case '<':
 		for _, special := range []string{"<start_of_text>", "<end_of_text>"} {
 			if n := foldedPrefix(s, special); n > 0 {
-				return n
+				return n, false
 			}
 		}
 	case '\'':
 		for _, suffix := range []string{"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"} {
 			if n := foldedPrefix(s, suffix); n > 0 {
-				return n
+				return n, false
 			}
 		}
 	}
 	first, n := utf8.DecodeRuneInString(s)
 	c := class(first)
-	if c == number {
-		return n
+	if c == number || c == space {
+		return n, c == space
 	}
 	for n < len(s) {
 		r, size := rune(s[n]), 1
@@ -74,7 +79,7 @@ func wordLength(s string) int {
 		}
 		n += size
 	}
-	return n
+	return n, false
 }
 
 // longS is the one character that lower case keeps and that ignoring the case
