@@ -63,6 +63,9 @@ type Device struct {
 	mesh    *distributed.DeviceMesh // nil for one device
 	log     *slog.Logger
 	traffic traffic
+
+	allocMu sync.Mutex
+	allocs  map[string]*Program // by shape, for PutFunc
 }
 
 // Open opens a backend. With "auto" it takes the CUDA plugin if there is a
@@ -91,6 +94,7 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 		}
 	}
 	d.log = o.Log
+	d.allocs = map[string]*Program{}
 	o.Log.Info("backend", "backend", d.info.Kind, "plugin", d.info.Plugin, "devices", d.info.Devices, "why", d.info.Why)
 	return d, nil
 }

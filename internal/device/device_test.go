@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/go-xla/compute/xla"
 	"github.com/gomlx/go-xla/pjrt"
 	"github.com/gomlx/gomlx/core/graph"
@@ -392,4 +394,50 @@ func TestFusedAttention(t *testing.T) {
 			t.Errorf("%s: %d fused operations, not %d", c.dtype, h.fused, c.want)
 		}
 	}
+}
+
+// TestPutFunc: what is written is there, can be donated, and an error leaves nothing.
+func TestPutFunc(t *testing.T) {
+	everywhere(t, func(t *testing.T, d *Device) {
+		for _, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16, dtypes.Int64, dtypes.Bool} {
+			for _, dims := range [][]int{{}, {3, 0}, {12, 1000}, {directBytes / dtype.Size(), 1}} {
+				shape := shapes.Make(dtype, dims...)
+				n := int(shape.ByteSize())
+				a, err := d.PutFunc(Replicated, shape, func(flat any) error {
+					raw := dtypes.UnsafeByteSliceFromAny(flat)
+					if len(raw) != n {
+						t.Fatalf("%s: %d bytes", shape, len(raw))
+					}
+					for i := range raw {
+						raw[i] = byte(i % 2)
+					}
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := must[*tensors.Tensor](t)(a.Fetch())
+				got.ConstBytes(func(raw []byte) {
+					for i := range raw {
+						if raw[i] != byte(i%2) {
+							t.Fatalf("%s: byte %d is %d", shape, i, raw[i])
+						}
+					}
+				})
+			}
+		}
+		shape := shapes.Make(dtypes.Float32, directBytes/4)
+		a := must[*Array](t)(d.PutFunc(Replicated, shape, func(flat any) error { copy(flat.([]float32), iota32(directBytes/4)); return nil }))
+		p := d.Program("next", func(in []*graph.Node) []*graph.Node {
+			return []*graph.Node{graph.AddScalar(in[0], 1)}
+		}, Donate(map[int]int{0: 0}))
+		out := must[[]*Array](t)(p.Call(t.Context(), a))
+		runtime.GC()
+		if got := must[[]float32](t)(out[0].Float32s()); got[0] != 1 || got[4095] != 4096 {
+			t.Errorf("donated: %v … %v", got[0], got[4095])
+		}
+		if _, err := d.PutFunc(Replicated, shape, func(any) error { return os.ErrNotExist }); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("error of fill: %v", err)
+		}
+	})
 }
