@@ -59,7 +59,7 @@ func upload(dev *device.Device, src tensorfile.Source, t tensorfile.Info, to dty
 	for _, d := range t.Shape {
 		shape.Dimensions = append(shape.Dimensions, int(d))
 	}
-	a, err := putFunc(dev, shape, func(flat any) error {
+	a, err := dev.PutFunc(device.Replicated, shape, func(flat any) error {
 		r, err := src.Open(t.Name)
 		if err != nil {
 			return err
@@ -71,14 +71,6 @@ func upload(dev *device.Device, src tensorfile.Source, t tensorfile.Info, to dty
 		return nil, fault.As(fault.Input, fmt.Errorf("tensor %s: %w", t.Name, err))
 	}
 	return a, nil
-}
-
-func putFunc(dev *device.Device, shape shapes.Shape, fill func(flat any) error) (*device.Array, error) {
-	flat := dtypes.MakeAnySlice(shape.DType, shape.Size())
-	if err := fill(flat); err != nil {
-		return nil, err
-	}
-	return dev.PutFlat(device.Replicated, flat, shape)
 }
 
 // fill reads elements of type from into flat, a slice of elements of type to.

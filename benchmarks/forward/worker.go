@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/clip"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/tensorfile"
+	"github.com/evatool/evatool/internal/weights"
+)
+
+// A worker measures one thing. It prints "ready" after warming up; then for
+// each line on stdin it runs once and prints the seconds that this took and
+// the seconds of processor time. So several workers can take turns.
+
+// randomSource is a model with random weights.
+type randomSource struct{ cfg *arch.Config }
+
+func (s randomSource) Tensors() []tensorfile.Info {
+	var infos []tensorfile.Info
+	for _, p := range s.cfg.Params() {
+		infos = append(infos, tensorfile.Info{Name: p.Name, DType: tensorfile.F32, Shape: p.Shape})
+	}
+	return infos
+}
+
+func (s randomSource) Open(name string) (io.ReadCloser, error) {
+	return io.NopCloser(randomReader{rand.New(rand.NewPCG(1, uint64(len(name))))}), nil
+}
+
+func (s randomSource) Extent(string) (*os.File, int64, bool) { return nil, 0, false }
+func (s randomSource) Metadata() map[string]string           { return nil }
+func (s randomSource) Close() error                          { return nil }
+
+// randomReader gives float32 values between -0.04 and 0.04.
+type randomReader struct{ r *rand.Rand }
+
+func (r randomReader) Read(p []byte) (int, error) {
+	n := len(p) / 4
+	for i := range n {
+		binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits((r.r.Float32()-0.5)*0.08))
+	}
+	return 4 * n, nil
+}
+
+// cpuSeconds is the time that this process has spent on all cores.
+func cpuSeconds() float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return math.NaN()
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
+
+// work is what a worker measures.
+type work struct {
+	model, tower, dtype string
+	batch, tokens       int // tokens: length of the texts
+	backend             string
+	threads             int
+}
+
+func (w work) run(ctx context.Context) error {
+	cfg, ok := arch.Named(w.model)
+	if !ok {
+		return fmt.Errorf("no model %s", w.model)
+	}
+	d, err := device.Open(ctx, device.Options{Backend: w.backend, Threads: w.threads, CompileCache: "off", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	set, err := weights.Load(ctx, d, cfg, randomSource{cfg}, w.dtype)
+	if err != nil {
+		return err
+	}
+	runner, err := clip.NewRunner(d, set, clip.RunnerOptions{DType: w.dtype, Batch: w.batch})
+	if err != nil {
+		return err
+	}
+	s, c := cfg.Vision.ImageSize, cfg.Text.ContextLength
+	pixels := make([]float32, w.batch*3*s*s)
+	for i := range pixels {
+		pixels[i] = float32(math.Sin(float64(i)))
+	}
+	tokens := make([]int32, w.batch*c)
+	for i := range w.batch {
+		row := tokens[i*c : (i+1)*c]
+		for k := range w.tokens {
+			row[k] = int32(1000 + 7*i + k)
+		}
+		row[0], row[w.tokens-1] = int32(cfg.Text.VocabSize-2), int32(cfg.Text.VocabSize-1)
+	}
+	once := func() error {
+		if w.tower == "image" {
+			_, err = runner.Images(ctx, pixels, w.batch)
+		} else {
+			_, err = runner.Texts(ctx, tokens, w.batch)
+		}
+		return err
+	}
+	for range 2 {
+		if err := once(); err != nil {
+			return err
+		}
+	}
+	fmt.Println("ready")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		start, used := time.Now(), cpuSeconds()
+		if err := once(); err != nil {
+			return err
+		}
+		fmt.Println(time.Since(start).Seconds(), cpuSeconds()-used)
+	}
+	return in.Err()
+}
