@@ -34,7 +34,7 @@ func simplify(shape, stride []int64) []dim {
 }
 
 const (
-	gatherOut    = 4 << 20 // bytes made at a time
+	gatherOut    = 16 << 20 // bytes made at a time
 	gatherWindow = 1 << 20 // bytes of the storage held at a time
 )
 

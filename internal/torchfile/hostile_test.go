@@ -39,12 +39,13 @@ func drain(path string) error {
 		return err
 	}
 	defer src.Close()
+	buf := make([]byte, 1<<20)
 	for _, info := range src.Tensors() {
 		r, err := src.Open(info.Name)
 		if err != nil {
 			return err
 		}
-		if _, err := io.Copy(io.Discard, r); err != nil {
+		if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, r, buf); err != nil {
 			return err
 		}
 	}
