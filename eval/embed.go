@@ -263,7 +263,7 @@ func (e *embedding) run(ctx context.Context) (*EmbedReport, error) {
 		n = max(n, e.images.Len())
 	}
 	e.base.Batch = min(e.base.Batch, max(1, n))
-	enc, free, err := e.m.encoder(ctx, e.base.Device, e.m.Config, e.base.DType, e.base.Batch, e.o.Blocks)
+	enc, free, err := e.m.runner(ctx, e.base.Device, e.m.Config, e.base.DType, e.base.Batch)
 	if err != nil {
 		return nil, err
 	}

@@ -86,8 +86,12 @@ func pictureFolder(t *testing.T, n int) string {
 
 func writePicture(t *testing.T, path string, rng *rand.Rand) {
 	t.Helper()
+	writeFilled(t, path, color.RGBA{uint8(rng.IntN(256)), uint8(rng.IntN(256)), uint8(rng.IntN(256)), 255})
+}
+
+func writeFilled(t *testing.T, path string, fill color.RGBA) {
+	t.Helper()
 	im := image.NewRGBA(image.Rect(0, 0, 9, 12))
-	fill := color.RGBA{uint8(rng.IntN(256)), uint8(rng.IntN(256)), uint8(rng.IntN(256)), 255}
 	for y := range 12 {
 		for x := range 9 {
 			im.SetRGBA(x, y, fill)

@@ -78,8 +78,9 @@ func parseRecord(rec []string) (entry, error) {
 }
 
 // writeRun writes rows.csv, report.html and last result.json: where that is,
-// the run is complete.
-func writeRun(dir string, res *Result, entries []entry) error {
+// the run is complete. picture gives an image's file for the report; nil is
+// without pictures.
+func writeRun(dir string, res *Result, entries []entry, picture func(i int) []byte) error {
 	records := [][]string{rowsHead}
 	for _, e := range entries {
 		if e.Bad == "" {
@@ -87,6 +88,9 @@ func writeRun(dir string, res *Result, entries []entry) error {
 		}
 	}
 	if err := writeCSV(filepath.Join(dir, rowsFile), records); err != nil {
+		return err
+	}
+	if err := writeReport(dir, res, entries, picture); err != nil {
 		return err
 	}
 	return runlog.WriteJSONAtomic(filepath.Join(dir, resultFile), res)

@@ -79,7 +79,7 @@ func merge(dirs []string, out string) (*Result, error) {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fault.File(out, "a folder that can be written", err)
 	}
-	return &res, writeRun(out, &res, entries)
+	return &res, writeRun(out, &res, entries, nil)
 }
 
 func (s *Seconds) add(o Seconds) {

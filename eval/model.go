@@ -21,19 +21,24 @@ func openModel(ctx context.Context, o Options) (*model, error) {
 	return &model{m}, nil
 }
 
-// encoder loads the weights, seen as architecture cfg, onto the device. free
+// encoder is runner as the interface.
+func (m *model) encoder(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int) (Encoder, func(), error) {
+	return m.runner(ctx, dev, cfg, dtype, batch)
+}
+
+// runner loads the weights, seen as architecture cfg, onto the device. free
 // gives the device memory back.
-func (m *model) encoder(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int, blocks bool) (enc *clip.Runner, free func(), err error) {
+func (m *model) runner(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int) (r *clip.Runner, free func(), err error) {
 	set, err := weights.Load(ctx, dev, cfg, m.Source, dtype)
 	if err != nil {
 		return nil, func() {}, err
 	}
-	enc, err = clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: batch})
+	r, err = clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: batch})
 	if err != nil {
 		set.Free()
 		return nil, func() {}, err
 	}
-	return enc, set.Free, nil
+	return r, set.Free, nil
 }
 
 // capturing is a Runner that keeps every block's output.

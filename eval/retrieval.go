@@ -97,7 +97,7 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 		return nil, err
 	}
 	defer s.Close()
-	enc, free, err := m.encoder(ctx, base.Device, m.Config, base.DType, base.Batch, false)
+	enc, free, err := m.encoder(ctx, base.Device, m.Config, base.DType, base.Batch)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, m *model) (samples, 
 	if err != nil {
 		return nil, err
 	}
-	return &pictures{ds, picturePreprocess(m.Preprocess)}, nil
+	return &pictures{Dataset: ds, pre: picturePreprocess(m.Preprocess)}, nil
 }
 
 // retrieve encodes everything and ranks both ways.

@@ -66,13 +66,14 @@ func openSamples(ctx context.Context, src string, labels []string, p arch.Prepro
 		ds.Close()
 		return nil, fault.Inputf("%s: no images; give a folder with one sub-folder per class, tars, or a list", src)
 	}
-	return &pictures{ds, picturePreprocess(p)}, nil
+	return &pictures{Dataset: ds, pre: picturePreprocess(p)}, nil
 }
 
 // pictures decodes and preprocesses a dataset's images.
 type pictures struct {
 	dataset.Dataset
-	pre img.Preprocess
+	pre    img.Preprocess
+	custom func(dst []float32, im *img.RGB) // instead of pre, or nil
 }
 
 func (p *pictures) Load(i int, dst []float32) (sample, error) {
@@ -84,6 +85,10 @@ func (p *pictures) Load(i int, dst []float32) (sample, error) {
 	im, err := img.Decode(ex.Image)
 	if err != nil {
 		return s, &badImage{err}
+	}
+	if p.custom != nil {
+		p.custom(dst, im.RGB())
+		return s, nil
 	}
 	img.ToCHW(dst, p.pre.Crop(im), p.pre.Mean, p.pre.Std)
 	return s, nil
@@ -107,7 +112,7 @@ func openFiles(paths []string, p arch.Preprocess) (samples, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pictures{fileSet(files), picturePreprocess(p)}, nil
+	return &pictures{Dataset: fileSet(files), pre: picturePreprocess(p)}, nil
 }
 
 // fileSet is a dataset of plain files.

@@ -30,10 +30,8 @@ func ZeroShot(ctx context.Context, o Options) (*Result, error) {
 	defer m.Close()
 	r := &run{o: o.defaults(), cfg: m.Config, pre: m.Preprocess, backend: o.Device.Info().Kind}
 	r.model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
-	r.open = func(batch int) (Encoder, error) {
-		enc, free, err := m.encoder(ctx, o.Device, m.Config, r.o.DType, batch, false)
-		r.free = free
-		return enc, err
+	r.open = func(cfg *arch.Config, dtype string, batch int) (Encoder, func(), error) {
+		return m.encoder(ctx, o.Device, cfg, dtype, batch)
 	}
 	defer r.release()
 	return r.score(ctx)
@@ -46,7 +44,7 @@ func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) 
 	r.o.Cache = "off"
 	r.o.NoDiagnosis = true
 	r.model.Preprocess = r.pre
-	r.open = func(int) (Encoder, error) { return enc, nil }
+	r.open = func(*arch.Config, string, int) (Encoder, func(), error) { return enc, func() {}, nil }
 	return r.score(ctx)
 }
 
@@ -101,10 +99,12 @@ func (o Options) defaults() Options {
 		o.Log = runlog.Discard()
 	}
 	if o.Meter == nil {
-		o.Meter = func(string, int64, string) Meter { return noMeter{} }
+		o.Meter = noMeters
 	}
 	return o
 }
+
+func noMeters(string, int64, string) Meter { return noMeter{} }
 
 type noMeter struct{}
 
@@ -118,7 +118,7 @@ type run struct {
 	pre     arch.Preprocess
 	model   ModelInfo
 	backend string
-	open    func(batch int) (Encoder, error)
+	open    func(cfg *arch.Config, dtype string, batch int) (Encoder, func(), error)
 	free    func() // gives the encoder's memory back, or nil
 
 	w       words
@@ -138,7 +138,7 @@ type run struct {
 func (r *run) encoder() (Encoder, error) {
 	r.once.Do(func() {
 		start := time.Now()
-		r.enc, r.err = r.open(r.o.Batch)
+		r.enc, r.free, r.err = r.open(r.cfg, r.o.DType, r.o.Batch)
 		r.seconds.Load = time.Since(start).Seconds()
 	})
 	return r.enc, r.err
@@ -173,6 +173,11 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 	}
 	res := r.result(entries)
 	res.Published = publishedFor(res, r.o.Limit == 0)
+	if res.outside() && !r.o.NoDiagnosis {
+		if res.Diagnosis, err = r.diagnose(ctx, entries); err != nil {
+			return nil, err
+		}
+	}
 	if err := r.finish(ctx, res, entries); err != nil {
 		return nil, err
 	}
@@ -522,7 +527,7 @@ func (r *run) finish(ctx context.Context, res *Result, entries []entry) error {
 	if r.o.Out == "" {
 		return nil
 	}
-	return writeRun(r.o.Out, res, entries)
+	return writeRun(r.o.Out, res, entries, r.data.Picture)
 }
 
 // keepTimes takes over the times of the session that did the work.
@@ -533,5 +538,4 @@ func keepTimes(path string, res *Result) {
 		return
 	}
 	res.Seconds, res.ImagesPerSecond, res.PeakRSS = old.Seconds, old.ImagesPerSecond, old.PeakRSS
-	res.Diagnosis = old.Diagnosis
 }

@@ -1,0 +1,108 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"image/color"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/dataset"
+)
+
+// gelu is a fake that sees the class (coded in the colour of the picture) only
+// with QuickGELU, as a model does that was trained with it.
+type gelu struct {
+	*fake
+	classes []string
+}
+
+func (g gelu) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	plane := g.cfg.Vision.ImageSize * g.cfg.Vision.ImageSize
+	width := g.cfg.Text.ContextLength
+	tokens := make([]int32, n*width)
+	p := g.cfg.Preprocess()
+	for i := range n {
+		red := flat[3*i*plane]*p.Std[0] + p.Mean[0]
+		class := int(red*255+0.5) / 30
+		if !g.cfg.QuickGELU && i%3 > 0 {
+			class = (class + 1 + i%2) % len(g.classes)
+		}
+		bpe.New().Tokens(tokens[i*width:(i+1)*width], dataset.Prompt(onePrompt, g.classes[class]), width)
+	}
+	return g.Texts(ctx, tokens, n)
+}
+
+func TestDiagnosis(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 60 {
+		class := i % len(fakeClasses)
+		writeFilled(t, filepath.Join(dir, fakeClasses[class], fmt.Sprint(i)+".png"), color.RGBA{uint8(30*class + 2), uint8(i), 9, 255})
+	}
+	var freed, opened int
+	base := newFake()
+	r := &run{o: Options{Data: dir}.defaults(), cfg: base.cfg, pre: base.cfg.Preprocess()}
+	r.o.Cache = "off"
+	r.open = func(cfg *arch.Config, _ string, _ int) (Encoder, func(), error) {
+		f := newFake()
+		f.cfg = cfg
+		opened++
+		return gelu{f, fakeClasses}, func() { freed++ }, nil
+	}
+	if err := r.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer r.data.Close()
+	entries, err := r.entries(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings, err := r.diagnose(t.Context(), entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.release()
+	if freed != opened {
+		t.Errorf("%d encoders opened, %d freed", opened, freed)
+	}
+	for i, f := range findings {
+		t.Log(f.Text)
+		if f.Suspect != (f.Cause == "QuickGELU switched") || f.Suspect != (i == 0) {
+			t.Errorf("suspect: %+v", f)
+		}
+		if f.N != 60 || !strings.HasPrefix(f.Text, f.Cause+":") {
+			t.Errorf("%+v", f)
+		}
+	}
+	if len(findings) < 9 {
+		t.Errorf("only %d causes tried", len(findings))
+	}
+	if f := findings[0]; f.After != 60 || !strings.Contains(f.Text, "quick_gelu") {
+		t.Errorf("%+v", f)
+	}
+}
+
+func TestClassOrder(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	perm := rng.Perm(50)
+	var permuted, bad, good []entry
+	for i := range 1000 {
+		label := i % 50
+		permuted = append(permuted, entry{row: row{Label: label, Top: [5]int{perm[label]}}})
+		bad = append(bad, entry{row: row{Label: label, Top: [5]int{7}}})
+		good = append(good, entry{row: row{Label: label, Top: [5]int{label}}})
+	}
+	for _, c := range []struct {
+		name    string
+		entries []entry
+		want    bool
+	}{{"permuted", permuted, true}, {"always the same answer", bad, false}, {"right", good, false}} {
+		if f, ok := classOrder(c.entries, 50); !ok || f.Suspect != c.want {
+			t.Errorf("%s: %+v", c.name, f)
+		}
+	}
+}
