@@ -3,7 +3,9 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -113,7 +115,7 @@ var openers = map[Kind]opener{
 }
 
 // Open indexes src: a folder, a file, or a list of files such as
-// x-{000..012}.tar or a.tar::b.tar, local or s3://bucket/…. ctx also bounds
+// x-{000..012}.tar, train-*.tar or a.tar::b.tar, local or s3://bucket/…. ctx also bounds
 // later reads.
 func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 	if src == "" {
@@ -125,6 +127,9 @@ func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 	}
 	st, err := storageFor(ctx, src)
 	if err != nil {
+		return nil, err
+	}
+	if names, err = globbed(ctx, st, names); err != nil {
 		return nil, err
 	}
 	s, err := look(ctx, st, names, o)
@@ -142,6 +147,28 @@ func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 		return nil, fault.Usagef("dataset kind %q: want auto, imagefolder, ilsvrc, webdataset, csv or parquet", kind)
 	}
 	return open(ctx, st, s, o)
+}
+
+// globbed replaces names such as train-*.tar by the files there, in order. A
+// name that exists as it is written stays.
+func globbed(ctx context.Context, st storage, names []string) ([]string, error) {
+	out := make([]string, 0, len(names))
+	for _, name := range names {
+		if _, _, err := st.stat(ctx, name); err == nil || !strings.ContainsAny(name, "*?[") {
+			out = append(out, name)
+			continue
+		}
+		found, err := st.glob(ctx, name)
+		if err != nil {
+			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", name, err))
+		}
+		if len(found) == 0 {
+			return nil, fault.Inputf("%s: no file matches", name)
+		}
+		slices.SortFunc(found, naturalCompare)
+		out = append(out, found...)
+	}
+	return out, nil
 }
 
 // look finds out whether src is a folder or files.
@@ -265,6 +292,7 @@ func (s source) withExt(st storage, exts ...string) ([]string, error) {
 
 // naturalCompare orders runs of digits by their value.
 func naturalCompare(a, b string) int {
+	wholeA, wholeB := a, b
 	for a != "" && b != "" {
 		da, db := digits(a), digits(b)
 		if da > 0 && db > 0 {
@@ -283,7 +311,7 @@ func naturalCompare(a, b string) int {
 		}
 		a, b = a[1:], b[1:]
 	}
-	return len(a) - len(b)
+	return cmp.Or(len(a)-len(b), strings.Compare(wholeA, wholeB))
 }
 
 func digits(s string) int {

@@ -82,6 +82,12 @@ var layouts = []struct {
 		}
 		return filepath.Join(dir, "x-{000..002}.tar")
 	}},
+	{name: "webdataset by pattern", labels: true, captions: true, write: func(t *testing.T, dir string) string {
+		for i, p := range pictures {
+			writeTar(t, filepath.Join(dir, fmt.Sprintf("shard%d.tar", 8+i)), []entry{{p.name + ".webp", p.data}, {p.name + ".cls", fmt.Sprint(p.class)}, {p.name + ".txt", p.caption}})
+		}
+		return filepath.Join(dir, "shard?.tar::") + filepath.Join(dir, "shard1*.tar")
+	}},
 	{name: "webdataset with json", labels: true, captions: true, write: func(t *testing.T, dir string) string {
 		for i := range 12 { // 2.tar comes before 10.tar
 			var entries []entry
@@ -117,9 +123,9 @@ var layouts = []struct {
 	{name: "tsv", captions: true, options: Options{ImageColumn: "where", CaptionColumn: "what"}, write: func(t *testing.T, dir string) string {
 		table := "id\twhat\twhere\n"
 		for _, p := range pictures {
-			path := write(t, filepath.Join(dir, p.name+".jpg"), p.data)
+			write(t, filepath.Join(dir, p.name+".jpg"), p.data)
 			caption := `"` + strings.ReplaceAll(p.caption, `"`, `""`) + `"`
-			table += "0\t" + caption + "\t" + path + "\n"
+			table += "0\t" + caption + "\t" + p.name + ".jpg\n"
 		}
 		return write(t, filepath.Join(dir, "t.tsv"), table)
 	}},

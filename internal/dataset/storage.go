@@ -28,6 +28,8 @@ type storage interface {
 	// join puts a name found in a table beside that table's folder.
 	join(dir, name string) string
 	dir(name string) string
+	// glob lists the files that match a pattern in the last part of the name.
+	glob(ctx context.Context, pattern string) ([]string, error)
 }
 
 // file is a run of bytes that holds one file: all of a file in a storage, or a
@@ -60,6 +62,8 @@ func (disk) join(dir, name string) string {
 }
 
 func (disk) dir(name string) string { return filepath.Dir(name) }
+
+func (disk) glob(_ context.Context, pattern string) ([]string, error) { return filepath.Glob(pattern) }
 
 func (disk) stat(_ context.Context, name string) (int64, bool, error) {
 	st, err := os.Stat(name)
