@@ -17,6 +17,7 @@ import (
 type architecture struct {
 	name   string       // published name, or custom, or empty when unknown
 	config *arch.Config // nil when unknown, or when the file is one tower
+	label  string       // for messages about several
 	how    string
 	warn   string
 }
@@ -72,28 +73,78 @@ func identify(v *view, inv *inventory, config string) (architecture, error) {
 }
 
 func (v *view) identifyModel(inv *inventory) (architecture, error) {
-	var found []string
+	var found, resized []architecture
 	for _, n := range arch.Names() {
-		if c, _ := arch.Named(n); v.differs(c, true) == nil {
-			found = append(found, n)
+		c, _ := arch.Named(n)
+		if v.differs(c, true) == nil {
+			found = append(found, architecture{name: n, label: n, config: c, how: "keys and shapes"})
+		} else if c := v.atItsSize(c); c != nil && v.differs(c, true) == nil {
+			label := fmt.Sprintf("%s at %d pixels", n, c.Vision.ImageSize)
+			resized = append(resized, architecture{name: custom, label: label, config: c, how: "keys and shapes as " + label})
 		}
 	}
-	evidence, warn := "keys and shapes", ""
+	if len(found) == 0 {
+		found = resized
+	}
+	if len(found) == 0 {
+		return architecture{how: "not recognised"}, v.nearly()
+	}
 	if len(found) > 1 {
-		var family string
-		family, evidence, warn = origin(v, inv)
-		if i := slices.IndexFunc(found, func(n string) bool { c, _ := arch.Named(n); return c.Family() == family }); i >= 0 {
-			found = found[i : i+1]
+		family, evidence, warn := origin(v, inv)
+		i := slices.IndexFunc(found, func(a architecture) bool { return a.config.Family() == family })
+		if i < 0 {
+			return architecture{}, fault.Inputf("the architecture is ambiguous: %s and %s have the same names and shapes but another activation; choose one with --config", found[0].label, found[1].label)
+		}
+		found[0] = found[i]
+		found[0].how += evidence
+		found[0].warn = warn
+	}
+	found[0].how = "recognised from " + found[0].how
+	return found[0], nil
+}
+
+// atItsSize is c for images of the size that the position embedding is made
+// for, nil when that is c's own.
+func (v *view) atItsSize(c *arch.Config) *arch.Config {
+	name, pixels := "visual.positional_embedding", c.Vision.PatchSize
+	switch {
+	case c.IsEVA():
+		name = "visual.pos_embed"
+	case c.IsResNet():
+		name, pixels = "visual.attnpool.positional_embedding", 32
+	}
+	e := v.byName[name]
+	if e == nil || len(e.shape) < 2 {
+		return nil
+	}
+	side := grid(e.shape[len(e.shape)-2])
+	if side == 0 || side == c.Grid() {
+		return nil
+	}
+	c.Vision.ImageSize = side * pixels
+	resized, err := arch.Parse(c.JSON())
+	if err != nil {
+		return nil
+	}
+	return resized
+}
+
+// nearly is an error when the tensors are almost those of a published
+// architecture: then something is missing or damaged.
+func (v *view) nearly() error {
+	for _, n := range arch.Names() {
+		c, _ := arch.Named(n)
+		same, all := 0, c.Params()
+		for _, p := range all {
+			if e := v.byName[p.Name]; e != nil && sameShape(e.shape, p.Shape) {
+				same++
+			}
+		}
+		if 10*same > 9*max(len(all), len(v.exprs)) {
+			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its --config", n, v.differs(c, true))
 		}
 	}
-	switch len(found) {
-	case 1:
-		c, _ := arch.Named(found[0])
-		return architecture{name: found[0], config: c, how: "recognised from " + evidence, warn: warn}, nil
-	case 0:
-		return architecture{how: "not recognised"}, nil
-	}
-	return architecture{}, fault.Inputf("the architecture is ambiguous: %s have the same names and shapes but another activation; choose one with --config", strings.Join(found, " and "))
+	return nil
 }
 
 // differs is nil when the tensors are exactly those of c (without the vision
@@ -142,10 +193,10 @@ func origin(v *view, inv *inventory) (family, evidence, warn string) {
 		full = full || t.DType == tensorfile.F32 && strings.Contains(t.Name, "ln_")
 	}
 	if index["input_resolution"] > 0 && index["context_length"] > 0 {
-		return "openai", "keys and shapes, and OpenAI's attributes", ""
+		return "openai", " and OpenAI's attributes", ""
 	}
 	if half && full {
-		return "openai", "keys and shapes, and OpenAI's mix of fp16 and fp32", ""
+		return "openai", " and OpenAI's mix of fp16 and fp32", ""
 	}
 	if v.family == hfCLIP {
 		return "", "", ""
@@ -159,9 +210,9 @@ func origin(v *view, inv *inventory) (family, evidence, warn string) {
 	weight, bias, ln := index[prefix+"attn.in_proj_weight"], index[prefix+"attn.in_proj_bias"], index[prefix+"ln_1.weight"]
 	switch {
 	case ln > 0 && ln < weight:
-		return "openclip", "keys, shapes and the order of the keys", "read as an OpenCLIP model with GELU; if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config"
+		return "openclip", " and the order of the keys", "read as an OpenCLIP model with GELU; if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config"
 	case weight > 0 && weight < bias && bias < ln:
-		return "openai", "keys, shapes and the order of the keys", ""
+		return "openai", " and the order of the keys", ""
 	}
 	return "", "", ""
 }

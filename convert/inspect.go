@@ -23,7 +23,7 @@ type Inspection struct {
 	Family       string            `json:"family"` // of the names, empty when not known
 	Config       string            `json:"config"` // published name, custom, or empty
 	Recognised   string            `json:"recognised"`
-	StateDictKey string            `json:"state_dict_key"`
+	StateDictKey *string           `json:"state_dict_key"` // null: the file is the state dict
 	StripPrefix  string            `json:"strip_prefix"`
 	Tensors      []InspectedTensor `json:"tensors"`
 	Outside      []InspectedTensor `json:"outside"` // tensors that are not in the state dict, such as optimizer state
@@ -54,9 +54,12 @@ func Inspect(ctx context.Context, path string, o InspectOptions) (*Inspection, e
 	}
 	defer in.Close()
 	r := &Inspection{
-		File: path, Container: in.container, StateDictKey: in.key, StripPrefix: in.prefix,
+		File: path, Container: in.container, StripPrefix: in.prefix,
 		Other: notNil(in.other), Metadata: in.Metadata(), Files: in.files, Ignored: notNil(in.ignored),
 		Tensors: []InspectedTensor{}, Outside: []InspectedTensor{},
+	}
+	if in.key != "" {
+		r.StateDictKey = &in.key
 	}
 	r.identify(in)
 	for _, t := range in.Tensors() {

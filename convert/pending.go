@@ -102,8 +102,11 @@ func (p *pending) fail(err error) error {
 	return fault.As(fault.Environment, fmt.Errorf("%s: %w", p.path, err))
 }
 
+// fsync is a variable because tests do without it.
+var fsync = (*os.File).Sync
+
 func (p *pending) sync() error {
-	if err := p.f.Sync(); err != nil {
+	if err := fsync(p.f); err != nil {
 		return p.fail(err)
 	}
 	return nil
@@ -119,7 +122,7 @@ func (p *pending) commit() error {
 	p.lock.Unlock()
 	// Makes the rename durable where the system can.
 	if d, derr := os.Open(filepath.Dir(p.path)); derr == nil {
-		d.Sync()
+		fsync(d)
 		d.Close()
 	}
 	return err

@@ -1,0 +1,310 @@
+package convert
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+const initData = "../testdata/init"
+
+type initCase struct {
+	Name string
+	Call struct {
+		Function string   `json:"function"`
+		Skip     []string `json:"skip_list"`
+	} `json:"call"`
+	Files   []string `json:"files"`
+	Fixed   string   `json:"expected_fixed"`
+	Changed []string `json:"changed_keys"`
+	FixedTo []string `json:"expected_fixed_changed_keys"`
+}
+
+func initCases(t *testing.T) []initCase {
+	t.Helper()
+	paths, err := filepath.Glob(initData + "/*/case.json")
+	if err != nil || len(paths) != 8 {
+		t.Fatal(paths, err)
+	}
+	var out []initCase
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c initCase
+		if err := json.Unmarshal(b, &c); err != nil {
+			t.Fatal(err)
+		}
+		c.Name = filepath.Base(filepath.Dir(p))
+		out = append(out, c)
+	}
+	return out
+}
+
+func (c initCase) path(name string) string { return filepath.Join(initData, c.Name, name) }
+
+// compareFiles holds got against want: F32 tensors exact, or within tol where
+// resized says so. RoPE tables in want are computed, not stored, here.
+func compareFiles(t *testing.T, got, want string, resized map[string]bool, tol float64) {
+	t.Helper()
+	g, err := tensorfile.OpenFile(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	w, err := tensorfile.OpenFile(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	have := map[string]tensorfile.Info{}
+	for _, info := range g.Tensors() {
+		have[info.Name] = info
+	}
+	for _, info := range w.Tensors() {
+		if _, drop := dropReason(info.Name); drop {
+			continue
+		}
+		gi, ok := have[info.Name]
+		delete(have, info.Name)
+		if !ok || !slices.Equal(gi.Shape, info.Shape) || gi.DType != info.DType {
+			t.Errorf("%s: %s %v, want %s %v", info.Name, gi.DType, gi.Shape, info.DType, info.Shape)
+			continue
+		}
+		a, err := tensorfile.Float32s(g, info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := tensorfile.Float32s(w, info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		limit := 0.0
+		if resized[info.Name] {
+			limit = tol
+		}
+		worst := 0.0
+		for i := range a {
+			worst = max(worst, math.Abs(float64(a[i])-float64(b[i])))
+		}
+		if !(worst <= limit) {
+			t.Errorf("%s: off by %g", info.Name, worst)
+		}
+	}
+	for name := range have {
+		t.Errorf("%s is too much", name)
+	}
+}
+
+func namesOf(resized []Resized) map[string]bool {
+	m := map[string]bool{}
+	for _, r := range resized {
+		m[r.Name] = true
+	}
+	return m
+}
+
+func TestInitFixtures(t *testing.T) {
+	for _, c := range initCases(t) {
+		if c.Call.Function != "load_pretrained_checkpoint" {
+			continue
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out.safetensors")
+			if c.Call.Skip == nil {
+				c.Call.Skip = []string{}
+			}
+			o := InitOptions{Config: c.path("config.json"), Base: c.path("base.safetensors"), Skip: c.Call.Skip, Output: out,
+				Vision: c.path(c.Files[0]), Text: c.path(c.Files[len(c.Files)-1])}
+			r, err := Init(context.Background(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, changed := "expected.safetensors", c.Changed
+			if c.Fixed != "" {
+				want, changed = c.Fixed, c.FixedTo
+			}
+			compareFiles(t, out, c.path(want), namesOf(r.Resized), 2e-6)
+			loaded := slices.Clone(r.Loaded)
+			slices.Sort(loaded)
+			slices.Sort(changed)
+			if !slices.Equal(loaded, changed) {
+				t.Errorf("loaded %v, want %v", loaded, changed)
+			}
+			if !slices.Contains(r.FromBase, "logit_scale") || !r.Verified {
+				t.Errorf("from base: %v", r.FromBase)
+			}
+			// What it wrote is a model that describes itself.
+			m, err := OpenModel(context.Background(), out, ModelOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Close()
+		})
+	}
+}
+
+// Loading a checkpoint into a model for other images is convert --resize.
+func TestResizeFixtures(t *testing.T) {
+	for _, c := range initCases(t) {
+		if c.Call.Function != "load_checkpoint" {
+			continue
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "out.safetensors")
+			o := Options{Sources: []string{c.path(c.Files[0])}, Config: c.path("config.json"), Output: out, Resize: "clip-rei"}
+			if strings.Contains(c.Name, "evaclip") {
+				o.Resize = "eva"
+			}
+			if strings.HasSuffix(c.Name, "_flat") {
+				o.Layout = "openclip"
+			}
+			r, err := Run(context.Background(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Resized) != 1 {
+				t.Errorf("resized: %v", r.Resized)
+			}
+			compareFiles(t, out, c.path("expected.safetensors"), namesOf(r.Resized), 2e-6)
+		})
+	}
+}
+
+// towerConfig is the configuration of the towers in h_errors: 4x4 patches of
+// 8 pixels.
+func towerConfig(t *testing.T) string {
+	t.Helper()
+	c := map[string]any{"embed_dim": 8,
+		"vision_cfg": map[string]any{"image_size": 32, "patch_size": 8, "width": 16, "head_width": 8, "layers": 1, "mlp_ratio": 2.6667,
+			"eva_model_name": "eva", "rope": true, "pt_hw_seq_len": 16, "intp_freq": true, "naiveswiglu": true, "subln": true},
+		"text_cfg": map[string]any{"width": 16, "heads": 2, "layers": 1, "vocab_size": 50, "context_length": 8}}
+	path := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(path, mustJSON(c), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A half-precision position embedding is widened before it is resized.
+func TestInitResizesHalfPrecision(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out.safetensors")
+	r, err := Init(context.Background(), InitOptions{Config: towerConfig(t), Vision: initData + "/h_errors/fp16_other_grid.pt", Output: out, Seed: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Resized) != 1 {
+		t.Errorf("resized %v", r.Resized)
+	}
+	g, err := tensorfile.OpenFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	w, err := tensorfile.OpenFile(initData + "/h_errors/fp16_other_grid.expected_resized.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, info := range w.Tensors() {
+		a, err := tensorfile.Float32s(g, "visual."+info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := tensorfile.Float32s(w, info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range b {
+			if math.Abs(float64(a[i]-b[i])) > 2e-6 {
+				t.Fatalf("%s[%d]: %v, want %v", info.Name, i, a[i], b[i])
+			}
+		}
+	}
+	for _, name := range []string{"visual.head.weight", "text.token_embedding.weight", "logit_scale"} {
+		if !slices.Contains(r.Random, name) {
+			t.Errorf("%s is not random", name)
+		}
+	}
+}
+
+func TestInitErrors(t *testing.T) {
+	cases := []struct {
+		name string
+		o    InitOptions
+		kind fault.Kind
+		says string
+	}{
+		{"no tower", InitOptions{Config: "EVA02-CLIP-B-16"}, fault.Usage, "--vision or --text"},
+		{"no config", InitOptions{Vision: "x.pt"}, fault.Usage, "--config"},
+		{"bad config", InitOptions{Config: "EVA-9", Vision: "x.pt"}, fault.Usage, "EVA-9"},
+		{"no file", InitOptions{Config: "EVA02-CLIP-B-16", Vision: "missing.pt"}, fault.Input, "missing.pt: no such file"},
+		{"text file as vision", InitOptions{Config: towerConfig(t), Vision: initData + "/h_errors/hf_pytorch_model.bin"}, fault.Input, "hf_pytorch_model.bin"},
+		{"unreadable text", InitOptions{Config: towerConfig(t), Text: initData + "/h_errors/hf_pytorch_model.bin"}, fault.Input, "hf_pytorch_model.bin"},
+		{"other patch", InitOptions{Config: towerConfig(t), Vision: initData + "/h_errors/same_grid_other_patch.pt"}, fault.Input, "visual.patch_embed.proj.weight"},
+		{"vision as text", InitOptions{Config: towerConfig(t), Text: initData + "/h_errors/fp16_other_grid.pt"}, fault.Input, "no tensor of it is loaded for --text"},
+		{"other width", InitOptions{Config: "EVA02-CLIP-B-16", Vision: initData + "/h_errors/fp16_other_grid.pt"}, fault.Input, "cls_token"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			c.o.Output = filepath.Join(dir, "out.safetensors")
+			_, err := Init(context.Background(), c.o)
+			if err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(fault.Line(err), c.says) {
+				t.Errorf("got %v (%d), want %q", err, fault.Code(err), c.says)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestRandomTensors(t *testing.T) {
+	c, _ := arch.Named("EVA02-CLIP-B-16")
+	params := map[string]arch.Param{}
+	for _, p := range c.Params() {
+		params[p.Name] = p
+	}
+	for name, std := range map[string]float64{
+		"visual.blocks.3.attn.q_proj.weight":                0.02,
+		"visual.blocks.3.attn.proj.weight":                  0.02 / math.Sqrt(8),
+		"visual.blocks.11.mlp.w3.weight":                    0.02 / math.Sqrt(24),
+		"visual.patch_embed.proj.weight":                    0.02,
+		"text.transformer.resblocks.0.mlp.c_fc.weight":      1 / math.Sqrt(1024),
+		"text.transformer.resblocks.0.attn.out_proj.weight": 1 / math.Sqrt(512) / math.Sqrt(24),
+		"text.positional_embedding":                         0.01,
+	} {
+		x := RandomTensor(c, params[name], 7)
+		sum, square := 0.0, 0.0
+		for _, v := range x {
+			sum += float64(v)
+			square += float64(v) * float64(v)
+		}
+		n := float64(len(x))
+		if got := math.Sqrt(square / n); math.Abs(got/std-1) > 0.03 || math.Abs(sum/n) > 0.03*std {
+			t.Errorf("%s: std %g, mean %g, want %g", name, got, sum/n, std)
+		}
+	}
+	for name, want := range map[string]float32{
+		"logit_scale": 2.6592600, "visual.norm.weight": 1, "visual.blocks.0.attn.q_bias": 0, "visual.blocks.0.attn.inner_attn_ln.weight": 1,
+	} {
+		if x := RandomTensor(c, params[name], 7); x[0] != want {
+			t.Errorf("%s starts at %v, want %v", name, x[0], want)
+		}
+	}
+	a, b := RandomTensor(c, params["visual.head.weight"], 1), RandomTensor(c, params["visual.head.weight"], 2)
+	if slices.Equal(a, b) || !slices.Equal(a, RandomTensor(c, params["visual.head.weight"], 1)) {
+		t.Error("the seed decides, and nothing else")
+	}
+}

@@ -1,0 +1,495 @@
+package convert
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+func TestMain(m *testing.M) {
+	fsync = func(*os.File) error { return nil } // most of the time of these tests
+	os.Exit(m.Run())
+}
+
+const formats = "../testdata/formats/"
+
+func run(t *testing.T, o Options) *Report {
+	t.Helper()
+	if o.Output == "" {
+		o.Output = filepath.Join(t.TempDir(), "out.safetensors")
+	}
+	r, err := Run(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Verified && !o.DryRun {
+		t.Fatal("not verified")
+	}
+	return r
+}
+
+// sums are the hashes of a file's tensors.
+func sums(t *testing.T, path string) map[string]string {
+	t.Helper()
+	r, err := Inspect(context.Background(), path, InspectOptions{Hash: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := map[string]string{}
+	for _, x := range r.Tensors {
+		m[x.Name] = x.DType + " " + string(mustJSON(x.Shape)) + " " + x.SHA256
+	}
+	return m
+}
+
+// Every container, exactly as found.
+func TestSourceLayoutIsByteExact(t *testing.T) {
+	paths, err := filepath.Glob(formats + "expected/*.json")
+	if err != nil || len(paths) == 0 {
+		t.Fatal(paths, err)
+	}
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want struct {
+			File    string
+			Tensors map[string]struct {
+				DType  string
+				Shape  []int64
+				SHA256 string
+			}
+		}
+		if err := json.Unmarshal(b, &want); err != nil {
+			t.Fatal(err)
+		}
+		src := filepath.Join("../testdata", want.File)
+		t.Run(filepath.Base(src), func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "x.safetensors")
+			r := run(t, Options{Sources: []string{src}, Output: out, Layout: "source"})
+			got := sums(t, out)
+			for name, w := range want.Tensors {
+				if s := w.DType + " " + string(mustJSON(notNil(w.Shape))) + " " + w.SHA256; got[name] != s {
+					t.Errorf("%s: %s, want %s", name, got[name], s)
+				}
+				delete(got, name)
+			}
+			for name := range got {
+				t.Errorf("%s is too much", name)
+			}
+			for _, x := range r.Tensors {
+				if x.SHA256 != want.Tensors[x.Name].SHA256 {
+					t.Errorf("the report's hash of %s is wrong", x.Name)
+				}
+			}
+		})
+	}
+}
+
+func TestRoundTripsAreByteExact(t *testing.T) {
+	for _, c := range []struct{ file, config, layout string }{
+		{"01_zip_fp32.pt", "eva02-b-tiny", "openclip"},
+		{"02_zip_fp16.pt", "eva02-l336-tiny", "openclip"},
+		{"05_legacy_fp16_module.pth", "eva-switches-b-tiny", "openclip"},
+		{"06_torchscript_openai_vit.pt", "openai-vit-tiny", "hf"},
+		{"06_torchscript_openai_vit.pt", "openai-vit-tiny", "openclip"},
+		{"07_torchscript_openai_rn.pt", "openai-rn-tiny", "openclip"},
+		{"09_openclip_epoch_5.pt", "openclip-vith-tiny", "hf"},
+		{"09_openclip_epoch_5.pt", "openclip-vith-tiny", "openclip"},
+		{"11_hf", "hf-clip-tiny", "hf"},
+		{"12_hf_sharded", "hf-clip-tiny", "openclip"},
+	} {
+		t.Run(c.file+"/"+c.layout, func(t *testing.T) {
+			dir := t.TempDir()
+			eva, other, back := filepath.Join(dir, "eva.safetensors"), filepath.Join(dir, "other.safetensors"), filepath.Join(dir, "back.safetensors")
+			run(t, Options{Sources: []string{formats + c.file}, Config: "../testdata/models/" + c.config + "/config.json", Output: eva})
+			// From here on the files describe themselves.
+			run(t, Options{Sources: []string{eva}, Layout: c.layout, Output: other})
+			run(t, Options{Sources: []string{other}, Output: back})
+			a, b := sums(t, eva), sums(t, back)
+			if len(a) == 0 || len(a) != len(b) {
+				t.Fatalf("%d and %d tensors", len(a), len(b))
+			}
+			for name := range a {
+				if a[name] != b[name] {
+					t.Errorf("%s: %s, want %s", name, b[name], a[name])
+				}
+			}
+			d, err := Diff(context.Background(), eva, other, DiffOptions{})
+			if err != nil || !d.Equal || len(d.Tensors) != len(a) {
+				t.Errorf("diff: %v, %d tensors, %v", d.Equal, len(d.Tensors), err)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "back.report.json")); err != nil {
+				t.Error(err)
+			}
+			left, _ := filepath.Glob(filepath.Join(dir, ".*"))
+			if len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestShards(t *testing.T) {
+	dir := t.TempDir()
+	one, many := filepath.Join(dir, "one.safetensors"), filepath.Join(dir, "many.safetensors")
+	src := []string{formats + "06_torchscript_openai_vit.pt"}
+	config := "../testdata/models/openai-vit-tiny/config.json"
+	run(t, Options{Sources: src, Config: config, Output: one})
+	r := run(t, Options{Sources: src, Config: config, Output: many, ShardSize: 200_000})
+	if len(r.Files) < 3 {
+		t.Fatalf("files %v", r.Files)
+	}
+	a, b := sums(t, one), sums(t, filepath.Join(dir, "many.safetensors.index.json"))
+	for name := range a {
+		if a[name] != b[name] {
+			t.Errorf("%s differs", name)
+		}
+	}
+	var files []string
+	for _, f := range r.Files {
+		files = append(files, f.File)
+	}
+	back := filepath.Join(dir, "back.safetensors")
+	run(t, Options{Sources: files, Output: back})
+	for name, sum := range sums(t, back) {
+		if a[name] != sum {
+			t.Errorf("%s differs after joining", name)
+		}
+	}
+}
+
+func TestSelection(t *testing.T) {
+	src := []string{formats + "01_zip_fp32.pt"}
+	r := run(t, Options{Sources: src, Include: []string{"visual.*"}, Exclude: []string{"*.bias"}})
+	for _, x := range r.Tensors {
+		if !strings.HasPrefix(x.Name, "visual.") || strings.HasSuffix(x.Name, ".bias") {
+			t.Errorf("%s should be out", x.Name)
+		}
+	}
+	if r.TensorsOut == 0 || r.TensorsOut+len(r.Dropped) != r.TensorsIn {
+		t.Errorf("%d in, %d out, %d dropped", r.TensorsIn, r.TensorsOut, len(r.Dropped))
+	}
+	dry := run(t, Options{Sources: src, DryRun: true})
+	if !dry.DryRun || len(dry.Plan) != dry.TensorsOut || len(dry.Tensors) != 0 {
+		t.Errorf("dry run: %+v", dry)
+	}
+}
+
+// tensors writes a small safetensors file of one F32 tensor.
+func writeF32(t *testing.T, name string, values []float32) string {
+	t.Helper()
+	b := make([]byte, 4*len(values))
+	enc := encoders[tensorfile.F32].encode
+	for i, v := range values {
+		enc(b[4*i:], float64(v))
+	}
+	path := filepath.Join(t.TempDir(), "in.safetensors")
+	info := tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: []int64{int64(len(values))}}
+	if err := tensorfile.WriteFile(path, []tensorfile.Tensor{{Info: info, Data: b}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestCasts(t *testing.T) {
+	values := []float32{0, 1, -1, 1.0009766, 1.0004883, 6.1e-5, 3e-8, 65504, 65519, 1e-40}
+	src := writeF32(t, "x", values)
+	for _, d := range []string{"fp16", "bf16", "fp32"} {
+		out := filepath.Join(t.TempDir(), d+".safetensors")
+		r := run(t, Options{Sources: []string{src}, Layout: "source", DType: d, Output: out})
+		if want := map[bool]int{true: 1}[d != "fp32"]; r.Cast != want {
+			t.Errorf("%s: %d casts", d, r.Cast)
+		}
+		f, err := tensorfile.OpenFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := tensorfile.Float32s(f, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range values {
+			want := v
+			switch d {
+			case "fp16":
+				want = tensorfile.F16toF32(tensorfile.F32toF16(v))
+			case "bf16":
+				want = tensorfile.BF16toF32(tensorfile.F32toBF16(v))
+			}
+			if got[i] != want {
+				t.Errorf("%s: %g becomes %g, want %g", d, v, got[i], want)
+			}
+		}
+		f.Close()
+	}
+	big := writeF32(t, "x", []float32{1, 65520, -1e9})
+	out := filepath.Join(t.TempDir(), "out.safetensors")
+	_, err := Run(context.Background(), Options{Sources: []string{big}, Layout: "source", DType: "fp16", Output: out})
+	if err == nil || !strings.Contains(err.Error(), "x: element 1 is 65520") || fault.Code(err) != int(fault.Input) {
+		t.Errorf("overflow: %v", err)
+	}
+	run(t, Options{Sources: []string{big}, Layout: "source", DType: "fp16", Output: out, Saturate: true})
+	f, err := tensorfile.OpenFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, _ := tensorfile.Float32s(f, "x"); !slices.Equal(got, []float32{1, 65504, -65504}) {
+		t.Errorf("saturated to %v", got)
+	}
+}
+
+// Two roundings, float64 to float32 to half, must not differ from one.
+func TestDoubleRounding(t *testing.T) {
+	// Just above the middle of 1 and the next half: float32 would round it to
+	// the middle, and that to even, which is 1.
+	v := 1 + 0x1p-11 + 0x1p-40
+	b := make([]byte, 2)
+	encoders[tensorfile.F16].encode(b, v)
+	if got := tensorfile.F16toF32(le.Uint16(b)); got != 1+0x1p-10 {
+		t.Errorf("%v becomes %v", v, got)
+	}
+	encoders[tensorfile.F16].encode(b, -v)
+	if got := tensorfile.F16toF32(le.Uint16(b)); got != -1-0x1p-10 {
+		t.Errorf("%v becomes %v", -v, got)
+	}
+}
+
+func TestRunErrors(t *testing.T) {
+	ambiguous := filepath.Join(t.TempDir(), "sorted.safetensors")
+	writeNames(t, ambiguous, structures(t)["openai-ViT-B-32"])
+	near := filepath.Join(t.TempDir(), "near.safetensors")
+	writeNames(t, near, structures(t)["EVA02-CLIP-B-16"][:430])
+	cases := []struct {
+		name string
+		o    Options
+		kind fault.Kind
+		says string
+	}{
+		{"no source", Options{}, fault.Usage, "no source"},
+		{"no such file", Options{Sources: []string{"missing.pt"}}, fault.Input, "missing.pt: no such file"},
+		{"layout", Options{Sources: []string{"x"}, Layout: "torch"}, fault.Usage, "--layout torch"},
+		{"dtype", Options{Sources: []string{"x"}, DType: "int8"}, fault.Usage, "--dtype int8"},
+		{"resize", Options{Sources: []string{"x"}, Resize: "lanczos"}, fault.Usage, "--resize lanczos"},
+		{"image size without architecture", Options{Sources: []string{formats + "01_zip_fp32.pt"}, ImageSize: 64}, fault.Input, "--config"},
+		{"wrong config", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Config: "EVA02-CLIP-B-16"}, fault.Input, "01_zip_fp32.pt"},
+		{"no such layout for EVA", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Layout: "hf"}, fault.Usage, "--layout hf"},
+		{"no CLIP", Options{Sources: []string{formats + "20_torchscript_small.pt"}}, fault.Input, "--layout source"},
+		{"empty folder", Options{Sources: []string{t.TempDir()}}, fault.Input, "no weights here"},
+		{"ambiguous", Options{Sources: []string{ambiguous}}, fault.Input, "openai-ViT-B-32 and openclip-ViT-B-32"},
+		{"incomplete", Options{Sources: []string{near}}, fault.Input, "nearly EVA02-CLIP-B-16, but text."},
+		{"twice the same", Options{Sources: []string{formats + "01_zip_fp32.pt", formats + "01_zip_fp32.pt"}}, fault.Input, "earlier file"},
+		{"no tensors left", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Include: []string{"nothing"}}, fault.Usage, "leave no tensor"},
+		{"no folder", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: "no/such/folder/x.safetensors"}, fault.Environment, "create it first"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if c.o.Output == "" {
+				c.o.Output = filepath.Join(dir, "out.safetensors")
+			}
+			_, err := Run(context.Background(), c.o)
+			if err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(fault.Line(err), c.says) {
+				t.Errorf("got %v (%d), want %q", err, fault.Code(err), c.says)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// writeNames writes a sparse file of the given tensors, in alphabetical order.
+func writeNames(t *testing.T, path string, infos []tensorfile.Info) {
+	t.Helper()
+	infos = slices.Clone(infos)
+	slices.SortFunc(infos, func(a, b tensorfile.Info) int { return strings.Compare(a.Name, b.Name) })
+	head, err := header(infos, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := int64(len(head))
+	for _, i := range infos {
+		size += i.NumBytes()
+	}
+	if err := os.WriteFile(path, head, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOverwriteNeedsForce(t *testing.T) {
+	o := Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: filepath.Join(t.TempDir(), "x.safetensors")}
+	run(t, o)
+	if _, err := Run(context.Background(), o); fault.Code(err) != int(fault.Usage) {
+		t.Errorf("got %v", err)
+	}
+	o.Force = true
+	run(t, o)
+	o.Sources = []string{o.Output}
+	if _, err := Run(context.Background(), o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "source itself") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStaleFilesAreRemovedAndLockedOnesKept(t *testing.T) {
+	dir := t.TempDir()
+	stale := filepath.Join(dir, tempMark+"stale")
+	if err := os.WriteFile(stale, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	other, err := newPending(filepath.Join(dir, "other"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.discard()
+	run(t, Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: filepath.Join(dir, "x.safetensors")})
+	if _, err := os.Stat(stale); err == nil {
+		t.Error("the file of a killed run is still there")
+	}
+	if _, err := os.Stat(other.f.Name()); err != nil {
+		t.Error("the file of a running one is gone")
+	}
+}
+
+func TestWriteErrorsSayWhatToDo(t *testing.T) {
+	p := &pending{path: "/d/x.safetensors", want: 7}
+	for err, says := range map[error]string{
+		syscall.ENOSPC: "no space for 7 bytes in /d",
+		syscall.EACCES: "no permission to write in /d",
+		syscall.EFBIG:  "--shard-size",
+	} {
+		got := p.fail(&os.PathError{Op: "write", Path: "x", Err: err})
+		if fault.Code(got) != int(fault.Environment) || !strings.Contains(got.Error(), says) {
+			t.Errorf("%v: %v", err, got)
+		}
+	}
+}
+
+// A byte that changes on its way to the disk is found.
+func TestSourceThatChanges(t *testing.T) {
+	in, err := openInput([]string{formats + "01_zip_fp32.pt"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	p, err := newPlan(in.inventory(), planOptions{layout: "source", dtype: "keep"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	j := &job{src: in, items: p.items}
+	if err := j.create(filepath.Join(dir, "x.safetensors"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.write(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	// One bit of the output flips on its way to the disk.
+	b := make([]byte, 1)
+	at := j.files[0].at[50]
+	if _, err := j.files[0].f.ReadAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := j.files[0].f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.verify(context.Background()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
+		t.Errorf("got %v", err)
+	}
+	j.discard()
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A file that shrinks or grows while it is read is an error, and leaves nothing.
+func TestSourceThatShrinks(t *testing.T) {
+	b, err := os.ReadFile(formats + "01_zip_fp32.pt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, size := range map[string]int64{"shrinks": 300_000, "grows": 1 << 20} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			src := filepath.Join(t.TempDir(), "src.pt")
+			if err := os.WriteFile(src, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			var once sync.Once
+			_, err := Run(context.Background(), Options{Sources: []string{src}, Output: filepath.Join(dir, "x.safetensors"), Layout: "source",
+				Progress: func(int64, int64) { once.Do(func() { os.Truncate(src, size) }) }})
+			if err == nil || fault.Code(err) != int(fault.Input) {
+				t.Errorf("got %v", err)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Run(ctx, Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: filepath.Join(dir, "x.safetensors"),
+		Progress: func(int64, int64) { cancel() }})
+	if !errors.Is(err, context.Canceled) || fault.Code(err) != int(fault.Interrupted) {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestOpenModel(t *testing.T) {
+	for _, c := range []struct{ file, config string }{
+		{"01_zip_fp32.pt", "eva02-b-tiny"}, {"07_torchscript_openai_rn.pt", "openai-rn-tiny"}, {"10_deepspeed", "eva02-b-tiny"}, {"12_hf_sharded", ""},
+	} {
+		config := c.config
+		if config != "" {
+			config = "../testdata/models/" + config + "/config.json"
+		}
+		m, err := OpenModel(context.Background(), formats+c.file, ModelOptions{Config: config})
+		if err != nil {
+			t.Errorf("%s: %v", c.file, err)
+			continue
+		}
+		infos := map[string]tensorfile.Info{}
+		for _, info := range m.Source.Tensors() {
+			infos[info.Name] = info
+			if _, err := tensorfile.ReadAll(m.Source, info.Name); err != nil {
+				t.Errorf("%s: %v", c.file, err)
+			}
+		}
+		for _, p := range m.Config.Params() {
+			if !slices.Equal(infos[p.Name].Shape, p.Shape) {
+				t.Errorf("%s: %s %v, want %v", c.file, p.Name, infos[p.Name].Shape, p.Shape)
+			}
+			delete(infos, p.Name)
+		}
+		if len(infos) > 0 || len(m.SHA256) != 64 {
+			t.Errorf("%s: too much: %v", c.file, infos)
+		}
+		m.Close()
+	}
+	_, err := OpenModel(context.Background(), formats+"01_zip_fp32.pt", ModelOptions{})
+	if err == nil || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("got %v", err)
+	}
+}
