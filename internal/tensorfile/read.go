@@ -1,8 +1,8 @@
 package tensorfile
 
 import (
+	"cmp"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"math"
 
@@ -32,11 +32,11 @@ func ReadAll(src Source, name string) ([]byte, error) {
 	defer r.Close()
 	out := make([]byte, t.NumBytes())
 	if _, err := io.ReadFull(r, out); err != nil {
-		return nil, fmt.Errorf("tensor %q: %w", name, err)
+		return nil, err
 	}
 	// The read past the end is what reports a wrong checksum.
-	if n, err := r.Read(make([]byte, 1)); n > 0 || err != io.EOF {
-		return nil, fmt.Errorf("tensor %q: after %d bytes: %w", name, len(out), err)
+	if n, err := io.ReadFull(r, make([]byte, 1)); n > 0 || err != io.EOF {
+		return nil, cmp.Or(err, fault.Inputf("tensor %q: more than %d bytes", name, len(out)))
 	}
 	return out, nil
 }
