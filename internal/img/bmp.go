@@ -202,7 +202,7 @@ func unpack16(r int, greenMax int) func(dst, src []byte) {
 
 func (h *bmpHeader) setPalette(im *Image) {
 	im.Mode = "P"
-	im.Palette = make([]byte, 768)
+	im.Palette = padPalette(nil)
 	grey := h.colors == 2 && h.bits == 1 || h.colors != 2 && h.bits == 8
 	for i := range min(h.colors, 256) {
 		b, g, r := h.palette[i*h.entry], h.palette[i*h.entry+1], h.palette[i*h.entry+2]

@@ -38,7 +38,7 @@ func (r *gifReader) gifPalette(flags byte) []byte {
 	p := r.next(3 << (flags&7 + 1))
 	for i, v := range p {
 		if int(v) != i/3 {
-			return append(p[:len(p):len(p)], make([]byte, 768-len(p))...)
+			return padPalette(p)
 		}
 	}
 	return nil

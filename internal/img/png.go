@@ -2,8 +2,8 @@ package img
 
 import (
 	"bytes"
+	"encoding/binary"
 	"image"
-	"image/color"
 	"image/png"
 
 	"github.com/evatool/evatool/internal/fault"
@@ -42,7 +42,32 @@ func decodePNG(data []byte) (*Image, error) {
 		im.Mode = "RGBA"
 	}
 	im.fill(src)
+	if im.Mode == "P" {
+		im.Palette = padPalette(pngPalette(data))
+	}
 	return im, nil
+}
+
+// pngPalette finds the PLTE chunk of a file that has been decoded.
+func pngPalette(data []byte) []byte {
+	for at := 8; at+12 <= len(data); {
+		n := int(binary.BigEndian.Uint32(data[at:]))
+		if string(data[at+4:at+8]) == "PLTE" {
+			return data[at+8 : at+8+n]
+		}
+		at += 12 + n
+	}
+	return nil
+}
+
+// padPalette is p as 256 triples, a grey ramp where p ends, as PIL has it.
+func padPalette(p []byte) []byte {
+	out := make([]byte, 768)
+	for i := range out {
+		out[i] = byte(i / 3)
+	}
+	copy(out, p)
+	return out
 }
 
 // fill copies the samples of a standard-library image, most significant byte
@@ -73,9 +98,6 @@ func (im *Image) fill(src image.Image) {
 			im.row16(s.Pix[y*s.Stride:], 4)
 		}
 	}
-	if p, ok := src.(*image.Paletted); ok {
-		im.Palette = palette(p.Palette)
-	}
 }
 
 // order says which of R, G, B and A a mode keeps.
@@ -100,14 +122,4 @@ func (im *Image) row16(row []byte, c int) {
 			im.Pix = append(im.Pix, p[2*o])
 		}
 	}
-}
-
-// palette is p as 256 RGB triples, black where p ends.
-func palette(p color.Palette) []byte {
-	out := make([]byte, 256*3)
-	for i, c := range p {
-		v := color.NRGBAModel.Convert(c).(color.NRGBA)
-		out[3*i], out[3*i+1], out[3*i+2] = v.R, v.G, v.B
-	}
-	return out
 }

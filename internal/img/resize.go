@@ -113,19 +113,22 @@ func resize(src raster, box [4]float32, w, h int, xs, ys span) []byte {
 		last := oh - 1
 		rows = span{int(v.start[0]), int(v.start[last] + v.n[last])}
 	}
-	mid := raster{src.pix[rows.lo*src.stride+xs.lo*c:], ow, rows.hi - rows.lo, c, src.stride}
-	if horizontal {
+	n := rows.hi - rows.lo
+	var mid raster // what the vertical pass reads
+	if !horizontal {
+		mid = raster{src.pix[rows.lo*src.stride+xs.lo*c:], ow, n, c, src.stride}
+	} else {
 		dst := out
 		if vertical {
-			b := buffer(ow * mid.h * c)
+			b := buffer(ow * n * c)
 			defer pool.Put(b)
 			dst = *b
 		}
 		f := newFilter(src.w, box[0], box[2], w, xs)
-		for y := range mid.h {
+		for y := range n {
 			horizontalPass(dst[y*ow*c:(y+1)*ow*c], src.pix[(rows.lo+y)*src.stride:], f, c)
 		}
-		mid = raster{dst, ow, mid.h, c, ow * c}
+		mid = raster{dst, ow, n, c, ow * c}
 	}
 	switch {
 	case vertical:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"image"
+	"image/color"
 
 	"golang.org/x/image/tiff"
 
@@ -93,13 +94,19 @@ func decodeTIFF(data []byte) (*Image, error) {
 		im.Mode = "RGBA"
 	}
 	im.fill(src)
-	switch src.(type) {
+	switch s := src.(type) {
 	case *image.RGBA, *image.RGBA64:
 		if im.Mode == "RGBA" { // stored premultiplied
 			clearTransparent(im.Pix)
 			unpremultiply(im.Pix, 4)
 		}
 	case *image.Paletted:
+		var p []byte
+		for _, c := range s.Palette {
+			v := color.NRGBAModel.Convert(c).(color.NRGBA)
+			p = append(p, v.R, v.G, v.B)
+		}
+		im.Palette = padPalette(p)
 		if tiffTag(data, tiffPhotometric, 0) != 3 {
 			im.applyGrey()
 		}
