@@ -12,7 +12,7 @@ func warmupCosine(s, warmup, total int64) float64 {
 }
 
 // rates are the learning rates of step s for the three groups.
-func (r *Recipe) rates(s int64) [3]float32 {
+func (r *Recipe) rates(s int64) [3]float64 {
 	f := warmupCosine(s, r.WarmupSteps, r.Steps)
-	return [3]float32{float32(r.LR.Vision * f), float32(r.LR.Text * f), float32(r.LR.Other * f)}
+	return [3]float64{r.LR.Vision * f, r.LR.Text * f, r.LR.Other * f}
 }

@@ -282,8 +282,8 @@ func rowsTensor[T uint8 | int32 | float32](flat []T, lo, hi, padded int, dims ..
 
 // step advances the state by one optimizer step with the three learning rates
 // and returns the metrics, which may still be in the making.
-func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float32) (*device.Array, error) {
-	rates, err := m.dev.PutF32(device.Replicated, lr[:], 3)
+func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float64) (*device.Array, error) {
+	rates, err := m.dev.PutF32(device.Replicated, []float32{float32(lr[0]), float32(lr[1]), float32(lr[2])}, 3)
 	if err != nil {
 		return nil, err
 	}

@@ -516,9 +516,6 @@ func TestClipping(t *testing.T) {
 		}
 		readJSON(t, &want, "train", family, "clip_cases.json")
 		dev := onDevice(t, 0)
-		if d, err := device.Open(t.Context(), where[1].options); err == nil {
-			dev = d
-		}
 		for i, c := range want.Cases {
 			t.Run(fmt.Sprintf("%s/%s/%d", family, c.Optimizer, i), func(t *testing.T) {
 				f := newFixture(t, family, func(r *Recipe) {

@@ -5,11 +5,11 @@
 package trainer
 
 import (
-	"context"
+	"encoding/json"
 	"log/slog"
+	"math"
 
 	"github.com/evatool/evatool/internal/device"
-	"github.com/evatool/evatool/internal/fault"
 )
 
 // Options say how to run a recipe. They change nothing about the result.
@@ -42,6 +42,23 @@ type Step struct {
 	Total int64 `json:"-"` // steps of the whole run
 }
 
+// MarshalJSON writes null for a loss or a gradient norm that is not finite: an
+// fp16 step that overflowed and was skipped.
+func (s Step) MarshalJSON() ([]byte, error) {
+	type plain Step
+	number := func(v float64) any {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil
+		}
+		return v
+	}
+	return json.Marshal(struct {
+		plain
+		Loss     any `json:"loss"`
+		GradNorm any `json:"grad_norm"`
+	}{plain(s), number(s.Loss), number(s.GradNorm)})
+}
+
 // Eval is one evaluation: a line of metrics.jsonl.
 type Eval struct {
 	Step      int64   `json:"step"`
@@ -55,7 +72,7 @@ type Eval struct {
 // Result is what a finished run leaves.
 type Result struct {
 	Out        string  `json:"out"`
-	Model      string  `json:"model"`      // final.safetensors; empty when stopped before the end
+	Model      string  `json:"model"`      // final.safetensors: the weights at the end, or where StopAfter stopped
 	Checkpoint string  `json:"checkpoint"` // the newest one
 	Steps      int64   `json:"steps"`
 	Samples    int64   `json:"samples"`
@@ -65,9 +82,4 @@ type Result struct {
 	Bad        int64   `json:"bad_samples"`
 	Curve      []Step  `json:"-"` // every step, those of earlier processes too
 	Evals      []Eval  `json:"evals"`
-}
-
-// Run trains r.
-func Run(ctx context.Context, r *Recipe, o Options) (*Result, error) {
-	return nil, fault.Envf("training is not available in this build")
 }

@@ -1,0 +1,451 @@
+package trainer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/evatool/evatool/convert"
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// A checkpoint is a folder step-N that is complete or absent. It holds
+// model.safetensors (a model file), optimizer.safetensors (the rest of the
+// state) and state.json.
+const (
+	checkpointDir = "checkpoints"
+	modelFile     = "model.safetensors"
+	optimizerFile = "optimizer.safetensors"
+	stateFile     = "state.json"
+	temporary     = ".tmp-"
+)
+
+// savedState is state.json.
+type savedState struct {
+	Format  int               `json:"format"`
+	Step    int64             `json:"step"`
+	Samples int64             `json:"samples"`           // the position: which example comes next follows from it and the seed
+	Sources []int64           `json:"sources,omitempty"` // samples that each source has given
+	Data    []string          `json:"data,omitempty"`    // fingerprints of the sources
+	Recipe  string            `json:"recipe"`            // SHA-256 of recipe.yaml without what may change
+	Bad     int64             `json:"bad_samples"`
+	SHA256  map[string]string `json:"sha256"`
+}
+
+// snapshot is the whole state on the host.
+type snapshot struct {
+	slots   []slot
+	vals    []*tensors.Tensor
+	frozen  []arch.Param
+	buffers [][]float32
+	cfg     *arch.Config
+	state   savedState
+}
+
+// snapshot copies the state to the host.
+func (m *machine) snapshot() (*snapshot, error) {
+	s := &snapshot{slots: m.slots(), frozen: m.frozen, cfg: m.cfg}
+	for _, a := range m.state {
+		t, err := a.Fetch()
+		if err != nil {
+			return nil, err
+		}
+		s.vals = append(s.vals, t)
+	}
+	for _, a := range m.buffers {
+		v, err := a.Float32s()
+		if err != nil {
+			return nil, err
+		}
+		s.buffers = append(s.buffers, v)
+	}
+	return s, nil
+}
+
+var fileTypes = map[dtypes.DType]tensorfile.DType{
+	dtypes.Float32: tensorfile.F32, dtypes.Int32: tensorfile.I32, dtypes.Uint64: tensorfile.U64,
+}
+
+// entries are the tensors of one of the two files.
+func (s *snapshot) entries(model bool) (out []tensorfile.Tensor, err error) {
+	add := func(info tensorfile.Info, t *tensors.Tensor) {
+		err = errors.Join(err, t.ConstBytes(func(b []byte) {
+			out = append(out, tensorfile.Tensor{Info: info, Data: b})
+		}))
+	}
+	for i, sl := range s.slots {
+		if strings.HasPrefix(sl.name, "optimizer.") == model {
+			continue
+		}
+		info := tensorfile.Info{Name: sl.name, DType: fileTypes[sl.dtype]}
+		for _, d := range sl.dims {
+			info.Shape = append(info.Shape, int64(d))
+		}
+		add(info, s.vals[i])
+	}
+	if model {
+		for i, p := range s.frozen {
+			add(tensorfile.Info{Name: p.Name, DType: tensorfile.F32, Shape: p.Shape},
+				tensors.FromFlatDataAndDimensions(s.buffers[i], intDims(p.Shape)...))
+		}
+	}
+	return out, err
+}
+
+// saver writes checkpoints in the background, one at a time. Where the disk is
+// full it waits and tries again: the run pauses, nothing is lost.
+type saver struct {
+	dir  string // run folder
+	keep int
+	log  *slog.Logger
+
+	busy   chan error // of the write under way, nil when there is none
+	newest string
+
+	// open and retry are the file system and its pace; tests replace them.
+	open  func(path string) (io.WriteCloser, error)
+	retry time.Duration
+}
+
+func newSaver(dir string, keep int, log *slog.Logger) *saver {
+	return &saver{dir: dir, keep: keep, log: log, retry: 5 * time.Second, open: func(path string) (io.WriteCloser, error) {
+		f, err := os.Create(path)
+		if err != nil {
+			return nil, err
+		}
+		return syncedFile{f}, nil
+	}}
+}
+
+type syncedFile struct{ *os.File }
+
+func (f syncedFile) Close() error {
+	if err := f.Sync(); err != nil {
+		f.File.Close()
+		return err
+	}
+	return f.File.Close()
+}
+
+// start begins to write s and returns; the write before it is finished first.
+func (v *saver) start(ctx context.Context, s *snapshot) error {
+	if err := v.wait(); err != nil {
+		return err
+	}
+	v.busy = make(chan error, 1)
+	go func() { v.busy <- v.patiently(ctx, "checkpoint", func() error { return v.write(s) }) }()
+	return nil
+}
+
+// wait ends the write under way.
+func (v *saver) wait() error {
+	if v.busy == nil {
+		return nil
+	}
+	err := <-v.busy
+	v.busy = nil
+	return err
+}
+
+// patiently repeats fn while the disk is full.
+func (v *saver) patiently(ctx context.Context, what string, fn func() error) error {
+	for said := false; ; said = true {
+		err := fn()
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			return err
+		}
+		if !said {
+			v.log.Error("the disk is full: the run waits until there is space; Ctrl-C stops it at the newest checkpoint", "writing", what, "folder", v.dir, "newest", v.newest)
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Envf("%s: no space for the %s; free some and run the same command again, it goes on from %s", v.dir, what, v.from())
+		case <-time.After(v.retry):
+		}
+	}
+}
+
+// from says where a run goes on.
+func (v *saver) from() string {
+	if v.newest == "" {
+		return "the start (there is no checkpoint yet)"
+	}
+	return v.newest
+}
+
+func (v *saver) write(s *snapshot) error {
+	root := filepath.Join(v.dir, checkpointDir)
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return fault.File(root, "a folder for checkpoints", err)
+	}
+	name := fmt.Sprintf("step-%d", s.state.Step)
+	tmp := filepath.Join(root, temporary+name)
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp, 0o755); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	err := v.fill(tmp, s)
+	if err == nil {
+		err = syncDir(tmp)
+	}
+	final := filepath.Join(root, name)
+	if err == nil {
+		err = os.Rename(tmp, final)
+	}
+	if err == nil {
+		err = syncDir(root)
+	}
+	if err != nil {
+		os.RemoveAll(tmp)
+		return fmt.Errorf("checkpoint %s: %w", final, err)
+	}
+	v.newest = final
+	return v.prune(root)
+}
+
+func (v *saver) fill(dir string, s *snapshot) error {
+	s.state.Format, s.state.SHA256 = 1, map[string]string{}
+	for name, model := range map[string]bool{modelFile: true, optimizerFile: false} {
+		var meta map[string]string
+		if model {
+			meta = convert.ModelMetadata(s.cfg)
+		}
+		list, err := s.entries(model)
+		if err != nil {
+			return err
+		}
+		sum, err := v.tensors(filepath.Join(dir, name), list, meta)
+		if err != nil {
+			return err
+		}
+		s.state.SHA256[name] = sum
+	}
+	text, err := json.MarshalIndent(s.state, "", " ")
+	if err != nil {
+		return err
+	}
+	return v.file(filepath.Join(dir, stateFile), func(w io.Writer) error {
+		_, err := w.Write(append(text, '\n'))
+		return err
+	})
+}
+
+// tensors writes a safetensors file and returns its SHA-256.
+func (v *saver) tensors(path string, list []tensorfile.Tensor, meta map[string]string) (string, error) {
+	slices.SortStableFunc(list, func(a, b tensorfile.Tensor) int { return b.DType.Size() - a.DType.Size() })
+	infos := make([]tensorfile.Info, len(list))
+	for i := range list {
+		infos[i] = list[i].Info
+	}
+	var sum hash.Hash = sha256.New()
+	err := v.file(path, func(w io.Writer) error {
+		out, err := tensorfile.NewWriter(io.MultiWriter(w, sum), infos, meta)
+		if err != nil {
+			return err
+		}
+		for _, t := range list {
+			if err := out.Next(t.Info, bytes.NewReader(t.Data)); err != nil {
+				return err
+			}
+		}
+		return out.Close()
+	})
+	return hex.EncodeToString(sum.Sum(nil)), err
+}
+
+func (v *saver) file(path string, fill func(w io.Writer) error) error {
+	f, err := v.open(path)
+	if err != nil {
+		return err
+	}
+	b := bufio.NewWriterSize(f, 1<<20)
+	if err = fill(b); err == nil {
+		err = b.Flush()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// model writes a model file under its final name at once.
+func (v *saver) model(path string, s *snapshot) error {
+	tmp := filepath.Join(filepath.Dir(path), temporary+filepath.Base(path))
+	list, err := s.entries(true)
+	if err != nil {
+		return err
+	}
+	_, err = v.tensors(tmp, list, convert.ModelMetadata(s.cfg))
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// prune removes the oldest checkpoints and what a killed run left half done.
+func (v *saver) prune(root string) error {
+	list, err := listCheckpoints(v.dir)
+	if err != nil {
+		return err
+	}
+	for _, c := range list[:max(0, len(list)-v.keep)] {
+		// Out of the list first: a checkpoint is complete or absent.
+		gone := filepath.Join(root, temporary+filepath.Base(c.path))
+		if err := os.Rename(c.path, gone); err != nil {
+			return err
+		}
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), temporary) {
+			if err := os.RemoveAll(filepath.Join(root, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+type checkpointAt struct {
+	step int64
+	path string
+}
+
+// listCheckpoints are the complete checkpoints of a run folder, oldest first.
+func listCheckpoints(dir string) ([]checkpointAt, error) {
+	root := filepath.Join(dir, checkpointDir)
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fault.File(root, "a folder of checkpoints", err)
+	}
+	var out []checkpointAt
+	for _, e := range entries {
+		if n, ok := strings.CutPrefix(e.Name(), "step-"); ok {
+			if step, err := strconv.ParseInt(n, 10, 64); err == nil {
+				out = append(out, checkpointAt{step, filepath.Join(root, e.Name())})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b checkpointAt) int { return int(a.step - b.step) })
+	return out, nil
+}
+
+// readState reads and checks state.json.
+func readState(path string) (*savedState, error) {
+	file := filepath.Join(path, stateFile)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fault.File(file, "a checkpoint of evatool train", err)
+	}
+	var s savedState
+	if err := json.Unmarshal(text, &s); err != nil {
+		return nil, fault.Inputf("%s: %w; name an older checkpoint with --resume", file, err)
+	}
+	if s.Format != 1 || s.Step < 0 {
+		return nil, fault.Inputf("%s: format %d; this program reads 1", file, s.Format)
+	}
+	return &s, nil
+}
+
+// restore loads a checkpoint into the machine; the files' hashes must be right.
+func (m *machine) restore(path string, s *savedState) error {
+	slots := m.slots()
+	vals := make([]*tensors.Tensor, len(slots))
+	for _, name := range []string{modelFile, optimizerFile} {
+		file := filepath.Join(path, name)
+		if err := checkHash(file, s.SHA256[name]); err != nil {
+			return err
+		}
+		f, err := tensorfile.OpenFile(file)
+		if err != nil {
+			return err
+		}
+		err = m.restoreFile(f, file, name == modelFile, slots, vals)
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return m.putState(vals)
+}
+
+func (m *machine) restoreFile(f tensorfile.Source, file string, model bool, slots []slot, vals []*tensors.Tensor) error {
+	infos := map[string]tensorfile.Info{}
+	for _, t := range f.Tensors() {
+		infos[t.Name] = t
+	}
+	for i, sl := range slots {
+		if strings.HasPrefix(sl.name, "optimizer.") == model {
+			continue
+		}
+		t, ok := infos[sl.name]
+		if !ok || t.DType != fileTypes[sl.dtype] || !slices.Equal(intDims(t.Shape), sl.dims) {
+			return fault.Inputf("%s: tensor %s is missing or has another shape; the checkpoint is of another model", file, sl.name)
+		}
+		raw, err := tensorfile.ReadAll(f, sl.name)
+		if err != nil {
+			return err
+		}
+		vals[i] = tensors.FromShape(sl.shape())
+		if err := vals[i].MutableBytes(func(b []byte) { copy(b, raw) }); err != nil {
+			return err
+		}
+	}
+	if !model {
+		return nil
+	}
+	return m.putFrozen(func(p arch.Param) ([]float32, error) { return tensorfile.Float32s(f, p.Name) })
+}
+
+func checkHash(path, want string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fault.File(path, "a part of the checkpoint", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+		return fault.Inputf("%s: damaged (SHA-256 %.12s…, written as %.12s…); resume from an older checkpoint with --resume", path, got, want)
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package trainer
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// maxPoints bounds the points of a curve in the report.
+const maxPoints = 2000
+
+// report writes report.html: what was trained, the curves, the scores.
+func (r *run) report() error {
+	res, cfg := r.result, r.machine.cfg
+	name, _ := r.recipe.Model.(string)
+	if name == "" {
+		name = cfg.Vision.EVAName
+	}
+	p := runlog.NewPage("Training "+name, fmt.Sprintf("evatool train, %s, %s backend", time.Now().Format("2 January 2006 15:04"), r.machine.dev.Info().Kind))
+	stats := []runlog.Stat{
+		{Label: "Steps", Value: fmt.Sprint(res.Steps), Note: fmt.Sprintf("of %d, batch %d", r.recipe.Steps, r.recipe.Batch)},
+		{Label: "Loss", Value: fmt.Sprintf("%.3f", res.Loss), Note: "mean of the last 10 steps"},
+		{Label: "Parameters", Value: fmt.Sprintf("%.1f M", float64(cfg.TotalParams())/1e6)},
+	}
+	if n := len(res.Evals); n > 0 {
+		e := res.Evals[n-1]
+		stats = append(stats, runlog.Stat{Label: "Zero-shot top-1, " + e.Benchmark, Value: fmt.Sprintf("%.1f %%", 100*e.Top1), Note: fmt.Sprintf("top-5 %.1f %%, %d images", 100*e.Top5, e.N)})
+	}
+	p.Stats(stats...)
+
+	p.Section("Curves")
+	line := func(title, y string, names []string, of func(s Step, i int) float64) {
+		c := runlog.LineChart{Title: title, XLabel: "step", YLabel: y}
+		every := len(res.Curve)/maxPoints + 1
+		for i, n := range names {
+			s := runlog.Series{Name: n}
+			for k := 0; k < len(res.Curve); k += every {
+				s.X, s.Y = append(s.X, float64(res.Curve[k].Step)), append(s.Y, of(res.Curve[k], i))
+			}
+			c.Series = append(c.Series, s)
+		}
+		p.Line(c)
+	}
+	line("Contrastive loss", "loss", []string{"loss"}, func(s Step, _ int) float64 { return s.Loss })
+	if len(res.Evals) > 0 {
+		p.Line(r.accuracies())
+	}
+	rates := []string{"vision", "text", "other"}
+	line("Learning rate", "", rates, func(s Step, i int) float64 { return s.LR[rates[i]] })
+	line("Gradient norm", "before clipping", []string{"norm"}, func(s Step, _ int) float64 { return s.GradNorm })
+	line("Logit scale", "exp", []string{"logit scale"}, func(s Step, _ int) float64 { return s.LogitScale })
+	line("Speed", "samples/s", []string{"samples per second"}, func(s Step, _ int) float64 { return s.Rate })
+
+	if len(res.Evals) > 0 {
+		p.Section("Evaluations")
+		var rows [][]string
+		for _, e := range res.Evals {
+			rows = append(rows, []string{fmt.Sprint(e.Step), e.Benchmark, fmt.Sprintf("%.2f %%", 100*e.Top1), fmt.Sprintf("%.2f %%", 100*e.Top5), fmt.Sprint(e.N)})
+		}
+		p.Table([]string{"step", "benchmark", "top-1", "top-5", "images"}, rows)
+	}
+	p.Section("How it ran")
+	info := r.machine.dev.Info()
+	p.Table([]string{"", ""}, [][]string{
+		{"samples", fmt.Sprint(res.Samples)},
+		{"seconds of this process", fmt.Sprintf("%.1f", res.Seconds)},
+		{"seconds waited for data", fmt.Sprintf("%.2f", res.DataWait)},
+		{"bad samples", fmt.Sprint(res.Bad)},
+		{"backend", fmt.Sprintf("%s, %d devices; %s", info.Kind, info.Devices, info.Why)},
+		{"peak memory", fmt.Sprintf("%d MB", runlog.PeakRSS()>>20)},
+		{"model file", res.Model},
+	})
+	var versions [][]string
+	for k, v := range runlog.Versions() {
+		versions = append(versions, []string{k, v})
+	}
+	slices.SortFunc(versions, slices.Compare)
+	p.Table([]string{"program", "version"}, versions)
+	p.Section("Recipe")
+	p.Pre(string(r.recipe.YAML()))
+	return fault.As(fault.Environment, p.WriteFile(filepath.Join(r.out, reportFile)))
+}
+
+// accuracies are the evaluation curves, one pair per benchmark.
+func (r *run) accuracies() runlog.LineChart {
+	c := runlog.LineChart{Title: "Zero-shot accuracy", XLabel: "step", YLabel: "%"}
+	at := map[string]int{}
+	add := func(name string, step int64, v float64) {
+		i, ok := at[name]
+		if !ok {
+			i = len(c.Series)
+			at[name] = i
+			c.Series = append(c.Series, runlog.Series{Name: name})
+		}
+		c.Series[i].X, c.Series[i].Y = append(c.Series[i].X, float64(step)), append(c.Series[i].Y, 100*v)
+	}
+	for _, e := range r.result.Evals {
+		add(e.Benchmark+" top-1", e.Step, e.Top1)
+		add(e.Benchmark+" top-5", e.Step, e.Top5)
+	}
+	return c
+}

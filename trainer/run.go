@@ -1,0 +1,583 @@
+package trainer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/gofrs/flock"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// Files of the run folder.
+const (
+	recipeFile  = "recipe.yaml"
+	runFile     = "run.json"
+	metricsFile = "metrics.jsonl"
+	finalFile   = "final.safetensors"
+	reportFile  = "report.html"
+	badFile     = "bad_samples.jsonl"
+	lockFile    = ".lock"
+)
+
+// run is a training run in progress.
+type run struct {
+	recipe  *Recipe
+	out     string
+	workers int
+	log     *slog.Logger
+	shown   func(Step)
+
+	lock    *flock.Flock
+	machine *machine
+	pairs   *pairs // nil for ready tensors
+	feed    feed
+	bad     *badSamples
+	saver   *saver
+	encoder *encoder // built at the first evaluation
+	metrics *runlog.Metrics
+	events  *runlog.Events
+
+	first   int64 // steps that earlier processes did
+	step    int64 // steps done
+	saved   int64 // step of the newest checkpoint
+	pending *pendingStep
+	last    time.Time // when the previous step's metrics were read
+	started time.Time
+	result  *Result
+}
+
+// pendingStep is a step whose metrics are still in the making.
+type pendingStep struct {
+	step    int64
+	rates   [3]float64
+	wait    time.Duration
+	metrics *device.Array
+}
+
+// Run trains r. It goes on from the newest checkpoint in the run folder, if
+// there is one. When ctx ends it writes a checkpoint and returns an error that
+// wraps context.Canceled.
+func Run(ctx context.Context, recipe *Recipe, o Options) (*Result, error) {
+	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, started: time.Now(), saved: -1}
+	if r.log == nil {
+		r.log = runlog.Discard()
+	}
+	if r.out == "" {
+		r.out = filepath.Join("runs", time.Now().Format("2006-01-02-150405"))
+	}
+	r.result = &Result{Out: r.out}
+	defer r.close()
+	to := recipe.Steps
+	if err := r.open(ctx, o, &to); err != nil {
+		return nil, err
+	}
+	if err := r.loop(ctx, to); err != nil {
+		return nil, err
+	}
+	return r.finish(ctx)
+}
+
+// loop is the run: every step in order, evaluations and checkpoints when due.
+func (r *run) loop(ctx context.Context, to int64) error {
+	for {
+		if due := r.step == r.recipe.Steps || r.evalDue(); due {
+			if err := r.settle(); err != nil {
+				return err
+			}
+			if err := r.evaluate(ctx); err != nil {
+				if ctx.Err() != nil {
+					return r.interrupted(ctx)
+				}
+				return err
+			}
+		}
+		every := r.recipe.Checkpoint.EverySteps
+		if r.step == to || every > 0 && r.step%every == 0 && r.step > r.first {
+			if err := r.checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+		if r.step >= to {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return r.interrupted(ctx)
+		}
+		if err := r.advance(ctx); err != nil {
+			if ctx.Err() != nil {
+				return r.interrupted(ctx)
+			}
+			return err
+		}
+	}
+}
+
+func (r *run) evalDue() bool {
+	return slices.ContainsFunc(r.recipe.Eval, func(e Evaluation) bool {
+		return e.EverySteps > 0 && r.step > 0 && r.step%e.EverySteps == 0
+	})
+}
+
+// advance puts one step on its way and then reads the metrics of the one
+// before, which is done by now: the device never waits for the host.
+func (r *run) advance(ctx context.Context) error {
+	b, wait, err := r.feed.next(ctx)
+	if err != nil {
+		return err
+	}
+	rates := r.recipe.rates(r.step)
+	// An interrupt lets the step finish: its state has no other copy.
+	metrics, err := r.machine.step(context.WithoutCancel(ctx), b, rates)
+	if err != nil {
+		return fmt.Errorf("step %d: %w", r.step+1, err)
+	}
+	r.feed.done(b)
+	before := r.pending
+	r.step++
+	r.pending = &pendingStep{r.step, rates, wait, metrics}
+	if before != nil {
+		return r.read(before)
+	}
+	return nil
+}
+
+// settle reads the metrics of the step under way.
+func (r *run) settle() error {
+	p := r.pending
+	if p == nil {
+		return nil
+	}
+	r.pending = nil
+	return r.read(p)
+}
+
+// read waits for a step, writes its line and stops the run when it went wrong.
+func (r *run) read(p *pendingStep) error {
+	v, err := p.metrics.Float32s()
+	if err != nil {
+		return fmt.Errorf("step %d: %w", p.step, err)
+	}
+	p.metrics.Free()
+	now := time.Now()
+	s := Step{
+		Step: p.step, Samples: p.step * int64(r.recipe.Batch), Total: r.recipe.Steps,
+		Loss: float64(v[metricLoss]), GradNorm: float64(v[metricGradNorm]),
+		LR:         map[string]float64{"vision": p.rates[0], "text": p.rates[1], "other": p.rates[2]},
+		LogitScale: float64(v[metricLogitScale]), LossScale: float64(v[metricLossScale]), Skipped: int64(v[metricSkipped]),
+		DataWait: p.wait.Seconds(), Seconds: now.Sub(r.last).Seconds(),
+	}
+	r.last = now
+	s.Rate = float64(r.recipe.Batch) / s.Seconds
+	if v[metricFinite] != 1 {
+		if err := r.overflowed(s); err != nil {
+			return err
+		}
+	}
+	if err := r.write(s); err != nil {
+		return err
+	}
+	r.result.Curve = append(r.result.Curve, s)
+	r.result.DataWait += s.DataWait
+	for tag, v := range map[string]float64{
+		"train/loss": s.Loss, "train/grad_norm": s.GradNorm, "train/logit_scale": s.LogitScale, "train/loss_scale": s.LossScale,
+		"train/samples_per_second": s.Rate, "lr/vision": s.LR["vision"], "lr/text": s.LR["text"], "lr/other": s.LR["other"],
+	} {
+		if err := r.events.Scalar(tag, s.Step, v); err != nil {
+			return fault.As(fault.Environment, err)
+		}
+	}
+	if r.shown != nil {
+		r.shown(s)
+	}
+	return nil
+}
+
+// overflowed decides about a step whose gradients are not finite: fp16 skips
+// it and halves the loss scale; anything else cannot go on.
+func (r *run) overflowed(s Step) error {
+	if r.recipe.Precision == "fp16" && s.LossScale > scaleMin {
+		return nil
+	}
+	if err := r.saver.wait(); err != nil {
+		return err
+	}
+	what := fmt.Sprintf("loss is %v, gradient norm %v", s.Loss, s.GradNorm)
+	if r.recipe.Precision == "fp16" {
+		what = fmt.Sprintf("gradients overflow even at the smallest loss scale, %v", s.LossScale)
+	}
+	return fault.Inputf("step %d: %s; the run stops, the last good state is %s; lower lr, clip gradients or train in bf16", s.Step, what, r.saver.from())
+}
+
+// write appends a line to metrics.jsonl. On a full disk it waits for space.
+func (r *run) write(v any) error {
+	err := r.metrics.Write(v)
+	if err == nil {
+		return nil
+	}
+	return r.saver.patiently(context.Background(), metricsFile, func() error {
+		// A torn line is dropped when the file is opened again.
+		r.metrics.Close()
+		m, err := runlog.OpenMetrics(filepath.Join(r.out, metricsFile), math.MaxInt64)
+		if err != nil {
+			return err
+		}
+		r.metrics = m
+		return m.Write(v)
+	})
+}
+
+// checkpoint takes the state at this step and has it written while the run
+// goes on. Everything in metrics.jsonl up to here is on disk before it counts.
+func (r *run) checkpoint(ctx context.Context) error {
+	if r.saved == r.step {
+		return nil
+	}
+	if err := r.settle(); err != nil {
+		return err
+	}
+	if err := r.metrics.Sync(); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	s, err := r.machine.snapshot()
+	if err != nil {
+		return err
+	}
+	s.state = r.position()
+	r.saved = r.step
+	return r.saver.start(ctx, s)
+}
+
+func (r *run) position() savedState {
+	st := savedState{Step: r.step, Samples: r.step * int64(r.recipe.Batch), Recipe: r.recipe.identity(), Bad: r.bad.count()}
+	if r.pairs != nil {
+		st.Data = r.pairs.fingerprint()
+		blocks := st.Samples / mixBlock
+		for i := range r.pairs.pools {
+			st.Sources = append(st.Sources, r.pairs.order.before(i, blocks))
+		}
+	}
+	return st
+}
+
+// interrupted ends a run that was asked to stop.
+func (r *run) interrupted(ctx context.Context) error {
+	if r.step > r.first {
+		if err := r.checkpoint(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+	}
+	if err := r.saver.wait(); err != nil {
+		return err
+	}
+	return fmt.Errorf("stopped after step %d of %d; the same command goes on from %s: %w", r.step, r.recipe.Steps, r.saver.from(), context.Canceled)
+}
+
+// finish writes the model, the report and the result.
+func (r *run) finish(ctx context.Context) (*Result, error) {
+	if err := r.saver.wait(); err != nil {
+		return nil, err
+	}
+	s, err := r.machine.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	res := r.result
+	res.Model = filepath.Join(r.out, finalFile)
+	if err := r.saver.patiently(ctx, finalFile, func() error { return r.saver.model(res.Model, s) }); err != nil {
+		return nil, err
+	}
+	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest, r.step, r.step*int64(r.recipe.Batch), r.bad.count()
+	res.Seconds = time.Since(r.started).Seconds()
+	n := min(10, len(res.Curve))
+	for _, c := range res.Curve[len(res.Curve)-n:] {
+		res.Loss += c.Loss / float64(n)
+	}
+	if res.Bad > 0 {
+		r.log.Warn("some samples could not be used", "count", res.Bad, "list", r.bad.path)
+	}
+	if err := r.report(); err != nil {
+		return nil, err
+	}
+	return res, r.writeRunFile(true)
+}
+
+// open prepares the run folder, the data and the state.
+func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		return fault.File(r.out, "a run folder, as --out", err)
+	}
+	r.lock = flock.New(filepath.Join(r.out, lockFile))
+	if ok, err := r.lock.TryLock(); err != nil || !ok {
+		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another --out", r.out)
+	}
+	from, err := r.resumeFrom(o.Resume)
+	if err != nil {
+		return err
+	}
+	r.saver = newSaver(r.out, r.recipe.Checkpoint.Keep, r.log)
+	var state *savedState
+	if from != "" {
+		if state, err = readState(from); err != nil {
+			return err
+		}
+		if state.Recipe != r.recipe.identity() {
+			return r.otherRecipe(from)
+		}
+		r.first, r.step, r.saved, r.saver.newest = state.Step, state.Step, state.Step, from
+	}
+	if o.StopAfter > 0 {
+		*to = min(*to, r.step+o.StopAfter)
+	}
+	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.step*int64(r.recipe.Batch))
+	source, err := r.openData(ctx, *to)
+	if err != nil {
+		return err
+	}
+	if state != nil && !slices.Equal(state.Data, r.position().Data) {
+		return fault.Inputf("%s: the data are not those that %s was trained on (names or sizes differ); bring them back, or start anew in another --out", r.out, from)
+	}
+	pixels := r.pairs != nil
+	t, _ := source.(*tensorFeed)
+	if r.machine, err = newMachine(o.Device, r.recipe, pixels, t != nil && t.batches[0].keep != nil); err != nil {
+		return err
+	}
+	if state != nil {
+		err = r.machine.restore(from, state)
+	} else {
+		err = r.startWeights(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.openLogs(); err != nil {
+		return err
+	}
+	r.feed = source
+	if r.pairs != nil {
+		r.feed = startPipeline(context.WithoutCancel(ctx), r.pairs, r.step, *to, r.workers)
+	}
+	r.last = time.Now()
+	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
+		"devices", o.Device.N(), "backend", o.Device.Info().Kind, "precision", r.recipe.Precision, "out", r.out)
+	return nil
+}
+
+// openData opens the sources; the feed of a tensors source is ready at once.
+func (r *run) openData(ctx context.Context, to int64) (feed, error) {
+	cfg, err := r.recipe.Config()
+	if err != nil {
+		return nil, err
+	}
+	path := r.recipe.Data[0].Tensors
+	if path == "" {
+		r.pairs, err = openPairs(ctx, r.recipe, cfg, r.bad)
+		if err != nil {
+			return nil, err
+		}
+		r.log.Info("data", "sources", r.pairs.describe())
+		return nil, nil
+	}
+	kept := int(float64(cfg.Tokens()-1) * (1 - r.recipe.PatchDropout))
+	t, err := openTensors(r.recipe.path(path), r.recipe, cfg, kept)
+	if err != nil {
+		return nil, err
+	}
+	if t.steps < to {
+		return nil, fault.Inputf("%s: holds %d batches, the run needs %d; set steps, or use --stop-after %d", path, t.steps, to, t.steps)
+	}
+	return &tensorFeed{replayed: t, at: r.step}, nil
+}
+
+// resumeFrom is the checkpoint to go on from, empty for a fresh start.
+func (r *run) resumeFrom(resume string) (string, error) {
+	list, err := listCheckpoints(r.out)
+	if err != nil {
+		return "", err
+	}
+	switch resume {
+	case "", "auto":
+		if len(list) == 0 {
+			if text, err := os.ReadFile(filepath.Join(r.out, recipeFile)); err == nil && identityOf(text) != r.recipe.identity() {
+				return "", r.otherRecipe(r.out)
+			}
+			return "", nil
+		}
+		return list[len(list)-1].path, nil
+	case "never":
+		if len(list) > 0 {
+			return "", fault.Usagef("%s: holds a run up to step %d, which a fresh start would overwrite; use another --out", r.out, list[len(list)-1].step)
+		}
+		return "", nil
+	}
+	if !exists(filepath.Join(resume, stateFile)) {
+		return "", fault.Inputf("%s: no checkpoint; give auto, never, or a folder such as RUN/%s/step-1000", resume, checkpointDir)
+	}
+	return resume, nil
+}
+
+// openLogs writes what the run is and opens its records at the step it has.
+func (r *run) openLogs() (err error) {
+	if err := runlog.WriteFileAtomic(filepath.Join(r.out, recipeFile), r.recipe.YAML()); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	keep := r.step
+	if r.step == 0 {
+		keep = -1
+	}
+	path := filepath.Join(r.out, metricsFile)
+	if r.metrics, err = runlog.OpenMetrics(path, keep); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	if err := r.readCurve(path); err != nil {
+		return err
+	}
+	if r.events, err = runlog.OpenEvents(r.out); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	return r.writeRunFile(false)
+}
+
+// readCurve takes over what earlier processes of the run wrote.
+func (r *run) readCurve(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		var e Eval
+		var s Step
+		switch {
+		case json.Unmarshal([]byte(line), &e) == nil && e.Benchmark != "":
+			r.result.Evals = append(r.result.Evals, e)
+		case json.Unmarshal([]byte(line), &s) == nil:
+			s.Total = r.recipe.Steps
+			r.result.Curve = append(r.result.Curve, s)
+		}
+	}
+	return nil
+}
+
+// session is one process of a run, for run.json.
+type session struct {
+	Started  time.Time         `json:"started"`
+	FromStep int64             `json:"from_step"`
+	Backend  device.Info       `json:"backend"`
+	Versions map[string]string `json:"versions"`
+}
+
+// writeRunFile records the processes of the run and what they read.
+func (r *run) writeRunFile(done bool) error {
+	path := filepath.Join(r.out, runFile)
+	var f struct {
+		Recipe   string    `json:"recipe_sha256"`
+		Data     []string  `json:"data_fingerprints"`
+		Params   int64     `json:"params"`
+		Sessions []session `json:"sessions"`
+		Result   *Result   `json:"result,omitempty"`
+	}
+	if text, err := os.ReadFile(path); err == nil && r.first > 0 || done {
+		_ = json.Unmarshal(text, &f) // a damaged one is written anew
+	}
+	f.Recipe, f.Data, f.Params = r.recipe.identity(), r.position().Data, r.machine.cfg.TotalParams()
+	if done {
+		f.Result = r.result
+	} else {
+		info := r.machine.dev.Info()
+		if n := len(f.Sessions); n > 0 && (f.Sessions[n-1].Backend.Kind != info.Kind || f.Sessions[n-1].Backend.Devices != info.Devices) {
+			r.log.Warn("the run goes on on another backend or number of devices: the result stays right, its last bits do not",
+				"before", f.Sessions[n-1].Backend.Kind, "now", info.Kind)
+		}
+		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
+	}
+	return fault.As(fault.Environment, runlog.WriteJSONAtomic(path, f))
+}
+
+func (r *run) close() {
+	if r.feed != nil {
+		r.feed.close()
+	} else if r.pairs != nil {
+		r.pairs.close()
+	}
+	if r.saver != nil {
+		_ = r.saver.wait() // reported before, or the run failed otherwise
+	}
+	if r.machine != nil {
+		r.machine.close()
+	}
+	if r.metrics != nil {
+		r.metrics.Close()
+	}
+	if r.events != nil {
+		r.events.Close()
+	}
+	if r.bad != nil {
+		r.bad.close()
+	}
+	if r.lock != nil {
+		_ = r.lock.Unlock()
+	}
+}
+
+// identity is a hash over the keys that decide about the result.
+func (r *Recipe) identity() string { return identityOf(r.YAML()) }
+
+// free are the keys that a resumed run may change.
+var freeKeys = []string{"checkpoint", "eval", "max_bad"}
+
+func identityOf(text []byte) string {
+	var tree map[string]any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		return ""
+	}
+	for _, k := range freeKeys {
+		delete(tree, k)
+	}
+	b, err := json.Marshal(tree) // keys sorted
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// otherRecipe says which key differs from the run in the folder.
+func (r *run) otherRecipe(from string) error {
+	there := filepath.Join(r.out, recipeFile)
+	text, err := os.ReadFile(there)
+	var old, now map[string]any
+	if err = errors.Join(err, yaml.Unmarshal(text, &old), yaml.Unmarshal(r.recipe.YAML(), &now)); err == nil {
+		for _, k := range slices.Sorted(func(yield func(string) bool) {
+			for k := range now {
+				if !yield(k) {
+					return
+				}
+			}
+			for k := range old {
+				if _, ok := now[k]; !ok && !yield(k) {
+					return
+				}
+			}
+		}) {
+			if !slices.Contains(freeKeys, k) && !reflect.DeepEqual(old[k], now[k]) {
+				return fault.Usagef("%s: holds a run of another recipe: %s is %v there and %v here; use another --out", r.out, k, old[k], now[k])
+			}
+		}
+	}
+	return fault.Usagef("%s: is a run of another recipe; use another --out", from)
+}
