@@ -35,7 +35,7 @@ func simplify(shape, stride []int64) []dim {
 
 const (
 	gatherOut    = 16 << 20 // bytes made at a time
-	gatherWindow = 1 << 20 // bytes of the storage held at a time
+	gatherWindow = 1 << 20  // bytes of the storage held at a time
 )
 
 // gather streams a strided view in row-major order. It works in blocks of some

@@ -263,7 +263,7 @@ func kind(v any) string {
 		case "numpy.core.multiarray._reconstruct":
 			return "numpy.ndarray"
 		}
-		return v.class
+		return strings.TrimPrefix(v.class, "builtins.")
 	}
 	return fmt.Sprintf("%T", v)
 }
@@ -325,14 +325,21 @@ func fullText(v any, depth int) string {
 
 // text shows what an object was made of.
 func (o *object) text(depth int) string {
-	if o.class == "numpy.core.multiarray.scalar" {
+	switch o.class {
+	case "numpy.core.multiarray.scalar":
 		if s, ok := numpyScalar(o.args); ok {
 			return s
 		}
+	case "numpy.core.multiarray._reconstruct": // state: version, shape, ...
+		if state, ok := o.state.(*types.Tuple); ok && state.Len() > 1 {
+			return "shape " + fullText(state.Get(1), depth)
+		}
 	}
 	l := o.args
-	if len(l) == 0 {
-		l = o.items
+	if len(l) == 1 { // set([...]), torch.Size((...))
+		if inner, ok := elements(l[0]); ok {
+			l = inner
+		}
 	}
 	return listText(l, depth)
 }

@@ -33,6 +33,7 @@ type named struct {
 type walker struct {
 	tensors []named
 	other   []Entry
+	script  bool
 	seen    int
 	open    map[any]bool // containers on the way down
 }
@@ -80,7 +81,13 @@ func (w *walker) walk(path string, v any, depth int) error {
 	return nil
 }
 
+// scriptNoise are attributes that every TorchScript module has.
+var scriptNoise = []string{"training", "_is_full_backward_hook"}
+
 func (w *walker) add(path, kind, value string) {
+	if w.script && slices.Contains(scriptNoise, path[strings.LastIndexByte(path, '/')+1:]) {
+		return
+	}
 	w.other = append(w.other, Entry{path, kind, value})
 }
 

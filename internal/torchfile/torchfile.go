@@ -192,7 +192,7 @@ func (c *Checkpoint) loadZip(f raw) (any, error) {
 
 // take lists what is in the file and chooses the state dict.
 func (c *Checkpoint) take(root any, opt Options) error {
-	w := &walker{open: map[any]bool{}}
+	w := &walker{open: map[any]bool{}, script: c.container == "torchscript"}
 	if err := w.walk("", root, 0); err != nil {
 		return err
 	}
