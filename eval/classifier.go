@@ -132,6 +132,12 @@ func contentKey(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// digest guards the values of a cached class matrix.
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
 // save writes the class matrix as columns [dim,classes], the form in which
 // image features multiply it.
 func (c *classifier) save(path, key string) error {
@@ -145,16 +151,16 @@ func (c *classifier) save(path, key string) error {
 	return tensorfile.WriteFile(path, []tensorfile.Tensor{{
 		Info: tensorfile.Info{Name: "classifier", DType: tensorfile.F32, Shape: []int64{int64(c.dim), int64(classes)}},
 		Data: data,
-	}}, map[string]string{"evatool.classifier": key})
+	}}, map[string]string{"evatool.classifier": key, "evatool.digest": digest(data)})
 }
 
 // loadClassifier reads what save wrote. It returns nil when there is nothing
 // or when it does not fit: a cache may lack, it may not mislead.
 func loadClassifier(path, key string, dim, classes int) (*classifier, error) {
-	f, err := tensorfile.OpenFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	f, err := tensorfile.OpenFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -164,14 +170,17 @@ func loadClassifier(path, key string, dim, classes int) (*classifier, error) {
 		len(t[0].Shape) != 2 || t[0].Shape[0] != int64(dim) || t[0].Shape[1] != int64(classes) {
 		return nil, nil
 	}
-	flat, err := tensorfile.Float32s(f, "classifier")
+	data, err := tensorfile.ReadAll(f, "classifier")
 	if err != nil {
 		return nil, err
 	}
-	c := &classifier{dim: dim, w: make([]float32, len(flat))}
+	if digest(data) != f.Metadata()["evatool.digest"] {
+		return nil, fault.Inputf("its content does not match its digest")
+	}
+	c := &classifier{dim: dim, w: make([]float32, dim*classes)}
 	for i := range classes {
 		for k := range dim {
-			c.w[i*dim+k] = flat[k*classes+i]
+			c.w[i*dim+k] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*(k*classes+i):]))
 		}
 	}
 	return c, nil

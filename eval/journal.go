@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/gofrs/flock"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -27,32 +28,46 @@ type journalHead struct {
 }
 
 // journal appends entries to a file. The zero value keeps nothing.
-type journal struct{ f *os.File }
+type journal struct {
+	f    *os.File
+	lock *flock.Flock
+}
 
 // openJournal opens dir's journal and returns its entries when it belongs to
 // the run with this key; otherwise it begins a new one. A torn last line, as a
 // kill leaves it, is cut off.
-func openJournal(dir, key string, fresh bool) (*journal, map[int]entry, bool, error) {
+func openJournal(dir, key string, fresh bool) (j *journal, done map[int]entry, other bool, err error) {
 	path := filepath.Join(dir, journalFile)
-	old, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	j = &journal{lock: flock.New(path)}
+	free, err := j.lock.TryLock()
+	if err != nil {
+		return nil, nil, false, fault.File(path, "a folder that can be written, as --out", err)
+	}
+	if !free {
+		return nil, nil, false, fault.Envf("%s: another run is writing into this folder; wait for it, or give another --out", dir)
+	}
+	done, other, err = j.open(path, key, fresh)
+	if err != nil {
+		j.Close()
 		return nil, nil, false, err
 	}
-	done := map[int]entry{}
+	return j, done, other, nil
+}
+
+func (j *journal) open(path, key string, fresh bool) (done map[int]entry, other bool, err error) {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false, err
+	}
+	done = map[int]entry{}
 	keep, same := 0, false
 	if !fresh {
 		keep, same = replay(old, key, done)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, nil, false, fault.File(path, "a folder that can be written, as --out", err)
+	if j.f, err = os.OpenFile(path, os.O_RDWR, 0o644); err != nil {
+		return nil, false, err
 	}
-	j := &journal{f}
-	if err := j.begin(int64(keep), key); err != nil {
-		f.Close()
-		return nil, nil, false, err
-	}
-	return j, done, len(old) > 0 && !same, nil
+	return done, len(old) > 0 && !same && !fresh, j.begin(int64(keep), key)
 }
 
 // replay reads the entries of a journal with this key and says up to which
@@ -118,9 +133,11 @@ func (j *journal) write(b []byte) error {
 	return nil
 }
 
+// Close also lets the next run in.
 func (j *journal) Close() error {
-	if j.f == nil {
-		return nil
+	var err error
+	if j.f != nil {
+		err = j.f.Close()
 	}
-	return j.f.Close()
+	return errors.Join(err, j.lock.Unlock())
 }

@@ -56,7 +56,7 @@ func reportScore(p *runlog.Page, res *Result) {
 	chart := runlog.BarChart{Title: "Accuracy with its 95 % interval, and the published figures", Unit: "%"}
 	bar := func(label string, v float64, ci [2]float64) {
 		chart.Labels = append(chart.Labels, label)
-		chart.Values = append(chart.Values, 100*v)
+		chart.Values = append(chart.Values, round2(100*v))
 		chart.Lo, chart.Hi = append(chart.Lo, 100*ci[0]), append(chart.Hi, 100*ci[1])
 	}
 	bar("this run, top-1", res.Top1, res.CI95.Top1)
@@ -121,7 +121,7 @@ func reportPerClass(p *runlog.Page, res *Result) {
 	for _, c := range shown {
 		ci := wilson(c.Correct, c.N)
 		chart.Labels = append(chart.Labels, fmt.Sprintf("%s (%d)", c.Name, c.N))
-		chart.Values = append(chart.Values, 100*ratio(c.Correct, c.N))
+		chart.Values = append(chart.Values, round2(100*ratio(c.Correct, c.N)))
 		chart.Lo, chart.Hi = append(chart.Lo, 100*ci[0]), append(chart.Hi, 100*ci[1])
 	}
 	p.Bars(chart)
@@ -211,7 +211,7 @@ func reportSpeed(p *runlog.Page, res *Result) {
 		{"model on images", s.Device}, {"decoding, all workers", s.Decode}, {"the whole run", s.Total},
 	} {
 		chart.Labels = append(chart.Labels, part.name)
-		chart.Values = append(chart.Values, math.Round(100*part.v)/100)
+		chart.Values = append(chart.Values, round2(part.v))
 	}
 	p.Bars(chart)
 	if s.Images > 0 {
@@ -243,3 +243,5 @@ func reportOrigin(p *runlog.Page, res *Result) {
 	}
 	p.Table([]string{"index", "key", "why"}, rows)
 }
+
+func round2(v float64) float64 { return math.Round(100*v) / 100 }

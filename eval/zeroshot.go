@@ -285,7 +285,7 @@ func (r *run) bounds() (lo, hi int) { return shard.Range(len(r.scored), r.o.Shar
 // entries in order.
 func (r *run) entries(ctx context.Context) ([]entry, error) {
 	lo, hi := r.bounds()
-	var j journal
+	j := &journal{}
 	var done map[int]entry
 	if r.o.Out != "" {
 		if err := os.MkdirAll(r.o.Out, 0o755); err != nil {
@@ -302,7 +302,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 		} else if len(old) > 0 {
 			r.o.Log.Info("resuming", "done", len(old), "of", hi-lo)
 		}
-		j, done = *opened, old
+		j, done = opened, old
 	}
 	var todo []int
 	for _, i := range r.scored[lo:hi] {
@@ -310,7 +310,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 			todo = append(todo, i)
 		}
 	}
-	scored, err := r.images(ctx, todo, bads(done), &j)
+	scored, err := r.images(ctx, todo, bads(done), j)
 	if err != nil {
 		return nil, err
 	}
