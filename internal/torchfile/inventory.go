@@ -43,7 +43,7 @@ func (w *walker) walk(path string, v any, depth int) error {
 		return fmt.Errorf("objects nested more than %d deep at %.60q; no checkpoint needs that", maxDepth, path)
 	}
 	if len(path) > maxPath {
-		return fmt.Errorf("a name of %d bytes, %.60q...", len(path), path)
+		return fmt.Errorf("name %.60q has %d bytes, more than %d", path, len(path), maxPath)
 	}
 	if err := w.charge(64+len(path), path); err != nil {
 		return err
@@ -59,13 +59,13 @@ func (w *walker) walk(path string, v any, depth int) error {
 	children, ok := w.children(v)
 	if !ok {
 		if key, bad := badKey(v); bad {
-			return fmt.Errorf("%.60q: a dict with a %s as key", path, key)
+			return fmt.Errorf("%.60q: a dict with a key of type %s; the file is damaged", path, key)
 		}
 		w.add(path, kind(v), text(v))
 		return nil
 	}
 	if w.open[v] {
-		return fmt.Errorf("%.60q contains itself", path)
+		return fmt.Errorf("%.60q contains itself; the file is damaged", path)
 	}
 	w.open[v] = true
 	defer delete(w.open, v)
@@ -235,7 +235,7 @@ func lookup(v any, path string) (any, bool) {
 func flat(state any) ([]named, error) {
 	e, ok := entries(state)
 	if !ok {
-		return nil, fmt.Errorf("a %s where a state dict (a dict of tensors) should be", kind(state))
+		return nil, fmt.Errorf("a value of type %s where a state dict (a dict of tensors) should be; choose one with --key", kind(state))
 	}
 	var out []named
 	for _, x := range e {
@@ -246,7 +246,7 @@ func flat(state any) ([]named, error) {
 		name, ok := x.Key.(string)
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("key %s of the state dict is a %s, not a name", text(x.Key), kind(x.Key))
+			return nil, fmt.Errorf("key %s of the state dict has type %s, names are needed", text(x.Key), kind(x.Key))
 		case !utf8.ValidString(name):
 			return nil, fmt.Errorf("tensor %q: the name is not valid UTF-8", name)
 		}
@@ -274,7 +274,7 @@ func strip(tensors []named) string {
 func scripted(prefix string, v any, out []named, depth int) ([]named, error) {
 	o, ok := v.(*object)
 	if !ok || depth > maxDepth {
-		return nil, fmt.Errorf("module %.60q is a %s, or nested more than %d deep", prefix, kind(v), maxDepth)
+		return nil, fmt.Errorf("module %q has type %s, or is nested more than %d deep", strings.TrimSuffix(prefix, "."), kind(v), maxDepth)
 	}
 	e, _ := entries(o.state)
 	for _, x := range e {

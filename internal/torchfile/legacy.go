@@ -72,7 +72,7 @@ func openLegacy(f raw) (root any, err error) {
 		if _, ok := magic.(*big.Int); ok {
 			return nil, fmt.Errorf("magic number %x, PyTorch files have %x; the file is damaged", magic, legacyMagic)
 		}
-		return nil, fmt.Errorf("a plain pickle (of a %s), not written by torch.save; save the state dict with torch.save", kind(magic))
+		return nil, fmt.Errorf("a plain pickle (of type %s), not written by torch.save; save the state dict with torch.save", kind(magic))
 	}
 	version, pos, err := f.pickle(plain, pos)
 	if err != nil {

@@ -96,7 +96,7 @@ func TestStateDict(t *testing.T) {
 		{name: "key into a list", root: under("x", tt.List{1, d("a")}), key: "x/1", path: "x/1", names: []string{"a"}},
 		{name: "key stops at wrappers", root: under("x", tt.Dict{{Key: "model", Value: d("a")}, {Key: "b", Value: one}}), key: "x", path: "x", names: []string{"b"}},
 		{name: "no such key", root: d("a"), key: "b", want: "--key b"},
-		{name: "key of a number", root: under("x", 1), key: "x", want: "a int where a state dict"},
+		{name: "key of a number", root: under("x", 1), key: "x", want: "type int where a state dict"},
 		{name: "prefix", root: d("module.a", "module.b"), prefix: "module.", names: []string{"a", "b"}},
 		{name: "prefix on some", root: d("module.a", "b"), prefix: "module.", names: []string{"a", "b"}},
 		{name: "prefix not on the first", root: d("a", "module.b"), names: []string{"a", "module.b"}},
@@ -108,7 +108,7 @@ func TestStateDict(t *testing.T) {
 		{name: "OrderedDict of Python 2", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "OrderedDict"}, Args: tt.Tuple{tt.List{tt.List{"a", one}}}}, names: []string{"a"}},
 		{name: "defaultdict", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "defaultdict"}, Args: tt.Tuple{tt.Global{Module: "__builtin__", Name: "list"}, d("a")}}, names: []string{"a"}},
 		{name: "OrderedDict with attributes", root: tt.Build{Object: tt.OrderedDict(d("a")), State: under("_metadata", tt.OrderedDict{})}, names: []string{"a"}},
-		{name: "a tensor alone", root: one, want: "a torch.Tensor where a state dict"},
+		{name: "a tensor alone", root: one, want: "type torch.Tensor where a state dict"},
 		{name: "bytes as key of a set", root: under("a", tt.Raw("\x8f(B\x01\x00\x00\x00x\x90")), want: "wrong type"},
 	} {
 		for protocol := 2; protocol <= 5; protocol++ {
@@ -556,8 +556,8 @@ func TestNotTorch(t *testing.T) {
 		"GGUF\x03":                  "a GGUF file",
 		"PK\x05\x06":                "an empty or damaged zip file",
 		"hello":                     "not a PyTorch file",
-		"\x80\x02}.":                "a plain pickle (of a dict)",
-		"\x80\x02K\x01.":            "a plain pickle (of a int)",
+		"\x80\x02}.":                "a plain pickle (of type dict)",
+		"\x80\x02K\x01.":            "a plain pickle (of type int)",
 		strings.Repeat("\x00", 600): "zero bytes",
 	} {
 		if _, err := openBytes([]byte(content), ""); err == nil || !strings.Contains(err.Error(), want) {
