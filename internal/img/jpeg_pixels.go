@@ -214,7 +214,7 @@ var crR, cbB, crG, cbG = func() (r, b, crg, cbg [256]int32) {
 
 // output upsamples and converts to the mode that PIL gives the file.
 func (d *jpegDecoder) output() (*Image, error) {
-	im := &Image{Mode: map[int]string{1: "L", 3: "RGB", 4: "CMYK"}[len(d.comp)], W: d.w, H: d.h}
+	im := &Image{Mode: jpegModes[len(d.comp)], W: d.w, H: d.h}
 	nc := len(d.comp)
 	im.Pix = make([]byte, d.w*d.h*nc)
 	up := make([]upsample, nc)
