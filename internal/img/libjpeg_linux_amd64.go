@@ -19,7 +19,7 @@ type guardCall struct {
 	arg0  uintptr
 	arg1  uintptr
 	arg2  uintptr
-	stack uintptr // where escape goes back to
+	_     uintptr // the stack pointer that escape goes back to
 	rows  uintptr // not 0: repeat until arg2 rows are read
 }
 
