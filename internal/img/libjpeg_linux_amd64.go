@@ -15,12 +15,12 @@ import (
 
 // guardCall is the argument of guard; its layout is known to the assembly.
 type guardCall struct {
-	fn    uintptr // called as fn(arg0, arg1, arg2)
-	arg0  uintptr
-	arg1  uintptr
-	arg2  uintptr
-	_     uintptr // the stack pointer that escape goes back to
-	rows  uintptr // not 0: repeat until arg2 rows are read
+	fn   uintptr // called as fn(arg0, arg1, arg2)
+	arg0 uintptr
+	arg1 uintptr
+	arg2 uintptr
+	_    uintptr // the stack pointer that escape goes back to
+	rows uintptr // not 0: repeat until arg2 rows are read
 }
 
 // Addresses of the functions in assembly, to be called from C.
