@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/parquet-go/parquet-go"
+
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -129,6 +131,38 @@ var layouts = []struct {
 		}
 		return write(t, filepath.Join(dir, "t.tsv"), table)
 	}},
+	{name: "parquet of paths", labels: true, captions: true, write: func(t *testing.T, dir string) string {
+		type line struct {
+			File  string `parquet:"file_name"`
+			Text  string `parquet:"text"`
+			Class string `parquet:"label"`
+		}
+		var rows []line
+		for _, p := range pictures {
+			write(t, filepath.Join(dir, "images", p.name+".jpg"), p.data)
+			rows = append(rows, line{"images/" + p.name + ".jpg", p.caption, classes[p.class]})
+		}
+		return writeParquet(t, filepath.Join(dir, "t.parquet"), rows, 2)
+	}},
+	{name: "parquet of images", labels: true, captions: true, write: func(t *testing.T, dir string) string {
+		type picture struct {
+			Bytes []byte `parquet:"bytes,optional"`
+			Path  string `parquet:"path,optional"`
+		}
+		type line struct {
+			Image picture  `parquet:"image,optional"`
+			Texts []string `parquet:"captions,list"`
+			Label int64    `parquet:"label"`
+		}
+		for i := range 2 {
+			var rows []line
+			for _, p := range pictures[i*3 : min(i*3+3, len(pictures))] {
+				rows = append(rows, line{picture{[]byte(p.data), p.name + ".jpg"}, []string{p.caption}, int64(p.class)})
+			}
+			writeParquet(t, filepath.Join(dir, fmt.Sprintf("test-%05d-of-00002.parquet", i)), rows, 2)
+		}
+		return dir
+	}},
 	{name: "ilsvrc folder with the ground truth", labels: true, options: Options{ClassNames: classes}, write: func(t *testing.T, dir string) string {
 		for i, p := range pictures {
 			write(t, filepath.Join(dir, "val", validationName(i)), p.data)
@@ -208,6 +242,25 @@ func tarBytes(t *testing.T, entries []entry) []byte {
 func writeTar(t *testing.T, name string, entries []entry) string {
 	t.Helper()
 	return write(t, name, string(tarBytes(t, entries)))
+}
+
+// writeParquet writes rows in groups of n.
+func writeParquet[T any](t *testing.T, name string, rows []T, n int) string {
+	t.Helper()
+	var buf bytes.Buffer
+	w := parquet.NewGenericWriter[T](&buf, parquet.Compression(&parquet.Snappy), parquet.PageBufferSize(16))
+	for part := range slices.Chunk(rows, n) {
+		if _, err := w.Write(part); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return write(t, name, buf.String())
 }
 
 func TestConformance(t *testing.T) {

@@ -102,10 +102,11 @@ func (s bucketStore) stat(ctx context.Context, name string) (int64, bool, error)
 	// Any object below makes it a folder.
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	for o := range s.client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Prefix: prefixOf(key), MaxKeys: 1}) {
-		if o.Err != nil {
-			return 0, false, s3Error(name, o.Err)
-		}
+	o, found := <-s.client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Prefix: prefixOf(key), MaxKeys: 1})
+	switch {
+	case found && o.Err != nil:
+		return 0, false, s3Error(name, o.Err)
+	case found:
 		return 0, true, nil
 	}
 	return 0, false, fmt.Errorf("%s: %w", name, fs.ErrNotExist)

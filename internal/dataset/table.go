@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,7 @@ func csvRows(st storage, name string, data []byte, o Options) ([]row, error) {
 		}
 		out.file = file{name: p, path: st.join(st.dir(name), p), size: -1}
 		if caption >= 0 {
-			out.captions = captionsOf(rec[caption], false)
+			out.captions = cellCaptions(rec[caption], o.CaptionLines)
 		}
 		if label >= 0 {
 			out.label, out.hasLabel = strings.TrimSpace(rec[label]), true
@@ -144,6 +145,20 @@ func csvRows(st storage, name string, data []byte, o Options) ([]row, error) {
 			return nil, err
 		}
 	}
+}
+
+// cellCaptions are the captions in a cell: one, or a JSON list as the Hugging
+// Face tables of Flickr30k have it.
+func cellCaptions(cell string, lines bool) []string {
+	var many []string
+	if strings.HasPrefix(cell, "[\"") && json.Unmarshal([]byte(cell), &many) == nil {
+		var out []string
+		for _, s := range many {
+			out = append(out, captionsOf(s, false)...)
+		}
+		return out
+	}
+	return captionsOf(cell, lines)
 }
 
 func missing(what, want string, header, usual []string) error {

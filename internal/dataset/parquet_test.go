@@ -1,0 +1,109 @@
+package dataset
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+type parquetLine struct {
+	Image []byte `parquet:"image"`
+	Label int64  `parquet:"label"`
+}
+
+func TestParquetErrors(t *testing.T) {
+	dir := t.TempDir()
+	good := writeParquet(t, filepath.Join(dir, "good.parquet"), []parquetLine{{[]byte("a"), 1}, {[]byte("b"), 7}}, 1)
+	data, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type paths struct {
+		Path  string `parquet:"path"`
+		Label int64  `parquet:"label"`
+	}
+	type lists struct {
+		Image [][]byte `parquet:"image,list"`
+	}
+	type numbers struct {
+		Image int64 `parquet:"image"`
+	}
+	type none struct {
+		URL string `parquet:"url"`
+	}
+	tests := []struct {
+		name    string
+		src     string
+		options Options
+		want    string
+	}{
+		{"cut short", write(t, filepath.Join(dir, "cut.parquet"), string(data[:len(data)/2])), Options{}, "cut short"},
+		{"empty", write(t, filepath.Join(dir, "empty.parquet"), ""), Options{}, "cut short"},
+		{"no image", writeParquet(t, filepath.Join(dir, "none.parquet"), []none{{"u"}}, 1), Options{}, "no image column; the columns are url"},
+		{"no such column", good, Options{CaptionColumn: "what"}, `no caption column "what"`},
+		{"list of images", writeParquet(t, filepath.Join(dir, "lists.parquet"), []lists{{[][]byte{{1}}}}, 1), Options{}, "a list for each row"},
+		{"number as image", writeParquet(t, filepath.Join(dir, "numbers.parquet"), []numbers{{1}}, 1), Options{}, "want bytes or a path"},
+		{"label out of range", good, Options{ClassNames: classes}, "label 7 is not in 0..2"},
+		{"bytes and paths", good + "::" + writeParquet(t, filepath.Join(dir, "paths.parquet"), []paths{{"a.jpg", 1}}, 1), Options{}, "give one kind"},
+	}
+	for _, tt := range tests {
+		if _, err := Open(context.Background(), tt.src, tt.options); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// Readers that jump about find every row, also far apart and backwards.
+func TestParquetRandomOrder(t *testing.T) {
+	const n = 500
+	rng := rand.New(rand.NewPCG(1, 2))
+	rows := make([]parquetLine, n)
+	for i := range rows {
+		rows[i] = parquetLine{bytes.Repeat([]byte(fmt.Sprint(i, " ")), 1+rng.IntN(50)), int64(i)}
+	}
+	d, err := Open(context.Background(), writeParquet(t, filepath.Join(t.TempDir(), "t.parquet"), rows, 300), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for range 2 * n {
+		i := rng.IntN(n)
+		if ex, err := d.Read(i); err != nil || ex.Label != i || !bytes.Equal(ex.Image, rows[i].Image) {
+			t.Fatalf("Read(%d): label %d, image %.20q, %v", i, ex.Label, ex.Image, err)
+		}
+	}
+}
+
+// A damaged file is an error or other values, never a crash.
+func TestParquetDamaged(t *testing.T) {
+	dir := t.TempDir()
+	rows := make([]parquetLine, 40)
+	for i := range rows {
+		rows[i] = parquetLine{bytes.Repeat([]byte{byte(i)}, 30), int64(i)}
+	}
+	data, err := os.ReadFile(writeParquet(t, filepath.Join(dir, "t.parquet"), rows, 10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	for round := range 300 {
+		bad := bytes.Clone(data)
+		for range 1 + rng.IntN(3) {
+			bad[rng.IntN(len(bad))] ^= byte(1 + rng.IntN(255))
+		}
+		name := write(t, filepath.Join(dir, fmt.Sprintf("bad%d.parquet", round)), string(bad))
+		d, err := Open(context.Background(), name, Options{})
+		if err != nil {
+			continue
+		}
+		for i := range d.Len() {
+			d.Read(i)
+		}
+		d.Close()
+	}
+}
