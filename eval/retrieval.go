@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/benchmarks/published"
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
@@ -92,7 +93,7 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 	if err := textTower(m.Config, o.Model); err != nil {
 		return nil, err
 	}
-	s, err := openCaptioned(ctx, o, m)
+	s, err := openCaptioned(ctx, o, m.Preprocess)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,7 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 }
 
 // openCaptioned opens images with captions, one sample per image.
-func openCaptioned(ctx context.Context, o RetrievalOptions, m *model) (samples, error) {
+func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (samples, error) {
 	var ds dataset.Dataset
 	var err error
 	if o.Set == "csv" {
@@ -138,7 +139,7 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, m *model) (samples, 
 	if err != nil {
 		return nil, err
 	}
-	return &pictures{Dataset: ds, pre: picturePreprocess(m.Preprocess)}, nil
+	return newPictures(ds, p)
 }
 
 // retrieve encodes everything and ranks both ways.

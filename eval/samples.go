@@ -66,7 +66,7 @@ func openSamples(ctx context.Context, src string, labels []string, p arch.Prepro
 		ds.Close()
 		return nil, fault.Inputf("%s: no images; give a folder with one sub-folder per class, tars, or a list", src)
 	}
-	return &pictures{Dataset: ds, pre: picturePreprocess(p)}, nil
+	return newPictures(ds, p)
 }
 
 // pictures decodes and preprocesses a dataset's images.
@@ -102,8 +102,13 @@ func (p *pictures) Picture(i int) []byte {
 	return ex.Image
 }
 
-func picturePreprocess(p arch.Preprocess) img.Preprocess {
-	return img.Preprocess{Size: p.Size, Mean: p.Mean, Std: p.Std}
+// newPictures shows a dataset as the model wants it.
+func newPictures(ds dataset.Dataset, p arch.Preprocess) (*pictures, error) {
+	if p.Interpolation != "" && p.Interpolation != "bicubic" {
+		ds.Close()
+		return nil, fault.Inputf("the model asks for %s interpolation; only bicubic is known, change preprocess_cfg in its configuration", p.Interpolation)
+	}
+	return &pictures{Dataset: ds, pre: img.Preprocess{Size: p.Size, Mean: p.Mean, Std: p.Std}}, nil
 }
 
 // openFiles makes samples of image files, without labels.
@@ -112,7 +117,7 @@ func openFiles(paths []string, p arch.Preprocess) (samples, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pictures{Dataset: fileSet(files), pre: picturePreprocess(p)}, nil
+	return newPictures(fileSet(files), p)
 }
 
 // fileSet is a dataset of plain files.

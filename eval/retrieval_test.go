@@ -1,0 +1,107 @@
+package eval
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"image/color"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// seer encodes picture number i (the red of its colour) as the caption that
+// answer names.
+type seer struct {
+	*fake
+	answer func(i int) string
+}
+
+func (s seer) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	plane := s.cfg.Vision.ImageSize * s.cfg.Vision.ImageSize
+	width := s.cfg.Text.ContextLength
+	p := s.cfg.Preprocess()
+	tokens := make([]int32, n*width)
+	for i := range n {
+		red := int((flat[3*i*plane]*p.Std[0]+p.Mean[0])*255 + 0.5)
+		bpe.New().Tokens(tokens[i*width:(i+1)*width], s.answer(red), width)
+	}
+	return s.Texts(ctx, tokens, n)
+}
+
+func caption(i, k int) string { return fmt.Sprintf("picture %d in words %d", i, k) }
+
+// Each of 20 pictures has two captions; the second of the pair is a stranger's,
+// so text to image finds one caption of two and image to text all.
+func TestRetrieval(t *testing.T) {
+	dir := t.TempDir()
+	list := "path,caption\n"
+	type sentence struct {
+		Raw string `json:"raw"`
+	}
+	type picture struct {
+		Filename  string     `json:"filename"`
+		Split     string     `json:"split"`
+		Sentences []sentence `json:"sentences"`
+	}
+	var doc struct {
+		Images []picture `json:"images"`
+	}
+	for i := range 20 {
+		name := fmt.Sprintf("%02d.png", i)
+		writeFilled(t, filepath.Join(dir, "images", name), color.RGBA{uint8(i), 0, 0, 255})
+		list += fmt.Sprintf("images/%s,%s\nimages/%s,%s\n", name, caption(i, 0), name, caption(i, 1))
+		doc.Images = append(doc.Images, picture{name, "test", []sentence{{caption(i, 0)}, {caption(i, 1)}}})
+	}
+	doc.Images = append(doc.Images, picture{"not-there.png", "train", nil})
+	write(t, filepath.Join(dir, "list.csv"), []byte(list))
+	b, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "dataset_flickr30k.json"), b)
+	enc := seer{newFake(), func(i int) string { return caption(i, 0) }}
+	for _, o := range []RetrievalOptions{
+		{Set: "csv", Data: filepath.Join(dir, "list.csv")},
+		{Set: "flickr30k", Data: dir},
+	} {
+		t.Run(o.Set, func(t *testing.T) {
+			s, err := openCaptioned(t.Context(), o, enc.cfg.Preprocess())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			res, err := retrieve(t.Context(), enc, s, 8, Options{Batch: 7}.defaults())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Images != 20 || res.Captions != 40 {
+				t.Fatalf("%d images, %d captions", res.Images, res.Captions)
+			}
+			if r := res.ImageToText; r.Hits1 != 20 || r.R1 != 1 || r.N != 20 {
+				t.Errorf("image to text %+v", r)
+			}
+			if r := res.TextToImage; r.Hits1 < 20 || r.Hits1 > 30 || r.N != 40 || r.Hits10 <= r.Hits1 {
+				t.Errorf("text to image %+v", r)
+			}
+		})
+	}
+	for _, c := range []struct {
+		o    RetrievalOptions
+		want string
+	}{
+		{RetrievalOptions{Set: "flickr30k", Data: dir, Split: "val"}, `no images of the split "val"`},
+		{RetrievalOptions{Set: "flickr30k", Data: dir, Split: "train"}, "not-there.png"},
+		{RetrievalOptions{Set: "coco", Data: dir}, "dataset_coco.json"},
+	} {
+		if _, err := openCaptioned(t.Context(), c.o, enc.cfg.Preprocess()); err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.o, err, c.want)
+		}
+	}
+	if err := (&RetrievalOptions{Set: "flickr"}).Check(); fault.Code(err) != int(fault.Usage) {
+		t.Error(err)
+	}
+}
