@@ -9,7 +9,7 @@ import (
 
 // The demo's data travels in the binary, so that it runs from any folder.
 //
-//go:embed testdata/emoji testdata/formats/01_zip_fp32.pt
+//go:embed testdata/emoji testdata/formats/01_zip_fp32.pt testdata/models/eva02-b-tiny/config.json
 var bundle embed.FS
 
 func init() {

@@ -156,6 +156,7 @@ func (d *demo) data(name string) string { return filepath.Join(d.out, "data", na
 func (d *demo) runConvert(ctx context.Context, app *App) (err error) {
 	d.convert, err = convert.Run(ctx, convert.Options{
 		Sources: []string{d.data("01_zip_fp32.pt")},
+		Config:  d.data("config.json"),
 		Output:  filepath.Join(d.out, "eva02-b-tiny.safetensors"),
 		Log:     app.Log,
 	})
@@ -180,7 +181,7 @@ func (d *demo) runTrain(ctx context.Context, app *App, dev *device.Device, steps
 		fmt.Sprintf("steps=%d", steps),
 		fmt.Sprintf("warmup_steps=%d", max(1, steps*40/demoSteps)),
 		fmt.Sprintf("eval.0.every_steps=%d", max(1, steps/6)),
-		"data.0.source="+d.data("train-*.tar"),
+		"data.0.source="+d.data("train-{noto,noto-v1,fluent-3d,fluent-flat,fxemoji,emojione}.tar"),
 		"eval.0.data="+d.data("test-twemoji.tar"),
 		"eval.0.classnames="+d.data("classnames.txt"),
 		"eval.0.templates="+d.data("templates.txt"))
