@@ -216,3 +216,8 @@ func (p *Program) alias(g *graph.Graph, args []*Array, e *executable) error {
 	}
 	return nil
 }
+
+// Without is the same program with nothing donated.
+func (p *Program) Without() *Program {
+	return &Program{d: p.d, name: p.name, fn: p.fn, in: p.in, out: p.out, built: map[string]*executable{}}
+}

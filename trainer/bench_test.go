@@ -1,0 +1,47 @@
+package trainer
+
+import (
+	"math"
+	"testing"
+
+	"github.com/evatool/evatool/internal/device"
+)
+
+const benchRecipe = `
+model: {embed_dim: 32, vision_cfg: {image_size: 32, layers: 1, width: 64, head_width: 32, patch_size: 8, mlp_ratio: 2.6667,
+  eva_model_name: eva-clip-b-16-X, drop_path_rate: 0, xattn: false, postnorm: false, fusedLN: false, rope: true, pt_hw_seq_len: 16,
+  intp_freq: true, naiveswiglu: true, subln: true}, text_cfg: {context_length: 16, vocab_size: 500, width: 64, heads: 2, layers: 1}}
+data: [{tensors: unused}]
+image: {size: 32}
+batch: 8
+steps: 100
+optimizer: {name: adamw, clip_grad_norm: 0}
+warmup_steps: 10
+`
+
+// TestBench: a step moves the batch, the learning rates and the metrics, and
+// nothing else; the state is updated in place.
+func TestBench(t *testing.T) {
+	r, err := ParseRecipe("bench.yaml", []byte(benchRecipe))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, err := device.Open(t.Context(), device.Options{Backend: "xla", CompileCache: "off"})
+	if err != nil {
+		t.Skip("no XLA plugin here: run `evatool backend install cpu`")
+	}
+	defer dev.Close()
+	res, err := Bench(t.Context(), dev, r, BenchOptions{Steps: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := res.BatchBytes + 3*4; res.ToDevice != want || res.FromDevice != numMetrics*4 {
+		t.Errorf("%d bytes up and %d down a step, not %d and %d", res.ToDevice, res.FromDevice, want, numMetrics*4)
+	}
+	if len(res.Losses) != 5 || len(res.Seconds) != 3 || math.Abs(res.Losses[0]-math.Log(8)) > 1 {
+		t.Errorf("losses %v, seconds %v", res.Losses, res.Seconds)
+	}
+	if res.Memory.Aliased < res.Memory.Inputs*9/10 {
+		t.Errorf("only %d of %d bytes of input are updated in place", res.Memory.Aliased, res.Memory.Inputs)
+	}
+}
