@@ -56,7 +56,7 @@ func rows(t *testing.T, name string, context int) [][]int32 {
 
 func TestGoldenStrings(t *testing.T) {
 	tok := New()
-	for _, name := range []string{"strings.json", "ftfy_sensitive.json"} {
+	for _, name := range []string{"strings.json", "ftfy_sensitive.json", "hard.json"} {
 		g := readStrings(t, name)
 		if len(g.Strings) == 0 {
 			t.Fatal(name, "is empty")
