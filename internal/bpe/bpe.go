@@ -174,6 +174,14 @@ func (v *vocabulary) split(s string) []int32 {
 		ids[i] = v.bytes[s[i]]
 	}
 	ids[len(s)-1] += 256
+	if len(ids) > cacheLength {
+		return v.mergeLong(ids)
+	}
+	return v.merge(ids)
+}
+
+// merge scans the whole word for each merge, which is best for short words.
+func (v *vocabulary) merge(ids []int32) []int32 {
 	for len(ids) > 1 {
 		best := int32(VocabSize)
 		var pair [2]int32

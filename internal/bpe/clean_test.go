@@ -147,3 +147,28 @@ func TestAnyBytes(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+func TestLongWords(t *testing.T) {
+	v := load()
+	rng := rand.New(rand.NewPCG(3, 3))
+	for range 200 {
+		ids := make([]int32, 1+rng.IntN(300))
+		letters := 1 + rng.IntN(26)
+		for i := range ids {
+			ids[i] = v.bytes['a'+rng.IntN(letters)]
+		}
+		ids[len(ids)-1] += 256
+		want := v.merge(slices.Clone(ids))
+		if got := v.mergeLong(slices.Clone(ids)); !slices.Equal(got, want) {
+			t.Fatalf("%v: mergeLong %v, merge %v", ids, got, want)
+		}
+	}
+	// A word as long as a document takes no time.
+	b := make([]byte, 200_000)
+	for i := range b {
+		b[i] = byte('a' + rng.IntN(26))
+	}
+	if n := len(New().Encode(string(b))); n < 50_000 {
+		t.Errorf("%d ids", n)
+	}
+}
