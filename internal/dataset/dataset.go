@@ -92,21 +92,21 @@ var openers = map[Kind]opener{
 		return openILSVRC(ctx, st, src.names[0], src.files, o)
 	},
 	WebDataset: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
-		names, err := src.withExt(st, "tar")
+		names, err := src.withExt("tar")
 		if err != nil {
 			return nil, err
 		}
 		return openTars(ctx, st, names, o, classNamesBeside(ctx, st, names[0]))
 	},
 	CSV: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
-		names, err := src.withExt(st, "csv", "tsv")
+		names, err := src.withExt("csv", "tsv")
 		if err != nil {
 			return nil, err
 		}
 		return openCSV(ctx, st, names, o)
 	},
 	Parquet: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
-		names, err := src.withExt(st, "parquet")
+		names, err := src.withExt("parquet")
 		if err != nil {
 			return nil, err
 		}
@@ -268,7 +268,7 @@ func filesWithExt(files []file, exts ...string) []file {
 // withExt are the source's files, or those of its folder that have one of
 // these extensions, numbers in order (2.tar before 10.tar). When a folder holds
 // a test part, only that is taken.
-func (s source) withExt(st storage, exts ...string) ([]string, error) {
+func (s source) withExt(exts ...string) ([]string, error) {
 	if !s.dir {
 		return s.names, nil
 	}
@@ -278,6 +278,9 @@ func (s source) withExt(st storage, exts ...string) ([]string, error) {
 			files = in
 			break
 		}
+	}
+	if i := slices.IndexFunc(files, func(f file) bool { return path.Base(f.name) == "ILSVRC2012_img_val.tar" }); i >= 0 {
+		files = files[i : i+1] // the training images and the kits beside it are none of it
 	}
 	if len(files) == 0 {
 		return nil, fault.Inputf("%s: no .%s file in this folder", s.names[0], strings.Join(exts, " or ."))

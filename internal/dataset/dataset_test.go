@@ -3,6 +3,7 @@ package dataset
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
 	"os"
@@ -177,6 +178,20 @@ var layouts = []struct {
 		}
 		write(t, filepath.Join(dir, "ILSVRC2012_validation_ground_truth.txt"), groundTruthLines())
 		return writeTar(t, filepath.Join(dir, "ILSVRC2012_img_val.tar"), entries)
+	}},
+	{name: "ilsvrc tars as they were published", labels: true, options: Options{ClassNames: classes}, write: func(t *testing.T, dir string) string {
+		var entries []entry
+		for i, p := range pictures {
+			entries = append(entries, entry{validationName(i), p.data})
+		}
+		writeTar(t, filepath.Join(dir, "ILSVRC2012_img_val.tar"), entries)
+		writeTar(t, filepath.Join(dir, "ILSVRC2012_img_train.tar"), []entry{{"n01440764.tar", "images"}})
+		var packed bytes.Buffer
+		z := gzip.NewWriter(&packed)
+		z.Write(tarBytes(t, []entry{{"ILSVRC2012_devkit_t12/readme.txt", "kit"}, {"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", groundTruthLines()}}))
+		z.Close()
+		write(t, filepath.Join(dir, kit), packed.String())
+		return dir
 	}},
 	{name: "ilsvrc folder with the localisation table", labels: true, options: Options{ClassNames: classes}, write: func(t *testing.T, dir string) string {
 		table := "ImageId,PredictionString\n"

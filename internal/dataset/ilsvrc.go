@@ -1,9 +1,14 @@
 package dataset
 
 import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
+	"io"
 	"path"
 	"regexp"
 	"slices"
@@ -77,6 +82,12 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 		}
 	}
 	if class == nil {
+		var err error
+		if class, from, err = truthInKit(ctx, st, dir); err != nil {
+			return nil, err
+		}
+	}
+	if class == nil {
 		return nil, fault.Inputf("%s: ILSVRC2012_val images without their classes; put %s (development kit) or %s beside them", dir, truths[0].name, truths[1].name)
 	}
 	names := o.ClassNames
@@ -115,6 +126,57 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 		}
 	}
 	return newList(ctx, st, "ilsvrc validation", records, names), nil
+}
+
+// kit is the development kit as it was published.
+const kit = "ILSVRC2012_devkit_t12.tar.gz"
+
+// maxTruth bounds what is unpacked of the kit.
+const maxTruth = 4 << 20
+
+// truthInKit reads the ground truth out of the packed development kit near dir.
+func truthInKit(ctx context.Context, st storage, dir string) (map[int]string, string, error) {
+	for _, where := range []string{"", ".."} {
+		name := st.join(st.join(dir, where), kit)
+		if !exists(ctx, st, name) {
+			continue
+		}
+		data, err := readAll(ctx, st, name, "the development kit")
+		if err != nil {
+			return nil, "", err
+		}
+		text, err := unpackTruth(data)
+		if err == nil {
+			var class map[int]string
+			class, err = groundTruth(lines(text))
+			if err == nil {
+				return class, name, nil
+			}
+		}
+		return nil, "", fault.Inputf("%s: %w", name, err)
+	}
+	return nil, "", nil
+}
+
+// unpackTruth finds the ground truth in the packed kit.
+func unpackTruth(data []byte) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	r := tar.NewReader(z)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("holds no %s", truths[0].name)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if path.Base(h.Name) == truths[0].name {
+			return io.ReadAll(io.LimitReader(r, maxTruth))
+		}
+	}
 }
 
 func lines(data []byte) []string {

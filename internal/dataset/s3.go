@@ -84,6 +84,9 @@ func (bucketStore) join(dir, name string) string {
 	return s3Scheme + path.Join(strings.TrimPrefix(dir, s3Scheme), name)
 }
 
+// window: a request costs as much time as some megabytes.
+func (bucketStore) window() int64 { return 4 << 20 }
+
 func (bucketStore) dir(name string) string {
 	return s3Scheme + path.Dir(strings.TrimPrefix(name, s3Scheme))
 }

@@ -23,8 +23,6 @@ type member struct {
 // end is the offset of the block after the member.
 func (m member) end() int64 { return (m.off + m.size + 511) &^ 511 }
 
-const tarWindow = 1 << 20
-
 // scanTar reads the headers of a tar and calls each for every regular file in
 // it, in order. A tar that ends early is an error with the offset.
 func scanTar(ctx context.Context, st storage, name string, each func(member) error) error {
@@ -35,7 +33,7 @@ func scanTar(ctx context.Context, st storage, name string, each func(member) err
 	if dir {
 		return fault.Inputf("%s: is a directory; give a tar", name)
 	}
-	sec := &section{ctx: ctx, st: st, name: name, size: size, window: tarWindow}
+	sec := &section{ctx: ctx, st: st, name: name, size: size, window: st.window()}
 	var magic [4]byte
 	n, _ := sec.ReadAt(magic[:], 0)
 	if kind := compressed(magic[:n]); kind != "" {
