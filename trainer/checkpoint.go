@@ -211,6 +211,9 @@ func (v *saver) write(s *snapshot) error {
 		err = syncDir(tmp)
 	}
 	final := filepath.Join(root, name)
+	if err == nil && exists(final) { // the run was resumed from an older one
+		err = os.Rename(final, filepath.Join(root, temporary+"old-"+name))
+	}
 	if err == nil {
 		err = os.Rename(tmp, final)
 	}

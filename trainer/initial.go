@@ -16,14 +16,14 @@ import (
 // two towers, or random. dir is the run folder.
 func (r *run) startWeights(ctx context.Context) error {
 	in := r.recipe.Init
+	config := filepath.Join(r.out, configFile)
+	if err := os.WriteFile(config, append(r.machine.cfg.JSON(), '\n'), 0o644); err != nil {
+		return fault.As(fault.Environment, err)
+	}
 	switch {
 	case in.Model != "":
-		return r.startFrom(ctx, r.recipe.path(in.Model))
+		return r.startFrom(ctx, r.recipe.path(in.Model), config)
 	case in.Vision != "" || in.Text != "":
-		config := filepath.Join(r.out, "config.json")
-		if err := os.WriteFile(config, append(r.machine.cfg.JSON(), '\n'), 0o644); err != nil {
-			return err
-		}
 		start := filepath.Join(r.out, "init.safetensors")
 		report, err := convert.Init(ctx, convert.InitOptions{
 			Config: config, Vision: r.recipe.path(in.Vision), Text: r.recipe.path(in.Text), Skip: in.Skip,
@@ -33,15 +33,15 @@ func (r *run) startWeights(ctx context.Context) error {
 			return fmt.Errorf("init: %w", err)
 		}
 		r.log.Info("start", "loaded", len(report.Loaded), "resized", len(report.Resized), "random", len(report.Random))
-		return r.startFrom(ctx, start)
+		return r.startFrom(ctx, start, config)
 	}
 	return r.machine.start(func(p arch.Param) ([]float32, error) {
 		return convert.RandomTensor(r.machine.cfg, p, uint64(r.recipe.Seed)), nil
 	})
 }
 
-func (r *run) startFrom(ctx context.Context, path string) error {
-	m, err := convert.OpenModel(ctx, path, convert.ModelOptions{})
+func (r *run) startFrom(ctx context.Context, path, config string) error {
+	m, err := convert.OpenModel(ctx, path, convert.ModelOptions{Config: config})
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}

@@ -450,7 +450,7 @@ func (r *Recipe) check(name string) error {
 	}
 	cfg, err := r.Config()
 	if err != nil {
-		return fault.As(fault.Usage, fmt.Errorf("%s: model: %w", name, err))
+		return fault.Usagef("%s: model: %v", name, err)
 	}
 	size := cfg.Preprocess().Size
 	if r.Image.Size == 0 {
@@ -488,17 +488,19 @@ func (r *Recipe) Config() (*arch.Config, error) {
 }
 
 // path looks a relative path up from the working directory, then from the
-// recipe's folder. The first wildcard or brace ends the part that must exist.
+// recipe's folder.
 func (r *Recipe) path(p string) string {
 	if p == "" || filepath.IsAbs(p) || strings.Contains(p, "://") || r.dir == "" || r.dir == "." {
 		return p
 	}
-	fixed := p
-	if i := strings.IndexAny(p, "{*?["); i >= 0 {
-		fixed = filepath.Dir(p[:i] + "x")
+	exists := func(p string) bool {
+		if i := strings.IndexAny(p, "{*?["); i >= 0 {
+			p = p[:i] + "*"
+		}
+		found, err := filepath.Glob(p)
+		return err == nil && len(found) > 0
 	}
-	exists := func(p string) bool { _, err := os.Stat(p); return err == nil }
-	if joined := filepath.Join(r.dir, p); !exists(fixed) && exists(filepath.Join(r.dir, fixed)) {
+	if joined := filepath.Join(r.dir, p); !exists(p) && exists(joined) {
 		return joined
 	}
 	return p

@@ -32,6 +32,7 @@ const (
 	finalFile   = "final.safetensors"
 	reportFile  = "report.html"
 	badFile     = "bad_samples.jsonl"
+	configFile  = "config.json" // of the model, for the start
 	lockFile    = ".lock"
 )
 

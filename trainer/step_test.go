@@ -58,9 +58,13 @@ func onDevice(t *testing.T, i int) *device.Device {
 	return d
 }
 
-func everywhere(t *testing.T, fn func(t *testing.T, dev *device.Device)) {
+// everywhere runs fn on the Go backend and on the XLA places named; with
+// -evatool.full on all. Compiling for XLA takes seconds each time.
+func everywhere(t *testing.T, xla string, fn func(t *testing.T, dev *device.Device)) {
 	for i, w := range where {
-		t.Run(w.name, func(t *testing.T) { fn(t, onDevice(t, i)) })
+		if i == 0 || *fullFlag || strings.Contains(" "+xla+" ", " "+w.name+" ") {
+			t.Run(w.name, func(t *testing.T) { fn(t, onDevice(t, i)) })
+		}
 	}
 }
 
@@ -271,7 +275,7 @@ func TestFirstGradient(t *testing.T) {
 				Norms map[string]float64 `json:"grad_l2"`
 			}
 			readJSON(t, &want, "train", family, "step0.json")
-			everywhere(t, func(t *testing.T, dev *device.Device) {
+			everywhere(t, "", func(t *testing.T, dev *device.Device) {
 				f := newFixture(t, family, nil)
 				loss, grads := f.gradientsAt(t, dev, &f.batches.batches[0], false)
 				near(t, "loss", loss, want.Loss, 1e-5)
@@ -293,7 +297,7 @@ func TestPatchDropoutReplay(t *testing.T) {
 			}
 			readJSON(t, &want, "train", family, "patch_dropout.json")
 			full := openTensorFile(t, "train", family, "patch_dropout.safetensors")
-			everywhere(t, func(t *testing.T, dev *device.Device) {
+			everywhere(t, map[string]string{families[0]: "xla"}[family], func(t *testing.T, dev *device.Device) {
 				f := newFixture(t, family, func(r *Recipe) { r.PatchDropout = want.Prob })
 				keep, err := readInts(full, "patch_dropout", "keep_indices", 1<<20)
 				if err != nil {
@@ -364,7 +368,7 @@ func TestFiveSteps(t *testing.T) {
 				var want referenceRun
 				readJSON(t, &want, "train", family, name+".json")
 				final := openTensorFile(t, "train", family, name+"_final.safetensors")
-				everywhere(t, func(t *testing.T, dev *device.Device) {
+				everywhere(t, map[string]string{"eva02-b-tiny/lamb": "xla4", "eva01-tiny/adamw": "xla"}[family+"/"+name], func(t *testing.T, dev *device.Device) {
 					f := newFixture(t, family, func(r *Recipe) { r.Optimizer.Name = name })
 					m := f.machine(t, dev, false)
 					for s, w := range want.Steps {
@@ -401,6 +405,9 @@ func TestAccumulation(t *testing.T) {
 			full := openTensorFile(t, "train", family, "accumulation.safetensors")
 			for i := range where[:2] { // six rows in three or two parts: one device
 				t.Run(where[i].name, func(t *testing.T) {
+					if i > 0 && !*fullFlag {
+						t.Skip("only with -evatool.full")
+					}
 					dev := onDevice(t, i)
 					for _, micro := range []int{2, 3} {
 						// β1 = 0 and no clipping leave the gradient in the first moment.
@@ -427,10 +434,13 @@ func TestAccumulation(t *testing.T) {
 	}
 }
 
-// TestAccumulationMore: with dropout, drop path, checkpointing and four
-// devices, a step in parts still equals the whole one.
+// TestAccumulationMore: with dropout, drop path and checkpointing, and with
+// -evatool.full on four devices, a step in parts still equals the whole one.
 func TestAccumulationMore(t *testing.T) {
-	dev := onDevice(t, 2)
+	dev := onDevice(t, 0)
+	if *fullFlag {
+		dev = onDevice(t, 2)
+	}
 	run := func(micro int) (*machine, []float32) {
 		f := newFixture(t, families[0], func(r *Recipe) {
 			r.Batch, r.MicroBatch = 16, micro

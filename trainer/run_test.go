@@ -1,0 +1,546 @@
+package trainer
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// tinyRecipe trains a model of one block per tower on emoji pictures.
+const tinyRecipe = `
+model:
+  embed_dim: 16
+  vision_cfg: {image_size: 32, patch_size: 8, layers: 1, width: 16, head_width: 8, mlp_ratio: 2, eva_model_name: tiny, rope: true, pt_hw_seq_len: 4, naiveswiglu: true, subln: true}
+  text_cfg: {context_length: 16, vocab_size: 49408, width: 8, heads: 1, layers: 1}
+data:
+  - {source: "../testdata/emoji/train-fxemoji.tar", weight: 2}
+  - {source: "../testdata/emoji/train-emojione.tar", weight: 1}
+captions: ["{}", "an emoji of a {}."]
+image: {scale: [0.6, 1.0]}
+augment: {hflip: 0.5}
+batch: 8
+steps: 10
+warmup_steps: 2
+optimizer: {name: adamw}
+lr: {vision: 1.0e-3, text: 1.0e-3, other: 1.0e-3}
+patch_dropout: 0.5
+drop_path: 0.1
+checkpoint: {every_steps: 3, keep: 2}
+`
+
+func tiny(t testing.TB, sets ...string) *Recipe {
+	t.Helper()
+	r, err := ParseRecipe("tiny", []byte(tinyRecipe), sets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func mustRun(t *testing.T, r *Recipe, o Options) *Result {
+	t.Helper()
+	if o.Device == nil {
+		o.Device = onDevice(t, 0)
+	}
+	res, err := Run(t.Context(), r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func readFile(t *testing.T, path ...string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// lines reads metrics.jsonl.
+func lines(t *testing.T, dir string) (steps []Step, evals []Eval) {
+	t.Helper()
+	for line := range strings.Lines(string(readFile(t, dir, metricsFile))) {
+		var e Eval
+		var s Step
+		if json.Unmarshal([]byte(line), &e) == nil && e.Benchmark != "" {
+			evals = append(evals, e)
+		} else if err := json.Unmarshal([]byte(line), &s); err != nil {
+			t.Fatalf("line %q: %v", line, err)
+		} else {
+			steps = append(steps, s)
+		}
+	}
+	return steps, evals
+}
+
+// sameRun: the same model, optimizer and losses, and every step exactly once.
+func sameRun(t *testing.T, got, want string) {
+	t.Helper()
+	for _, f := range []string{finalFile, checkpointDir + "/step-10/" + optimizerFile} {
+		if !bytes.Equal(readFile(t, got, f), readFile(t, want, f)) {
+			t.Errorf("%s: the bytes differ from those of the run that was not stopped", f)
+		}
+	}
+	a, _ := lines(t, got)
+	b, _ := lines(t, want)
+	if len(a) != len(b) {
+		t.Fatalf("%d lines, want %d", len(a), len(b))
+	}
+	for i := range a {
+		if a[i].Step != int64(i+1) || a[i].Loss != b[i].Loss || a[i].GradNorm != b[i].GradNorm || a[i].LogitScale != b[i].LogitScale {
+			t.Errorf("line %d: step %d loss %v, want step %d loss %v", i, a[i].Step, a[i].Loss, i+1, b[i].Loss)
+		}
+	}
+}
+
+// TestReplay runs the reference through the front door: ready batches, a model
+// to start from, LAMB.
+func TestReplay(t *testing.T) {
+	family := families[0]
+	var want referenceRun
+	readJSON(t, &want, "train", family, "lamb.json")
+	f := newFixture(t, family, func(r *Recipe) {
+		r.Data = []Source{{Tensors: filepath.Join(testdata, "train", family, "batches.safetensors")}}
+		r.Init.Model = filepath.Join(testdata, "models", family, "model.safetensors")
+	})
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.json")
+	if err := os.WriteFile(config, f.cfg.JSON(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "run")
+	if _, err := Run(t.Context(), f.recipe, Options{Out: filepath.Join(dir, "long"), Device: onDevice(t, 0)}); err == nil || !strings.Contains(err.Error(), "holds 5 batches, the run needs 20") {
+		t.Errorf("a source that ends: error %v", err)
+	}
+	res := mustRun(t, f.recipe, Options{Out: out, StopAfter: 5})
+	steps, _ := lines(t, out)
+	if len(steps) != 5 || res.Steps != 5 {
+		t.Fatalf("%d lines and %d steps, want 5", len(steps), res.Steps)
+	}
+	for i, s := range steps {
+		near(t, fmt.Sprintf("loss of step %d", i), s.Loss, want.Steps[i].Loss, 1e-4)
+	}
+	near(t, "lr", steps[0].LR["vision"], 1e-4, 1e-18)
+	final := openTensorFile(t, "train", family, "lamb_final.safetensors")
+	model, err := tensorfile.OpenFile(res.Model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer model.Close()
+	for _, ti := range final.Tensors() {
+		end := floats(t, final, ti.Name)
+		if d, u := l2diff(floats(t, model, ti.Name), end), l2diff(end, floats(t, f.model, ti.Name)); d > 0.02*u {
+			t.Errorf("%s: off by %.2g of the update", ti.Name, d/u)
+		}
+	}
+	if model.Metadata()["evatool.config"] == "" {
+		t.Error("the model file does not describe itself")
+	}
+	for _, name := range []string{recipeFile, runFile, reportFile, "checkpoints/step-5/" + modelFile} {
+		if !exists(filepath.Join(out, name)) {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
+
+func TestResume(t *testing.T) {
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole")
+	res := mustRun(t, tiny(t), Options{Out: whole})
+	list, err := listCheckpoints(whole)
+	if err != nil || len(list) != 2 || list[0].step != 9 || list[1].step != 10 {
+		t.Errorf("checkpoints %v, want 9 and 10 (keep 2); %v", list, err)
+	}
+	if len(res.Curve) != 10 || res.Samples != 80 {
+		t.Errorf("result %+v", res)
+	}
+	parts := filepath.Join(dir, "parts")
+	mustRun(t, tiny(t), Options{Out: parts, StopAfter: 4, Workers: 3})
+	mustRun(t, tiny(t), Options{Out: parts, StopAfter: 1})
+	last := mustRun(t, tiny(t), Options{Out: parts})
+	sameRun(t, parts, whole)
+	if len(last.Curve) != 10 {
+		t.Errorf("the resumed run's curve has %d steps", len(last.Curve))
+	}
+	// From an older checkpoint on purpose.
+	mustRun(t, tiny(t), Options{Out: parts, Resume: filepath.Join(parts, checkpointDir, "step-9")})
+	sameRun(t, parts, whole)
+	// A finished run is finished.
+	mustRun(t, tiny(t), Options{Out: parts})
+	sameRun(t, parts, whole)
+}
+
+// TestInterrupt stops a run in the middle as Ctrl-C does.
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
+	mustRun(t, tiny(t), Options{Out: whole})
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := Run(ctx, tiny(t), Options{Out: cut, Device: onDevice(t, 0), Progress: func(s Step) {
+		if s.Step == 4 {
+			cancel()
+		}
+	}})
+	if !errors.Is(err, context.Canceled) || fault.Code(err) != 130 {
+		t.Fatalf("error %v; want it to say interrupted", err)
+	}
+	if !strings.Contains(err.Error(), "step-5") || !exists(filepath.Join(cut, checkpointDir, "step-5", stateFile)) {
+		t.Errorf("no checkpoint of the step under way: %v", err)
+	}
+	mustRun(t, tiny(t), Options{Out: cut})
+	sameRun(t, cut, whole)
+}
+
+// TestKill kills a run at random moments until it is through.
+func TestKill(t *testing.T) {
+	if os.Getenv("EVATOOL_TEST_TRAIN") != "" {
+		t.Skip("only for the parent")
+	}
+	dir := t.TempDir()
+	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
+	start := time.Now()
+	mustRun(t, tiny(t), Options{Out: whole})
+	took := time.Since(start) + 300*time.Millisecond
+	kills := 0
+	for try := 0; ; try++ {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestKillChild$")
+		cmd.Env = append(os.Environ(), "EVATOOL_TEST_TRAIN="+cut)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		if kills == *killsFlag {
+			if err := <-done; err != nil {
+				t.Fatalf("the last process: %v\n%s", err, out.Bytes())
+			}
+			break
+		}
+		// The moments spread over the life of the process.
+		after := took * time.Duration(mixKey(1, uint64(try), 2)%1000) / 1000
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatalf("process %d: %v\n%s", try, err, out.Bytes())
+			}
+			os.RemoveAll(cut) // it was through: begin again
+		case <-time.After(after):
+			if err := cmd.Process.Signal(syscall.SIGKILL); err == nil {
+				kills++
+			}
+			<-done
+		}
+	}
+	sameRun(t, cut, whole)
+	entries, err := os.ReadDir(filepath.Join(cut, checkpointDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "step-") {
+			t.Errorf("left behind: %s", e.Name())
+		}
+	}
+}
+
+// TestKillChild is the process that TestKill kills.
+func TestKillChild(t *testing.T) {
+	out := os.Getenv("EVATOOL_TEST_TRAIN")
+	if out == "" {
+		t.Skip("only as a child of TestKill")
+	}
+	mustRun(t, tiny(t), Options{Out: out})
+}
+
+func TestRunRefuses(t *testing.T) {
+	dir := t.TempDir()
+	done := filepath.Join(dir, "done")
+	mustRun(t, tiny(t), Options{Out: done, StopAfter: 3})
+	damaged := filepath.Join(dir, "damaged")
+	mustRun(t, tiny(t), Options{Out: damaged, StopAfter: 3})
+	file := filepath.Join(damaged, checkpointDir, "step-3", modelFile)
+	b := readFile(t, file)
+	b[len(b)-1] ^= 1
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	emoji := "data.1.source=" + filepath.Join(testdata, "emoji", "train-emojione.tar")
+	for name, c := range map[string]struct {
+		recipe *Recipe
+		o      Options
+		want   string
+		kind   fault.Kind
+	}{
+		"other recipe":   {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr is", fault.Usage},
+		"never":          {tiny(t), Options{Out: done, Resume: "never"}, "holds a run up to step 3", fault.Usage},
+		"no checkpoint":  {tiny(t), Options{Out: done, Resume: done}, "no checkpoint; give auto", fault.Input},
+		"damaged":        {tiny(t), Options{Out: damaged}, "damaged (SHA-256", fault.Input},
+		"missing tar":    {tiny(t, "data.1.source=../testdata/emoji/{train-emojione,train-none}.tar"), Options{Out: filepath.Join(dir, "a")}, "train-none.tar", fault.Input},
+		"missing source": {tiny(t, "data.0.source=nowhere.tar"), Options{Out: filepath.Join(dir, "b")}, "data.0: nowhere.tar", fault.Input},
+		"NaN":            {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops, the last good state is", fault.Input},
+		"missing model":  {tiny(t, "init.model=none.safetensors"), Options{Out: filepath.Join(dir, "d")}, "none.safetensors", fault.Input},
+		"eval data":      {tiny(t, "eval=[{every_steps: 1, benchmark: folder, data: nowhere}]"), Options{Out: filepath.Join(dir, "e")}, "nowhere", fault.Input},
+		"micro batch":    {tiny(t, "micro_batch=3"), Options{Out: filepath.Join(dir, "f")}, "batch 8 is not a multiple of 1 devices × micro_batch 3", fault.Usage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.o.Device = onDevice(t, 0)
+			_, err := Run(t.Context(), c.recipe, c.o)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error %v; want it to contain %q", err, c.want)
+			}
+			if got := fault.Code(err); got != int(c.kind) {
+				t.Errorf("error %q has exit status %d, want %d", err, got, c.kind)
+			}
+		})
+	}
+	// Nothing of the refused runs touched the old one.
+	mustRun(t, tiny(t), Options{Out: done})
+}
+
+// badTar holds four good pictures of a source, one that does not decode and
+// one with an empty caption.
+func badTar(t *testing.T, path string) {
+	t.Helper()
+	in, err := os.Open(filepath.Join(testdata, "emoji", "train-fxemoji.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	n := 0
+	for r := tar.NewReader(in); n < 18; n++ {
+		h, err := r.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case n/3 == 4 && strings.HasSuffix(h.Name, ".png"):
+			data = []byte("\x89PNG\r\n\x1a\nbroken")
+		case n/3 == 5 && strings.HasSuffix(h.Name, ".txt"):
+			data = []byte("  \n")
+		}
+		h.Size = int64(len(data))
+		if err := errors.Join(w.WriteHeader(h)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), os.WriteFile(path, out.Bytes(), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBadSamples(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "bad.tar")
+	badTar(t, path)
+	sets := []string{"data=[{source: " + path + "}]", "max_bad=0.9"}
+	out := filepath.Join(dir, "run")
+	res := mustRun(t, tiny(t, sets...), Options{Out: out})
+	// Each pass over the six has two bad ones; substitutes may hit them again.
+	if res.Bad < 20 || res.Bad > 60 {
+		t.Errorf("%d bad samples of 80", res.Bad)
+	}
+	list := string(readFile(t, out, badFile))
+	if n := strings.Count(list, "\n"); n != 2 || !strings.Contains(list, "empty caption") || !strings.Contains(list, "PNG") {
+		t.Errorf("list of bad samples, %d lines:\n%s", n, list)
+	}
+	again := filepath.Join(dir, "again")
+	mustRun(t, tiny(t, sets...), Options{Out: again, StopAfter: 5, Workers: 4})
+	mustRun(t, tiny(t, sets...), Options{Out: again, Workers: 1})
+	sameRun(t, again, out)
+	_, err := Run(t.Context(), tiny(t, sets[0], "max_bad=0.01"), Options{Out: filepath.Join(dir, "strict"), Device: onDevice(t, 0)})
+	if err == nil || !strings.Contains(err.Error(), "more than max_bad 0.01 allows") || fault.Code(err) != 3 {
+		t.Errorf("too many bad samples: error %v", err)
+	}
+}
+
+// full stands for a disk that is full for a while.
+type full struct{ io.WriteCloser }
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestDiskFull(t *testing.T) {
+	m := newFixture(t, families[0], nil).machine(t, onDevice(t, 0), false)
+	s, err := m.snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	dir := t.TempDir()
+	v := newSaver(dir, 3, runlog.NewLogger(&log, false, false))
+	v.retry = time.Millisecond
+	var fails atomic.Int64
+	real := v.open
+	v.open = func(path string) (io.WriteCloser, error) {
+		f, err := real(path)
+		if fails.Add(-1) >= 0 {
+			return full{f}, err
+		}
+		return f, err
+	}
+	fails.Store(3)
+	s.state.Step = 7
+	if err := errors.Join(v.start(t.Context(), s), v.wait()); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "the disk is full") || strings.Count(log.String(), "\n") != 1 {
+		t.Errorf("log: %q", log.String())
+	}
+	if st, err := readState(filepath.Join(dir, checkpointDir, "step-7")); err != nil || st.Step != 7 {
+		t.Errorf("state %+v, %v", st, err)
+	}
+	// It stays full: Ctrl-C ends the wait, the older checkpoint is whole.
+	fails.Store(math.MaxInt64)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	s.state.Step = 8
+	err = errors.Join(v.start(ctx, s), v.wait())
+	if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "it goes on from") {
+		t.Errorf("error %v", err)
+	}
+	if list, err := listCheckpoints(dir); err != nil || len(list) != 1 {
+		t.Errorf("checkpoints %v, %v", list, err)
+	}
+}
+
+// TestEvaluation scores during the run, and not twice after a resume.
+func TestEvaluation(t *testing.T) {
+	dir := t.TempDir()
+	emoji := filepath.Join(testdata, "emoji")
+	set := fmt.Sprintf("eval=[{every_steps: 4, benchmark: folder, data: %s/test-twemoji.tar, classnames: %s/classnames.txt, templates: %s/templates.txt, limit: 40}]", emoji, emoji, emoji)
+	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
+	res := mustRun(t, tiny(t, set), Options{Out: whole})
+	if len(res.Evals) != 3 || res.Evals[0].Step != 4 || res.Evals[2].Step != 10 || res.Evals[0].N != 40 {
+		t.Fatalf("evaluations %+v", res.Evals)
+	}
+	mustRun(t, tiny(t, set), Options{Out: cut, StopAfter: 4})
+	mustRun(t, tiny(t, set), Options{Out: cut})
+	sameRun(t, cut, whole)
+	_, a := lines(t, cut)
+	if len(a) != 3 {
+		t.Fatalf("%d evaluation lines, want 3", len(a))
+	}
+	for i := range a {
+		if a[i].Step != res.Evals[i].Step || a[i].Top1 != res.Evals[i].Top1 || a[i].Top5 != res.Evals[i].Top5 {
+			t.Errorf("evaluation %d: %+v, want %+v", i, a[i], res.Evals[i])
+		}
+	}
+}
+
+// TestHalf: with fp16, an overflow changes nothing but the loss scale; with
+// bf16 and fp16 the loss is near the fp32 one. The Go backend computes in fp32.
+func TestHalf(t *testing.T) {
+	dev := onDevice(t, 1)
+	run := func(precision string, scale float32) (*machine, []float32) {
+		f := newFixture(t, families[0], func(r *Recipe) { r.Precision = precision })
+		m := f.machine(t, dev, false)
+		if scale > 0 {
+			a, err := dev.PutF32(device.Replicated, []float32{scale})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.state[3*len(m.params)+slotScale] = a
+		}
+		return m, m.must(t, &f.batches.batches[0], 0)
+	}
+	if *fullFlag {
+		_, bf := run("bf16", 0)
+		near(t, "bf16 loss", float64(bf[metricLoss]), 3.26226, 0.05)
+	}
+	m, hf := run("fp16", 64)
+	near(t, "fp16 loss", float64(hf[metricLoss]), 3.26226, 0.01)
+	near(t, "fp16 gradient norm", float64(hf[metricGradNorm]), 32.138, 0.5)
+	near(t, "loss scale", float64(hf[metricLossScale]), 64, 0)
+	before := m.value(t, "visual.head.weight")
+	// A scale that overflows: skipped twice, halved at the second.
+	over, err := dev.PutF32(device.Replicated, []float32{1 << 40})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.state[3*len(m.params)+slotScale] = over
+	f := newFixture(t, families[0], nil)
+	for i, want := range []float64{1 << 40, 1 << 40, 1 << 39} {
+		v := m.must(t, &f.batches.batches[1], 1)
+		near(t, fmt.Sprintf("loss scale of overflow %d", i), float64(v[metricLossScale]), want, 0)
+		near(t, "finite", float64(v[metricFinite]), 0, 0)
+		near(t, "skipped", float64(v[metricSkipped]), float64(i+1), 0)
+	}
+	if d := l2diff(m.value(t, "visual.head.weight"), before); d != 0 {
+		t.Errorf("a skipped step moved a parameter by %g", d)
+	}
+}
+
+// TestCheckpointing: recomputing the blocks changes no gradient.
+func TestCheckpointing(t *testing.T) {
+	dev := onDevice(t, 0)
+	grads := func(on bool) map[string][]float32 {
+		f := newFixture(t, families[0], func(r *Recipe) { r.GradCheckpointing = on })
+		_, g := f.gradientsAt(t, dev, &f.batches.batches[0], false)
+		return g
+	}
+	a, b := grads(false), grads(true)
+	for name := range a {
+		if d := l2diff(a[name], b[name]); d > 1e-5*l2(a[name])+1e-9 {
+			t.Errorf("%s: off by %.2g", name, d)
+		}
+	}
+}
+
+// TestQueueIsBounded: the pipeline never has more than its queue of batches.
+func TestQueueIsBounded(t *testing.T) {
+	r := tiny(t, "steps=200")
+	cfg, err := r.Config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := openPairs(t.Context(), r, cfg, newBadSamples(filepath.Join(t.TempDir(), badFile), 0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	pl := startPipeline(t.Context(), p, 0, 200, 2)
+	b, _, err := pl.next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	if n := len(pl.ready); n > prefetch {
+		t.Errorf("%d batches ready, want at most %d", n, prefetch)
+	}
+	pl.done(b)
+	pl.close()
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines after close, %d before", n, before)
+	}
+}
