@@ -234,7 +234,7 @@ func (d *demo) runScore(ctx context.Context, app *App, dev *device.Device) error
 	return nil
 }
 
-func (d *demo) predictions() string { return filepath.Join(d.out, "score", "predictions.csv") }
+func (d *demo) predictions() string { return filepath.Join(d.out, "predictions.csv") }
 
 // readLines returns the non-empty lines of a text file.
 func readLines(path string) ([]string, error) {
