@@ -1,0 +1,238 @@
+package clip
+
+import (
+	"context"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/graph"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/weights"
+)
+
+// tinyCase is a loaded model with its inputs on the Go backend.
+type tinyCase struct {
+	*testing.T
+	d      *device.Device
+	set    *weights.Set
+	dir    string
+	images []float32
+	tokens []int32
+}
+
+func openTiny(t *testing.T, backend, name, dtype string) *tinyCase {
+	t.Helper()
+	d, err := device.Open(context.Background(), device.Options{Backend: backend, CompileCache: "off"})
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	dir := models + name
+	in := openFile(t, dir+"/forward.safetensors")
+	return &tinyCase{t, d, loadModel(t, d, dir, dir, dtype), dir, floats(t, in, "images"), readTokens(t, in, "tokens")}
+}
+
+// run runs f over the images, an int32 input and the visual weights.
+func (c *tinyCase) run(idx []int32, k int, f func(w Weights, images, idx *Node) *Node) []float32 {
+	c.Helper()
+	names, values := c.set.Tower(arch.VisualTower)
+	s := c.set.Config.Vision.ImageSize
+	in := []*device.Array{
+		must[*device.Array](c.T)(c.d.PutF32(device.Replicated, c.images, 3, 3, s, s)),
+		must[*device.Array](c.T)(c.d.PutI32(device.Replicated, idx, 3, k)),
+	}
+	p := c.d.Program("test", func(n []*Node) []*Node {
+		return []*Node{f(weights.Bind(names, n[2:]), n[0], n[1])}
+	})
+	out := must[[]*device.Array](c.T)(p.Call(context.Background(), append(in, values...)...))
+	return must[[]float32](c.T)(out[0].Float32s())
+}
+
+// Patches may come in any order, as long as position embedding and RoPE go
+// with them; leaving one out changes the result.
+func TestKeepPatches(t *testing.T) {
+	for _, name := range []string{"eva02-b-tiny", "eva-switches-a-tiny", "openai-vit-tiny"} {
+		c := openTiny(t, "go", name, "fp32")
+		n := c.set.Config.Tokens() - 1
+		var idx []int32
+		for i := range 3 { // each image in another order
+			order := make([]int32, n)
+			for k := range order {
+				order[k] = int32((k*5 + i) % n)
+			}
+			if n%5 == 0 {
+				t.Fatal("not a permutation")
+			}
+			idx = append(idx, order...)
+		}
+		forward := func(w Weights, images, keep *Node) *Node {
+			return Image(c.set.Config, w, images, Options{KeepPatches: keep})
+		}
+		all := c.run(idx, n, func(w Weights, images, _ *Node) *Node { return Image(c.set.Config, w, images, Options{}) })
+		if e := diff(t, c.run(idx, n, forward), all); e > 1e-5 {
+			t.Errorf("%s: another order changes the features by %.2g", name, e)
+		}
+		var fewer []int32
+		for i := range 3 {
+			fewer = append(fewer, idx[i*n:i*n+n-1]...)
+		}
+		if e := diff(t, c.run(fewer, n-1, forward), all); e < 1e-3 {
+			t.Errorf("%s: one patch less changes the features by %.2g only", name, e)
+		}
+	}
+}
+
+// Checkpoint and Capture change memory and work, not values or gradients.
+func TestCheckpointGradient(t *testing.T) {
+	c := openTiny(t, "go", "eva02-b-tiny", "fp32")
+	gradient := func(opt Options) []float32 {
+		return c.run(make([]int32, 3), 1, func(w Weights, images, _ *Node) *Node {
+			y := Image(c.set.Config, w, images, opt)
+			loss := graph.ReduceAllSum(graph.Square(Normalize(y)))
+			loss = graph.Add(loss, graph.ReduceAllSum(graph.Mul(y, graph.Sigmoid(y))))
+			return graph.Gradient(loss, w["visual.blocks.0.attn.q_proj.weight"])[0]
+		})
+	}
+	plain := gradient(Options{})
+	if e := diff(t, gradient(Options{Checkpoint: true}), plain); e > 1e-5 {
+		t.Errorf("checkpointing changes the gradient by %.2g", e)
+	}
+	if e := diff(t, gradient(Options{Capture: func(string, *Node) {}}), plain); e > 1e-5 {
+		t.Errorf("computing all tokens of the last block changes the gradient by %.2g", e)
+	}
+	norm := 0.0
+	for _, g := range plain {
+		norm += float64(g) * float64(g)
+	}
+	if norm == 0 {
+		t.Error("the gradient is zero")
+	}
+}
+
+// DropPath sees both branches of every block; dropping them all leaves the
+// class token's embedding alone.
+func TestDropPath(t *testing.T) {
+	c := openTiny(t, "go", "eva01-tiny", "fp32")
+	var layers []int
+	drop := func(x *Node, tower arch.Tower, layer int) *Node {
+		if tower != arch.VisualTower {
+			t.Errorf("tower %v", tower)
+		}
+		layers = append(layers, layer)
+		return graph.ZerosLike(x)
+	}
+	out := c.run(make([]int32, 3), 1, func(w Weights, images, _ *Node) *Node {
+		return Image(c.set.Config, w, images, Options{DropPath: drop})
+	})
+	if !slices.Equal(layers, []int{0, 0, 1, 1, 2, 2}) {
+		t.Error(layers)
+	}
+	e := c.set.Config.EmbedDim
+	if d := diff(t, out[:e], out[e:2*e]); d != 0 {
+		t.Errorf("two images differ by %.2g without any block", d)
+	}
+}
+
+// A batch of short texts is computed at a shorter length: same features.
+func TestTextCut(t *testing.T) {
+	for _, name := range []string{"eva02-b-tiny", "eva-switches-a-tiny"} {
+		c := openTiny(t, "go", name, "fp32")
+		r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 2}))
+		n, e := c.set.Config.Text.ContextLength, c.set.Config.EmbedDim
+		empty := c.tokens[3*n : 4*n]
+		wantLength := 16
+		if !c.set.Config.Text.AttnMask {
+			wantLength = n // every token sees every other
+		}
+		if l := r.textLength(empty); l != wantLength {
+			t.Errorf("%s: length %d, want %d", name, l, wantLength)
+		}
+		got := must[[]float32](t)(r.Texts(context.Background(), empty, 1))
+		want := floats(t, openFile(t, c.dir+"/forward.safetensors"), "expected.text_features")[3*e : 4*e]
+		if d := diff(t, got, want); d > tolerance {
+			t.Errorf("%s: features differ by %.2g", name, d)
+		}
+	}
+}
+
+// Half precision is close, and it is half precision.
+func TestHalfPrecision(t *testing.T) {
+	for _, tt := range []struct {
+		name, dtype string
+		most        float64
+	}{{"eva02-b-tiny", "bf16", 0.1}, {"eva02-b-tiny", "fp16", 0.02}, {"openai-rn-tiny", "bf16", 0.1}} {
+		c := openTiny(t, "xla", tt.name, tt.dtype)
+		r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 5, DType: tt.dtype}))
+		in := openFile(t, c.dir+"/forward.safetensors")
+		img := must[[]float32](t)(r.Images(context.Background(), c.images, 3))
+		txt := must[[]float32](t)(r.Texts(context.Background(), c.tokens, 5))
+		for what, pair := range map[string][2][]float32{
+			"image": {img, floats(t, in, "expected.image_features")}, "text": {txt, floats(t, in, "expected.text_features")},
+		} {
+			if d := diff(t, pair[0], pair[1]); d > tt.most || d < 1e-4 {
+				t.Errorf("%s, %s: %s features differ by %.2g", tt.name, tt.dtype, what, d)
+			}
+		}
+	}
+}
+
+func TestRunnerRefuses(t *testing.T) {
+	c := openTiny(t, "go", "eva02-b-tiny", "fp32")
+	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 2}))
+	ctx := context.Background()
+	if _, err := r.Images(ctx, c.images, 3); err == nil {
+		t.Error("more rows than the batch")
+	}
+	if _, err := r.Images(ctx, c.images[1:], 2); err == nil {
+		t.Error("values missing")
+	}
+	bad := slices.Clone(c.tokens[:c.set.Config.Text.ContextLength])
+	bad[1] = int32(c.set.Config.Text.VocabSize)
+	if _, err := r.Texts(ctx, bad, 1); err == nil {
+		t.Error("token outside the vocabulary")
+	}
+	if _, err := NewRunner(c.d, c.set, RunnerOptions{}); err == nil {
+		t.Error("no batch")
+	}
+}
+
+// A weight that is not there is an error of the call, by name.
+func TestMissingWeight(t *testing.T) {
+	c := openTiny(t, "go", "eva02-b-tiny", "fp32")
+	p := c.d.Program("test", func(n []*Node) []*Node { return []*Node{Image(c.set.Config, Weights{}, n[0], Options{})} })
+	s := c.set.Config.Vision.ImageSize
+	in := must[*device.Array](t)(c.d.PutF32(device.Replicated, c.images, 3, 3, s, s))
+	if _, err := p.Call(context.Background(), in); err == nil {
+		t.Error("no error")
+	}
+}
+
+// Dot products of many small values of one sign lose their tail in a half
+// precision accumulator.
+func TestAccumulator(t *testing.T) {
+	d, err := device.Open(context.Background(), device.Options{Backend: "xla", CompileCache: "off"})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer d.Close()
+	const n = 1 << 14
+	ones := make([]float32, n)
+	for i := range ones {
+		ones[i] = 1
+	}
+	for _, dtype := range []dtypes.DType{dtypes.BFloat16, dtypes.Float16} {
+		p := d.Program("test", func(in []*Node) []*Node {
+			a := to(in[0], dtype)
+			return []*Node{to(product(a, a), dtypes.Float32)}
+		})
+		in := must[*device.Array](t)(d.PutF32(device.Replicated, ones, 1, n))
+		out := must[[]*device.Array](t)(p.Call(context.Background(), in))
+		if v := must[[]float32](t)(out[0].Float32s())[0]; math.Abs(float64(v)-n) > n/256 {
+			t.Errorf("%s: %d ones add up to %v", dtype, n, v)
+		}
+	}
+}

@@ -1,0 +1,190 @@
+package weights
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// source is a model in memory: 2 bytes of zeros for every element (BF16)
+// unless data says otherwise.
+type source struct {
+	infos []tensorfile.Info
+	data  map[string][]byte
+}
+
+func (s *source) Tensors() []tensorfile.Info            { return s.infos }
+func (s *source) Extent(string) (*os.File, int64, bool) { return nil, 0, false }
+func (s *source) Metadata() map[string]string           { return nil }
+func (s *source) Close() error                          { return nil }
+func (s *source) Open(name string) (io.ReadCloser, error) {
+	if d, ok := s.data[name]; ok {
+		return io.NopCloser(bytes.NewReader(d)), nil
+	}
+	for _, t := range s.infos {
+		if t.Name == name {
+			return io.NopCloser(bytes.NewReader(make([]byte, t.NumBytes()))), nil
+		}
+	}
+	return nil, errors.New("no such tensor")
+}
+
+func tiny(t *testing.T) (*arch.Config, *source) {
+	t.Helper()
+	cfg, err := arch.Parse([]byte(`{"embed_dim": 4, "vision_cfg": {"image_size": 4, "patch_size": 2, "layers": 1, "width": 8, "head_width": 4, "eva_model_name": "x"},
+		"text_cfg": {"context_length": 4, "vocab_size": 8, "width": 4, "heads": 1, "layers": 1}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &source{data: map[string][]byte{}}
+	for _, p := range cfg.Params() {
+		s.infos = append(s.infos, tensorfile.Info{Name: p.Name, DType: tensorfile.BF16, Shape: p.Shape})
+	}
+	return cfg, s
+}
+
+func goBackend(t *testing.T) *device.Device {
+	t.Helper()
+	d, err := device.Open(context.Background(), device.Options{Backend: "go"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func TestLoadConverts(t *testing.T) {
+	d := goBackend(t)
+	cfg, src := tiny(t)
+	bits := map[tensorfile.DType][]byte{ // 1.5, then zeros
+		tensorfile.F64:  {0, 0, 0, 0, 0, 0, 0xf8, 0x3f},
+		tensorfile.F32:  {0, 0, 0xc0, 0x3f},
+		tensorfile.F16:  {0x00, 0x3e},
+		tensorfile.BF16: {0xc0, 0x3f},
+	}
+	for dtype, b := range bits {
+		i := len(src.infos) - 1
+		src.infos[i].DType = dtype
+		src.data[src.infos[i].Name] = append(b, make([]byte, src.infos[i].NumBytes()-int64(len(b)))...)
+		set, err := Load(context.Background(), d, cfg, src, "fp32")
+		if err != nil {
+			t.Fatal(dtype, err)
+		}
+		v, err := set.Values()[i].Float32s()
+		if err != nil || v[0] != 1.5 || v[1] != 0 {
+			t.Errorf("%s: %v %v", dtype, v, err)
+		}
+		if n := len(set.Names()); n != len(cfg.Params()) || n != len(set.Values()) {
+			t.Errorf("%d names, %d values", n, len(set.Values()))
+		}
+		set.Free()
+	}
+}
+
+// What a checkpoint may carry besides weights.
+func TestLoadIgnores(t *testing.T) {
+	d := goBackend(t)
+	cfg, src := tiny(t)
+	for _, n := range []string{"visual.rope.freqs_cos", "visual.blocks.0.attn.rope.freqs_sin", "text.position_ids", "input_resolution",
+		"text.context_length", "vocab_size", "visual.bn1.num_batches_tracked", "text.attn_mask"} {
+		src.infos = append(src.infos, tensorfile.Info{Name: n, DType: tensorfile.I64})
+	}
+	set, err := Load(context.Background(), d, cfg, src, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := set.LogitScale(); err != nil || s != 1 {
+		t.Error(s, err)
+	}
+	names, values := set.Tower(arch.TextTower)
+	if len(names) != len(values) || len(names) == 0 || !strings.HasPrefix(names[0], "text.") {
+		t.Error(names)
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	d := goBackend(t)
+	for _, tt := range []struct {
+		name   string
+		change func(*source)
+		want   []string
+	}{
+		{"missing", func(s *source) { s.infos = s.infos[:len(s.infos)-2] }, []string{"2 missing", "text.ln_final.weight", "text.ln_final.bias"}},
+		{"unused", func(s *source) {
+			s.infos = append(s.infos, tensorfile.Info{Name: "visual.adapter.weight", DType: tensorfile.F32})
+		}, []string{"1 not used", "visual.adapter.weight"}},
+		{"shape", func(s *source) { s.infos[1].Shape = []int64{1, 1, 9} }, []string{"visual.cls_token is [1 1 9], want [1 1 8]"}},
+		{"type", func(s *source) { s.infos[1].DType = tensorfile.I32 }, []string{"visual.cls_token is I32"}},
+		{"no text tower", func(s *source) {
+			var v []tensorfile.Info
+			for _, t := range s.infos {
+				if !strings.HasPrefix(t.Name, "text.") {
+					v = append(v, t)
+				}
+			}
+			s.infos = v
+		}, []string{"missing (text.positional_embedding", "more"}},
+		{"short", func(s *source) { s.data[s.infos[2].Name] = []byte{1} }, []string{"visual.pos_embed"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, src := tiny(t)
+			tt.change(src)
+			_, err := Load(context.Background(), d, cfg, src, "fp32")
+			if err == nil || fault.Code(err) != int(fault.Input) {
+				t.Fatal(err)
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%v: want %q", err, w)
+				}
+			}
+		})
+	}
+	cfg, src := tiny(t)
+	if _, err := Load(context.Background(), d, cfg, src, "int8"); fault.Code(err) != int(fault.Usage) {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Load(ctx, d, cfg, src, "fp32"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// fill is exact over chunk borders and rounds to nearest even.
+func TestFill(t *testing.T) {
+	const n = chunk/2 + 3
+	raw := make([]byte, 2*n)
+	for i := range n {
+		raw[2*i], raw[2*i+1] = byte(i), 0x3f // bfloat16 0.5…
+	}
+	flat := make([]float32, n)
+	if err := fill(flat, dtypes.Float32, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range flat {
+		if want := math.Float32frombits(0x3f000000 | uint32(byte(i))<<16); v != want {
+			t.Fatalf("%d: %v, want %v", i, v, want)
+		}
+	}
+	half := dtypes.MakeAnySlice(dtypes.Float16, n)
+	if err := fill(half, dtypes.Float16, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
+		t.Fatal(err)
+	}
+	bits := dtypes.UnsafeByteSliceFromAny(half)
+	if i := n - 1; uint16(bits[2*i])|uint16(bits[2*i+1])<<8 != tensorfile.F32toF16(flat[i]) {
+		t.Error("last value is wrong")
+	}
+}
