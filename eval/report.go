@@ -232,7 +232,7 @@ func reportOrigin(p *runlog.Page, res *Result) {
 	for _, name := range slices.Sorted(maps.Keys(res.Versions)) {
 		rows = append(rows, []string{name, res.Versions[name]})
 	}
-	p.Table([]string{"", ""}, rows)
+	p.Table(nil, rows)
 	if len(res.Skipped) == 0 {
 		return
 	}

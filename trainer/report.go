@@ -65,7 +65,7 @@ func (r *run) report() error {
 	}
 	p.Section("How it ran")
 	info := r.machine.dev.Info()
-	p.Table([]string{"", ""}, [][]string{
+	p.Table(nil, [][]string{
 		{"samples", fmt.Sprint(res.Samples)},
 		{"seconds of this process", fmt.Sprintf("%.1f", res.Seconds)},
 		{"seconds waited for data", fmt.Sprintf("%.2f", res.DataWait)},

@@ -301,7 +301,7 @@ func (d *demo) writeReport(path string) error {
 	for _, src := range c.Source {
 		rows = append(rows, []string{"source", filepath.Base(src.File)}, []string{"source SHA-256", src.SHA256})
 	}
-	p.Table([]string{"", ""}, rows)
+	p.Table(nil, rows)
 
 	p.Section("How it ran")
 	run := [][]string{
@@ -315,7 +315,7 @@ func (d *demo) writeReport(path string) error {
 	for _, k := range []string{"evatool", "go", "gomlx", "compute", "go-xla", "gopickle"} {
 		run = append(run, []string{k, v[k]})
 	}
-	p.Table([]string{"", ""}, run)
+	p.Table(nil, run)
 	return p.WriteFile(path)
 }
 

@@ -193,7 +193,7 @@ func look(ctx context.Context, st storage, names []string, o Options) (source, e
 	s := source{names: []string{inside(ctx, st, names[0], o)}, dir: true}
 	s.files, err = st.list(ctx, s.names[0])
 	if err == nil && len(s.files) == 0 {
-		err = fault.Inputf("%s: empty folder", names[0])
+		err = fault.Inputf("%s: empty folder; give one with class folders, tars or a table", names[0])
 	}
 	return s, err
 }

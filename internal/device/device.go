@@ -130,7 +130,7 @@ func open(o Options) (*Device, error) {
 		}
 		return d, nil
 	}
-	return nil, fault.Usagef("--backend %s: unknown; give auto, go, xla or xla:/path/plugin.so[,option]", o.Backend)
+	return nil, fault.Envf("--backend %s: unknown; give auto, go, xla or xla:/path/plugin.so[,option]", o.Backend)
 }
 
 func openAuto(o Options) (*Device, error) {

@@ -84,7 +84,8 @@ func (p *Page) Pre(text string) { p.add(block{Kind: "pre", Text: text}) }
 // Stats adds a row of key figures.
 func (p *Page) Stats(s ...Stat) { p.add(block{Kind: "stats", Stats: s}) }
 
-// Table adds a table; cells that look like numbers are set flush right.
+// Table adds a table; cells that look like numbers are set flush right. A nil
+// head makes a list of names and values.
 func (p *Page) Table(head []string, rows [][]string) {
 	p.add(block{Kind: "table", Head: head, Rows: rows})
 }
