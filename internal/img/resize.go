@@ -114,32 +114,33 @@ func resize(src raster, box [4]float32, w, h int, xs, ys span) []byte {
 		rows = span{int(v.start[0]), int(v.start[last] + v.n[last])}
 	}
 	n := rows.hi - rows.lo
-	var mid raster // what the vertical pass reads
-	if !horizontal {
-		mid = raster{src.pix[rows.lo*src.stride+xs.lo*c:], ow, n, c, src.stride}
-	} else {
-		dst := out
-		if vertical {
-			b := buffer(ow * n * c)
-			defer pool.Put(b)
-			dst = *b
-		}
+	mid, stride := src.pix[rows.lo*src.stride:], src.stride // what the vertical pass reads
+	if horizontal {
 		f := newFilter(src.w, box[0], box[2], w, xs)
-		for y := range n {
-			horizontalPass(dst[y*ow*c:(y+1)*ow*c], src.pix[(rows.lo+y)*src.stride:], f, c)
+		stride = ow*c + 1
+		b := buffer(n * stride)
+		defer pool.Put(b)
+		done := 0
+		if c == 3 {
+			done = horizontalRows(*b, stride, mid, src.stride, n, f)
 		}
-		mid = raster{dst, ow, n, c, ow * c}
+		for y := done; y < n; y++ {
+			horizontalPass((*b)[y*stride:y*stride+ow*c], mid[y*src.stride:], f, c)
+		}
+		mid = *b
+	} else {
+		mid = mid[xs.lo*c:]
 	}
-	switch {
-	case vertical:
-		for y := range oh {
-			n := int(v.n[y])
-			verticalPass(out[y*ow*c:(y+1)*ow*c], mid.pix[(int(v.start[y])-rows.lo)*mid.stride:], mid.stride, v.k[y*v.size:y*v.size+n])
+	for y := range oh {
+		dst := out[y*ow*c : (y+1)*ow*c]
+		if !vertical {
+			copy(dst, mid[y*stride:])
+			continue
 		}
-	case !horizontal:
-		for y := range oh {
-			copy(out[y*ow*c:(y+1)*ow*c], mid.pix[y*mid.stride:])
-		}
+		k := v.k[y*v.size : y*v.size+int(v.n[y])]
+		from := mid[(int(v.start[y])-rows.lo)*stride:]
+		x := verticalColumns(dst, from, stride, k)
+		verticalPass(dst[x:], from[x:], stride, k)
 	}
 	return out
 }
@@ -148,6 +149,17 @@ func horizontalPass(dst, src []byte, f *filter, c int) {
 	for i := range f.start {
 		k := f.k[i*f.size : i*f.size+int(f.n[i])]
 		s := src[int(f.start[i])*c:]
+		if c == 3 {
+			r, g, b := int32(1<<(precision-1)), int32(1<<(precision-1)), int32(1<<(precision-1))
+			for x, w := range k {
+				p := s[3*x : 3*x+3 : 3*x+3]
+				r += int32(p[0]) * w
+				g += int32(p[1]) * w
+				b += int32(p[2]) * w
+			}
+			dst[3*i], dst[3*i+1], dst[3*i+2] = clip8(r), clip8(g), clip8(b)
+			continue
+		}
 		for ch := range c {
 			acc := int32(1 << (precision - 1))
 			for x, w := range k {
