@@ -79,7 +79,7 @@ func TestSuspiciousIsNecessary(t *testing.T) {
 		for i := range s {
 			s[i] = chars[rng.IntN(len(chars))]
 		}
-		if badness.MatchString(string(s)) {
+		if badness().MatchString(string(s)) {
 			hits++
 			if !suspicious(string(s)) {
 				t.Fatalf("%q is bad and not suspicious", string(s))
@@ -170,5 +170,36 @@ func TestLongWords(t *testing.T) {
 	}
 	if n := len(New().Encode(string(b))); n < 50_000 {
 		t.Errorf("%d ids", n)
+	}
+}
+
+// What fixable passes over is what the steps leave alone.
+func TestFixableIsNecessary(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 4))
+	special := []rune("&\x1b\r\u0085\u2028ﬁ’“Ａ　\u0301e\ufeffÃ©é—漢🙂")
+	skipped := 0
+	for range 100_000 {
+		in := make([]rune, 1+rng.IntN(6))
+		for i := range in {
+			switch rng.IntN(3) {
+			case 0:
+				in[i] = special[rng.IntN(len(special))]
+			case 1:
+				in[i] = rune(rng.IntN(0x3000))
+			default:
+				in[i] = rune(' ' + rng.IntN(90))
+			}
+		}
+		s := string(in)
+		if fixable(s, true) {
+			continue
+		}
+		skipped++
+		if got := fixAll(s, true); got != s {
+			t.Fatalf("%q is not fixable and becomes %q", s, got)
+		}
+	}
+	if skipped < 1000 {
+		t.Errorf("only %d strings passed over: the test shows nothing", skipped)
 	}
 }

@@ -3,6 +3,7 @@ package bpe
 import (
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/text/unicode/norm"
@@ -40,6 +41,14 @@ func firstRunes(s string, n int) string {
 }
 
 func fixSegment(s string, entities bool) string {
+	if !fixable(s, entities) {
+		return s
+	}
+	return fixAll(s, entities)
+}
+
+// fixAll takes the steps until they change nothing more.
+func fixAll(s string, entities bool) string {
 	for range maxRounds {
 		before := s
 		if entities {
@@ -47,7 +56,7 @@ func fixSegment(s string, entities bool) string {
 		}
 		s = fixEncoding(s)
 		s, _ = controlsTo1252(s, false)
-		s = simple.Replace(s)
+		s = simple().Replace(s)
 		s = lineBreaks.Replace(s)
 		s = terminalEscape.ReplaceAllString(s, "")
 		s = norm.NFC.String(removeControls(s))
@@ -58,9 +67,27 @@ func fixSegment(s string, entities bool) string {
 	return s
 }
 
+// fixable is false for text that no step changes, found out in one pass.
+func fixable(s string, entities bool) bool {
+	clues, last := clues(), uint8(0)
+	for _, r := range s {
+		if r == '&' && entities {
+			return true
+		}
+		clue := clues.of(r)
+		if clue&(alone|changed) != 0 || clue != 0 && last != 0 && (clue|last)&strange != 0 {
+			return true
+		}
+		last = clue
+	}
+	return !norm.NFC.IsNormalString(s)
+}
+
 // simple replaces ligatures, then full and half width forms, then curly quotes;
 // none of them yields a character of a later kind but "ʼ".
-var simple = func() *strings.Replacer {
+var simple = sync.OnceValue(func() *strings.Replacer { return strings.NewReplacer(simplePairs()...) })
+
+func simplePairs() []string {
 	pairs := []string{
 		"Ĳ", "IJ", "ĳ", "ij", "ŉ", "'n", "Ǳ", "DZ", "ǲ", "Dz", "ǳ", "dz",
 		"Ǆ", "DŽ", "ǅ", "Dž", "ǆ", "dž", "Ǉ", "LJ", "ǈ", "Lj", "ǉ", "lj", "Ǌ", "NJ", "ǋ", "Nj", "ǌ", "nj",
@@ -74,8 +101,8 @@ var simple = func() *strings.Replacer {
 			pairs = append(pairs, c, norm.NFKC.String(c))
 		}
 	}
-	return strings.NewReplacer(pairs...)
-}()
+	return pairs
+}
 
 var lineBreaks = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u2028", "\n", "\u2029", "\n", "\u0085", "\n")
 
@@ -84,11 +111,18 @@ var terminalEscape = regexp.MustCompile(`\x1b\[[\p{Nd};]*[a-zA-Z]`)
 // removeControls drops control characters that show nothing.
 func removeControls(s string) string {
 	return strings.Map(func(r rune) rune {
-		switch {
-		case r < utf8.RuneSelf && (r < 0x09 || r == 0x0b || r >= 0x0e && r < 0x20 || r == 0x7f),
-			r >= 0x206a && r <= 0x206f, r == 0xfeff, r >= 0xfff9 && r <= 0xfffc:
+		if control(r) {
 			return -1
 		}
 		return r
 	}, s)
+}
+
+func control(r rune) bool {
+	switch {
+	case r < utf8.RuneSelf && (r < 0x09 || r == 0x0b || r >= 0x0e && r < 0x20 || r == 0x7f),
+		r >= 0x206a && r <= 0x206f, r == 0xfeff, r >= 0xfff9 && r <= 0xfffc:
+		return true
+	}
+	return false
 }

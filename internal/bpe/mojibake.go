@@ -3,6 +3,7 @@ package bpe
 import (
 	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/charmap"
@@ -79,7 +80,7 @@ var unlikely = []string{
 	`ā€`,
 }
 
-var badness = func() *regexp.Regexp {
+var badness = sync.OnceValue(func() *regexp.Regexp {
 	names := regexp.MustCompile(`<[a-z1_ ]+>`)
 	return regexp.MustCompile(names.ReplaceAllStringFunc(strings.Join(unlikely, "|"), func(m string) string {
 		out := ""
@@ -88,18 +89,28 @@ var badness = func() *regexp.Regexp {
 		}
 		return out
 	}))
-}()
+})
 
-// How a character counts in suspicious.
+// What a character means for the repairs.
 const (
 	alone   = 1 << iota // suspicious by itself
 	strange             // suspicious beside a character of a category
 	known               // in a category of letters
+	changed             // replaced or dropped whatever stands beside it
 )
 
-// clues tells the characters of the categories apart.
-var clues = func() map[rune]uint8 {
-	m := map[rune]uint8{}
+// meanings are those of the characters below U+10000; others have none.
+type meanings [1 << 16]uint8
+
+func (m *meanings) of(r rune) uint8 {
+	if r < rune(len(m)) {
+		return m[r]
+	}
+	return 0
+}
+
+var clues = sync.OnceValue(func() *meanings {
+	m := new(meanings)
 	for name, chars := range categories {
 		clue := uint8(strange)
 		switch name {
@@ -115,8 +126,21 @@ var clues = func() map[rune]uint8 {
 	for _, r := range "ŒœÂÃЂ" {
 		m[r] |= alone
 	}
+	pairs := simplePairs()
+	for i := 0; i < len(pairs); i += 2 {
+		r, _ := utf8.DecodeRuneInString(pairs[i])
+		m[r] |= changed
+	}
+	for r := range rune(len(m)) {
+		if r >= 0x80 && r <= 0x9f || control(r) {
+			m[r] |= changed
+		}
+	}
+	for _, r := range "\x1b\r\u2028\u2029" {
+		m[r] |= changed
+	}
 	return m
-}()
+})
 
 // runesOf expands the inside of a class.
 func runesOf(class string) map[rune]bool {
@@ -139,12 +163,9 @@ func runesOf(class string) map[rune]bool {
 // sequence above has a character that is alone, or two neighbours of the
 // categories, one of them strange.
 func suspicious(s string) bool {
-	last := uint8(0)
+	clues, last := clues(), uint8(0)
 	for _, r := range s {
-		clue := uint8(0)
-		if r >= utf8.RuneSelf {
-			clue = clues[r]
-		}
+		clue := clues.of(r)
 		if clue&alone != 0 || clue != 0 && last != 0 && (clue|last)&strange != 0 {
 			return true
 		}
@@ -153,7 +174,7 @@ func suspicious(s string) bool {
 	return false
 }
 
-func isBad(s string) bool { return suspicious(s) && badness.MatchString(s) }
+func isBad(s string) bool { return suspicious(s) && badness().MatchString(s) }
 
 // codec is an encoding with one byte a character.
 type codec struct {
@@ -185,18 +206,20 @@ func newCodec(name string, table *charmap.Charmap, sloppy bool) codec {
 }
 
 // codecs are the encodings that mojibake comes from, likeliest first.
-var codecs = []codec{
-	newCodec("latin-1", nil, false),
-	newCodec("windows-1252", charmap.Windows1252, true),
-	newCodec("windows-1251", charmap.Windows1251, true),
-	newCodec("windows-1250", charmap.Windows1250, true),
-	newCodec("windows-1253", charmap.Windows1253, true),
-	newCodec("windows-1254", charmap.Windows1254, true),
-	newCodec("windows-1257", charmap.Windows1257, true),
-	newCodec("iso-8859-2", charmap.ISO8859_2, false),
-	newCodec("macroman", charmap.Macintosh, false),
-	newCodec("cp437", charmap.CodePage437, false),
-}
+var codecs = sync.OnceValue(func() []codec {
+	return []codec{
+		newCodec("latin-1", nil, false),
+		newCodec("windows-1252", charmap.Windows1252, true),
+		newCodec("windows-1251", charmap.Windows1251, true),
+		newCodec("windows-1250", charmap.Windows1250, true),
+		newCodec("windows-1253", charmap.Windows1253, true),
+		newCodec("windows-1254", charmap.Windows1254, true),
+		newCodec("windows-1257", charmap.Windows1257, true),
+		newCodec("iso-8859-2", charmap.ISO8859_2, false),
+		newCodec("macroman", charmap.Macintosh, false),
+		newCodec("cp437", charmap.CodePage437, false),
+	}
+})
 
 // bytesOf encodes s; ok is false when a character has no byte.
 func (c codec) bytesOf(s string) (b []byte, ok bool) {
@@ -230,7 +253,7 @@ func fixEncodingOnce(s string) string {
 		return s
 	}
 	latin1 := false
-	for _, c := range codecs {
+	for _, c := range codecs() {
 		b, ok := c.bytesOf(s)
 		if !ok {
 			continue
