@@ -377,7 +377,7 @@ func embedImages(ctx context.Context, enc Encoder, s samples, size int, o Option
 		}
 		meter.Add(int64(len(b.ids)))
 		if len(skipped) > o.MaxBad {
-			return fault.Inputf("%d images do not decode, more than --max-bad %d; the first is %s: %s", len(skipped), o.MaxBad, skipped[0].Key, skipped[0].Reason)
+			return fault.Inputf("%d of the images do not decode, --max-bad allows %d; the first is %s: %s", len(skipped), o.MaxBad, skipped[0].Key, skipped[0].Reason)
 		}
 		return nil
 	})

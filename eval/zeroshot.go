@@ -390,7 +390,7 @@ func (r *run) tooBad(bad []entry) error {
 	if len(bad) <= r.o.MaxBad {
 		return nil
 	}
-	return fault.Inputf("%s: %d images do not decode, more than --max-bad %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
+	return fault.Inputf("%s: %d of the images do not decode, --max-bad allows %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
 }
 
 // rank turns a batch's features into entries, on all cores.

@@ -1,0 +1,118 @@
+package eval
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/evatool/evatool/benchmarks/published"
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// The named sets bring their own words, and folders named by WordNet id or by
+// number find their classes.
+func TestNamedSets(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	inA, _ := dataset.LookupBenchmark("imagenet-a")
+	for _, c := range []struct {
+		set     string
+		folders map[string]int // folder → class
+		classes int
+	}{
+		{"imagenet", map[string]int{"n01440764": 0, "n04008634": 744, "n15075141": 999}, 1000},
+		{"imagenet-v2", map[string]int{"0": 0, "10": 10, "999": 999, "2": 2}, 1000},
+		{"imagenet-a", map[string]int{inA.Folders[0]: 0, inA.Folders[199]: 199}, 200},
+	} {
+		t.Run(c.set, func(t *testing.T) {
+			dir := t.TempDir()
+			for f := range c.folders {
+				writePicture(t, filepath.Join(dir, f, "x.png"), rng)
+			}
+			res := score(t, newFake(), Options{Benchmark: c.set, Data: dir, Batch: 512})
+			if res.N != len(c.folders) || res.Data.Classes != c.classes || res.Data.Templates != 80 {
+				t.Errorf("%d images, %d classes, %d templates", res.N, res.Data.Classes, res.Data.Templates)
+			}
+			for f, id := range c.folders {
+				if res.PerClass[id].N != 1 {
+					t.Errorf("folder %s is not class %d", f, id)
+				}
+			}
+		})
+	}
+}
+
+func TestPublished(t *testing.T) {
+	res := func(config, benchmark string, correct, n int) *Result {
+		r := &Result{Benchmark: benchmark, Metric: dataset.Top1, Model: ModelInfo{Config: config}, Top1: ratio(correct, n), N: n}
+		r.CI95.Top1 = wilson(correct, n)
+		return r
+	}
+	r := res("EVA02-CLIP-B-16", "imagenet", 37360, 50000)
+	p := publishedFor(r, true)
+	if p == nil || !p.InsideCI || p.Value != 0.747 || len(p.Others) != 1 || p.Others[0].Value != 0.7472 {
+		t.Errorf("EVA02-CLIP-B-16 at 74.72 %%: %+v", p)
+	}
+	r.Published = p
+	if r.outside() {
+		t.Error("outside")
+	}
+	r = res("EVA02-CLIP-B-16", "imagenet", 36500, 50000)
+	if r.Published = publishedFor(r, true); r.Published.InsideCI || !r.outside() {
+		t.Errorf("EVA02-CLIP-B-16 at 73 %%: %+v", r.Published)
+	}
+	if publishedFor(r, false) != nil {
+		t.Error("a part of the set has a verdict")
+	}
+	// Three weights of one architecture are published: the nearest speaks.
+	r = res("openclip-ViT-B-32", "imagenet", 33280, 50000)
+	if p := publishedFor(r, true); p == nil || p.Weights != "laion2b_s34b_b79k" || !p.InsideCI {
+		t.Errorf("openclip-ViT-B-32 at 66.56 %%: %+v", p)
+	}
+	if publishedFor(res("", "imagenet", 1, 2), true) != nil {
+		t.Error("an unknown model has a figure")
+	}
+}
+
+// Every published figure belongs to an architecture and a benchmark that exist.
+func TestFiguresNameThings(t *testing.T) {
+	sets := []string{"flickr30k", "coco"}
+	for _, b := range dataset.Benchmarks() {
+		sets = append(sets, b.Name)
+	}
+	all := published.All()
+	if len(all) < 1000 {
+		t.Errorf("%d figures", len(all))
+	}
+	for _, f := range all {
+		if _, ok := arch.Named(f.Config); !ok || !slices.Contains(sets, f.Benchmark) || !(f.Value > 0 && f.Value <= 1) {
+			t.Errorf("%+v", f)
+		}
+	}
+	for _, e := range List() {
+		for _, f := range e.Published {
+			if f.Metric != e.Metric {
+				t.Errorf("%s: the set's metric is %s, the figure's %s", e.Name, e.Metric, f.Metric)
+			}
+		}
+	}
+}
+
+func TestWordsForWnidFolders(t *testing.T) {
+	dir := t.TempDir()
+	for i, id := range []string{"n01440764", "n02102040", "n02979186"} {
+		writePicture(t, filepath.Join(dir, id, fmt.Sprint(i)+".png"), rand.New(rand.NewPCG(7, 8)))
+	}
+	res := score(t, newFake(), Options{Data: dir, ClassNames: []string{"tench", "English springer", "cassette player"}})
+	for _, c := range res.PerClass {
+		if c.N != 1 {
+			t.Errorf("%+v", c)
+		}
+	}
+	if _, err := ZeroShotWith(t.Context(), newFake(), Options{Data: dir, ClassNames: []string{"tench", "church"}}); fault.Code(err) != int(fault.Input) {
+		t.Errorf("two names for three folders: %v", err)
+	}
+}
