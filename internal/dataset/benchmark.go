@@ -30,7 +30,9 @@ type Benchmark struct {
 	Groups [][]int `json:"-"`
 	// Metric is the number that publications report: "top1", or "mean_per_class".
 	Metric string `json:"metric"`
-	Source string `json:"source"` // where the data comes from
+	// Partial: the data has folders of other classes too, which do not count.
+	Partial bool   `json:"-"`
+	Source  string `json:"source"` // where the data comes from
 }
 
 // Labels are the names that a dataset's folders or label column may use, in
@@ -103,7 +105,7 @@ var Benchmarks = sync.OnceValue(func() []Benchmark {
 // objectnet has the 113 classes that ImageNet has too, asked by ObjectNet's own
 // names in lower case, as CLIP_benchmark does.
 func objectnet(templates []string) Benchmark {
-	b := Benchmark{Name: "objectnet", Title: "ObjectNet, 113 classes", Templates: templates, Metric: Top1, Source: "objectnet.dev, objectnet-1.0/images"}
+	b := Benchmark{Name: "objectnet", Partial: true, Title: "ObjectNet, 113 classes", Templates: templates, Metric: Top1, Source: "objectnet.dev, objectnet-1.0/images"}
 	for line := range strings.Lines(objectnetText) {
 		f := strings.Split(strings.TrimSpace(line), "\t")
 		b.Folders = append(b.Folders, f[0])

@@ -62,6 +62,9 @@ type Options struct {
 	// order, when the caller knows them. Labels then follow this order; a folder
 	// or label outside of it is an error.
 	ClassNames []string
+	// SkipOthers leaves out folders that are none of ClassNames instead of
+	// refusing them, for data that has more classes than the benchmark.
+	SkipOthers bool
 	// CaptionLines: each line of a tar's .txt is a caption (retrieval sets).
 	CaptionLines bool
 	// GroupCaptions joins the rows of a table that name the same image.

@@ -66,6 +66,13 @@ var layouts = []struct {
 		}
 		return dir
 	}},
+	{name: "folders of more classes", labels: true, options: Options{ClassNames: classes, SkipOthers: true}, write: func(t *testing.T, dir string) string {
+		for _, p := range pictures {
+			write(t, filepath.Join(dir, classes[p.class], p.name+".png"), p.data)
+		}
+		write(t, filepath.Join(dir, "n99999999", "x.png"), "another class")
+		return dir
+	}},
 	{name: "tar of class folders", labels: true, write: func(t *testing.T, dir string) string {
 		var entries []entry
 		for _, p := range pictures {

@@ -44,16 +44,20 @@ func newFolders(ctx context.Context, st storage, where string, files []file, o O
 	}
 	slices.Sort(dirs)
 	l := newLabels(o.ClassNames)
-	label, err := l.folders(where, dirs)
+	labelOf, err := l.folders(where, dirs, o.SkipOthers)
 	if err != nil {
 		return nil, err
 	}
 	var records []record
 	for _, d := range dirs {
+		label, ok := labelOf[d]
+		if !ok {
+			continue
+		}
 		files := perClass[d]
 		baseSorted(files)
 		for _, f := range files {
-			records = append(records, record{file: f, key: f.name, label: label[d]})
+			records = append(records, record{file: f, key: f.name, label: label})
 		}
 	}
 	classes := dirs

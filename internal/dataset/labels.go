@@ -77,8 +77,8 @@ func (l *labels) of(s string) (int, error) {
 }
 
 // folders gives each class folder its label: by the caller's class names, or
-// else the sorted position.
-func (l *labels) folders(where string, dirs []string) (map[string]int, error) {
+// else the sorted position. Folders to be left out have none.
+func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[string]int, error) {
 	out := map[string]int{}
 	if l.names == nil {
 		for i, d := range dirs {
@@ -100,7 +100,7 @@ func (l *labels) folders(where string, dirs []string) (map[string]int, error) {
 		taken[i] = d
 		out[d] = i
 	}
-	if len(unknown) == 0 {
+	if len(unknown) == 0 || skipOthers && len(out) > 0 {
 		return out, nil
 	}
 	// Folders named by the class number, as ImageNet-V2 has them.
