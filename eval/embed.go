@@ -28,10 +28,11 @@ type EmbedOptions struct {
 	DType              string
 
 	Images  []string // files and folders
-	Texts   string   // file, one text a line; "-" is stdin
+	Texts   string   // file, one text a line; "-" is Stdin
 	Tensors string   // .safetensors with images and/or tokens
 	Out     string   // .safetensors or .npy
 
+	Stdin     io.Reader
 	Normalize bool
 	Blocks    bool // every block's output too; .safetensors only
 	Batch     int
@@ -175,7 +176,7 @@ func (e *embedding) inputs() (err error) {
 	if err := textTower(e.m.Config, e.o.Model); err != nil {
 		return err
 	}
-	if e.texts, err = readTexts(e.o.Texts); err != nil {
+	if e.texts, err = readTexts(e.o.Texts, e.o.Stdin); err != nil {
 		return err
 	}
 	width := e.m.Config.Text.ContextLength
@@ -189,11 +190,11 @@ func (e *embedding) inputs() (err error) {
 }
 
 // readTexts reads one text a line; an empty line is an empty text.
-func readTexts(path string) ([]string, error) {
+func readTexts(path string, stdin io.Reader) ([]string, error) {
 	var b []byte
 	var err error
 	if path == "-" {
-		b, err = io.ReadAll(os.Stdin)
+		b, err = io.ReadAll(stdin)
 	} else {
 		b, err = readFile(path, "texts, one a line")
 	}

@@ -77,6 +77,29 @@ func TestEmbedBlocks(t *testing.T) {
 	})
 }
 
+// Features do not depend on the batch size beyond rounding.
+func TestEmbedBatches(t *testing.T) {
+	dir := "../testdata/models/eva02-b-tiny"
+	eachBackend(t, func(t *testing.T, dev *device.Device) {
+		var want []float32
+		for _, batch := range []int{5, 2, 1} {
+			out := filepath.Join(t.TempDir(), "out.safetensors")
+			_, err := Embed(context.Background(), EmbedOptions{
+				Device: dev, Model: filepath.Join(dir, "model.safetensors"), Config: filepath.Join(dir, "config.json"),
+				Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Batch: batch,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := append(floats(t, out, "image_features"), floats(t, out, "text_features")...)
+			if want == nil {
+				want = got
+			}
+			closeTo(t, "features", got, want, 1e-5)
+		}
+	})
+}
+
 func TestEmbedChecks(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(dir, "o.safetensors")
@@ -125,9 +148,11 @@ func TestNPY(t *testing.T) {
 func TestReadTexts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t.txt")
 	write(t, path, []byte("a dog\r\n\n  two \nlast"))
-	got, err := readTexts(path)
-	if err != nil || strings.Join(got, "|") != "a dog||  two |last" {
-		t.Errorf("%q %v", got, err)
+	for _, from := range []string{path, "-"} {
+		got, err := readTexts(from, strings.NewReader("a dog\n\n  two \nlast\n"))
+		if err != nil || strings.Join(got, "|") != "a dog||  two |last" {
+			t.Errorf("%s: %q %v", from, got, err)
+		}
 	}
 }
 

@@ -87,6 +87,7 @@ func (s *Seconds) add(o Seconds) {
 	s.Classifier += o.Classifier
 	s.Images += o.Images
 	s.Decode += o.Decode
+	s.Wait += o.Wait
 	s.Device += o.Device
 	s.Total += o.Total
 }

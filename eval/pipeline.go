@@ -22,10 +22,13 @@ type batchOf struct {
 // complete, one being filled.
 const buffers = 3
 
+// loadTime says how long load decoded, summed over the workers, and how long
+// it waited for a decoded batch, in seconds.
+type loadTime struct{ decode, wait float64 }
+
 // load decodes the images ids with all workers and hands them to use in
-// batches, in order, on the calling goroutine. It returns the seconds spent in
-// decoding, summed over the workers. Memory is buffers × size images.
-func load(ctx context.Context, s samples, ids []int, size, pixels, workers int, use func(b *batchOf) error) (decode float64, err error) {
+// batches, in order, on the calling goroutine. Memory is buffers × size images.
+func load(ctx context.Context, s samples, ids []int, size, pixels, workers int, use func(b *batchOf) error) (spent loadTime, err error) {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
@@ -91,7 +94,12 @@ func load(ctx context.Context, s samples, ids []int, size, pixels, workers int, 
 		})
 	}
 	err = func() error {
-		for b := range ready {
+		for {
+			start := time.Now()
+			b, ok := <-ready
+			if !ok {
+				return context.Cause(ctx)
+			}
 			select {
 			case <-b.done:
 			case <-ctx.Done():
@@ -101,14 +109,15 @@ func load(ctx context.Context, s samples, ids []int, size, pixels, workers int, 
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			spent.wait += time.Since(start).Seconds()
 			if err := use(b); err != nil {
 				return err
 			}
 			free <- b
 		}
-		return context.Cause(ctx)
 	}()
 	cancel(err)
 	wg.Wait()
-	return time.Duration(busy.Load()).Seconds(), err
+	spent.decode = time.Duration(busy.Load()).Seconds()
+	return spent, err
 }

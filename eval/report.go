@@ -208,14 +208,14 @@ func reportSpeed(p *runlog.Page, res *Result) {
 		v    float64
 	}{
 		{"loading the model", s.Load}, {"class vectors", s.Classifier}, {"images, all", s.Images},
-		{"model on images", s.Device}, {"decoding, all workers", s.Decode}, {"the whole run", s.Total},
+		{"model on images", s.Device}, {"waiting for decoded images", s.Wait}, {"decoding, all workers", s.Decode}, {"the whole run", s.Total},
 	} {
 		chart.Labels = append(chart.Labels, part.name)
 		chart.Values = append(chart.Values, round2(part.v))
 	}
 	p.Bars(chart)
 	if s.Images > 0 {
-		p.Note(fmt.Sprintf("While images were scored the model was busy %.0f %% of the time; decoding runs beside it.", 100*min(1, s.Device/s.Images)))
+		p.Note(fmt.Sprintf("While images were scored the model was busy %.0f %% of the time and waited for decoded images %.0f %%; decoding runs beside it.", 100*min(1, s.Device/s.Images), 100*min(1, s.Wait/s.Images)))
 	}
 }
 

@@ -128,6 +128,7 @@ type Seconds struct {
 	Classifier float64 `json:"classifier"`
 	Images     float64 `json:"images"` // from the first image read to the last ranked
 	Decode     float64 `json:"decode"`
+	Wait       float64 `json:"wait"` // for decoded images
 	Device     float64 `json:"device"`
 	Total      float64 `json:"total"`
 }

@@ -311,6 +311,9 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 		}
 	}
 	scored, err := r.images(ctx, todo, bads(done), j)
+	if ctx.Err() != nil && j.f != nil {
+		return nil, fmt.Errorf("what is scored so far is kept in %s; the same command goes on there: %w", r.o.Out, ctx.Err())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +359,7 @@ func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (
 	start := time.Now()
 	pixels := 3 * r.pre.Size * r.pre.Size
 	batch := min(r.o.Batch, len(todo))
-	decode, err := load(ctx, r.data, todo, batch, pixels, r.o.Workers, func(b *batchOf) error {
+	spent, err := load(ctx, r.data, todo, batch, pixels, r.o.Workers, func(b *batchOf) error {
 		began := time.Now()
 		features, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
 		r.seconds.Device += time.Since(began).Seconds()
@@ -379,7 +382,7 @@ func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (
 		meter.Add(int64(len(entries)))
 		return r.tooBad(bad)
 	})
-	r.seconds.Decode = decode
+	r.seconds.Decode, r.seconds.Wait = spent.decode, spent.wait
 	r.seconds.Images = time.Since(start).Seconds()
 	r.seen = len(todo)
 	return out, err

@@ -34,7 +34,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 				return err
 			}
 			defer dev.Close()
-			o.Device, o.Log, o.Meter = dev, app.Log, app.meter
+			o.Device, o.Log, o.Meter, o.Stdin = dev, app.Log, app.meter, app.In
 			if o.Workers == 0 {
 				o.Workers = app.Threads
 			}
@@ -60,7 +60,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
 	f.IntVar(&o.Batch, "batch", 0, "rows per call (0: 32 on a CPU, 256 on a GPU)")
 	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
-	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode; their features are zero")
+	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode; they have no row")
 	mustRequire(cmd, "model", "out")
 	return cmd
 }

@@ -44,7 +44,7 @@ An image that does not decode is skipped, counted and listed; more than
 		Args: oneBenchmark,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Benchmark = args[0]
-			if o.Shard, o.Shards, err = shardOf(part); err != nil {
+			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
 				return err
 			}
 			if classNames != "" {
@@ -88,7 +88,7 @@ An image that does not decode is skipped, counted and listed; more than
 	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
 	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
-	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto: from Slurm's or Kubernetes' environment")
+	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8); Slurm arrays and Kubernetes indexed jobs give it by themselves")
 	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
 	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode")
@@ -110,8 +110,9 @@ func oneBenchmark(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// shardOf reads --shard; a job's environment alone gives a part too.
-func shardOf(flag string) (i, n int, err error) {
+// shardOf reads --shard. The environment of a Slurm array or of a Kubernetes
+// indexed job gives a part without the flag; 0/1 is everything in spite of it.
+func shardOf(app *App, flag string) (i, n int, err error) {
 	if flag != "" {
 		return shard.Parse(flag)
 	}
@@ -119,6 +120,7 @@ func shardOf(flag string) (i, n int, err error) {
 	if err != nil || !ok {
 		return 0, 1, err
 	}
+	app.Log.Warn("scoring a part, as this job's environment says; --shard 0/1 scores everything", "part", i, "of", n)
 	return i, n, nil
 }
 
@@ -164,8 +166,8 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	for _, d := range res.Diagnosis {
 		app.Printf("cause?  %s\n", d.Text)
 	}
-	app.Printf("speed   %.1f images/s (decode %.1f s over the workers, device %.1f s, all %.1f s) on %s, JPEG by %s\n",
-		res.ImagesPerSecond, res.Seconds.Decode, res.Seconds.Device, res.Seconds.Total, res.Backend, res.Decoder)
+	app.Printf("speed   %.1f images/s (model %.1f s, waiting for images %.1f s, decoding %.1f s over the workers, all %.1f s) on %s, JPEG by %s\n",
+		res.ImagesPerSecond, res.Seconds.Device, res.Seconds.Wait, res.Seconds.Decode, res.Seconds.Total, res.Backend, res.Decoder)
 	if out != "" {
 		app.Printf("report  %s/report.html\n", strings.TrimSuffix(out, "/"))
 	}
