@@ -54,11 +54,11 @@ func isBad(err error) bool {
 }
 
 // openSamples opens SRC: a .safetensors with images, or any dataset.
-func openSamples(ctx context.Context, src string, labels []string, p arch.Preprocess) (samples, error) {
+func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (samples, error) {
 	if strings.HasSuffix(strings.ToLower(src), ".safetensors") {
 		return openTensorSamples(src, p.Size, true)
 	}
-	ds, err := dataset.Open(ctx, src, dataset.Options{ClassNames: labels})
+	ds, err := dataset.Open(ctx, src, o)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ type words struct {
 	name, metric     string
 	names, templates []string
 	labels           []string // what folders and label columns call the classes; nil: their own names
+	partial          bool     // folders of other classes are left out
 }
 
 // defaultTemplates serve "folder" without --templates.
@@ -34,7 +35,7 @@ func wordsFor(o Options) (words, error) {
 		if !ok {
 			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
 		}
-		w = words{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels()}
+		w = words{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels(), b.Partial}
 	}
 	if len(o.ClassNames) > 0 {
 		w.names = o.ClassNames

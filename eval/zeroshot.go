@@ -196,7 +196,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := textTower(r.cfg, r.o.Model); err != nil {
 		return err
 	}
-	if r.data, err = openSamples(ctx, r.o.Data, r.w.labels, r.pre); err != nil {
+	if r.data, err = openSamples(ctx, r.o.Data, dataset.Options{ClassNames: r.w.labels, SkipOthers: r.w.partial}, r.pre); err != nil {
 		return err
 	}
 	if err = r.settle(); err != nil {
