@@ -31,7 +31,7 @@ var (
 	classes  = []string{"n01440764", "n01443537", "n01484850"}
 	pictures = []picture{
 		{"a", "\xff\xd8first", 0, "a tench, held"},
-		{"b", "\xff\xd8second image", 0, `the "big" tench`},
+		{"b", strings.Repeat("\xff\xd8", 256), 0, `the "big" tench`},
 		{"c", "\xff\xd8", 1, "a goldfish\tin a bowl"},
 		{"d", strings.Repeat("\xff\xd8 long", 300), 2, "weißer Hai"},
 		{"e", strings.Repeat("\x00", 512), 2, "a shark"},
@@ -446,5 +446,50 @@ func TestErrors(t *testing.T) {
 				t.Errorf("exit status %d of %v", c, err)
 			}
 		})
+	}
+}
+
+func TestFingerprintChanges(t *testing.T) {
+	base := func(t *testing.T, dir string) {
+		write(t, filepath.Join(dir, "cat", "a.jpg"), "12345")
+		write(t, filepath.Join(dir, "dog", "b.jpg"), "12345")
+	}
+	table := func(rows string) func(t *testing.T, dir string) string {
+		return func(t *testing.T, dir string) string {
+			return write(t, filepath.Join(dir, "t.csv"), "path,label,text\n"+rows)
+		}
+	}
+	archive := func(entries ...entry) func(t *testing.T, dir string) string {
+		return func(t *testing.T, dir string) string { return writeTar(t, filepath.Join(dir, "t.tar"), entries) }
+	}
+	sources := map[string]func(t *testing.T, dir string) string{
+		"folder": func(t *testing.T, dir string) string { base(t, dir); return dir },
+		"other size": func(t *testing.T, dir string) string {
+			base(t, dir)
+			write(t, filepath.Join(dir, "cat", "a.jpg"), "1")
+			return dir
+		},
+		"other name": func(t *testing.T, dir string) string {
+			base(t, dir)
+			write(t, filepath.Join(dir, "cat", "c.jpg"), "12345")
+			return dir
+		},
+		"table":         table("a.jpg,1,x\n"),
+		"other label":   table("a.jpg,2,x\n"),
+		"other caption": table("a.jpg,1,y\n"),
+		"tar":           archive(entry{"a.jpg", "1"}, entry{"a.txt", "x"}),
+		"longer tar":    archive(entry{"a.jpg", strings.Repeat("1", 600)}, entry{"a.txt", "x"}),
+		"one more":      archive(entry{"a.jpg", "1"}, entry{"a.txt", "x"}, entry{"b.jpg", "1"}),
+	}
+	seen := map[string]string{}
+	for name, make := range sources {
+		d, err := Open(context.Background(), make(t, t.TempDir()), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := seen[d.Fingerprint()]; ok {
+			t.Errorf("%s and %s have the same fingerprint", name, other)
+		}
+		seen[d.Fingerprint()] = name
 	}
 }
