@@ -85,7 +85,7 @@ var layouts = []struct {
 		for i := range 3 {
 			var entries []entry
 			for _, p := range pictures[i*2 : min(i*2+2, len(pictures))] {
-				entries = append(entries, entry{p.name + ".png", p.data}, entry{p.name + ".txt", p.caption + "\n"}, entry{p.name + ".cls", fmt.Sprint(p.class)})
+				entries = append(entries, entry{p.name + ".txt", p.caption + "\n"}, entry{p.name + ".cls", fmt.Sprint(p.class)}, entry{p.name + ".png", p.data})
 			}
 			entries = append(entries, entry{"only.txt", "a caption without image"})
 			writeTar(t, filepath.Join(dir, fmt.Sprintf("x-%03d.tar", i)), entries)
