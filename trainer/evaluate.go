@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // formulas read better without the qualifier
+	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/arch"

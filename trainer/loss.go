@@ -1,6 +1,6 @@
 package trainer
 
-import . "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // formulas read better without the qualifier
+import . "github.com/gomlx/gomlx/core/graph"
 
 // contrastive is CLIP's symmetric loss over the whole batch. image and text
 // are L2-normalised [B, E], logitScale is the parameter (its exp multiplies

@@ -3,7 +3,7 @@ package trainer
 import (
 	"math"
 
-	. "github.com/gomlx/gomlx/core/graph" //nolint:staticcheck // formulas read better without the qualifier
+	. "github.com/gomlx/gomlx/core/graph"
 
 	"github.com/evatool/evatool/internal/arch"
 )

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +16,7 @@ func newTrain(app *App) *cobra.Command {
 		o       trainer.Options
 		dryRun  bool
 		rate    float64
-		threads int
+		workers int
 	)
 	cmd := &cobra.Command{
 		Use:   "train RECIPE.yaml",
@@ -52,7 +54,11 @@ that was not.` + exitStatus,
 				return err
 			}
 			defer o.Device.Close()
-			o.Log, o.Workers = app.Log, threads
+			o.Log, o.Workers = app.Log, workers
+			if o.Out == "" {
+				name := filepath.Base(args[0])
+				o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name)))
+			}
 			bar := app.Progress("train", r.Steps, "steps")
 			defer bar.Done()
 			var shown int64
@@ -85,7 +91,7 @@ that was not.` + exitStatus,
 	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint")
-	f.IntVar(&threads, "workers", 0, "decoding goroutines (0: one per core)")
+	f.IntVar(&workers, "workers", 0, "decoding goroutines (0: one per core)")
 	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
 	return cmd
