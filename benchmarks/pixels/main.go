@@ -1,0 +1,162 @@
+// Command pixels times JPEG file to normalised 224 x 224 tensor on one core,
+// with libjpeg-turbo and with the decoder in Go, against PIL and torchvision on
+// the same bytes in the same run.
+//
+//	go run ./benchmarks/pixels --peer /path/to/python
+//
+// The peer's Python needs Pillow, torch and torchvision. Rounds alternate; the
+// medians are reported, and the tensors are compared.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/binary"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/evatool/evatool/internal/img"
+)
+
+//go:embed peer.py
+var peerScript string
+
+func main() {
+	peer := flag.String("peer", "", "`PYTHON` with Pillow, torch and torchvision; empty: no comparison")
+	file := flag.String("image", "testdata/preprocess/photo_500x375.jpg", "the JPEG `FILE`")
+	n := flag.Int("n", 200, "images to a round")
+	rounds := flag.Int("rounds", 7, "rounds of each")
+	flag.Parse()
+	if err := run(*peer, *file, *n, *rounds); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// contender does n images and says how long that took.
+type contender struct {
+	name  string
+	round func(n int) (time.Duration, error)
+	hash  string // of the tensor
+	rate  []float64
+}
+
+func run(python, file string, n, rounds int) error {
+	runtime.GOMAXPROCS(1)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	all := []*contender{ours("evatool, Go decoder", data, img.DecodeGo)}
+	if img.JPEGDecoder() != "go" {
+		all = append(all, ours("evatool, "+img.JPEGDecoder(), data, img.Decode))
+	}
+	if python != "" {
+		p, stop, err := startPeer(python, file)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		all = append(all, p)
+	}
+	for r := range rounds + 1 {
+		for _, c := range all {
+			d, err := c.round(n)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+			if r > 0 { // the first round warms up
+				c.rate = append(c.rate, float64(n)/d.Seconds())
+			}
+		}
+	}
+	last := all[len(all)-1]
+	fmt.Printf("%s (%d bytes) to 1x3x224x224, one core, %d rounds of %d\n\n", file, len(data), rounds, n)
+	fmt.Printf("| who | images/s, median | lowest | highest | against the last line | tensor |\n|---|---|---|---|---|---|\n")
+	for _, c := range all {
+		slices.Sort(c.rate)
+		same := "equal"
+		if c.hash != last.hash {
+			same = "DIFFERS"
+		}
+		fmt.Printf("| %s | %.0f | %.0f | %.0f | %.2fx | %s |\n", c.name, median(c.rate), c.rate[0], c.rate[len(c.rate)-1], median(c.rate)/median(last.rate), same)
+	}
+	return nil
+}
+
+func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
+
+func ours(name string, data []byte, decode func([]byte) (*img.Image, error)) *contender {
+	p := img.Preprocess{Size: 224, Mean: img.CLIPMean, Std: img.CLIPStd}
+	tensor := make([]float32, 3*p.Size*p.Size)
+	c := &contender{name: name}
+	c.round = func(n int) (time.Duration, error) {
+		start := time.Now()
+		for range n {
+			im, err := decode(data)
+			if err != nil {
+				return 0, err
+			}
+			img.ToCHW(tensor, p.Crop(im), p.Mean, p.Std)
+		}
+		d := time.Since(start)
+		if c.hash == "" {
+			var b bytes.Buffer
+			if err := binary.Write(&b, binary.LittleEndian, tensor); err != nil {
+				return 0, err
+			}
+			s := sha256.Sum256(b.Bytes())
+			c.hash = hex.EncodeToString(s[:])
+		}
+		return d, nil
+	}
+	return c
+}
+
+// startPeer runs peer.py, which does a round for every line that it reads.
+func startPeer(python, file string) (*contender, func(), error) {
+	cmd := exec.Command(python, "-c", peerScript, file)
+	cmd.Stderr = os.Stderr
+	// A Go program's OpenBLAS setting is not the peer's.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "OPENBLAS_CORETYPE=") })
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, nil, err
+	}
+	lines := bufio.NewReader(out)
+	c := &contender{}
+	if c.name, err = lines.ReadString('\n'); err != nil {
+		return nil, nil, fmt.Errorf("%s did not start: %w", python, err)
+	}
+	c.name = strings.TrimSpace(c.name)
+	c.round = func(n int) (time.Duration, error) {
+		if _, err := fmt.Fprintln(in, n); err != nil {
+			return 0, err
+		}
+		var seconds float64
+		_, err := fmt.Fscan(lines, &seconds, &c.hash)
+		return time.Duration(seconds * float64(time.Second)), err
+	}
+	stop := func() {
+		in.(io.Closer).Close()
+		cmd.Wait()
+	}
+	return c, stop, nil
+}
