@@ -1,0 +1,150 @@
+// Command convert measures evatool convert against PyTorch (torch.load with
+// weights_only, then safetensors.torch.save_file) and cp on the same made-up
+// EVA02-CLIP-B-16 checkpoint, side by side, and the memory of a 10 GB one.
+//
+//	make build
+//	GOEXPERIMENT=simd go run ./benchmarks/convert --python venv/bin/python --dir /tmp/bench
+//
+// Without --python only evatool and cp are measured.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/evatool/evatool/internal/arch"
+)
+
+const torchScript = `
+import sys, torch
+from safetensors.torch import save_file
+d = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+save_file({k: v.contiguous() for k, v in d.items()}, sys.argv[2])
+`
+
+// torchTimed measures inside the process too, so that imports do not count.
+const torchTimed = `
+import sys, time, resource, torch
+from safetensors.torch import save_file
+t = time.perf_counter()
+d = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+save_file({k: v.contiguous() for k, v in d.items()}, sys.argv[2])
+print(time.perf_counter() - t)
+`
+
+func main() {
+	python := flag.String("python", "", "a Python with torch and safetensors")
+	tool := flag.String("evatool", "./evatool", "the binary")
+	dir := flag.String("dir", os.TempDir(), "where to write, with 2 GB of space (30 GB with --large)")
+	rounds := flag.Int("rounds", 5, "rounds; the medians count")
+	large := flag.Bool("large", false, "also convert a made-up checkpoint of 10 GB, for the memory")
+	only := flag.String("make", "", "only write the 600 MB checkpoint to this file")
+	flag.Parse()
+	if *only != "" {
+		c, _ := arch.Named("EVA02-CLIP-B-16")
+		if err := writeCheckpoint(*only, c, "FloatStorage", 4, false); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := bench(*python, *tool, *dir, *rounds, *large); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type result struct {
+	seconds []float64
+	rss     int64 // bytes
+}
+
+func (r *result) median() float64 {
+	s := slices.Sorted(slices.Values(r.seconds))
+	return s[len(s)/2]
+}
+
+func bench(python, tool, dir string, rounds int, large bool) error {
+	src, dst := filepath.Join(dir, "bench-src.pt"), filepath.Join(dir, "bench-out.safetensors")
+	defer os.Remove(src)
+	c, _ := arch.Named("EVA02-CLIP-B-16")
+	if err := writeCheckpoint(src, c, "FloatStorage", 4, false); err != nil {
+		return err
+	}
+	st, err := os.Stat(src)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: EVA02-CLIP-B-16, %.0f MB, %d tensors\n", src, float64(st.Size())/1e6, len(c.Params()))
+	type contender struct {
+		name string
+		argv []string
+		in   bool // prints its own seconds
+	}
+	contenders := []contender{
+		{"evatool convert", []string{tool, "convert", src, "-o", dst, "--force", "--quiet"}, false},
+		{"cp", []string{"cp", src, dst}, false},
+	}
+	if python != "" {
+		contenders = append(contenders,
+			contender{"torch, without imports", []string{python, "-c", torchTimed, src, dst}, true},
+			contender{"torch, whole process", []string{python, "-c", torchScript, src, dst}, false})
+	}
+	results := make([]result, len(contenders))
+	for range rounds {
+		for i, c := range contenders {
+			os.Remove(dst)
+			if err := measure(c.argv, c.in, &results[i]); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
+		}
+	}
+	ours := results[0].median()
+	for i, c := range contenders {
+		r := &results[i]
+		fmt.Printf("%-24s %6.2f s (%.2f to %.2f)  peak %5.0f MB  %.2fx evatool\n",
+			c.name, r.median(), slices.Min(r.seconds), slices.Max(r.seconds), float64(r.rss)/1e6, r.median()/ours)
+	}
+	os.Remove(dst)
+	if !large {
+		return nil
+	}
+	c, _ = arch.Named("EVA02-CLIP-bigE-14-plus")
+	if err := writeCheckpoint(src, c, "HalfStorage", 2, true); err != nil {
+		return err
+	}
+	defer os.Remove(dst)
+	var r result
+	if err := measure(contenders[0].argv, false, &r); err != nil {
+		return err
+	}
+	fmt.Printf("EVA02-CLIP-bigE-14-plus, 10 GB: evatool convert %.1f s, peak %.0f MB\n", r.median(), float64(r.rss)/1e6)
+	return nil
+}
+
+func measure(argv []string, inside bool, r *result) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stderr = os.Stderr
+	start := time.Now()
+	out, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	seconds := time.Since(start).Seconds()
+	if inside {
+		if _, err := fmt.Sscan(string(out), &seconds); err != nil {
+			return err
+		}
+	}
+	r.seconds = append(r.seconds, seconds)
+	if u, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
+		r.rss = max(r.rss, u.Maxrss*1024) // Linux counts kilobytes
+	}
+	return nil
+}
