@@ -84,19 +84,27 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 	quiet()
 	setThreads(o.Threads)
 	d, err := open(o)
+	if err == nil {
+		err = d.ready(o)
+	}
 	if err != nil {
 		return nil, err
 	}
+	o.Log.Info("backend", "backend", d.info.Kind, "plugin", d.info.Plugin, "devices", d.info.Devices, "why", d.info.Why)
+	return d, nil
+}
+
+// ready completes what openGo and openPlugin return.
+func (d *Device) ready(o Options) (err error) {
+	d.log = o.Log
+	d.allocs = map[string]*Program{}
 	if n := d.info.Devices; n > 1 {
 		if d.mesh, err = distributed.NewDeviceMesh([]int{n}, []string{meshAxis}); err != nil {
 			d.Close()
-			return nil, fault.Envf("%d devices: %w", n, err)
+			return fault.Envf("%d devices: %w", n, err)
 		}
 	}
-	d.log = o.Log
-	d.allocs = map[string]*Program{}
-	o.Log.Info("backend", "backend", d.info.Kind, "plugin", d.info.Plugin, "devices", d.info.Devices, "why", d.info.Why)
-	return d, nil
+	return nil
 }
 
 func open(o Options) (*Device, error) {
