@@ -16,11 +16,6 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-func TestMain(m *testing.M) {
-	fsync = func(*os.File) error { return nil } // most of the time of these tests
-	os.Exit(m.Run())
-}
-
 const formats = "../testdata/formats/"
 
 func run(t *testing.T, o Options) *Report {
