@@ -117,6 +117,9 @@ func (d *jpegDecoder) decode() (*Image, error) {
 	if err := d.setup(); err != nil {
 		return nil, err
 	}
+	if !d.progressive {
+		d.useStandardTables()
+	}
 	if len(d.scan) == len(d.comp) && !d.progressive {
 		if err := d.readScan(true); err != nil {
 			return nil, err
