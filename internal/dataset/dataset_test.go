@@ -267,10 +267,10 @@ func writeTar(t *testing.T, name string, entries []entry) string {
 }
 
 // writeParquet writes rows in groups of n.
-func writeParquet[T any](t *testing.T, name string, rows []T, n int) string {
+func writeParquet[T any](t *testing.T, name string, rows []T, n int, options ...parquet.WriterOption) string {
 	t.Helper()
 	var buf bytes.Buffer
-	w := parquet.NewGenericWriter[T](&buf, parquet.Compression(&parquet.Snappy), parquet.PageBufferSize(16))
+	w := parquet.NewGenericWriter[T](&buf, append(options, parquet.Compression(&parquet.Snappy), parquet.PageBufferSize(16))...)
 	for part := range slices.Chunk(rows, n) {
 		if _, err := w.Write(part); err != nil {
 			t.Fatal(err)

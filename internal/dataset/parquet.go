@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -83,7 +84,7 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 	var rows []row
 	paths := false
 	for i, name := range names {
-		more, images, err := readParquet(ctx, st, name, o)
+		more, images, classes, err := readParquet(ctx, st, name, o)
 		if err != nil {
 			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", name, err))
 		}
@@ -91,6 +92,9 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 			return nil, fault.Inputf("%s: has images as paths where %s has bytes, or the reverse; give one kind", name, names[0])
 		}
 		paths = images == nil
+		if o.ClassNames == nil {
+			o.ClassNames = classes
+		}
 		d.first = append(d.first, len(rows))
 		d.files = append(d.files, images)
 		rows = append(rows, more...)
@@ -113,7 +117,7 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 
 // readParquet reads everything of a file but image bytes. images is nil when
 // the table has paths.
-func readParquet(ctx context.Context, st storage, name string, o Options) (rows []row, images *bytesColumn, err error) {
+func readParquet(ctx context.Context, st storage, name string, o Options) (rows []row, images *bytesColumn, names []string, err error) {
 	defer func() {
 		// The library reports some damage by panic.
 		if p := recover(); p != nil {
@@ -122,15 +126,18 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (rows 
 	}()
 	size, _, err := st.stat(ctx, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	f, err := parquet.OpenFile(storageReader{ctx, st, name, size}, size, parquet.ReadBufferSize(parquetWindow), parquet.SkipBloomFilters(true))
 	if err != nil {
-		return nil, nil, fmt.Errorf("not a Parquet file, or cut short: %w", err)
+		return nil, nil, nil, fmt.Errorf("not a Parquet file, or cut short: %w", err)
 	}
 	c, err := findColumns(f.Schema(), o)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
+	}
+	if c.label >= 0 {
+		names = huggingFaceNames(f, f.Schema().Columns()[c.label][0])
 	}
 	// The rows grow with what is read: the number in the footer may be anything.
 	at := func(i int) *row {
@@ -140,7 +147,7 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (rows 
 		return &rows[i]
 	}
 	if c.caption < 0 && c.label < 0 {
-		return nil, nil, missing("caption or label", "", columnNames(f.Schema()), append(slices.Clone(captionNames), labelNames...))
+		return nil, nil, nil, missing("caption or label", "", columnNames(f.Schema()), append(slices.Clone(captionNames), labelNames...))
 	}
 	if c.caption >= 0 {
 		err = eachRow(f, c.caption, func(i int, values []parquet.Value) error {
@@ -180,9 +187,30 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (rows 
 		})
 	}
 	if err != nil || c.image < 0 {
-		return rows, nil, err
+		return rows, nil, names, err
 	}
-	return rows, &bytesColumn{name: name, size: size, groups: f.RowGroups(), leaf: c.image, group: -1}, nil
+	return rows, &bytesColumn{name: name, size: size, groups: f.RowGroups(), leaf: c.image, group: -1}, names, nil
+}
+
+// huggingFaceNames are the class names that a Hugging Face table says about
+// its label column, nil when it does not.
+func huggingFaceNames(f *parquet.File, label string) []string {
+	text, ok := f.Lookup("huggingface")
+	if !ok {
+		return nil
+	}
+	var about struct {
+		Info struct {
+			Features map[string]json.RawMessage `json:"features"`
+		} `json:"info"`
+	}
+	var feature struct {
+		Names []string `json:"names"`
+	}
+	if json.Unmarshal([]byte(text), &about) != nil || json.Unmarshal(about.Info.Features[label], &feature) != nil {
+		return nil
+	}
+	return feature.Names
 }
 
 // columns are leaf numbers, -1 for none.

@@ -7,8 +7,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/parquet-go/parquet-go"
 )
 
 type parquetLine struct {
@@ -105,5 +108,22 @@ func TestParquetDamaged(t *testing.T) {
 			d.Read(i)
 		}
 		d.Close()
+	}
+}
+
+func TestParquetClassNames(t *testing.T) {
+	about := parquet.KeyValueMetadata("huggingface", `{"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}, "image": {"_type": "Image"}}}}`)
+	dir := t.TempDir()
+	src := writeParquet(t, filepath.Join(dir, "t.parquet"), []parquetLine{{[]byte("a"), 1}}, 1, about)
+	d, err := Open(context.Background(), src, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(d.Classes(), []string{"cat", "dog"}) {
+		t.Errorf("classes %q", d.Classes())
+	}
+	bad := writeParquet(t, filepath.Join(dir, "bad.parquet"), []parquetLine{{[]byte("a"), 2}}, 1, about)
+	if _, err := Open(context.Background(), bad, Options{}); err == nil || !strings.Contains(err.Error(), "label 2 is not in 0..1") {
+		t.Errorf("label without a name: %v", err)
 	}
 }
