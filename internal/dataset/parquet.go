@@ -115,7 +115,8 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 	return d, nil
 }
 
-// readParquet reads everything of a file but image bytes. images is nil when
+// readParquet reads everything of a file but image bytes; names are the class
+// names that the file carries, or nil. images is nil when
 // the table has paths.
 func readParquet(ctx context.Context, st storage, name string, o Options) (rows []row, images *bytesColumn, names []string, err error) {
 	defer func() {
