@@ -100,7 +100,7 @@ func TestFormats(t *testing.T) {
 				compareTensor(t, info, w.Tensors[info.Name], hash(t, r, err))
 			}
 			for _, c := range c {
-				checkFacts(t, c, w, len(x.Files) > 1)
+				checkFacts(t, c, w)
 			}
 		})
 	}
@@ -131,9 +131,9 @@ func openFixture(t *testing.T, format string, files []string) (tensorfile.Source
 	return src, all
 }
 
-func checkFacts(t *testing.T, c *Checkpoint, w wantFile, sharded bool) {
+func checkFacts(t *testing.T, c *Checkpoint, w wantFile) {
 	t.Helper()
-	container := map[string]string{"torchscript-zip": "torchscript", "hf-sharded-bin": "torch-zip"}[w.Container]
+	container := map[string]string{"hf-sharded-bin": "torch-zip"}[w.Container]
 	if container == "" {
 		container = w.Container
 	}

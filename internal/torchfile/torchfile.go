@@ -160,7 +160,7 @@ func (c *Checkpoint) loadZip(f raw) (any, error) {
 	c.container = "torch-zip"
 	v := &vm{script: a.isScript(root)}
 	if v.script {
-		c.container = "torchscript"
+		c.container = "torchscript-zip"
 	}
 	v.storage = func(id *types.Tuple) (*storage, error) {
 		s, key, err := parseStorage(id)
@@ -192,13 +192,13 @@ func (c *Checkpoint) loadZip(f raw) (any, error) {
 
 // take lists what is in the file and chooses the state dict.
 func (c *Checkpoint) take(root any, opt Options) error {
-	w := &walker{open: map[any]bool{}, script: c.container == "torchscript"}
+	w := &walker{open: map[any]bool{}, script: c.container == "torchscript-zip"}
 	if err := w.walk("", root, 0); err != nil {
 		return err
 	}
 	c.all, c.other = w.tensors, w.other
 	var err error
-	if c.container == "torchscript" {
+	if c.container == "torchscript-zip" {
 		if opt.Key != "" {
 			return fault.Usagef("--key %s: a TorchScript archive is one module; leave the flag out", opt.Key)
 		}
@@ -233,7 +233,7 @@ func (c *Checkpoint) take(root any, opt Options) error {
 	return nil
 }
 
-// Container is "torch-zip", "torch-legacy", "torch-tar" or "torchscript".
+// Container is "torch-zip", "torch-legacy", "torch-tar" or "torchscript-zip".
 func (c *Checkpoint) Container() string { return c.container }
 
 // StateDictKey is the path of the state dict in the file, "" for the top level.
