@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -148,7 +149,11 @@ func diffTensor(ctx context.Context, in [2]*input, a, b *item, atol float64) (Te
 		}
 		n, errA := io.ReadFull(ra, bufA)
 		m, errB := io.ReadFull(rb, bufB)
+		same := a.out.DType == b.out.DType && bytes.Equal(bufA[:n], bufB[:m])
 		for i := range min(n/sa, m/sb) {
+			if same {
+				break
+			}
 			t.add(decA(bufA[i*sa:]), decB(bufB[i*sb:]), atol)
 		}
 		for _, err := range []error{errA, errB} {

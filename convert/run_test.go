@@ -309,8 +309,7 @@ func TestRunErrors(t *testing.T) {
 // writeNames writes a sparse file of the given tensors, in alphabetical order.
 func writeNames(t *testing.T, path string, infos []tensorfile.Info) {
 	t.Helper()
-	infos = slices.Clone(infos)
-	slices.SortFunc(infos, func(a, b tensorfile.Info) int { return strings.Compare(a.Name, b.Name) })
+	infos = sorted(infos)
 	head, err := header(infos, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -486,5 +485,81 @@ func TestOpenModel(t *testing.T) {
 	_, err := OpenModel(context.Background(), formats+"01_zip_fp32.pt", ModelOptions{})
 	if err == nil || !strings.Contains(err.Error(), "--config") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestDeepSpeedFolder(t *testing.T) {
+	dir := t.TempDir()
+	tag := filepath.Join(dir, "epoch_9")
+	if err := os.Mkdir(tag, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(formats + "10_deepspeed/epoch_2/mp_rank_00_model_states.pt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(path string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(dir, "latest"), []byte("epoch_9\n"))
+	write(filepath.Join(tag, "mp_rank_00_model_states.pt"), b)
+	write(filepath.Join(tag, "zero_pp_rank_0_mp_rank_00_optim_states.pt"), []byte("never read"))
+	r := run(t, Options{Sources: []string{dir}})
+	if len(r.Ignored) != 1 || !strings.Contains(r.Ignored[0].Reason, "optimizer") {
+		t.Errorf("ignored %v", r.Ignored)
+	}
+	write(filepath.Join(tag, "mp_rank_01_model_states.pt"), b)
+	if _, err := Inspect(context.Background(), dir, InspectOptions{}); err == nil || !strings.Contains(err.Error(), "partitioned") {
+		t.Errorf("got %v", err)
+	}
+	write(filepath.Join(dir, "latest"), []byte("../elsewhere"))
+	if _, err := Inspect(context.Background(), dir, InspectOptions{}); err == nil || !strings.Contains(err.Error(), "names no folder") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDiff(t *testing.T) {
+	a, b := writeF32(t, "x", []float32{1, 2, 4}), writeF32(t, "x", []float32{1, 2.5, 4})
+	d, err := Diff(context.Background(), a, b, DiffOptions{})
+	if err != nil || d.Equal || d.Tensors[0].MaxAbs != 0.5 || d.Tensors[0].MaxRel != 0.2 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d, err = Diff(context.Background(), a, b, DiffOptions{ATol: 0.5}); err != nil || !d.Equal {
+		t.Errorf("within the tolerance: %+v, %v", d, err)
+	}
+	if d, err = Diff(context.Background(), a, writeF32(t, "y", []float32{1, 2, 4}), DiffOptions{}); err != nil || d.Equal || len(d.OnlyA) != 1 || len(d.OnlyB) != 1 {
+		t.Errorf("other names: %+v, %v", d, err)
+	}
+	if d, err = Diff(context.Background(), a, writeF32(t, "x", []float32{1, 2}), DiffOptions{}); err != nil || d.Equal || d.Tensors[0].Problem == "" {
+		t.Errorf("other shape: %+v, %v", d, err)
+	}
+	half := filepath.Join(t.TempDir(), "half.safetensors")
+	run(t, Options{Sources: []string{a}, Layout: "source", DType: "fp16", Output: half})
+	if d, err = Diff(context.Background(), a, half, DiffOptions{}); err != nil || !d.Equal {
+		t.Errorf("the same values in fp16: %+v, %v", d, err)
+	}
+	if _, err = Diff(context.Background(), a, b, DiffOptions{Map: "maybe"}); fault.Code(err) != int(fault.Usage) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	r, err := Inspect(context.Background(), formats+"09_openclip_epoch_5.pt", InspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Container != "torch-zip" || r.Family != "clip" || r.StateDictKey == nil || *r.StateDictKey != "state_dict" || len(r.Other) == 0 || len(r.Outside) == 0 {
+		t.Errorf("%s %s %v %d %d", r.Container, r.Family, r.StateDictKey, len(r.Other), len(r.Outside))
+	}
+	for _, x := range r.Tensors {
+		if x.SHA256 != "" {
+			t.Error("hashed without being asked")
+		}
+	}
+	if r, err = Inspect(context.Background(), formats+"01_zip_fp32.pt", InspectOptions{Hash: true}); err != nil || r.StateDictKey != nil || len(r.Tensors[0].SHA256) != 64 {
+		t.Errorf("%v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,5 +198,56 @@ func TestTowersAreRecognised(t *testing.T) {
 		if p.name != want || p.family != "eva-tower" || p.config != nil {
 			t.Errorf("%s: recognised as %q, %s", name, p.name, p.family)
 		}
+	}
+}
+
+// sorted is a copy in alphabetical order, in which a safetensors file of the
+// Python library has them.
+func sorted(tensors []tensorfile.Info) []tensorfile.Info {
+	out := slices.Clone(tensors)
+	slices.SortFunc(out, func(a, b tensorfile.Info) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// OpenAI's and OpenCLIP's models of one shape need different activations.
+func TestWhatTellsOpenAIFromOpenCLIP(t *testing.T) {
+	const name = "openai-ViT-B-32"
+	tensors := sorted(structures(t)[name])
+	if _, err := newPlan(&inventory{tensors: tensors}, planOptions{layout: "eva", dtype: "keep"}); err == nil || !strings.Contains(err.Error(), "openclip-ViT-B-32") {
+		t.Errorf("sorted names say nothing, but: %v", err)
+	}
+	facts := slices.Clone(tensors)
+	for _, n := range []string{"input_resolution", "context_length", "vocab_size"} {
+		facts = append(facts, tensorfile.Info{Name: n, DType: tensorfile.I64})
+	}
+	mix := slices.Clone(tensors)
+	for i := range mix {
+		if !strings.Contains(mix[i].Name, "ln_") && strings.HasSuffix(mix[i].Name, "weight") {
+			mix[i].DType = tensorfile.F16
+		}
+	}
+	for _, inv := range [][]tensorfile.Info{facts, mix} {
+		if p := mustPlan(t, &inventory{tensors: inv}, planOptions{}); p.name != name || !p.config.QuickGELU {
+			t.Errorf("recognised as %s", p.name)
+		}
+	}
+	// Hugging Face names leave no order to go by.
+	p := mustPlan(t, &inventory{tensors: structures(t)[name]}, planOptions{layout: "hf"})
+	if _, err := newPlan(outputs(p), planOptions{layout: "eva", dtype: "keep"}); err == nil || !strings.Contains(err.Error(), "ambiguous") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A published model at another image size keeps everything but its size.
+func TestOtherImageSizeIsRecognised(t *testing.T) {
+	tensors := structures(t)["EVA02-CLIP-B-16"]
+	for i := range tensors {
+		if tensors[i].Name == "visual.pos_embed" {
+			tensors[i].Shape = []int64{1, 28*28 + 1, 768}
+		}
+	}
+	p := mustPlan(t, &inventory{tensors: tensors}, planOptions{})
+	if p.config == nil || p.config.Vision.ImageSize != 448 || !strings.Contains(p.recognised, "EVA02-CLIP-B-16") {
+		t.Errorf("recognised as %s (%s)", p.name, p.recognised)
 	}
 }
