@@ -69,11 +69,18 @@ type pendingStep struct {
 	rates   [3]float64
 	wait    time.Duration
 	metrics *device.Array
+	called  time.Time
 }
+
+// stopped is the error of a run that was asked to stop.
+type stopped string
+
+func (s stopped) Error() string        { return string(s) }
+func (s stopped) Is(target error) bool { return target == context.Canceled }
 
 // Run trains r. It goes on from the newest checkpoint in the run folder, if
 // there is one. When ctx ends it writes a checkpoint and returns an error that
-// wraps context.Canceled.
+// is context.Canceled.
 func Run(ctx context.Context, recipe *Recipe, o Options) (*Result, error) {
 	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, started: time.Now(), saved: -1}
 	if r.log == nil {
@@ -82,7 +89,7 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (*Result, error) {
 	if r.out == "" {
 		r.out = filepath.Join("runs", time.Now().Format("2006-01-02-150405"))
 	}
-	r.result = &Result{Out: r.out}
+	r.result = &Result{Out: r.out, Evals: []Eval{}}
 	defer r.close()
 	to := recipe.Steps
 	if err := r.open(ctx, o, &to); err != nil {
@@ -151,7 +158,7 @@ func (r *run) advance(ctx context.Context) error {
 	r.feed.done(b)
 	before := r.pending
 	r.step++
-	r.pending = &pendingStep{r.step, rates, wait, metrics}
+	r.pending = &pendingStep{r.step, rates, wait, metrics, time.Now()}
 	if before != nil {
 		return r.read(before)
 	}
@@ -176,6 +183,9 @@ func (r *run) read(p *pendingStep) error {
 	}
 	p.metrics.Free()
 	now := time.Now()
+	if r.machine.dev.Info().Kind == device.KindGo { // its calls wait for the result
+		now = p.called
+	}
 	s := Step{
 		Step: p.step, Samples: p.step * int64(r.recipe.Batch), Total: r.recipe.Steps,
 		Loss: float64(v[metricLoss]), GradNorm: float64(v[metricGradNorm]),
@@ -286,7 +296,7 @@ func (r *run) interrupted(ctx context.Context) error {
 	if err := r.saver.wait(); err != nil {
 		return err
 	}
-	return fmt.Errorf("stopped after step %d of %d; the same command goes on from %s: %w", r.step, r.recipe.Steps, r.saver.from(), context.Canceled)
+	return stopped(fmt.Sprintf("stopped after step %d of %d; the same command goes on from %s", r.step, r.recipe.Steps, r.saver.from()))
 }
 
 // finish writes the model, the report and the result.

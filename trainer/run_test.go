@@ -544,3 +544,60 @@ func TestQueueIsBounded(t *testing.T) {
 		t.Errorf("%d goroutines after close, %d before", n, before)
 	}
 }
+
+// TestTowers starts from a vision and a text tower; with learning rates of zero
+// the final model is the start.
+func TestTowers(t *testing.T) {
+	const dir = testdata + "/init/d_both_from_eva_clip_checkpoint/"
+	tmp := t.TempDir()
+	var config struct {
+		Vision struct {
+			Size int `json:"image_size"`
+		} `json:"vision_cfg"`
+		Text struct {
+			Context int `json:"context_length"`
+		} `json:"text_cfg"`
+	}
+	readJSON(t, &config, "init", "d_both_from_eva_clip_checkpoint", "config.json")
+	s, c := config.Vision.Size, config.Text.Context
+	images, tokens := make([]byte, 2*3*s*s*4), make([]byte, 2*c*8)
+	batches := filepath.Join(tmp, "batches.safetensors")
+	err := tensorfile.WriteFile(batches, []tensorfile.Tensor{
+		{Info: tensorfile.Info{Name: "tokens", DType: tensorfile.I64, Shape: []int64{1, 2, int64(c)}}, Data: tokens},
+		{Info: tensorfile.Info{Name: "images", DType: tensorfile.F32, Shape: []int64{1, 2, 3, int64(s), int64(s)}}, Data: images},
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := ParseRecipe("towers", []byte(fmt.Sprintf(`
+model: %sconfig.json
+init: {vision: %sEVA02_CLIP.pt, text: %sEVA02_CLIP.pt}
+data: [{tensors: %s}]
+batch: 2
+steps: 1
+warmup_steps: 0
+lr: {vision: 0, text: 0, other: 0}
+`, dir, dir, dir, batches)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	res := mustRun(t, r, Options{Out: filepath.Join(tmp, "run")})
+	got, err := tensorfile.OpenFile(res.Model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	want := openTensorFile(t, "init", "d_both_from_eva_clip_checkpoint", "expected_fixed.safetensors")
+	same := 0
+	for _, ti := range want.Tensors() {
+		if strings.Contains(ti.Name, "blocks.") && !strings.Contains(ti.Name, ".rope.") {
+			same++
+			if d := l2diff(floats(t, got, ti.Name), floats(t, want, ti.Name)); d != 0 {
+				t.Errorf("%s differs by %g", ti.Name, d)
+			}
+		}
+	}
+	if same < 20 {
+		t.Errorf("only %d tensors compared", same)
+	}
+}

@@ -46,17 +46,22 @@ type Step struct {
 // fp16 step that overflowed and was skipped.
 func (s Step) MarshalJSON() ([]byte, error) {
 	type plain Step
+	if b, err := json.Marshal(plain(s)); err == nil {
+		return b, nil
+	}
 	number := func(v float64) any {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
 			return nil
 		}
 		return v
 	}
+	loss, norm := number(s.Loss), number(s.GradNorm)
+	s.Loss, s.GradNorm = 0, 0
 	return json.Marshal(struct {
 		plain
 		Loss     any `json:"loss"`
 		GradNorm any `json:"grad_norm"`
-	}{plain(s), number(s.Loss), number(s.GradNorm)})
+	}{plain(s), loss, norm})
 }
 
 // Eval is one evaluation: a line of metrics.jsonl.
