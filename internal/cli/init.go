@@ -28,10 +28,7 @@ read as what it is.` + exitStatus,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Log = app.Log
-			o.Skip = []string{}
-			for _, g := range strings.FieldsFunc(skip, func(r rune) bool { return r == ',' || r == ' ' }) {
-				o.Skip = append(o.Skip, g)
-			}
+			o.Skip = append([]string{}, strings.FieldsFunc(skip, func(r rune) bool { return r == ',' || r == ' ' })...)
 			r, err := convert.Init(cmd.Context(), o)
 			if err != nil {
 				return err
