@@ -98,7 +98,7 @@ func (o *planOptions) check() error {
 
 // newPlan decides everything. o has been checked.
 func newPlan(inv *inventory, o planOptions) (*plan, error) {
-	if len(inv.tensors) == 0 {
+	if len(inv.tensors) == 0 && o.layout != "source" {
 		return nil, fault.Inputf("no tensors; --key chooses another state dict in the file, inspect lists what is there")
 	}
 	p := &plan{layout: o.layout}
@@ -112,7 +112,7 @@ func newPlan(inv *inventory, o planOptions) (*plan, error) {
 		return nil, err
 	}
 	p.filter(o)
-	if len(p.items) == 0 {
+	if len(p.items) == 0 && len(inv.tensors) > 0 {
 		return nil, fault.Usagef("--include and --exclude leave no tensor")
 	}
 	target := dtypes[o.dtype]

@@ -246,6 +246,18 @@ func TestCasts(t *testing.T) {
 	}
 }
 
+func TestNoTensorsAtAll(t *testing.T) {
+	src, out := filepath.Join(t.TempDir(), "empty.safetensors"), filepath.Join(t.TempDir(), "out.safetensors")
+	writeNames(t, src, nil)
+	run(t, Options{Sources: []string{src}, Layout: "source", Output: out})
+	if len(sums(t, out)) != 0 {
+		t.Error("tensors out of nothing")
+	}
+	if _, err := Run(context.Background(), Options{Sources: []string{src}, Output: filepath.Join(t.TempDir(), "x.safetensors")}); fault.Code(err) != int(fault.Input) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Two roundings, float64 to float32 to half, must not differ from one.
 func TestDoubleRounding(t *testing.T) {
 	// Just above the middle of 1 and the next half: float32 would round it to
