@@ -50,7 +50,7 @@ type component struct {
 	coefStride    int     // blocks to a row of coef
 	coef          []block // of a file with several scans
 	plane         []byte  // wBlocks*8 x hBlocks*8 samples
-	quant         [64]int32
+	quant         [64]int16
 	latched       bool // quant has been set, at the component's first scan
 	bits          [64]int8
 }

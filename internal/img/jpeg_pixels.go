@@ -2,7 +2,10 @@ package img
 
 // idct is jidctint with the rounding and the 16-bit intermediate values of
 // libjpeg-turbo's vector code, which differ from its C code for damaged files.
-func idct(out []byte, stride int, b *block, quant *[64]int32) {
+func idct(out []byte, stride int, b *block, quant *[64]int16) {
+	if idctVector(out, stride, b, quant) {
+		return
+	}
 	const (
 		f0298 = 2446
 		f0390 = 3196
@@ -23,13 +26,13 @@ func idct(out []byte, stride int, b *block, quant *[64]int32) {
 		v := b[8+i] | b[16+i] | b[24+i] | b[32+i] | b[40+i] | b[48+i] | b[56+i]
 		ac |= v
 		if v == 0 {
-			dc := clamp16(int32(int16(int32(b[i])*quant[i])) << 2)
+			dc := clamp16(int32(b[i]*quant[i]) << 2)
 			for r := 0; r < 64; r += 8 {
 				ws[r+i] = dc
 			}
 			continue
 		}
-		in := func(r int) int32 { return int32(int16(int32(b[r*8+i]) * quant[r*8+i])) }
+		in := func(r int) int32 { return int32(b[r*8+i] * quant[r*8+i]) }
 		z2, z3 := in(2), in(6)
 		z1 := (z2 + z3) * f0541
 		t2, t3 := z1-z3*f1847, z1+z2*f0765
@@ -59,7 +62,7 @@ func idct(out []byte, stride int, b *block, quant *[64]int32) {
 	if ac == 0 {
 		// Here the vector code shifts without saturation.
 		for i := range 8 {
-			dc := int32(int16(int32(int16(int32(b[i])*quant[i])) << 2))
+			dc := int32(int16(int32(b[i]*quant[i]) << 2))
 			for r := 0; r < 64; r += 8 {
 				ws[r+i] = dc
 			}
@@ -157,16 +160,19 @@ func h2v2Fancy(c *component, y int, dst []byte) []byte {
 	near, far := c.neighbours(y)
 	far = far[:len(near)]
 	dst = dst[:2*len(near)]
-	this := int(near[0])*3 + int(far[0])
-	prev := this // makes this*4 of this*3 + prev
-	for x := range len(near) - 1 {
-		next := int(near[x+1])*3 + int(far[x+1])
+	sum := func(x int) int { return int(near[x])*3 + int(far[x]) }
+	last := len(near) - 1
+	dst[0] = byte((sum(0)*4 + 8) >> 4)
+	dst[1] = byte((sum(0)*3 + sum(1) + 7) >> 4)
+	x := h2v2Vector(dst, near, far)
+	for prev, this := sum(x-1), sum(x); x < last; x++ {
+		next := sum(x + 1)
 		dst[2*x] = byte((this*3 + prev + 8) >> 4)
 		dst[2*x+1] = byte((this*3 + next + 7) >> 4)
 		prev, this = this, next
 	}
-	dst[len(dst)-2] = byte((this*3 + prev + 8) >> 4)
-	dst[len(dst)-1] = byte((this*4 + 7) >> 4)
+	dst[2*last] = byte((sum(last)*3 + sum(last-1) + 8) >> 4)
+	dst[2*last+1] = byte((sum(last)*4 + 7) >> 4)
 	return dst
 }
 
@@ -273,9 +279,9 @@ func ycc(y, cb, cr byte) (r, g, b byte) {
 }
 
 func yccToRGB(dst []byte, rows *[4][]byte) {
-	cb, cr := rows[1], rows[2]
-	for x, y := range rows[0] {
+	y, cb, cr := rows[0], rows[1], rows[2]
+	for x := yccVector(dst, y, cb, cr); x < len(y); x++ {
 		o := dst[3*x : 3*x+3 : 3*x+3]
-		o[0], o[1], o[2] = ycc(y, cb[x], cr[x])
+		o[0], o[1], o[2] = ycc(y[x], cb[x], cr[x])
 	}
 }

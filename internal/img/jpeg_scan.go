@@ -315,7 +315,7 @@ func (d *jpegDecoder) startScan() (decode decodeBlock, keepsZero bool, err error
 			return nil, false, badJPEG("quantization table %d is missing", c.tq)
 		}
 		for i, v := range d.quant[c.tq] {
-			c.quant[i] = int32(int16(v))
+			c.quant[i] = int16(v)
 		}
 		c.latched = true
 	}
