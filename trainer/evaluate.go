@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/clip"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -94,6 +96,45 @@ func (r *run) evaluate(ctx context.Context) error {
 	return nil
 }
 
+// words reads the class names and templates that an evaluation names.
+func (r *Recipe) words(e Evaluation) (names, templates []string, err error) {
+	if e.ClassNames != "" {
+		if names, err = eval.Lines(r.path(e.ClassNames), "class names"); err != nil {
+			return nil, nil, err
+		}
+	}
+	if e.Templates != "" {
+		templates, err = eval.Lines(r.path(e.Templates), "templates")
+	}
+	return names, templates, err
+}
+
+// checkEvaluations finds a wrong name or path before the training begins, not
+// hours later.
+func (r *run) checkEvaluations(ctx context.Context) error {
+	for i, e := range r.recipe.Eval {
+		if _, ok := dataset.LookupBenchmark(e.Benchmark); !ok && e.Benchmark != "folder" {
+			return fault.Usagef("eval.%d.benchmark: %q is unknown; evatool zeroshot list prints the known ones, folder is any labelled set", i, e.Benchmark)
+		}
+		if _, _, err := r.recipe.words(e); err != nil {
+			return fmt.Errorf("eval.%d: %w", i, err)
+		}
+		path := r.recipe.path(e.Data)
+		if filepath.Ext(path) == ".safetensors" {
+			if err := fault.RegularFile(path, "ready images and labels"); err != nil {
+				return fmt.Errorf("eval.%d: %w", i, err)
+			}
+			continue
+		}
+		d, err := dataset.Open(ctx, path, dataset.Options{})
+		if err != nil {
+			return fmt.Errorf("eval.%d: %w", i, err)
+		}
+		d.Close()
+	}
+	return nil
+}
+
 // name is the benchmark, numbered when the recipe has it more than once.
 func (e Evaluation) name(i int, r *Recipe) string {
 	for k, other := range r.Eval {
@@ -110,17 +151,9 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true,
 		Batch: evalBatch, Workers: r.workers, Log: r.log,
 	}
-	for _, f := range []struct {
-		path, what string
-		to         *[]string
-	}{{e.ClassNames, "class names", &o.ClassNames}, {e.Templates, "templates", &o.Templates}} {
-		if f.path == "" {
-			continue
-		}
-		var err error
-		if *f.to, err = eval.Lines(r.recipe.path(f.path), f.what); err != nil {
-			return err
-		}
+	var err error
+	if o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {
+		return err
 	}
 	if r.encoder == nil {
 		r.encoder = newEncoder(r.machine)

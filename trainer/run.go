@@ -112,7 +112,7 @@ func (r *run) loop(ctx context.Context, to int64) error {
 				if ctx.Err() != nil {
 					return r.interrupted(ctx)
 				}
-				return err
+				return r.rescue(ctx, err)
 			}
 		}
 		every := r.recipe.Checkpoint.EverySteps
@@ -147,7 +147,10 @@ func (r *run) evalDue() bool {
 func (r *run) advance(ctx context.Context) error {
 	b, wait, err := r.feed.next(ctx)
 	if err != nil {
-		return err
+		if ctx.Err() != nil {
+			return err
+		}
+		return r.rescue(ctx, err)
 	}
 	rates := r.recipe.rates(r.step)
 	// An interrupt lets the step finish: its state has no other copy.
@@ -286,6 +289,20 @@ func (r *run) position() savedState {
 	return st
 }
 
+// rescue saves the state when something beside the training went wrong.
+func (r *run) rescue(ctx context.Context, err error) error {
+	if r.step == r.first {
+		return err
+	}
+	if e := r.checkpoint(ctx); e != nil {
+		return errors.Join(err, e)
+	}
+	if e := r.saver.wait(); e != nil {
+		return errors.Join(err, e)
+	}
+	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest)
+}
+
 // interrupted ends a run that was asked to stop.
 func (r *run) interrupted(ctx context.Context) error {
 	if r.step > r.first {
@@ -358,6 +375,9 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.step*int64(r.recipe.Batch))
 	source, err := r.openData(ctx, *to)
 	if err != nil {
+		return err
+	}
+	if err := r.checkEvaluations(ctx); err != nil {
 		return err
 	}
 	if state != nil && !slices.Equal(state.Data, r.position().Data) {

@@ -303,6 +303,7 @@ func TestRunRefuses(t *testing.T) {
 		"NaN":            {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops, the last good state is", fault.Input},
 		"missing model":  {tiny(t, "init.model=none.safetensors"), Options{Out: filepath.Join(dir, "d")}, "none.safetensors", fault.Input},
 		"eval data":      {tiny(t, "eval=[{every_steps: 1, benchmark: folder, data: nowhere}]"), Options{Out: filepath.Join(dir, "e")}, "nowhere", fault.Input},
+		"eval name":      {tiny(t, "eval=[{every_steps: 1, benchmark: imagenot, data: nowhere}]"), Options{Out: filepath.Join(dir, "g")}, `"imagenot" is unknown`, fault.Usage},
 		"micro batch":    {tiny(t, "micro_batch=3"), Options{Out: filepath.Join(dir, "f")}, "batch 8 is not a multiple of 1 devices × micro_batch 3", fault.Usage},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -380,7 +381,8 @@ func TestBadSamples(t *testing.T) {
 	mustRun(t, tiny(t, sets...), Options{Out: again, Workers: 1})
 	sameRun(t, again, out)
 	_, err := Run(t.Context(), tiny(t, sets[0], "max_bad=0.01"), Options{Out: filepath.Join(dir, "strict"), Device: onDevice(t, 0)})
-	if err == nil || !strings.Contains(err.Error(), "more than max_bad 0.01 allows") || fault.Code(err) != 3 {
+	if err == nil || !strings.Contains(err.Error(), "more than max_bad 0.01 allows") || fault.Code(err) != 3 ||
+		!strings.Contains(err.Error(), "the state after step") {
 		t.Errorf("too many bad samples: error %v", err)
 	}
 }

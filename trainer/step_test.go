@@ -368,7 +368,7 @@ func TestFiveSteps(t *testing.T) {
 				var want referenceRun
 				readJSON(t, &want, "train", family, name+".json")
 				final := openTensorFile(t, "train", family, name+"_final.safetensors")
-				everywhere(t, map[string]string{"eva02-b-tiny/lamb": "xla4", "eva01-tiny/adamw": "xla"}[family+"/"+name], func(t *testing.T, dev *device.Device) {
+				everywhere(t, map[string]string{"eva02-b-tiny/lamb": "xla4"}[family+"/"+name], func(t *testing.T, dev *device.Device) {
 					f := newFixture(t, family, func(r *Recipe) { r.Optimizer.Name = name })
 					m := f.machine(t, dev, false)
 					for s, w := range want.Steps {
