@@ -35,6 +35,10 @@ var elemTypes = map[dtype]struct {
 	"float4_e2m1fn_x2": {"", 1},
 }
 
+// constant is a named value such as torch.strided. It cannot be changed, as it
+// is shared by all files.
+type constant string
+
 // storageType is the class of a storage: torch.FloatStorage and the like.
 type storageType struct {
 	name string
@@ -135,7 +139,7 @@ func makeGlobals() map[string]any {
 		g["torch."+name] = d
 	}
 	for _, name := range []string{"strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged", "contiguous_format", "channels_last", "channels_last_3d", "preserve_format", "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams", "per_tensor_symmetric", "per_channel_symmetric"} {
-		g["torch."+name] = &object{class: "torch." + name}
+		g["torch."+name] = constant("torch." + name)
 	}
 	for _, t := range []string{"Float64", "Float32", "Float16", "Int64", "Int32", "Int16", "Int8", "UInt64", "UInt32", "UInt16", "UInt8", "Bool"} {
 		g["numpy.dtypes."+t+"DType"] = inert("numpy.dtypes." + t + "DType")
@@ -254,6 +258,8 @@ func kind(v any) string {
 		return "type"
 	case dtype:
 		return "torch.dtype"
+	case constant:
+		return "constant"
 	case *class:
 		return "type"
 	case *object:
@@ -307,6 +313,8 @@ func fullText(v any, depth int) string {
 		return fmt.Sprintf("%d items", v.Len())
 	case dtype:
 		return "torch." + string(v)
+	case constant:
+		return string(v)
 	case *class:
 		return v.name
 	case *storageType:
@@ -331,8 +339,8 @@ func (o *object) text(depth int) string {
 			return s
 		}
 	case "numpy.core.multiarray._reconstruct": // state: version, shape, ...
-		if state, ok := o.state.(*types.Tuple); ok && state.Len() > 1 {
-			return "shape " + fullText(state.Get(1), depth)
+		if state, ok := o.state.(*types.Tuple); ok && state.Len() > 1 && depth > 0 {
+			return "shape " + fullText(state.Get(1), depth-1)
 		}
 	}
 	l := o.args

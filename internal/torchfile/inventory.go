@@ -101,10 +101,8 @@ func (w *walker) charge(n int, path string) error {
 // children are what a container holds, by the text of their keys. Lists of
 // plain values and empty containers are shown as a whole instead.
 func (w *walker) children(v any) (func(yield func(string, any) bool), bool) {
-	if o, ok := v.(*object); ok && o.state != nil && len(o.dict.Dict) == 0 {
-		if _, ok := entries(o.state); ok {
-			v = o.state
-		}
+	if o, ok := v.(*object); ok && len(o.attributes()) > 0 {
+		v = o.state
 	}
 	if e, ok := entries(v); ok && len(e) > 0 {
 		if _, bad := badKey(v); bad {
@@ -212,8 +210,8 @@ func lookup(v any, path string) (any, bool) {
 			for i, x := range l {
 				e = append(e, types.DictEntry{Key: strconv.Itoa(i), Value: x})
 			}
-		} else if o, isObject := v.(*object); isObject && o.state != nil {
-			return lookup(o.state, path)
+		} else if o, isObject := v.(*object); isObject {
+			e = o.attributes()
 		}
 	}
 	for _, x := range e {
@@ -276,7 +274,7 @@ func scripted(prefix string, v any, out []named, depth int) ([]named, error) {
 	if !ok || depth > maxDepth {
 		return nil, fmt.Errorf("module %q has type %s, or is nested more than %d deep", strings.TrimSuffix(prefix, "."), kind(v), maxDepth)
 	}
-	e, _ := entries(o.state)
+	e := o.attributes()
 	for _, x := range e {
 		name, ok := x.Key.(string)
 		if t, isTensor := x.Value.(*tensor); isTensor && ok {

@@ -565,3 +565,29 @@ func TestNotTorch(t *testing.T) {
 		}
 	}
 }
+
+// TestSelfReference: objects that lead to themselves end every walk, and no
+// file can change what the next one sees.
+func TestSelfReference(t *testing.T) {
+	namespace := func(state string) tt.Raw { // stored as memo entry 9, then given the state
+		return tt.Raw("cargparse\nNamespace\n)Rq\x09" + state + "b")
+	}
+	reconstruct := tt.Raw("cnumpy.core.multiarray\n_reconstruct\n)Rq\x09(K\x01h\x09tb")
+	for name, v := range map[string]any{
+		"own state":              namespace("h\x09"),
+		"itself in its state":    namespace("}X\x01\x00\x00\x00xh\x09s"),
+		"array shaped as itself": reconstruct,
+		"constant with a state":  tt.Build{Object: tt.Global{Module: "torch", Name: "strided"}, State: tt.Dict{{Key: "x", Value: 1}}},
+		"constant as a list":     tt.Raw("ctorch\nstrided\nK\x01a"),
+	} {
+		raw := zipOf(t, tt.Pickle(tt.Dict{{Key: "a", Value: one}, {Key: "o", Value: v}}, 2), count(24))
+		for _, key := range []string{"", "o/x", "o/x/x/x"} {
+			if c, err := openBytes(raw, key); err == nil && key != "" {
+				t.Errorf("%s: key %s opens %v", name, key, names(c.Tensors()))
+			}
+		}
+	}
+	if v, err := new(vm).find("torch", "strided"); err != nil || v != constant("torch.strided") {
+		t.Errorf("torch.strided is now %v (%v)", v, err)
+	}
+}

@@ -158,6 +158,16 @@ func (o *object) Set(k, v any) { o.dict.Set(k, v) }
 // Add is what ADDITEMS does on a set subclass.
 func (o *object) Add(v any) { o.items = append(o.items, v) }
 
+// attributes are what an object was told by BUILD, when it is not a dict or
+// list subclass.
+func (o *object) attributes() []types.DictEntry {
+	if len(o.dict.Dict) > 0 || len(o.items) > 0 {
+		return nil
+	}
+	e, _ := entries(o.state)
+	return e
+}
+
 // dict is a dict with attributes of its own, such as OrderedDict with torch's
 // _metadata. The attributes are dropped.
 type dict struct{ types.Dict }

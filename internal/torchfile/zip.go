@@ -13,7 +13,7 @@ import (
 
 // Limits and signatures of the zip format (PKWARE APPNOTE 6.3.10).
 const (
-	maxDirectory = 64 << 20 // bytes of the central directory
+	maxDirectory = 16 << 20 // bytes of the central directory
 	sigLocal     = "PK\x03\x04"
 	sigCentral   = "PK\x01\x02"
 	sigEnd       = "PK\x05\x06"
