@@ -21,6 +21,7 @@ import (
 const (
 	workers   = 2       // tensors in flight
 	chunkSize = 1 << 18 // bytes, to stay in a core's cache; with the read-back there are two per worker
+	flushSize = 8 << 20 // bytes after which the disk is set to work
 )
 
 // job writes a plan's tensors to one or more files and proves them.
@@ -127,12 +128,17 @@ func (j *job) write(ctx context.Context) error {
 	return j.each(ctx, func(ctx context.Context, i int, buf, _ []byte) error {
 		it, o := j.items[i], j.files[j.where[i].file]
 		at := o.at[j.where[i].index]
+		flushed := at
 		h := sha256.New()
 		err := j.stream(ctx, it, buf, func(b []byte) error {
 			if _, err := o.f.WriteAt(b, at); err != nil {
 				return o.fail(err)
 			}
 			at += int64(len(b))
+			if at-flushed >= flushSize {
+				writeBack(o.f, flushed, at-flushed)
+				flushed = at
+			}
 			h.Write(b)
 			if n := j.done.Add(int64(len(b))); j.progress != nil {
 				j.progress(n, j.total)
@@ -140,7 +146,7 @@ func (j *job) write(ctx context.Context) error {
 			return nil
 		})
 		j.sums[i] = hex.EncodeToString(h.Sum(nil))
-		writeBack(o.f, o.at[j.where[i].index], it.out.NumBytes())
+		writeBack(o.f, flushed, at-flushed)
 		return err
 	})
 }

@@ -21,20 +21,18 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 )
 
+// torchScript does what users do. With a third argument it also brings the
+// file to the disk, as evatool always does, and it says how long it took
+// without the imports.
 const torchScript = `
-import sys, torch
-from safetensors.torch import save_file
-d = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
-save_file({k: v.contiguous() for k, v in d.items()}, sys.argv[2])
-`
-
-// torchTimed measures inside the process too, so that imports do not count.
-const torchTimed = `
-import sys, time, resource, torch
+import sys, os, time, torch
 from safetensors.torch import save_file
 t = time.perf_counter()
 d = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
 save_file({k: v.contiguous() for k, v in d.items()}, sys.argv[2])
+if len(sys.argv) > 3:
+    with open(sys.argv[2], "rb") as f:
+        os.fsync(f.fileno())
 print(time.perf_counter() - t)
 `
 
@@ -90,10 +88,12 @@ func bench(python, tool, dir string, rounds int, large bool) error {
 	contenders := []contender{
 		{"evatool convert", []string{tool, "convert", src, "-o", dst, "--force", "--quiet"}, false},
 		{"cp", []string{"cp", src, dst}, false},
+		{"cp, sync", []string{"sh", "-c", `cp "$0" "$1" && sync "$1"`, src, dst}, false},
 	}
 	if python != "" {
 		contenders = append(contenders,
-			contender{"torch, without imports", []string{python, "-c", torchTimed, src, dst}, true},
+			contender{"torch, no imports", []string{python, "-c", torchScript, src, dst}, true},
+			contender{"torch, no imports, sync", []string{python, "-c", torchScript, src, dst, "sync"}, true},
 			contender{"torch, whole process", []string{python, "-c", torchScript, src, dst}, false})
 	}
 	results := make([]result, len(contenders))
