@@ -49,7 +49,7 @@ type component struct {
 	width, height int     // pixels before upsampling
 	coefStride    int     // blocks to a row of coef
 	coef          []block // of a file with several scans
-	plane         []byte  // wBlocks*8 x hBlocks*8 samples
+	plane         *[]byte // wBlocks*8 x hBlocks*8 samples, from the pool
 	quant         [64]int16
 	latched       bool // quant has been set, at the component's first scan
 	bits          [64]int8
@@ -85,7 +85,8 @@ type jpegDecoder struct {
 	pred             [4]int32
 }
 
-var naturalOrder = [64 + 16]byte{
+// naturalOrder is the zigzag; its length lets an index be masked.
+var naturalOrder = [128]byte{
 	0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5,
 	12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
 	35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
@@ -117,6 +118,7 @@ func (d *jpegDecoder) decode() (*Image, error) {
 	if err := d.setup(); err != nil {
 		return nil, err
 	}
+	defer d.release()
 	if !d.progressive {
 		d.useStandardTables()
 	}
@@ -168,7 +170,7 @@ func (d *jpegDecoder) readScans() error {
 		c := &d.comp[i]
 		for y := range c.hBlocks {
 			for x := range c.wBlocks {
-				idct(c.plane[(y*c.wBlocks*8+x)*8:], c.wBlocks*8, &c.coef[y*c.coefStride+x], &c.quant)
+				idct((*c.plane)[(y*c.wBlocks*8+x)*8:], c.wBlocks*8, &c.coef[y*c.coefStride+x], &c.quant)
 			}
 		}
 		c.coef = nil
@@ -225,12 +227,19 @@ func (d *jpegDecoder) setup() error {
 		}
 		c.wBlocks, c.hBlocks = divUp(d.w*c.h, d.maxH*8), divUp(d.h*c.v, d.maxV*8)
 		c.width, c.height = divUp(d.w*c.h, d.maxH), divUp(d.h*c.v, d.maxV)
-		c.plane = make([]byte, c.wBlocks*c.hBlocks*64)
+		c.plane = buffer(c.wBlocks * c.hBlocks * 64)
 	}
 	return nil
 }
 
-// byteAt reads one byte.
+// release gives the planes back.
+func (d *jpegDecoder) release() {
+	for i := range d.comp {
+		pool.Put(d.comp[i].plane)
+	}
+}
+
+// readByte reads one byte.
 func (d *jpegDecoder) readByte() (byte, error) {
 	if d.pos >= len(d.data) {
 		return 0, errTruncated

@@ -113,7 +113,7 @@ type upsample func(c *component, y int, dst []byte) []byte
 
 // row is row y of the plane, without the padding.
 func (c *component) row(y int) []byte {
-	return c.plane[y*c.wBlocks*8 : y*c.wBlocks*8+c.width]
+	return (*c.plane)[y*c.wBlocks*8 : y*c.wBlocks*8+c.width]
 }
 
 func fullSize(c *component, y int, _ []byte) []byte { return c.row(y) }

@@ -10,6 +10,28 @@ type huffman struct {
 	value    [256]byte
 	bad      bool
 	badDC    bool // symbols over 15
+	// fast is, for 10 bits that start with a whole AC coefficient or an end of
+	// block: value<<16 | run<<8 | bits used, the run endOfBlock for the latter;
+	// otherwise 0.
+	fast [1024]int32
+}
+
+const endOfBlock = 255
+
+// speedUp fills h.fast.
+func (h *huffman) speedUp() {
+	for i := range h.fast {
+		e := h.look[i>>2]
+		l, r, s := int(e>>8), int32(e>>4&15), int(e&15)
+		switch {
+		case l > 8 || l+s > 10:
+		case s > 0:
+			v := int32(i) >> (10 - l - s) & (1<<s - 1)
+			h.fast[i] = extend(v, s)<<16 | r<<8 | int32(l+s)
+		case r == 0:
+			h.fast[i] = endOfBlock<<8 | int32(l)
+		}
+	}
 }
 
 // newHuffman is jpeg_make_d_derived_tbl. The check of the table is left to its
@@ -172,21 +194,19 @@ func (d *jpegDecoder) sequential(b *block, dc, ac *huffman, pred *int32) {
 	*pred += diff
 	b[0] = int16(*pred)
 	for k := 1; k < 64; k++ {
-		if n < 8 {
-			acc, n = d.fill(acc, n, 0)
+		if n >= 10 {
+			if e := ac.fast[acc>>(uint(n-10)&63)&1023]; e != 0 {
+				n -= int(e & 0xFF)
+				k += int(e >> 8 & 0xFF)
+				if k >= endOfBlock {
+					break
+				}
+				b[naturalOrder[k&127]&63] = int16(e >> 16)
+				continue
+			}
 		}
-		l := 1
 		var rs int
-		if n >= 8 {
-			e := ac.look[byte(acc>>uint(n-8))]
-			l = int(e >> 8)
-			rs = int(e & 0xFF)
-		}
-		if n >= 8 && l <= 8 {
-			n -= l
-		} else {
-			rs, acc, n = d.slowSymbol(acc, n, ac, l)
-		}
+		rs, acc, n = d.symbol(acc, n, ac)
 		s := rs & 15
 		if s == 0 {
 			if rs != 0xF0 {
@@ -200,7 +220,7 @@ func (d *jpegDecoder) sequential(b *block, dc, ac *huffman, pred *int32) {
 			acc, n = d.fill(acc, n, s)
 		}
 		n -= s
-		v := int32(acc>>uint(n)) & (1<<s - 1)
+		v := int32(acc>>(uint(n)&63)) & (1<<s - 1)
 		b[naturalOrder[k&127]&63] = int16(extend(v, s))
 	}
 	d.acc, d.n = acc, n
@@ -337,6 +357,11 @@ func (d *jpegDecoder) startScan() (decode decodeBlock, keepsZero bool, err error
 		}
 		keepsZero = needDC || needAC
 	} else {
+		for _, c := range d.scan {
+			if c.acTable < 4 && d.ac[c.acTable] != nil {
+				d.ac[c.acTable].speedUp()
+			}
+		}
 		keepsZero = true
 		decode = func(d *jpegDecoder, b *block, i int) {
 			d.sequential(b, d.dc[d.scan[i].dcTable], d.ac[d.scan[i].acTable], &d.pred[i])
@@ -426,7 +451,7 @@ func (d *jpegDecoder) readScan(direct bool) error {
 							decode(d, b, i)
 						}
 						if direct && bx < c.wBlocks && by < c.hBlocks {
-							idct(c.plane[(by*c.wBlocks*8+bx)*8:], c.wBlocks*8, b, &c.quant)
+							idct((*c.plane)[(by*c.wBlocks*8+bx)*8:], c.wBlocks*8, b, &c.quant)
 						}
 					}
 				}
