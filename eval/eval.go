@@ -43,6 +43,8 @@ type Options struct {
 	// Model is the path of any checkpoint that convert reads; Config and Key
 	// are as in convert. ZeroShotWith does not read them.
 	Model, Config, Key string
+	// ModelID names the weights of ZeroShotWith's encoder, such as a hash.
+	ModelID string
 	// Device runs the model. ZeroShotWith does not read it.
 	Device *device.Device
 	// DType is the model's compute type, "fp32" (the default) or "bf16".

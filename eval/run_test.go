@@ -18,6 +18,7 @@ import (
 
 func score(t *testing.T, enc Encoder, o Options) *Result {
 	t.Helper()
+	o.ModelID = "fake"
 	res, err := ZeroShotWith(context.Background(), enc, o)
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +146,7 @@ func TestResume(t *testing.T) {
 	want := score(t, newFake(), Options{Data: dir})
 	stop := errors.New("pulled the plug")
 	for _, at := range []int64{4, 20, 36} {
-		o := Options{Data: dir, Batch: 4, Out: t.TempDir()}
+		o := Options{Data: dir, Batch: 4, Out: t.TempDir(), ModelID: "fake"}
 		enc := newFake()
 		enc.after = func(rows int64) error {
 			if rows > at {
@@ -192,11 +193,39 @@ func TestResume(t *testing.T) {
 		if n := enc.images.Load(); n != 40 {
 			t.Errorf("--resume=false encoded %d images", n)
 		}
-		o.Fresh, o.Templates = false, []string{"another {}"}
+		o.Fresh = false
+		enc = newFake()
+		o.ModelID = ""
+		if _, err := ZeroShotWith(context.Background(), enc, o); err != nil || enc.images.Load() != 40 {
+			t.Errorf("a model without a name took over rows: %d encoded, %v", enc.images.Load(), err)
+		}
+		o.Templates = []string{"another {}"}
 		enc = newFake()
 		if score(t, enc, o); enc.images.Load() != 40 {
 			t.Error("rows of other words were taken over")
 		}
+	}
+}
+
+// An image that did not decode is tried again, since it may have been replaced.
+func TestResumeAfterRepair(t *testing.T) {
+	dir := pictureFolder(t, 10)
+	broken := filepath.Join(dir, "bee", "zzz.png")
+	good, err := os.ReadFile(filepath.Join(dir, "bee", "001.png"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := slices.Clone(good)
+	bad[len(bad)/2] ^= 0xff
+	write(t, broken, bad)
+	o := Options{Data: dir, Out: t.TempDir(), ModelID: "fake"}
+	if _, err := ZeroShotWith(context.Background(), newFake(), o); fault.Code(err) != int(fault.Input) {
+		t.Fatal(err)
+	}
+	write(t, broken, good)
+	enc := newFake()
+	if res := score(t, enc, o); res.N != 11 || len(res.Skipped) != 0 || enc.images.Load() != 1 {
+		t.Errorf("%d images, skipped %v, %d encoded", res.N, res.Skipped, enc.images.Load())
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/dataset"
-
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
 	"github.com/evatool/evatool/internal/runlog"
@@ -38,12 +36,14 @@ func ZeroShot(ctx context.Context, o Options) (*Result, error) {
 }
 
 // ZeroShotWith scores an encoder that is already built, such as a model in
-// training. The classifier is built anew every time.
+// training. Its classifier is built anew every time, and a run goes on where
+// it was only when o.ModelID says what the weights are.
 func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) {
 	r := &run{o: o.defaults(), cfg: enc.Config(), pre: enc.Config().Preprocess()}
 	r.o.Cache = "off"
 	r.o.NoDiagnosis = true
-	r.model.Preprocess = r.pre
+	r.o.Fresh = o.Fresh || o.ModelID == ""
+	r.model = ModelInfo{SHA256: o.ModelID, Preprocess: r.pre}
 	r.open = func(*arch.Config, string, int) (Encoder, func(), error) { return enc, func() {}, nil }
 	return r.score(ctx)
 }
@@ -303,6 +303,11 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 			r.o.Log.Info("resuming", "done", len(old), "of", hi-lo)
 		}
 		j, done = opened, old
+		if bad := bads(done); len(done) < hi-lo || len(bad) > r.o.MaxBad {
+			for _, e := range bad { // it may have been fetched again
+				delete(done, e.Index)
+			}
+		}
 	}
 	var todo []int
 	for _, i := range r.scored[lo:hi] {
