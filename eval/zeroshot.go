@@ -101,6 +101,10 @@ func (o Options) defaults() Options {
 	if o.Meter == nil {
 		o.Meter = noMeters
 	}
+	if o.Device != nil && o.Device.Info().Kind == "go" && o.DType != "fp32" {
+		o.Log.Warn("the Go backend computes in fp32", "asked", o.DType)
+		o.DType = "fp32"
+	}
 	return o
 }
 
