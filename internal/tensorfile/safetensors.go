@@ -19,6 +19,14 @@ import (
 // maxHeader is the limit that the safetensors format sets for its header.
 const maxHeader = 100_000_000
 
+// Limits of this reader: real files have some thousand tensors of at most 4
+// dimensions, and torch allows 64. They keep a header of 100 MB from taking ten
+// times its size.
+const (
+	maxKeys = 1 << 17
+	maxDims = 64
+)
+
 const metadataKey = "__metadata__"
 
 // Header is the validated header of a safetensors file.
@@ -203,7 +211,9 @@ func (d objectDecoder) object(value func(key string) error) error {
 		if seen[key] {
 			return fmt.Errorf("key %q appears twice", key)
 		}
-		seen[key] = true
+		if seen[key] = true; len(seen) > maxKeys {
+			return fmt.Errorf("more than %d keys", maxKeys)
+		}
 		if err := value(key); err != nil {
 			return err
 		}
@@ -253,7 +263,9 @@ func (d objectDecoder) ints() ([]int64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s is not a natural number of at most 63 bits", num)
 		}
-		out = append(out, int64(n))
+		if out = append(out, int64(n)); len(out) > maxDims {
+			return nil, fmt.Errorf("more than %d numbers", maxDims)
+		}
 	}
 	return out, d.delim(']')
 }

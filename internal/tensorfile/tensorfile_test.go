@@ -358,3 +358,28 @@ func TestOpenFileErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestHeaderLimits: a header cannot take much more memory than it has bytes.
+func TestHeaderLimits(t *testing.T) {
+	open := func(head string) error {
+		raw := append([]byte{byte(len(head)), byte(len(head) >> 8), byte(len(head) >> 16), byte(len(head) >> 24), 0, 0, 0, 0}, head...)
+		_, err := OpenReaderAt(bytes.NewReader(raw), int64(len(raw)), "x")
+		return err
+	}
+	var keys strings.Builder
+	for i := range maxKeys + 1 {
+		fmt.Fprintf(&keys, `"%x":"",`, i)
+	}
+	for _, c := range []struct{ head, want string }{
+		{`{"__metadata__":{` + strings.TrimSuffix(keys.String(), ",") + `}}`, "more than 131072 keys"},
+		{`{"w":{"dtype":"U8","data_offsets":[0,0],"shape":[` + strings.Repeat("0,", 64) + `0]}}`, "more than 64 numbers"},
+		{`{"w":{"dtype":"U8","data_offsets":[0,0],"shape":[` + strings.Repeat("0,", 63) + `0]}}`, ""},
+	} {
+		switch err := open(c.head); {
+		case c.want == "" && err != nil:
+			t.Error(err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+			t.Errorf("got %v, want %q", err, c.want)
+		}
+	}
+}
