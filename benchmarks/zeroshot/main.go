@@ -25,6 +25,13 @@ type bench struct {
 	evatool, python, peer, data, config, peerConfig, work string
 	backend                                               string
 	rounds                                                int
+	peerHalf                                              bool
+}
+
+// side is one program at one precision.
+type side struct {
+	name string
+	run  func() (outcome, error)
 }
 
 // outcome is one run of one side.
@@ -45,6 +52,7 @@ func main() {
 	flag.StringVar(&b.backend, "backend", "xla", "")
 	flag.StringVar(&b.work, "work", filepath.Join(os.TempDir(), "evatool-bench-zeroshot"), "folder of the random weights")
 	flag.IntVar(&b.rounds, "rounds", 3, "runs of each side")
+	flag.BoolVar(&b.peerHalf, "peer-bf16", false, "run open_clip in bf16 too")
 	flag.Parse()
 	if err := b.run(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -62,14 +70,13 @@ func (b *bench) run() error {
 			return err
 		}
 	}
-	sides := []struct {
-		name string
-		run  func() (outcome, error)
-	}{
+	sides := []side{
 		{"evatool fp32", func() (outcome, error) { return b.ours(model, "fp32") }},
 		{"open_clip fp32", func() (outcome, error) { return b.theirs(model, "fp32") }},
 		{"evatool bf16", func() (outcome, error) { return b.ours(model, "bf16") }},
-		{"open_clip bf16", func() (outcome, error) { return b.theirs(model, "bf16") }},
+	}
+	if b.peerHalf {
+		sides = append(sides, side{"open_clip bf16", func() (outcome, error) { return b.theirs(model, "bf16") }})
 	}
 	all := make([][]outcome, len(sides))
 	for range b.rounds {
@@ -78,6 +85,7 @@ func (b *bench) run() error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
 			}
+			fmt.Fprintf(os.Stderr, "%s: %.2f images/s\n", s.name, o.Rate)
 			all[i] = append(all[i], o)
 		}
 	}
