@@ -16,6 +16,8 @@ const (
 	tiffBits        = 258
 	tiffPhotometric = 262
 	tiffOrientation = 274
+	tiffSamples     = 277
+	tiffPlanar      = 284
 )
 
 // tiffTag finds the first value of a SHORT tag in the first directory, or
@@ -61,6 +63,10 @@ func decodeTIFF(data []byte) (*Image, error) {
 	if err != nil {
 		return nil, fault.Inputf("TIFF image: %w; save it as PNG", err)
 	}
+	samples := tiffTag(data, tiffSamples, 1)
+	if samples > 1 && tiffTag(data, tiffPlanar, 1) != 1 {
+		return nil, fault.Inputf("TIFF image: separate colour planes are not supported; save it as PNG")
+	}
 	if err := checkSize("TIFF", cfg.Width, cfg.Height); err != nil {
 		return nil, err
 	}
@@ -82,12 +88,12 @@ func decodeTIFF(data []byte) (*Image, error) {
 		im.Mode = "P"
 	case *image.RGBA:
 		im.Mode = "RGBA"
-		if tiffSamples(data) == 3 {
+		if samples == 3 {
 			im.Mode = "RGB"
 		}
 	case *image.RGBA64:
 		im.Mode = "RGBA"
-		if tiffSamples(data) == 3 {
+		if samples == 3 {
 			im.Mode = "RGB"
 		}
 	default:
@@ -114,9 +120,6 @@ func decodeTIFF(data []byte) (*Image, error) {
 	im.orient(tiffTag(data, tiffOrientation, 1))
 	return im, nil
 }
-
-// tiffSamples is the number of samples per pixel.
-func tiffSamples(data []byte) int { return tiffTag(data, 277, 1) }
 
 // clearTransparent blacks out pixels without alpha.
 func clearTransparent(pix []byte) {
