@@ -238,6 +238,44 @@ func TestInitResizesHalfPrecision(t *testing.T) {
 	}
 }
 
+// A bare tower's head is a classifier and stays out, unless it is asked for.
+func TestInitSkipsTheHeadOfABareTower(t *testing.T) {
+	in, err := tensorfile.OpenFile(initData + "/a_eva02_same_grid_openai_text/base.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var tower []tensorfile.Tensor
+	for _, info := range in.Tensors() {
+		if name, ok := strings.CutPrefix(info.Name, "visual."); ok {
+			data, err := tensorfile.ReadAll(in, info.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info.Name = name
+			tower = append(tower, tensorfile.Tensor{Info: info, Data: data})
+		}
+	}
+	src := filepath.Join(t.TempDir(), "tower.safetensors")
+	if err := tensorfile.WriteFile(src, tower, nil); err != nil {
+		t.Fatal(err)
+	}
+	o := InitOptions{Config: initData + "/a_eva02_same_grid_openai_text/config.json", Vision: src, Output: filepath.Join(t.TempDir(), "out.safetensors"), Force: true}
+	for _, skip := range [][]string{nil, {}} {
+		o.Skip = skip
+		r, err := Init(context.Background(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := slices.Contains(r.Loaded, "visual.head.weight"), skip != nil; got != want {
+			t.Errorf("skip %v: the head is loaded: %v", skip, got)
+		}
+		if slices.Contains(r.Random, "visual.head.weight") != (skip == nil) {
+			t.Errorf("skip %v: random: %v", skip, r.Random)
+		}
+	}
+}
+
 func TestInitErrors(t *testing.T) {
 	cases := []struct {
 		name string

@@ -575,3 +575,12 @@ func TestInspect(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// The same weights under Hugging Face's and OpenAI's names, made by the
+// original code: transposed and fused as they must be.
+func TestHuggingFaceNamesMeanTheSameWeights(t *testing.T) {
+	d, err := Diff(context.Background(), formats+"11_hf", "../testdata/models/openai-vit-tiny/model.safetensors", DiffOptions{})
+	if err != nil || !d.Equal || d.Map != "eva" || len(d.Tensors) != 50 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
