@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -71,7 +73,7 @@ type Options struct {
 	GroupCaptions bool
 }
 
-// opener reads one layout. dir is where a folder's files were listed from.
+// opener reads one layout.
 type opener func(ctx context.Context, st storage, src source, o Options) (Dataset, error)
 
 // source is a dataset argument, taken apart.
@@ -118,19 +120,21 @@ var openers = map[Kind]opener{
 }
 
 // Open indexes src: a folder, a file, or a list of files such as
-// x-{000..012}.tar, train-*.tar or a.tar::b.tar, local or s3://bucket/…. ctx also bounds
-// later reads.
+// x-{000..012}.tar, train-*.tar or a.tar::b.tar, local or s3://bucket/….
+// ctx also bounds later reads.
 func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 	if src == "" {
 		return nil, fault.Usagef("no dataset given; want a folder, tars, a table or s3://bucket/path")
 	}
-	names, err := expand(src)
-	if err != nil {
-		return nil, err
-	}
 	st, err := storageFor(ctx, src)
 	if err != nil {
 		return nil, err
+	}
+	names := []string{src}
+	if !strings.Contains(src, "{") || !present(ctx, st, src) {
+		if names, err = expand(src); err != nil {
+			return nil, err
+		}
 	}
 	if names, err = globbed(ctx, st, names); err != nil {
 		return nil, err
@@ -157,7 +161,7 @@ func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 func globbed(ctx context.Context, st storage, names []string) ([]string, error) {
 	out := make([]string, 0, len(names))
 	for _, name := range names {
-		if _, _, err := st.stat(ctx, name); err == nil || !strings.ContainsAny(name, "*?[") {
+		if !strings.ContainsAny(name, "*?[") || present(ctx, st, name) {
 			out = append(out, name)
 			continue
 		}
@@ -181,14 +185,7 @@ func look(ctx context.Context, st storage, names []string, o Options) (source, e
 		return source{}, missingFile(names, 0, err)
 	}
 	if !dir {
-		for i, name := range names {
-			if _, d, err := st.stat(ctx, name); err != nil {
-				return source{}, missingFile(names, i, err)
-			} else if d {
-				return source{}, fault.Inputf("%s: is a directory among files; give files only", name)
-			}
-		}
-		return source{names: names}, nil
+		return source{names: names}, allFiles(ctx, st, names)
 	}
 	if len(names) > 1 {
 		return source{}, fault.Inputf("%s: is a directory; a list may hold files only", names[0])
@@ -201,10 +198,33 @@ func look(ctx context.Context, st storage, names []string, o Options) (source, e
 	return s, err
 }
 
+// checkers bounds how many files are looked for at the same time.
+const checkers = 32
+
+// allFiles reports the first name that is no file.
+func allFiles(ctx context.Context, st storage, names []string) error {
+	errs := make([]error, len(names))
+	var g errgroup.Group
+	g.SetLimit(checkers)
+	for i, name := range names {
+		g.Go(func() error {
+			_, dir, err := st.stat(ctx, name)
+			if err != nil {
+				errs[i] = missingFile(names, i, err)
+			} else if dir {
+				errs[i] = fault.Inputf("%s: is a directory among files; give files only", name)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+	return cmp.Or(errs...)
+}
+
 func missingFile(names []string, i int, err error) error {
 	err = fault.File(names[i], "a dataset folder or file", err)
 	if len(names) > 1 {
-		return fault.As(fault.Input, joinCount(err, i, len(names)))
+		return fault.As(fault.Input, fmt.Errorf("%w (file %d of %d)", err, i+1, len(names)))
 	}
 	return err
 }

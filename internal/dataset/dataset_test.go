@@ -73,6 +73,12 @@ var layouts = []struct {
 		write(t, filepath.Join(dir, "n99999999", "x.png"), "another class")
 		return dir
 	}},
+	{name: "braces in the folder's name", labels: true, write: func(t *testing.T, dir string) string {
+		for _, p := range pictures {
+			write(t, filepath.Join(dir, "{a,b} [1]", classes[p.class], p.name+".jpg"), p.data)
+		}
+		return filepath.Join(dir, "{a,b} [1]")
+	}},
 	{name: "tar of class folders", labels: true, write: func(t *testing.T, dir string) string {
 		var entries []entry
 		for _, p := range pictures {
@@ -385,8 +391,8 @@ func TestErrors(t *testing.T) {
 		{name: "tar without images", write: func(t *testing.T, dir string) string {
 			return writeTar(t, filepath.Join(dir, "x.tar"), []entry{{"a.txt", "1"}})
 		}, want: []string{"no samples", "KEY.jpg"}},
-		{name: "open brace", write: put("x-{000", ""), want: []string{"closing }"}},
-		{name: "endless brace", write: put("x-{0..99999999999}.tar", ""), want: []string{"more than"}},
+		{name: "open brace", write: func(_ *testing.T, dir string) string { return filepath.Join(dir, "x-{000") }, want: []string{"closing }"}},
+		{name: "endless brace", write: func(_ *testing.T, dir string) string { return filepath.Join(dir, "x-{0..99999999999}.tar") }, want: []string{"more than"}},
 		{name: "unknown extension", write: put("x.docx", ""), want: []string{"x.docx", "no known dataset"}},
 		{name: "empty folder", write: func(t *testing.T, dir string) string { return dir }, want: []string{"empty folder"}},
 		{name: "images without folders", write: func(t *testing.T, dir string) string {

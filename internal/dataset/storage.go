@@ -148,6 +148,12 @@ func readAll(ctx context.Context, st storage, name, want string) ([]byte, error)
 	return st.read(ctx, name, 0, size)
 }
 
+// present reports whether there is a file or folder of that name.
+func present(ctx context.Context, st storage, name string) bool {
+	_, _, err := st.stat(ctx, name)
+	return err == nil
+}
+
 // exists reports whether name is a file.
 func exists(ctx context.Context, st storage, name string) bool {
 	_, dir, err := st.stat(ctx, name)
@@ -224,5 +230,3 @@ func baseSorted(files []file) {
 		return strings.Compare(ab, bb)
 	})
 }
-
-func joinCount(err error, i, n int) error { return fmt.Errorf("%w (file %d of %d)", err, i+1, n) }

@@ -67,3 +67,19 @@ func TestSortedLikeTorchvision(t *testing.T) {
 		t.Errorf("classes %q", d.Classes())
 	}
 }
+
+func TestCaptionLinesOfTars(t *testing.T) {
+	src := writeTar(t, filepath.Join(t.TempDir(), "0.tar"), []entry{{"a.jpg", "1"}, {"a.txt", "first\n\n second \nthird"}})
+	for _, tt := range []struct {
+		lines bool
+		want  []string
+	}{{true, []string{"first", "second", "third"}}, {false, []string{"first   second  third"}}} {
+		d, err := Open(context.Background(), src, Options{CaptionLines: tt.lines})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ex, err := d.Read(0); err != nil || !slices.Equal(ex.Captions, tt.want) {
+			t.Errorf("lines %v: %q, %v; want %q", tt.lines, ex.Captions, err, tt.want)
+		}
+	}
+}
