@@ -36,7 +36,7 @@ func newEncoder(m *machine) *encoder {
 			for i, p := range slices.Concat(m.params, m.frozen) {
 				w[p.Name] = in[1+i]
 			}
-			return []*Node{f(m.cfg, w, in[0], clip.Options{DType: computeTypes[m.recipe.Precision]})}
+			return []*Node{f(m.cfg, w, in[0], clip.Options{DType: m.compute})}
 		}, device.In(device.SplitRows, device.Replicated), device.Out(device.Replicated))
 	}
 	e.image, e.text = tower("eval-image", clip.Image), tower("eval-text", clip.Text)

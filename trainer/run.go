@@ -388,6 +388,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if r.machine, err = newMachine(o.Device, r.recipe, pixels, t != nil && t.batches[0].keep != nil); err != nil {
 		return err
 	}
+	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }
 	if state != nil {
 		err = r.machine.restore(from, state)
 	} else {
@@ -405,7 +406,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	r.last = time.Now()
 	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
-		"devices", o.Device.N(), "backend", o.Device.Info().Kind, "precision", r.recipe.Precision, "out", r.out)
+		"devices", o.Device.N(), "backend", o.Device.Info().Kind, "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/weights"
 )
 
 // machine holds the training state on the device(s) and advances it. The
@@ -33,6 +34,9 @@ type machine struct {
 	micros  int  // 1: the whole batch in one program
 	state   []*device.Array
 	buffers []*device.Array // values of frozen
+
+	compute dtypes.DType // of products and activations
+	fused   func(n int)  // told once how many attention operations run fused; may be nil
 
 	program *device.Program // micros == 1
 	cached  *cachedPrograms // micros > 1
@@ -83,6 +87,9 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 		}
 	}
 	m.groups = groups(cfg, m.params, r)
+	if m.compute, err = weights.ComputeDType(dev, r.Precision); err != nil {
+		return nil, err
+	}
 	n := dev.N()
 	m.rows, m.micros = (r.Batch+n-1)/n*n, 1
 	if r.MicroBatch > 0 && r.Batch > n*r.MicroBatch {
@@ -297,13 +304,19 @@ func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float64) (*devic
 	}
 	args := append([]*device.Array{batch[0], batch[1], rates}, batch[2:]...)
 	args = append(append(args, m.buffers...), m.state...)
+	if m.fused != nil {
+		n, err := m.program.FusedAttention(args...)
+		if err != nil {
+			return nil, err
+		}
+		m.fused(n)
+		m.fused = nil
+	}
 	out, err := m.program.Call(ctx, args...)
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range batch {
-		a.Free()
-	}
+	free(batch)
 	m.state = out[1:]
 	return out[0], nil
 }
@@ -383,8 +396,6 @@ func (m *machine) draw(rng *Node, rows int, keep *Node) (*Node, draws) {
 	return rng, d
 }
 
-var computeTypes = map[string]dtypes.DType{"fp32": dtypes.Float32, "bf16": dtypes.BFloat16, "fp16": dtypes.Float16}
-
 // features are the L2-normalised embeddings of both towers, float32 [B, E].
 func (m *machine) features(params, frozen []*Node, images, tokens *Node, chance draws) (img, txt *Node) {
 	w := clip.Weights{}
@@ -394,7 +405,7 @@ func (m *machine) features(params, frozen []*Node, images, tokens *Node, chance 
 	for i, p := range m.frozen {
 		w[p.Name] = frozen[i]
 	}
-	opt := clip.Options{DType: computeTypes[m.recipe.Precision], Checkpoint: m.recipe.GradCheckpointing}
+	opt := clip.Options{DType: m.compute, Checkpoint: m.recipe.GradCheckpointing}
 	txt = clip.Normalize(clip.Text(m.cfg, w, tokens, opt))
 	opt.KeepPatches = chance.keep
 	if chance.path != nil {
