@@ -6,9 +6,14 @@ package eval
 import (
 	"context"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
 )
 
 // Encoder turns pixels and tokens into features. *clip.Runner is one. Both
@@ -79,3 +84,70 @@ type Options struct {
 	Log   *slog.Logger
 	Meter func(label string, total int64, unit string) Meter
 }
+
+// Check finds what is wrong with the options before anything is opened.
+func (o Options) Check() error {
+	if _, err := wordsFor(o); err != nil {
+		return err
+	}
+	if o.Expect != "" {
+		if _, err := parseExpect(o.Expect); err != nil {
+			return err
+		}
+	}
+	for _, n := range []struct {
+		flag string
+		v    int
+	}{{"batch", o.Batch}, {"workers", o.Workers}, {"limit", o.Limit}, {"max-bad", o.MaxBad}} {
+		if n.v < 0 {
+			return fault.Usagef("--%s %d: want 0 or more", n.flag, n.v)
+		}
+	}
+	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
+		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
+	}
+	for _, file := range []string{o.Predictions, o.SaveClassifier} {
+		if file != "" {
+			if err := checkOut(filepath.Dir(file)); err != nil {
+				return err
+			}
+		}
+	}
+	return checkDType(o.DType)
+}
+
+func (o Options) defaults() Options {
+	if o.Batch <= 0 {
+		o.Batch = 32
+		if o.Device != nil && o.Device.Info().Kind == "xla-cuda" {
+			o.Batch = 256
+		}
+	}
+	if o.Workers <= 0 {
+		o.Workers = runtime.GOMAXPROCS(0)
+	}
+	if o.Shards == 0 {
+		o.Shards = 1
+	}
+	if o.DType == "" {
+		o.DType = "fp32"
+	}
+	if o.Log == nil {
+		o.Log = runlog.Discard()
+	}
+	if o.Meter == nil {
+		o.Meter = noMeters
+	}
+	if o.Device != nil && o.Device.Info().Kind == "go" && o.DType != "fp32" {
+		o.Log.Warn("the Go backend computes in fp32", "asked", o.DType)
+		o.DType = "fp32"
+	}
+	return o
+}
+
+func noMeters(string, int64, string) Meter { return noMeter{} }
+
+type noMeter struct{}
+
+func (noMeter) Add(int64) {}
+func (noMeter) Done()     {}

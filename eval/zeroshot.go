@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 
@@ -47,73 +46,6 @@ func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) 
 	r.open = func(*arch.Config, string, int) (Encoder, func(), error) { return enc, func() {}, nil }
 	return r.score(ctx)
 }
-
-// Check finds what is wrong with the options before anything is opened.
-func (o Options) Check() error {
-	if _, err := wordsFor(o); err != nil {
-		return err
-	}
-	if o.Expect != "" {
-		if _, err := parseExpect(o.Expect); err != nil {
-			return err
-		}
-	}
-	for _, n := range []struct {
-		flag string
-		v    int
-	}{{"batch", o.Batch}, {"workers", o.Workers}, {"limit", o.Limit}, {"max-bad", o.MaxBad}} {
-		if n.v < 0 {
-			return fault.Usagef("--%s %d: want 0 or more", n.flag, n.v)
-		}
-	}
-	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
-	}
-	for _, file := range []string{o.Predictions, o.SaveClassifier} {
-		if file != "" {
-			if err := checkOut(filepath.Dir(file)); err != nil {
-				return err
-			}
-		}
-	}
-	return checkDType(o.DType)
-}
-
-func (o Options) defaults() Options {
-	if o.Batch <= 0 {
-		o.Batch = 32
-		if o.Device != nil && o.Device.Info().Kind == "xla-cuda" {
-			o.Batch = 256
-		}
-	}
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
-	if o.Shards == 0 {
-		o.Shards = 1
-	}
-	if o.DType == "" {
-		o.DType = "fp32"
-	}
-	if o.Log == nil {
-		o.Log = runlog.Discard()
-	}
-	if o.Meter == nil {
-		o.Meter = noMeters
-	}
-	if o.Device != nil && o.Device.Info().Kind == "go" && o.DType != "fp32" {
-		o.Log.Warn("the Go backend computes in fp32", "asked", o.DType)
-		o.DType = "fp32"
-	}
-	return o
-}
-
-func noMeters(string, int64, string) Meter { return noMeter{} }
-
-type noMeter struct{}
-
-func (noMeter) Add(int64) {}
-func (noMeter) Done()     {}
 
 // run is one evaluation.
 type run struct {
@@ -344,124 +276,6 @@ func bads(entries map[int]entry) (list []entry) {
 		}
 	}
 	return list
-}
-
-// images encodes the images todo and ranks the classes for each.
-func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (map[int]entry, error) {
-	out := make(map[int]entry, len(todo))
-	if err := r.tooBad(bad); err != nil {
-		return nil, err
-	}
-	if len(todo) == 0 {
-		return out, nil
-	}
-	c, err := r.classifier(ctx)
-	if err != nil {
-		return nil, err
-	}
-	enc, err := r.encoder()
-	if err != nil {
-		return nil, err
-	}
-	meter := r.o.Meter("images", int64(len(todo)), "images")
-	defer meter.Done()
-	start := time.Now()
-	pixels := 3 * r.pre.Size * r.pre.Size
-	batch := min(r.o.Batch, len(todo))
-	spent, err := load(ctx, r.data, todo, batch, pixels, r.o.Workers, func(b *batchOf) error {
-		began := time.Now()
-		features, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
-		r.seconds.Device += time.Since(began).Seconds()
-		if err != nil {
-			return err
-		}
-		entries, err := r.rank(b, c, features)
-		if err != nil {
-			return err
-		}
-		if err := j.append(entries); err != nil {
-			return err
-		}
-		for _, e := range entries {
-			out[e.Index] = e
-			if e.Bad != "" {
-				bad = append(bad, e)
-			}
-		}
-		meter.Add(int64(len(entries)))
-		return r.tooBad(bad)
-	})
-	r.seconds.Decode, r.seconds.Wait = spent.decode, spent.wait
-	r.seconds.Images = time.Since(start).Seconds()
-	r.seen = len(todo)
-	return out, err
-}
-
-// tooBad fails the run when more images than MaxBad do not decode.
-func (r *run) tooBad(bad []entry) error {
-	if len(bad) <= r.o.MaxBad {
-		return nil
-	}
-	return fault.Inputf("%s: %d of the images do not decode, --max-bad allows %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
-}
-
-// rank turns a batch's features into entries, on all cores.
-func (r *run) rank(b *batchOf, c *classifier, features []float32) ([]entry, error) {
-	out := make([]entry, len(b.ids))
-	errs := make([]error, len(b.ids))
-	var wg sync.WaitGroup
-	workers := min(r.o.Workers, len(b.ids))
-	for w := range workers {
-		wg.Go(func() {
-			logits := make([]float32, len(c.w)/c.dim)
-			for i := w; i < len(b.ids); i += workers {
-				out[i], errs[i] = r.entry(b, i, c, features[i*c.dim:(i+1)*c.dim], logits)
-			}
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32) (entry, error) {
-	s := b.got[i]
-	e := entry{row: row{Index: b.ids[i], Key: s.Key}}
-	var err error
-	if e.Label, err = r.label(s); err != nil {
-		return e, err
-	}
-	if b.bad[i] != nil {
-		e.Bad = fault.Line(b.bad[i])
-		return e, nil
-	}
-	if !normalize(feature) {
-		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or --dtype fp32", s.Key)
-	}
-	c.logits(logits, feature)
-	e.rank(logits)
-	return e, nil
-}
-
-// classifier builds the class matrix, or takes it from the cache.
-func (r *run) classifier(ctx context.Context) (*classifier, error) {
-	start := time.Now()
-	defer func() { r.seconds.Classifier = time.Since(start).Seconds() - r.seconds.Load }()
-	key := contentKey("classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend,
-		contentKey(r.w.names...), contentKey(r.w.templates...))
-	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func() (*classifier, error) {
-		enc, err := r.encoder()
-		if err != nil {
-			return nil, err
-		}
-		meter := r.o.Meter("classes", int64(len(r.w.names)*len(r.w.templates)), "prompts")
-		defer meter.Done()
-		return buildClassifier(ctx, enc, r.w.names, r.w.templates, r.o.Batch, meter)
-	})
 }
 
 // result counts the entries.

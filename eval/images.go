@@ -1,0 +1,127 @@
+package eval
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// images encodes the images todo and ranks the classes for each.
+func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (map[int]entry, error) {
+	out := make(map[int]entry, len(todo))
+	if err := r.tooBad(bad); err != nil {
+		return nil, err
+	}
+	if len(todo) == 0 {
+		return out, nil
+	}
+	c, err := r.classifier(ctx)
+	if err != nil {
+		return nil, err
+	}
+	enc, err := r.encoder()
+	if err != nil {
+		return nil, err
+	}
+	meter := r.o.Meter("images", int64(len(todo)), "images")
+	defer meter.Done()
+	start := time.Now()
+	pixels := 3 * r.pre.Size * r.pre.Size
+	batch := min(r.o.Batch, len(todo))
+	spent, err := load(ctx, r.data, todo, batch, pixels, r.o.Workers, func(b *batchOf) error {
+		began := time.Now()
+		features, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
+		r.seconds.Device += time.Since(began).Seconds()
+		if err != nil {
+			return err
+		}
+		entries, err := r.rank(b, c, features)
+		if err != nil {
+			return err
+		}
+		if err := j.append(entries); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			out[e.Index] = e
+			if e.Bad != "" {
+				bad = append(bad, e)
+			}
+		}
+		meter.Add(int64(len(entries)))
+		return r.tooBad(bad)
+	})
+	r.seconds.Decode, r.seconds.Wait = spent.decode, spent.wait
+	r.seconds.Images = time.Since(start).Seconds()
+	r.seen = len(todo)
+	return out, err
+}
+
+// tooBad fails the run when more images than MaxBad do not decode.
+func (r *run) tooBad(bad []entry) error {
+	if len(bad) <= r.o.MaxBad {
+		return nil
+	}
+	return fault.Inputf("%s: %d of the images do not decode, --max-bad allows %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
+}
+
+// rank turns a batch's features into entries, on all cores.
+func (r *run) rank(b *batchOf, c *classifier, features []float32) ([]entry, error) {
+	out := make([]entry, len(b.ids))
+	errs := make([]error, len(b.ids))
+	var wg sync.WaitGroup
+	workers := min(r.o.Workers, len(b.ids))
+	for w := range workers {
+		wg.Go(func() {
+			logits := make([]float32, len(c.w)/c.dim)
+			for i := w; i < len(b.ids); i += workers {
+				out[i], errs[i] = r.entry(b, i, c, features[i*c.dim:(i+1)*c.dim], logits)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32) (entry, error) {
+	s := b.got[i]
+	e := entry{row: row{Index: b.ids[i], Key: s.Key}}
+	var err error
+	if e.Label, err = r.label(s); err != nil {
+		return e, err
+	}
+	if b.bad[i] != nil {
+		e.Bad = fault.Line(b.bad[i])
+		return e, nil
+	}
+	if !normalize(feature) {
+		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or --dtype fp32", s.Key)
+	}
+	c.logits(logits, feature)
+	e.rank(logits)
+	return e, nil
+}
+
+// classifier builds the class matrix, or takes it from the cache.
+func (r *run) classifier(ctx context.Context) (*classifier, error) {
+	start := time.Now()
+	defer func() { r.seconds.Classifier = time.Since(start).Seconds() - r.seconds.Load }()
+	key := contentKey("classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend,
+		contentKey(r.w.names...), contentKey(r.w.templates...))
+	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func() (*classifier, error) {
+		enc, err := r.encoder()
+		if err != nil {
+			return nil, err
+		}
+		meter := r.o.Meter("classes", int64(len(r.w.names)*len(r.w.templates)), "prompts")
+		defer meter.Done()
+		return buildClassifier(ctx, enc, r.w.names, r.w.templates, r.o.Batch, meter)
+	})
+}
