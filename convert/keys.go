@@ -31,7 +31,7 @@ const (
 )
 
 // families in the order of recognition: the first whose marks are all there.
-var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{bareTower})
+var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower})
 
 // layouts are the families that --layout writes.
 var layouts = map[string][]*family{

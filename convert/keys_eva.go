@@ -13,6 +13,13 @@ var evaCLIP = &family{
 	},
 }
 
+// evaTower is the vision tower of such a model alone, as Run writes a bare one.
+var evaTower = &family{
+	name:  "eva-clip",
+	has:   []string{"visual.cls_token", "visual.pos_embed", "visual.blocks.0.norm1.weight"},
+	rules: []rule{{eva: "visual.*", src: []string{"visual.*"}}},
+}
+
 // bareTower is an EVA vision tower alone, as the masked-image-modelling
 // checkpoints hold it (EVA01_g, EVA02_B, L, E) and timm's towers without SwiGLU.
 var bareTower = &family{

@@ -114,6 +114,10 @@ func TestPublishedModelsAreRecognised(t *testing.T) {
 				want = append(want, tensorfile.Info{Name: q.Name, DType: tensorfile.F32, Shape: q.Shape})
 			}
 			sameTensors(t, outputs(p).tensors, want)
+			// OpenCLIP's CustomTextCLIP has EVA's names.
+			if again := mustPlan(t, outputs(p), planOptions{}); again.name != name {
+				t.Errorf("under EVA's names it is %q", again.name)
+			}
 			if len(p.items)+len(p.dropped) != len(tensors) {
 				t.Errorf("%d tensors in, %d out, %d dropped", len(tensors), len(p.items), len(p.dropped))
 			}
@@ -198,6 +202,9 @@ func TestTowersAreRecognised(t *testing.T) {
 		if p.name != want || p.family != "eva-tower" || p.config != nil {
 			t.Errorf("%s: recognised as %q, %s", name, p.name, p.family)
 		}
+		if back := mustPlan(t, outputs(p), planOptions{}); back.name != want || len(back.items) != len(p.items) {
+			t.Errorf("%s: converted, it is recognised as %q", name, back.name)
+		}
 	}
 }
 
@@ -249,5 +256,24 @@ func TestOtherImageSizeIsRecognised(t *testing.T) {
 	p := mustPlan(t, &inventory{tensors: tensors}, planOptions{})
 	if p.config == nil || p.config.Vision.ImageSize != 448 || !strings.Contains(p.recognised, "EVA02-CLIP-B-16") {
 		t.Errorf("recognised as %s (%s)", p.name, p.recognised)
+	}
+}
+
+// The text tower's logit_scale stands for the model's, and wins over it.
+func TestLogitScaleOfTheTextTower(t *testing.T) {
+	tensors := structures(t)["EVA02-CLIP-B-16"]
+	for _, both := range []bool{false, true} {
+		in := slices.Clone(tensors)
+		i := slices.IndexFunc(in, func(x tensorfile.Info) bool { return x.Name == "logit_scale" })
+		if both {
+			in = append(in, tensorfile.Info{Name: "text.logit_scale", DType: tensorfile.F32})
+		} else {
+			in[i].Name = "text.logit_scale"
+		}
+		p := mustPlan(t, &inventory{tensors: in}, planOptions{})
+		j := slices.IndexFunc(p.items, func(it *item) bool { return it.out.Name == "logit_scale" })
+		if j < 0 || p.items[j].sources()[0] != "text.logit_scale" || p.name != "EVA02-CLIP-B-16" {
+			t.Errorf("both %v: %d, recognised as %s", both, j, p.name)
+		}
 	}
 }
