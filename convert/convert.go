@@ -200,15 +200,16 @@ func checkTarget(path string, force bool, sources []string) error {
 	return nil
 }
 
-// about puts the file in front of an error that does not name one.
+// about puts the file in front of an error about its content that does not
+// name it.
 func about(sources []string, err error) error {
+	if len(sources) == 0 || fault.Code(err) != int(fault.Input) {
+		return err
+	}
 	for _, s := range sources {
 		if strings.Contains(err.Error(), filepath.Base(s)) {
 			return err
 		}
-	}
-	if len(sources) == 0 || errors.Is(err, context.Canceled) {
-		return err
 	}
 	return fmt.Errorf("%s: %w", sources[0], err)
 }
