@@ -52,7 +52,9 @@ type component struct {
 	plane         *[]byte // wBlocks*8 x hBlocks*8 samples, from the pool
 	quant         [64]int16
 	latched       bool // quant has been set, at the component's first scan
-	bits          [64]int8
+	// bits is how many low bits of a coefficient are unknown, in zigzag order,
+	// -1 for all; bitsBefore is the same without the last scan.
+	bits, bitsBefore [64]int8
 }
 
 // block is 8 x 8 coefficients in natural order.
@@ -83,6 +85,8 @@ type jpegDecoder struct {
 	err              error
 	eobRun           int
 	pred             [4]int32
+	scans            int // begun, of a file with several
+	lastGood         int // the last row of MCUs of the last scan that had data
 }
 
 // naturalOrder is the zigzag; its length lets an index be masked.
@@ -145,10 +149,11 @@ func (d *jpegDecoder) readScans() error {
 		c.coefStride = roundUp(c.wBlocks, c.h)
 		c.coef = make([]block, c.coefStride*roundUp(c.hBlocks, c.v))
 		for k := range c.bits {
-			c.bits[k] = -1
+			c.bits[k], c.bitsBefore[k] = -1, -1
 		}
 	}
 	for n := 1; ; n++ {
+		d.scans = n
 		if n > maxScans {
 			return badJPEG("it has more than %d scans", maxScans)
 		}
@@ -163,43 +168,21 @@ func (d *jpegDecoder) readScans() error {
 			break
 		}
 	}
-	if d.progressive && d.smooths() {
-		return errIncomplete
-	}
+	smooths := d.progressive && d.smooths()
 	for i := range d.comp {
 		c := &d.comp[i]
+		if smooths {
+			d.smooth(c)
+			continue
+		}
 		for y := range c.hBlocks {
 			for x := range c.wBlocks {
 				idct((*c.plane)[(y*c.wBlocks*8+x)*8:], c.wBlocks*8, &c.coef[y*c.coefStride+x], &c.quant)
 			}
 		}
-		c.coef = nil
 	}
 	return nil
 }
-
-// smooths says whether libjpeg would guess detail that no scan has brought
-// (smoothing_ok).
-func (d *jpegDecoder) smooths() bool {
-	useful := false
-	for i := range d.comp {
-		c := &d.comp[i]
-		for _, k := range naturalOrder[:10] {
-			if c.quant[k] == 0 {
-				return false
-			}
-		}
-		if c.bits[0] < 0 {
-			return false
-		}
-		for _, b := range c.bits[1:10] {
-			useful = useful || b != 0
-		}
-	}
-	return useful
-}
-
-var errIncomplete = badJPEG("its last progressive scans are missing")
 
 func roundUp(n, m int) int { return (n + m - 1) / m * m }
 

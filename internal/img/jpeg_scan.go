@@ -393,6 +393,12 @@ func (d *jpegDecoder) checkProgression() error {
 		return badJPEG("bad progressive scan %d-%d, bits %d-%d", d.ss, d.se, d.ah, d.al)
 	}
 	for _, c := range d.scan {
+		for k := min(d.ss, 1); k <= max(d.se, 9); k++ {
+			c.bitsBefore[k] = 0
+			if d.scans > 1 {
+				c.bitsBefore[k] = c.bits[k]
+			}
+		}
 		for k := d.ss; k <= d.se; k++ {
 			c.bits[k] = int8(d.al)
 		}
@@ -408,8 +414,9 @@ func (d *jpegDecoder) readScan(direct bool) error {
 		return err
 	}
 	columns, rows := divUp(d.w, d.maxH*8), divUp(d.h, d.maxV*8)
-	single := len(d.scan) == 1
+	single, perRow := len(d.scan) == 1, 1 // rows of this scan to a row of MCUs
 	if single {
+		perRow = d.scan[0].v
 		columns, rows = d.scan[0].wBlocks, d.scan[0].hBlocks
 	} else {
 		blocks := 0
@@ -424,6 +431,9 @@ func (d *jpegDecoder) readScan(direct bool) error {
 	var scratch block
 	for my := range rows {
 		for mx := range columns {
+			if !d.insufficientData {
+				d.lastGood = my / perRow
+			}
 			if d.restart != 0 {
 				if toGo == 0 {
 					if err := d.processRestart(); err != nil {

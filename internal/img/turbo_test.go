@@ -108,3 +108,50 @@ func TestLibraryConcurrent(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// scanStarts are the offsets of the SOS markers and of the end marker.
+func scanStarts(data []byte) []int {
+	var starts []int
+	for i := 0; i+1 < len(data); i++ {
+		if data[i] == 0xFF && (data[i+1] == mSOS || data[i+1] == mEOI) {
+			starts = append(starts, i)
+		}
+	}
+	return starts
+}
+
+// TestSmoothing drops scans of progressive files, whole or in part; libjpeg
+// then guesses what is missing, and so does the decoder in Go, equally.
+func TestSmoothing(t *testing.T) {
+	l := turbo()
+	if l == nil {
+		t.Skip("no library to compare with")
+	}
+	compared := 0
+	for name, data := range jpegFiles(t) {
+		if !bytes.Contains(data, []byte{0xFF, mSOF2, 0, 17}) {
+			continue
+		}
+		starts := scanStarts(data)
+		for i, at := range starts[1:] {
+			// Tables may stand before the scan; cutting them with it does no harm.
+			end := at
+			if i%3 == 2 {
+				end = (starts[i] + at) / 2 // no end of the data: a warning
+			}
+			cut := append(bytes.Clone(data[:end]), 0xFF, mEOI)
+			got := l.decode(cut)
+			want, err := DecodeGo(cut)
+			if got == nil {
+				continue
+			}
+			compared++
+			if err != nil || !bytes.Equal(got.Pix, want.Pix) {
+				t.Errorf("%s after %d scans differs (%v)", name, i+1, err)
+			}
+		}
+	}
+	if compared < 40 {
+		t.Errorf("%d files compared, want at least 40", compared)
+	}
+}
