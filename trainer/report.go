@@ -46,7 +46,7 @@ func (r *run) report() error {
 		p.Line(c)
 	}
 	line("Contrastive loss", "loss", []string{"loss"}, func(s Step, _ int) float64 { return s.Loss })
-	if len(res.Evals) > 0 {
+	if n := len(res.Evals); n > 0 && res.Evals[0].Step != res.Evals[n-1].Step {
 		p.Line(r.accuracies())
 	}
 	rates := []string{"vision", "text", "other"}
@@ -70,7 +70,7 @@ func (r *run) report() error {
 		{"seconds of this process", fmt.Sprintf("%.1f", res.Seconds)},
 		{"seconds waited for data", fmt.Sprintf("%.2f", res.DataWait)},
 		{"bad samples", fmt.Sprint(res.Bad)},
-		{"backend", fmt.Sprintf("%s, %d devices; %s", info.Kind, info.Devices, info.Why)},
+		{"backend", fmt.Sprintf("%s (devices: %d); %s", info.Kind, info.Devices, info.Why)},
 		{"peak memory", fmt.Sprintf("%d MB", runlog.PeakRSS()>>20)},
 		{"model file", res.Model},
 	})

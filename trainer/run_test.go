@@ -387,6 +387,44 @@ func TestBadSamples(t *testing.T) {
 	}
 }
 
+// TestTable trains on a CSV of paths and captions, mixed with tars by weight.
+func TestTable(t *testing.T) {
+	dir := t.TempDir()
+	in, err := os.Open(filepath.Join(testdata, "emoji", "train-fxemoji.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	var table strings.Builder
+	table.WriteString("path,text\n")
+	for r := tar.NewReader(in); ; {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		if strings.HasSuffix(h.Name, ".png") {
+			data, err := io.ReadAll(r)
+			if err := errors.Join(err, os.WriteFile(filepath.Join(dir, h.Name), data, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&table, "%s,a thing\n", filepath.Join(dir, h.Name))
+		}
+	}
+	path := filepath.Join(dir, "pairs.csv")
+	if err := os.WriteFile(path, []byte(table.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	set := "data.0={source: " + path + ", image: path, caption: text, weight: 1.6}"
+	res := mustRun(t, tiny(t, set, "steps=2"), Options{Out: filepath.Join(dir, "run")})
+	if res.Bad != 0 || res.Steps != 2 {
+		t.Errorf("result %+v", res)
+	}
+	_, err = Run(t.Context(), tiny(t, "data.0={source: "+path+", image: path, caption: words, weight: 1}"), Options{Out: filepath.Join(dir, "b"), Device: onDevice(t, 0)})
+	if err == nil || !strings.Contains(err.Error(), "words") {
+		t.Errorf("a column that is not there: error %v", err)
+	}
+}
+
 // full stands for a disk that is full for a while.
 type full struct{ io.WriteCloser }
 
