@@ -1,7 +1,7 @@
 // Gpu measures evatool on an accelerator: parity with the Go backend, forward
 // and training speed, memory, and the data pipeline in front of it. gpu.sh
-// beside this folder runs it on a bare machine; with --tiny every part runs on
-// a CPU in a minute.
+// beside this folder runs it on a bare machine; with --size tiny every part
+// runs on a CPU in a minute.
 package main
 
 import (
@@ -54,15 +54,23 @@ type bench struct {
 
 func main() {
 	backend := flag.String("backend", "auto", "auto, xla or xla:/path/plugin.so")
-	tiny := flag.Bool("tiny", false, "small sizes: a test of this program, not a measurement")
+	size := flag.String("size", "full", "full (a GPU), cpu, or tiny (a test of this program, not a measurement)")
+	huge := flag.Bool("huge-pages", true, "as evatool does: huge pages for the CPU plugin")
+	cache := flag.Bool("compile-cache", true, "keep compiled programs on disk")
 	budget := flag.Duration("budget", 8*time.Minute, "start no new part after this time")
 	out := flag.String("json", "", "write the report to this file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	log := runlog.NewLogger(os.Stderr, false, false)
-	device.Reexec(*backend, log)
-	report, err := run(ctx, *backend, *tiny, *budget, log)
+	if *huge {
+		device.Reexec(*backend, log)
+	}
+	o := device.Options{Backend: *backend, DeviceCount: 1, Log: log}
+	if !*cache {
+		o.CompileCache = "off"
+	}
+	report, err := run(ctx, o, *size, *budget, log)
 	if report != nil {
 		report.table(os.Stdout)
 		if *out != "" {
@@ -83,17 +91,18 @@ func main() {
 
 // run measures everything; what fails is reported as skipped, and the first
 // parity that is outside its tolerance is the error.
-func run(ctx context.Context, backend string, tiny bool, budget time.Duration, log *slog.Logger) (*Report, error) {
+func run(ctx context.Context, o device.Options, size string, budget time.Duration, log *slog.Logger) (*Report, error) {
 	begin := time.Now()
-	dev, err := device.Open(ctx, device.Options{Backend: backend, DeviceCount: 1, Log: log})
+	sizes, ok := presets[size]
+	if !ok {
+		return nil, fault.Usagef("--size %s: give full, cpu or tiny", size)
+	}
+	dev, err := device.Open(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	defer dev.Close()
-	b := &bench{ctx: ctx, dev: dev, sizes: full, log: log, end: begin.Add(budget)}
-	if tiny {
-		b.sizes = small
-	}
+	b := &bench{ctx: ctx, dev: dev, sizes: sizes, log: log, end: begin.Add(budget)}
 	b.report = &Report{Host: host(), Device: dev.Info()}
 	b.report.Peak = peakOf(b.report.Host.GPU)
 	if _, _, limit, ok := dev.Memory(); ok {

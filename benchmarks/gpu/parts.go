@@ -313,7 +313,7 @@ func recipe(c trainCase) (*trainer.Recipe, error) {
 		return nil, err
 	}
 	model := name
-	if c.model == tinyModel {
+	if _, ok := arch.Named(c.model); !ok {
 		model = c.model
 	}
 	return trainer.ParseRecipe("benchmark.yaml", fmt.Appendf(nil, `

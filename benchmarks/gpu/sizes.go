@@ -26,7 +26,9 @@ type trainCase struct {
 	donation     bool
 }
 
-// full is for a GPU with 80 GB; smaller ones halve the batches.
+// presets by the name of --size. full is for a GPU with 80 GB; smaller ones halve the batches.
+var presets = map[string]sizes{"full": full, "cpu": cpu, "tiny": tiny}
+
 var full = sizes{
 	matmul: 8192,
 	parity: []string{tinyModel, "EVA02-CLIP-B-16"},
@@ -47,7 +49,15 @@ var full = sizes{
 	steps:    8,
 }
 
-var small = sizes{
+var cpu = sizes{
+	matmul:   1024,
+	forward:  []forwardCase{{"EVA02-CLIP-B-16", "fp32", 8}, {"EVA02-CLIP-B-16", "bf16", 8}},
+	train:    []trainCase{{smallModel, "fp32", 0, false, 128, true}, {smallModel, "fp32", 0, true, 128, false}},
+	pictures: 256,
+	steps:    8,
+}
+
+var tiny = sizes{
 	matmul:   256,
 	parity:   []string{tinyModel},
 	forward:  []forwardCase{{tinyModel, "fp32", 4}, {tinyModel, "bf16", 4}},
@@ -61,11 +71,16 @@ const tinyModel = `{"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 
 "mlp_ratio": 2.6667, "eva_model_name": "eva-clip-tiny", "rope": true, "pt_hw_seq_len": 16, "intp_freq": true, "naiveswiglu": true, "subln": true},
 "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}}`
 
+// smallModel is one that a CPU trains in a second a step.
+const smallModel = `{"embed_dim": 128, "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 64, "patch_size": 8,
+"mlp_ratio": 2.6667, "eva_model_name": "eva-clip-small", "rope": true, "pt_hw_seq_len": 16, "intp_freq": true, "naiveswiglu": true, "subln": true},
+"text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}}`
+
 // configOf is the architecture of a name or a configuration, and what to call it.
 func configOf(model string) (*arch.Config, string, error) {
 	if cfg, ok := arch.Named(model); ok {
 		return cfg, model, nil
 	}
 	cfg, err := arch.Parse([]byte(model))
-	return cfg, "tiny", err
+	return cfg, map[string]string{tinyModel: "tiny", smallModel: "small"}[model], err
 }
