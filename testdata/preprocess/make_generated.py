@@ -88,6 +88,15 @@ def jpegs():
     add("jpeg_ycck.jpg", data[:at + 11] + b"\x02" + data[at + 12:])
     base = cjpeg(content(40, 30, 3), "-quality", "70")
     add("jpeg_bytes_before_eoi.jpg", base[:-2] + b"\x12\x34\x56" + base[-2:])
+    progressive = cjpeg(content(60, 50, 3), "-quality", "75", "-progressive", "-sample", "2x2")
+    scans = [i for i in range(len(progressive)) if progressive[i:i + 2] == b"\xff\xda"]
+    for n in (1, 4, len(scans) - 1):  # later scans are missing: libjpeg guesses the detail
+        add(f"jpeg_{n}_scans.jpg", progressive[:scans[n]] + b"\xff\xd9")
+    for n, data in enumerate([base, progressive, cjpeg(content(60, 50, 3), "-quality", "75", "-restart", "2B")]):
+        bad = bytearray(data)
+        for _ in range(4):  # damage that Pillow does not mind
+            bad[rng.randint(bad.rindex(b"\xff\xda") + 14, len(bad) - 3)] = rng.randrange(255)
+        add(f"jpeg_damaged_{n}.jpg", bytes(bad))
     add("jpeg_16bit_tables.jpg", cjpeg(content(33, 21, 3), "-quality", "1"))
 
 
