@@ -226,7 +226,7 @@ func (r *run) sample(entries []entry) []entry {
 
 // again scores the sample with a changed setup and counts the right answers.
 func (r *run) again(ctx context.Context, s setup, sample []entry) (int, error) {
-	sub := &run{o: r.o, cfg: s.cfg, pre: r.pre, model: r.model, backend: r.backend, w: r.w, data: r.data, open: r.open}
+	sub := &run{o: r.o, cfg: s.cfg, pre: r.pre, model: r.model, backend: r.backend, w: r.w, data: r.data, texts: r.texts, open: r.open}
 	sub.o.DType, sub.w.templates = s.dtype, s.templates
 	sub.o.Meter, sub.o.MaxBad = noMeters, len(sample)
 	if s.pixels != nil {
@@ -235,7 +235,7 @@ func (r *run) again(ctx context.Context, s setup, sample []entry) (int, error) {
 		sub.data = &p
 	}
 	if s.cfg == r.cfg && s.dtype == r.o.DType { // the same model: share it
-		sub.open = func(*arch.Config, string, int) (Encoder, func(), error) {
+		sub.open = func(*arch.Config, string) (Encoder, func(), error) {
 			enc, err := r.encoder()
 			return enc, nil, err
 		}

@@ -47,7 +47,8 @@ func TestDiagnosis(t *testing.T) {
 	base := newFake()
 	r := &run{o: Options{Data: dir}.defaults(), cfg: base.cfg, pre: base.cfg.Preprocess()}
 	r.o.Cache = "off"
-	r.open = func(cfg *arch.Config, _ string, _ int) (Encoder, func(), error) {
+	r.texts = 16
+	r.open = func(cfg *arch.Config, _ string) (Encoder, func(), error) {
 		f := newFake()
 		f.cfg = cfg
 		opened++

@@ -259,12 +259,12 @@ func (e *embedding) readTokens(f *tensorfile.File, path string, t tensorfile.Inf
 }
 
 func (e *embedding) run(ctx context.Context) (*EmbedReport, error) {
-	n := e.nTexts
+	images := 0
 	if e.images != nil {
-		n = max(n, e.images.Len())
+		images = e.images.Len()
 	}
-	e.base.Batch = min(e.base.Batch, max(1, n))
-	enc, free, err := e.m.runner(ctx, e.base.Device, e.m.Config, e.base.DType, e.base.Batch)
+	n := e.base.rowsFor(images, e.nTexts)
+	tower, free, err := e.m.encoder(ctx, e.base.Device, e.m.Config, e.base.DType, n)
 	if err != nil {
 		return nil, err
 	}
@@ -274,16 +274,18 @@ func (e *embedding) run(ctx context.Context) (*EmbedReport, error) {
 		Out: e.o.Out, Dim: e.m.Config.EmbedDim, Normalized: e.o.Normalize, DType: e.base.DType, Backend: e.base.Device.Info().Kind,
 		Model: ModelInfo{File: e.m.Path, SHA256: e.m.SHA256, Config: e.m.Name, Preprocess: e.m.Preprocess}, Skipped: []Skipped{},
 	}
-	tower := capture(enc, &out, e.o.Blocks)
+	if e.o.Blocks {
+		tower.blocks = &out
+	}
 	var imf, txf *features
 	if e.images != nil {
-		if imf, rep.Skipped, err = embedImages(ctx, tower, e.images, e.m.Preprocess.Size, e.base); err != nil {
+		if imf, rep.Skipped, err = embedImages(ctx, tower, e.images, e.m.Preprocess.Size, n.images, e.base); err != nil {
 			return nil, err
 		}
 		rep.Images = imf.n()
 	}
 	if e.nTexts > 0 {
-		if txf, err = e.embedTexts(ctx, tower); err != nil {
+		if txf, err = e.embedTexts(ctx, tower, n.texts); err != nil {
 			return nil, err
 		}
 		rep.Texts = txf.n()
@@ -348,7 +350,7 @@ func (e *embedding) collect(out *tensorList, imf, txf *features) error {
 }
 
 // embedImages encodes all images; those that do not decode have no row.
-func embedImages(ctx context.Context, enc Encoder, s samples, size int, o Options) (*features, []Skipped, error) {
+func embedImages(ctx context.Context, enc Encoder, s samples, size, batch int, o Options) (*features, []Skipped, error) {
 	f := &features{dim: enc.Config().EmbedDim}
 	skipped := []Skipped{}
 	n := s.Len()
@@ -362,7 +364,7 @@ func embedImages(ctx context.Context, enc Encoder, s samples, size int, o Option
 	meter := o.Meter("images", int64(len(ids)), "images")
 	defer meter.Done()
 	pixels := 3 * size * size
-	_, err := load(ctx, s, ids, o.Batch, pixels, o.Workers, func(b *batchOf) error {
+	_, err := load(ctx, s, ids, batch, pixels, o.Workers, func(b *batchOf) error {
 		rows, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
 		if err != nil {
 			return err
@@ -391,8 +393,8 @@ func embedImages(ctx context.Context, enc Encoder, s samples, size int, o Option
 	return f, skipped, nil
 }
 
-func (e *embedding) embedTexts(ctx context.Context, enc Encoder) (*features, error) {
-	f, err := embedTokens(ctx, enc, e.tokens, e.nTexts, e.base)
+func (e *embedding) embedTexts(ctx context.Context, enc Encoder, batch int) (*features, error) {
+	f, err := embedTokens(ctx, enc, e.tokens, e.nTexts, batch, e.base)
 	if err != nil {
 		return nil, err
 	}
@@ -401,13 +403,13 @@ func (e *embedding) embedTexts(ctx context.Context, enc Encoder) (*features, err
 }
 
 // embedTokens encodes n rows of tokens.
-func embedTokens(ctx context.Context, enc Encoder, tokens []int32, n int, o Options) (*features, error) {
+func embedTokens(ctx context.Context, enc Encoder, tokens []int32, n, batch int, o Options) (*features, error) {
 	f := &features{dim: enc.Config().EmbedDim}
 	width := enc.Config().Text.ContextLength
 	meter := o.Meter("texts", int64(n), "texts")
 	defer meter.Done()
-	for lo := 0; lo < n; lo += o.Batch {
-		k := min(o.Batch, n-lo)
+	for lo := 0; lo < n; lo += batch {
+		k := min(batch, n-lo)
 		rows, err := enc.Texts(ctx, tokens[lo*width:(lo+k)*width], k)
 		if err != nil {
 			return nil, err

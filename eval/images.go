@@ -122,6 +122,6 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 		}
 		meter := r.o.Meter("classes", int64(len(r.w.names)*len(r.w.templates)), "prompts")
 		defer meter.Done()
-		return buildClassifier(ctx, enc, r.w.names, r.w.templates, r.o.Batch, meter)
+		return buildClassifier(ctx, enc, r.w.names, r.w.templates, r.texts, meter)
 	})
 }

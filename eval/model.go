@@ -21,54 +21,66 @@ func openModel(ctx context.Context, o Options) (*model, error) {
 	return &model{m}, nil
 }
 
-// encoder is runner as the interface.
-func (m *model) encoder(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int) (Encoder, func(), error) {
-	return m.runner(ctx, dev, cfg, dtype, batch)
+// rows are how many rows a call of each tower takes. Texts are short: a CPU is
+// fastest with few images and many texts.
+type rows struct{ images, texts int }
+
+// textRows is the usual number of texts of a call.
+const textRows = 64
+
+// rowsFor fits the calls to the work: a call is padded to its full number.
+func (o Options) rowsFor(images, texts int) rows {
+	return rows{max(1, min(o.Batch, images)), max(1, min(max(o.Batch, textRows), texts))}
 }
 
-// runner loads the weights, seen as architecture cfg, onto the device. free
+// towers is a loaded model as an Encoder.
+type towers struct {
+	image, text *clip.Runner
+	blocks      *tensorList // gets every block's output, or nil
+}
+
+// encoder loads the weights, seen as architecture cfg, onto the device. free
 // gives the device memory back.
-func (m *model) runner(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, batch int) (r *clip.Runner, free func(), err error) {
+func (m *model) encoder(ctx context.Context, dev *device.Device, cfg *arch.Config, dtype string, n rows) (t *towers, free func(), err error) {
 	set, err := weights.Load(ctx, dev, cfg, m.Source, dtype)
 	if err != nil {
 		return nil, func() {}, err
 	}
-	r, err = clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: batch})
-	if err != nil {
-		set.Free()
-		return nil, func() {}, err
+	t = &towers{}
+	for _, r := range []struct {
+		to *(*clip.Runner)
+		n  int
+	}{{&t.image, n.images}, {&t.text, n.texts}} {
+		if *r.to, err = clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: r.n}); err != nil {
+			set.Free()
+			return nil, func() {}, err
+		}
 	}
-	return r, set.Free, nil
+	return t, set.Free, nil
 }
 
-// capturing is a Runner that keeps every block's output.
-type capturing struct {
-	*clip.Runner
-	out *tensorList
-}
+func (t *towers) Config() *arch.Config { return t.image.Config() }
 
-// capture makes enc append every block's output to out, when blocks are asked for.
-func capture(enc *clip.Runner, out *tensorList, blocks bool) Encoder {
-	if !blocks {
-		return enc
-	}
-	return capturing{enc, out}
-}
-
-func (c capturing) keep(blocks []clip.Block) {
+func (t *towers) keep(blocks []clip.Block) {
 	for _, b := range blocks {
-		c.out.extend(b.Name, b.Data, b.Shape)
+		t.blocks.extend(b.Name, b.Data, b.Shape)
 	}
 }
 
-func (c capturing) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
-	f, blocks, err := c.ImageBlocks(ctx, flat, n)
-	c.keep(blocks)
+func (t *towers) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	if t.blocks == nil {
+		return t.image.Images(ctx, flat, n)
+	}
+	f, blocks, err := t.image.ImageBlocks(ctx, flat, n)
+	t.keep(blocks)
 	return f, err
 }
 
-func (c capturing) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
-	f, blocks, err := c.TextBlocks(ctx, tokens, n)
-	c.keep(blocks)
+func (t *towers) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
+	if t.blocks == nil {
+		return t.text.Texts(ctx, tokens, n)
+	}
+	f, blocks, err := t.text.TextBlocks(ctx, tokens, n)
+	t.keep(blocks)
 	return f, err
 }

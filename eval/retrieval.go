@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -98,12 +99,13 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 		return nil, err
 	}
 	defer s.Close()
-	enc, free, err := m.encoder(ctx, base.Device, m.Config, base.DType, base.Batch)
+	n := base.rowsFor(s.Len(), math.MaxInt)
+	enc, free, err := m.encoder(ctx, base.Device, m.Config, base.DType, n)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	res, err := retrieve(ctx, enc, s, m.Preprocess.Size, base)
+	res, err := retrieve(ctx, enc, s, m.Preprocess.Size, n, base)
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +145,8 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 }
 
 // retrieve encodes everything and ranks both ways.
-func retrieve(ctx context.Context, enc Encoder, s samples, size int, o Options) (*RetrievalResult, error) {
-	images, skipped, err := embedImages(ctx, enc, s, size, o)
+func retrieve(ctx context.Context, enc Encoder, s samples, size int, n rows, o Options) (*RetrievalResult, error) {
+	images, skipped, err := embedImages(ctx, enc, s, size, n.images, o)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +167,7 @@ func retrieve(ctx context.Context, enc Encoder, s samples, size int, o Options) 
 	for i, t := range texts {
 		tok.Tokens(tokens[i*width:(i+1)*width], t, width)
 	}
-	captions, err := embedTokens(ctx, enc, tokens, len(texts), o)
+	captions, err := embedTokens(ctx, enc, tokens, len(texts), n.texts, o)
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,7 @@ func TestRetrieval(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			res, err := retrieve(t.Context(), enc, s, 8, Options{Batch: 7}.defaults())
+			res, err := retrieve(t.Context(), enc, s, 8, rows{7, 3}, Options{}.defaults())
 			if err != nil {
 				t.Fatal(err)
 			}

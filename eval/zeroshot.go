@@ -27,9 +27,11 @@ func ZeroShot(ctx context.Context, o Options) (*Result, error) {
 	defer m.Close()
 	r := &run{o: o.defaults(), cfg: m.Config, pre: m.Preprocess, backend: o.Device.Info().Kind}
 	r.model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
-	r.open = func(cfg *arch.Config, dtype string, batch int) (Encoder, func(), error) {
-		return m.encoder(ctx, o.Device, cfg, dtype, batch)
+	r.open = func(cfg *arch.Config, dtype string) (Encoder, func(), error) {
+		lo, hi := r.bounds()
+		return m.encoder(ctx, o.Device, cfg, dtype, r.o.rowsFor(hi-lo, len(r.w.names)*len(r.w.templates)))
 	}
+	r.texts = max(r.o.Batch, textRows)
 	defer r.release()
 	return r.score(ctx)
 }
@@ -43,7 +45,8 @@ func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) 
 	r.o.NoDiagnosis = true
 	r.o.Fresh = o.Fresh || o.ModelID == ""
 	r.model = ModelInfo{SHA256: o.ModelID, Preprocess: r.pre}
-	r.open = func(*arch.Config, string, int) (Encoder, func(), error) { return enc, func() {}, nil }
+	r.open = func(*arch.Config, string) (Encoder, func(), error) { return enc, func() {}, nil }
+	r.texts = r.o.Batch
 	return r.score(ctx)
 }
 
@@ -54,7 +57,8 @@ type run struct {
 	pre     arch.Preprocess
 	model   ModelInfo
 	backend string
-	open    func(cfg *arch.Config, dtype string, batch int) (Encoder, func(), error)
+	texts   int // prompts of a call at most
+	open    func(cfg *arch.Config, dtype string) (Encoder, func(), error)
 	free    func() // gives the encoder's memory back, or nil
 
 	w       words
@@ -74,7 +78,7 @@ type run struct {
 func (r *run) encoder() (Encoder, error) {
 	r.once.Do(func() {
 		start := time.Now()
-		r.enc, r.free, r.err = r.open(r.cfg, r.o.DType, r.o.Batch)
+		r.enc, r.free, r.err = r.open(r.cfg, r.o.DType)
 		r.seconds.Load = time.Since(start).Seconds()
 	})
 	return r.enc, r.err
