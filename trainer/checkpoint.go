@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -119,8 +120,8 @@ type saver struct {
 	keep int
 	log  *slog.Logger
 
-	busy   chan error // of the write under way, nil when there is none
-	newest string
+	busy chan error // of the write under way, nil when there is none
+	last atomic.Pointer[string]
 
 	// open and retry are the file system and its pace; tests replace them.
 	open  func(path string) (io.WriteCloser, error)
@@ -175,7 +176,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 			return err
 		}
 		if !said {
-			v.log.Error("the disk is full: the run waits until there is space; Ctrl-C stops it at the newest checkpoint", "writing", what, "folder", v.dir, "newest", v.newest)
+			v.log.Error("the disk is full: the run waits until there is space; Ctrl-C stops it at the newest checkpoint", "writing", what, "folder", v.dir, "newest", v.from())
 		}
 		select {
 		case <-ctx.Done():
@@ -185,12 +186,20 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 	}
 }
 
+// newest is the path of the newest complete checkpoint, or empty.
+func (v *saver) newest() string {
+	if p := v.last.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
 // from says where a run goes on.
 func (v *saver) from() string {
-	if v.newest == "" {
-		return "the start (there is no checkpoint yet)"
+	if p := v.newest(); p != "" {
+		return p
 	}
-	return v.newest
+	return "the start (there is no checkpoint yet)"
 }
 
 func (v *saver) write(s *snapshot) error {
@@ -224,18 +233,18 @@ func (v *saver) write(s *snapshot) error {
 		os.RemoveAll(tmp)
 		return fmt.Errorf("checkpoint %s: %w", final, err)
 	}
-	v.newest = final
+	v.last.Store(&final)
 	return v.prune(root)
 }
 
 func (v *saver) fill(dir string, s *snapshot) error {
 	s.state.Format, s.state.SHA256 = 1, map[string]string{}
-	for name, model := range map[string]bool{modelFile: true, optimizerFile: false} {
+	for _, name := range []string{modelFile, optimizerFile} {
 		var meta map[string]string
-		if model {
+		if name == modelFile {
 			meta = convert.ModelMetadata(s.cfg)
 		}
-		list, err := s.entries(model)
+		list, err := s.entries(name == modelFile)
 		if err != nil {
 			return err
 		}

@@ -48,7 +48,7 @@ func DryRun(r *Recipe, devices int, rate float64) (*Plan, error) {
 	image, text := cfg.GFLOPs()
 	keptShare := 1.0
 	if !cfg.IsResNet() {
-		keptShare = float64(1+int(float64(cfg.Tokens()-1)*(1-r.PatchDropout))) / float64(cfg.Tokens())
+		keptShare = float64(1+r.kept(cfg)) / float64(cfg.Tokens())
 	}
 	passes := 3.0 // forward 1, backward 2
 	if r.GradCheckpointing {

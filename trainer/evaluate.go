@@ -168,10 +168,6 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 	if err := r.write(row); err != nil {
 		return err
 	}
-	for tag, v := range map[string]float64{"top1": row.Top1, "top5": row.Top5} {
-		if err := r.events.Scalar("eval/"+name+"/"+tag, r.step, v); err != nil {
-			return fault.As(fault.Environment, err)
-		}
-	}
+	r.scalars(r.step, map[string]float64{"eval/" + name + "/top1": row.Top1, "eval/" + name + "/top5": row.Top5})
 	return nil
 }

@@ -208,18 +208,28 @@ func (r *run) read(p *pendingStep) error {
 	}
 	r.result.Curve = append(r.result.Curve, s)
 	r.result.DataWait += s.DataWait
-	for tag, v := range map[string]float64{
+	r.scalars(s.Step, map[string]float64{
 		"train/loss": s.Loss, "train/grad_norm": s.GradNorm, "train/logit_scale": s.LogitScale, "train/loss_scale": s.LossScale,
 		"train/samples_per_second": s.Rate, "lr/vision": s.LR["vision"], "lr/text": s.LR["text"], "lr/other": s.LR["other"],
-	} {
-		if err := r.events.Scalar(tag, s.Step, v); err != nil {
-			return fault.As(fault.Environment, err)
-		}
-	}
+	})
 	if r.shown != nil {
 		r.shown(s)
 	}
 	return nil
+}
+
+// scalars writes TensorBoard events. A run does not end for want of them.
+func (r *run) scalars(step int64, values map[string]float64) {
+	for tag, v := range values {
+		if r.events == nil {
+			return
+		}
+		if err := r.events.Scalar(tag, step, v); err != nil {
+			r.log.Warn("no more TensorBoard events from this process", "error", err)
+			r.events.Close()
+			r.events = nil
+		}
+	}
 }
 
 // overflowed decides about a step whose gradients are not finite: fp16 skips
@@ -265,7 +275,7 @@ func (r *run) checkpoint(ctx context.Context) error {
 	if err := r.settle(); err != nil {
 		return err
 	}
-	if err := r.metrics.Sync(); err != nil {
+	if err := r.saver.patiently(ctx, metricsFile, func() error { return r.metrics.Sync() }); err != nil {
 		return fault.As(fault.Environment, err)
 	}
 	s, err := r.machine.snapshot()
@@ -300,7 +310,7 @@ func (r *run) rescue(ctx context.Context, err error) error {
 	if e := r.saver.wait(); e != nil {
 		return errors.Join(err, e)
 	}
-	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest)
+	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest())
 }
 
 // interrupted ends a run that was asked to stop.
@@ -330,7 +340,7 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 	if err := r.saver.patiently(ctx, finalFile, func() error { return r.saver.model(res.Model, s) }); err != nil {
 		return nil, err
 	}
-	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest, r.step, r.step*int64(r.recipe.Batch), r.bad.count()
+	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.step*int64(r.recipe.Batch), r.bad.count()
 	res.Seconds = time.Since(r.started).Seconds()
 	n := min(10, len(res.Curve))
 	for _, c := range res.Curve[len(res.Curve)-n:] {
@@ -367,7 +377,8 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		if state.Recipe != r.recipe.identity() {
 			return r.otherRecipe(from)
 		}
-		r.first, r.step, r.saved, r.saver.newest = state.Step, state.Step, state.Step, from
+		r.first, r.step, r.saved = state.Step, state.Step, state.Step
+		r.saver.last.Store(&from)
 	}
 	if o.StopAfter > 0 {
 		*to = min(*to, r.step+o.StopAfter)
@@ -425,8 +436,7 @@ func (r *run) openData(ctx context.Context, to int64) (feed, error) {
 		r.log.Info("data", "sources", r.pairs.describe())
 		return nil, nil
 	}
-	kept := int(float64(cfg.Tokens()-1) * (1 - r.recipe.PatchDropout))
-	t, err := openTensors(r.recipe.path(path), r.recipe, cfg, kept)
+	t, err := openTensors(r.recipe.path(path), r.recipe, cfg)
 	if err != nil {
 		return nil, err
 	}

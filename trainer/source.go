@@ -207,7 +207,7 @@ type replayed struct {
 
 // openTensors reads images [steps, batch, 3, H, W] and tokens [steps, batch,
 // context]; keep_indices [steps, batch, kept] fixes patch dropout.
-func openTensors(path string, r *Recipe, cfg *arch.Config, kept int) (*replayed, error) {
+func openTensors(path string, r *Recipe, cfg *arch.Config) (*replayed, error) {
 	f, err := tensorfile.OpenFile(path)
 	if err != nil {
 		return nil, err
@@ -247,8 +247,8 @@ func openTensors(path string, r *Recipe, cfg *arch.Config, kept int) (*replayed,
 	}
 	var keep []int32
 	if _, ok := shapes["keep_indices"]; ok && r.PatchDropout > 0 {
-		if n, err := want("keep_indices", b, int64(kept)); err != nil || n != steps {
-			return nil, fault.Inputf("%s: keep_indices are %v; want [%d %d %d]", path, shapes["keep_indices"], steps, b, kept)
+		if n, err := want("keep_indices", b, int64(r.kept(cfg))); err != nil || n != steps {
+			return nil, fault.Inputf("%s: keep_indices are %v; want [%d %d %d]", path, shapes["keep_indices"], steps, b, r.kept(cfg))
 		}
 		if keep, err = readInts(f, path, "keep_indices", int64(cfg.Tokens()-1)); err != nil {
 			return nil, err

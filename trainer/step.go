@@ -98,6 +98,9 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 		}
 		m.micros = r.Batch / (n * r.MicroBatch)
 	}
+	if replay && m.micros > 1 && r.DropPath > 0 {
+		return nil, fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/n)
+	}
 	if m.kept() == 0 {
 		return nil, fault.Usagef("patch_dropout %v keeps none of %d patches", r.PatchDropout, cfg.Tokens()-1)
 	}
@@ -129,7 +132,11 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 }
 
 // kept is the number of patch tokens that patch dropout leaves.
-func (m *machine) kept() int { return int(float64(m.cfg.Tokens()-1) * (1 - m.recipe.PatchDropout)) }
+func (m *machine) kept() int { return m.recipe.kept(m.cfg) }
+
+func (r *Recipe) kept(cfg *arch.Config) int {
+	return int(float64(cfg.Tokens()-1) * (1 - r.PatchDropout))
+}
 
 func (m *machine) dropsPatches() bool { return m.recipe.PatchDropout > 0 }
 

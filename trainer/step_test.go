@@ -129,7 +129,7 @@ func newFixture(t *testing.T, family string, change func(r *Recipe)) *fixture {
 	}
 	whole := *r
 	whole.Batch = 6
-	batches, err := openTensors(filepath.Join(testdata, "train", family, "batches.safetensors"), &whole, cfg, 0)
+	batches, err := openTensors(filepath.Join(testdata, "train", family, "batches.safetensors"), &whole, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
