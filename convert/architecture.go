@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
@@ -129,18 +130,28 @@ func (v *view) atItsSize(c *arch.Config) *arch.Config {
 	return resized
 }
 
+// published lists the tensors of every published architecture, made on first use.
+var published = sync.OnceValue(func() map[string][]arch.Param {
+	m := map[string][]arch.Param{}
+	for _, n := range arch.Names() {
+		c, _ := arch.Named(n)
+		m[n] = c.Params()
+	}
+	return m
+})
+
 // nearly is an error when the tensors are almost those of a published
 // architecture: then something is missing or damaged.
 func (v *view) nearly() error {
 	for _, n := range arch.Names() {
-		c, _ := arch.Named(n)
-		same, all := 0, c.Params()
+		same, all := 0, published()[n]
 		for _, p := range all {
 			if e := v.byName[p.Name]; e != nil && sameShape(e.shape, p.Shape) {
 				same++
 			}
 		}
 		if 10*same > 9*max(len(all), len(v.exprs)) {
+			c, _ := arch.Named(n)
 			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its --config", n, v.differs(c, true))
 		}
 	}

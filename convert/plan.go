@@ -312,7 +312,8 @@ func (f *family) write(items []*item) (out []*item, ok bool) {
 // split makes an item into equal row blocks with the given names.
 func (it *item) split(names []string, flip bool) ([]*item, bool) {
 	n := int64(len(names))
-	if n > 1 && (it.transpose || it.resize != nil || it.out.Shape[0]%n != 0) {
+	rank := len(it.out.Shape)
+	if flip && rank != 2 || n > 1 && (rank == 0 || it.transpose || it.resize != nil || it.out.Shape[0]%n != 0) {
 		return nil, false
 	}
 	var out []*item
