@@ -26,8 +26,8 @@ in the file is executed.` + exitStatus,
 				return app.PrintJSON(r)
 			}
 			app.Printf("container  %s\nfamily     %s\nconfig     %s (%s)\n", r.Container, orNone(r.Family), orNone(r.Config), r.Recognised)
-			if r.StateDictKey != "" {
-				app.Printf("key        %s\n", r.StateDictKey)
+			if r.StateDictKey != nil {
+				app.Printf("key        %s\n", *r.StateDictKey)
 			}
 			if r.StripPrefix != "" {
 				app.Printf("prefix     %s\n", r.StripPrefix)
