@@ -61,7 +61,7 @@ var tiny = sizes{
 	matmul:   256,
 	parity:   []string{tinyModel},
 	forward:  []forwardCase{{tinyModel, "fp32", 4}, {tinyModel, "bf16", 4}},
-	train:    []trainCase{{tinyModel, "bf16", 0.5, true, 8, true}},
+	train:    []trainCase{{tinyModel, "bf16", 0, false, 8, true}},
 	pictures: 16,
 	steps:    2,
 }
