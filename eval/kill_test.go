@@ -28,8 +28,18 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "eval-test-")
+	if err != nil {
+		panic(err)
+	}
+	compileCache = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
 }
+
+// compileCache is shared by the tests: XLA takes seconds for a tower.
+var compileCache string
 
 // kill -9 at any moment, again and again: the run that finishes has the counts
 // and rows of one that was never killed.

@@ -54,7 +54,7 @@ func floats(t *testing.T, file, name string) []float32 {
 func eachBackend(t *testing.T, f func(t *testing.T, dev *device.Device)) {
 	for _, b := range []string{"go", "xla"} {
 		t.Run(b, func(t *testing.T) {
-			dev, err := device.Open(context.Background(), device.Options{Backend: b, CompileCache: t.TempDir()})
+			dev, err := device.Open(context.Background(), device.Options{Backend: b, CompileCache: compileCache})
 			if err != nil {
 				if b == "xla" {
 					t.Skipf("no XLA plugin here (%v); get one with: evatool backend install cpu", err)
