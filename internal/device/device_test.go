@@ -441,3 +441,20 @@ func TestPutFunc(t *testing.T) {
 		}
 	})
 }
+
+// TestTooBig: a program that needs more memory than there is says so.
+func TestTooBig(t *testing.T) {
+	d := open1(t, "cpu", 1)
+	p := d.Program("big", func(in []*graph.Node) []*graph.Node {
+		return []*graph.Node{graph.BroadcastToDims(graph.Reshape(in[0]), 1<<20, 1<<24)}
+	})
+	a := must[*Array](t)(d.PutF32(Replicated, []float32{1}, 1))
+	out, err := p.Call(t.Context(), a)
+	if err == nil {
+		out[0].shape = shapes.Make(dtypes.Float32, 1) // this host has no room for it either
+		_, err = out[0].Float32s()
+	}
+	if fault.Code(err) != 4 || !strings.Contains(err.Error(), "not enough memory") {
+		t.Errorf("exit status %d: %v", fault.Code(err), err)
+	}
+}

@@ -43,8 +43,9 @@ func explain(err error) error {
 		return nil
 	}
 	for _, k := range known {
-		if strings.Contains(err.Error(), k.text) {
-			return fault.Envf("%s", k.means)
+		if _, detail, ok := strings.Cut(err.Error(), k.text); ok {
+			detail, _, _ = strings.Cut(k.text+detail, "\n")
+			return fault.Envf("%s (%.100s)", k.means, detail)
 		}
 	}
 	return err

@@ -200,3 +200,69 @@ func TestReexec(t *testing.T) {
 		t.Errorf("after SIGTERM: %v", err)
 	}
 }
+
+// TestBadPlugins: a library that is no plugin, or one of a version that this
+// program does not understand, is one line and exit status 4; auto goes on.
+func TestBadPlugins(t *testing.T) {
+	cc, err := exec.LookPath("cc")
+	if err != nil {
+		t.Skip("needs a C compiler")
+	}
+	source := func(size, major string) string {
+		return `#include <stddef.h>
+static struct { size_t size; void* ext; size_t vsize; void* vext; int major, minor; void* fn[200]; } api = {` + size + `, 0, 24, 0, ` + major + `, 1};
+const void* GetPjrtApi(void) { return &api; }`
+	}
+	dir := home(t)
+	t.Setenv("PATH", os.Getenv("PATH")+":/usr/bin:/bin")
+	for _, c := range []struct{ name, source, want string }{
+		{"none", "int f;", "no GetPjrtApi"},
+		{"old", source("400", "0"), "PJRT version"},
+		{"other", source("sizeof api", "1"), "PJRT version"},
+		{"nothing", "const void* GetPjrtApi(void) { return 0; }", "no GetPjrtApi"},
+	} {
+		folder := filepath.Join(dir, "evatool", "plugins", c.name)
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		so := filepath.Join(folder, "cpu.so")
+		cmd := exec.Command(cc, "-shared", "-fPIC", "-x", "c", "-o", so, "-")
+		cmd.Stdin = strings.NewReader(c.source)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		_, err := Open(t.Context(), Options{Backend: "xla:" + so})
+		if fault.Code(err) != 4 || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: exit status %d: %v", c.name, fault.Code(err), err)
+		}
+	}
+	d, err := Open(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if d.Info().Kind != KindGo || !strings.Contains(d.Info().Why, "PJRT version") {
+		t.Errorf("auto: %+v", d.Info())
+	}
+}
+
+// TestMissingNVIDIA: the libraries that the CUDA plugin lacks are named.
+func TestMissingNVIDIA(t *testing.T) {
+	dir := home(t)
+	if preload("libcudnn.so.9") {
+		t.Skip("cuDNN is here")
+	}
+	err := prepareCUDA(filepath.Join(dir, "xla_cuda13", "plugin.so"))
+	if fault.Code(err) != 4 || !strings.Contains(err.Error(), "libcudnn.so.9") || !strings.Contains(err.Error(), "pip install") {
+		t.Errorf("%v", err)
+	}
+	for text, want := range map[string]string{
+		"RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes": "not enough memory",
+		"INTERNAL: CUDA driver version is insufficient for CUDA runtime":      "driver is too old",
+		"No visible GPU devices.": "no NVIDIA GPU",
+	} {
+		if err := explain(errors.New(text)); fault.Code(err) != 4 || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
