@@ -66,6 +66,24 @@ func (o *order) before(s int, blocks int64) int64 {
 	return int64(o.upTo[s+1]*n) - int64(o.upTo[s]*n)
 }
 
+// given is how many of the first samples each source gives.
+func (o *order) given(samples int64) []int64 {
+	out := make([]int64, len(o.sizes))
+	if len(out) == 1 {
+		out[0] = samples
+		return out
+	}
+	c := &order{seed: o.seed, sizes: o.sizes, upTo: o.upTo}
+	c.fill(samples / mixBlock)
+	for s := range out {
+		out[s] = c.before(s, c.block)
+	}
+	for _, s := range c.slots[:samples%mixBlock] {
+		out[s]++
+	}
+	return out
+}
+
 func (o *order) fill(block int64) {
 	o.block, o.slots, o.nth = block, o.slots[:0], make([]int64, mixBlock)
 	next := make([]int64, len(o.sizes))

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"slices"
 	"testing"
 )
 
@@ -62,6 +63,15 @@ func TestOrder(t *testing.T) {
 		if s, e := again.at(pos); all[pos] != (pick{s, e}) {
 			t.Errorf("position %d: %d/%d, want %v", pos, s, e, all[pos])
 		}
+	}
+	counted := make([]int64, 3)
+	for pos, p := range all {
+		if pos%997 == 0 {
+			if got := o.given(int64(pos)); !slices.Equal(got, counted) {
+				t.Errorf("the first %d samples: %v, want %v", pos, got, counted)
+			}
+		}
+		counted[p.s]++
 	}
 	other, _ := newOrder(8, sizes, weights)
 	same := 0

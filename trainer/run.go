@@ -290,11 +290,7 @@ func (r *run) checkpoint(ctx context.Context) error {
 func (r *run) position() savedState {
 	st := savedState{Step: r.step, Samples: r.step * int64(r.recipe.Batch), Recipe: r.recipe.identity(), Bad: r.bad.count()}
 	if r.pairs != nil {
-		st.Data = r.pairs.fingerprint()
-		blocks := st.Samples / mixBlock
-		for i := range r.pairs.pools {
-			st.Sources = append(st.Sources, r.pairs.order.before(i, blocks))
-		}
+		st.Data, st.Sources = r.pairs.fingerprint(), r.pairs.order.given(st.Samples)
 	}
 	return st
 }
