@@ -27,9 +27,8 @@ type input struct {
 	all         []tensorfile.Info // every tensor of the files, by path
 	other       []OtherEntry      // what is not a tensor
 	config      *arch.Config      // from a config.json beside the weights
-	configFile  string
-	ignored     []Dropped       // files that are not read, and why
-	inDict      map[string]bool // paths of the state dict's tensors, made on demand
+	ignored     []Dropped         // files that are not read, and why
+	inDict      map[string]bool   // paths of the state dict's tensors, made on demand
 }
 
 func (in *input) inventory() *inventory {
@@ -208,7 +207,7 @@ func (in *input) sidecar(dir string, folder bool) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		in.config, in.configFile = c, path
+		in.config = c
 		return nil
 	}
 	return nil

@@ -102,13 +102,12 @@ func newPlan(inv *inventory, o planOptions) (*plan, error) {
 		return nil, fault.Inputf("no tensors; --key chooses another state dict in the file, inspect lists what is there")
 	}
 	p := &plan{layout: o.layout}
-	var err error
 	if o.layout == "source" {
 		p.family, p.recognised = "any", "not needed for --layout source"
 		for _, t := range inv.tensors {
 			p.items = append(p.items, &item{out: t, eva: t.Name, parts: []part{whole(t)}})
 		}
-	} else if err = p.mapped(inv, o); err != nil {
+	} else if err := p.mapped(inv, o); err != nil {
 		return nil, err
 	}
 	p.filter(o)
