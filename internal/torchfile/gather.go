@@ -56,13 +56,14 @@ type gather struct {
 	done  bool
 }
 
-// newGather reads from r, which has n bytes; base counts elements of size bytes.
-func newGather(r io.ReaderAt, n, base, size int64, dims []dim) *gather {
+// newGather reads from r, which has n bytes; base counts elements of size bytes,
+// block is about how many bytes are made at a time.
+func newGather(r io.ReaderAt, n, base, size, block int64, dims []dim) *gather {
 	g := &gather{win: source{r: r, n: n}, size: size, base: base, dims: dims}
-	for g.split < len(dims)-1 && dims[g.split].dst*size > gatherOut {
+	for g.split < len(dims)-1 && dims[g.split].dst*size > block {
 		g.split++
 	}
-	g.rows = min(dims[g.split].n, max(1, gatherOut/(dims[g.split].dst*size)))
+	g.rows = min(dims[g.split].n, max(1, block/(dims[g.split].dst*size)))
 	g.outer = make([]int64, g.split)
 	return g
 }

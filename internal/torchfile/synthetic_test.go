@@ -2,6 +2,7 @@ package torchfile
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"fmt"
@@ -221,10 +222,10 @@ func TestRefusedOutside(t *testing.T) {
 	}
 }
 
-// TestGatherLarge compares blocks and windows with element-wise access.
-// Tolerance: none.
-func TestGatherLarge(t *testing.T) {
-	const n = 3 << 20
+// TestGather compares blocks of several sizes, and windows, with element-wise
+// access. Tolerance: none.
+func TestGather(t *testing.T) {
+	const n = 3 << 16 // longer than a window
 	data := make([]byte, 8*n)
 	for i := range n {
 		binary.LittleEndian.PutUint64(data[8*i:], uint64(i)*0x9e3779b97f4a7c15)
@@ -234,23 +235,20 @@ func TestGatherLarge(t *testing.T) {
 		base          int64
 		shape, stride []int64
 	}{
-		{8, 0, []int64{1 << 10, 3 << 10}, []int64{1, 1 << 10}},
-		{4, 7, []int64{1 << 10, 5 << 10}, []int64{1, 1 << 10}},
-		{2, 1, []int64{3, 1 << 21}, []int64{1, 3}},
-		{1, 5, []int64{1 << 20, 19}, []int64{1, 1 << 20}},
-		{4, 0, []int64{7, 2, 1 << 9, 3 << 8}, []int64{1 << 18, 0, 1, 1 << 9}},
-		{8, 3, []int64{1 << 21}, []int64{0}},
+		{8, 0, []int64{1 << 8, 3 << 8}, []int64{1, 1 << 8}},
+		{4, 7, []int64{1 << 8, 5 << 8}, []int64{1, 1 << 8}},
+		{2, 1, []int64{3, 1 << 17}, []int64{1, 3}},
+		{1, 5, []int64{1 << 16, 19}, []int64{1, 1 << 16}},
+		{2, 9, []int64{2, 3, 5, 7}, []int64{1 << 16, 7, 0, 30}},
+		{4, 0, []int64{7, 2, 1 << 7, 3 << 6}, []int64{1 << 14, 0, 1, 1 << 7}},
+		{1, 0, []int64{3, 4, 5, 6}, []int64{1, 3, 12, 60}},
+		{8, 3, []int64{1 << 16}, []int64{0}},
 	} {
 		dims := simplify(c.shape, c.stride)
 		if contiguous(dims) {
 			t.Fatalf("%v is contiguous", c)
 		}
-		g := newGather(readerAt(data), int64(len(data)), c.base, c.size, dims)
-		got, err := io.ReadAll(g)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := make([]byte, 0, len(got))
+		var want []byte
 		idx := make([]int64, len(c.shape))
 		for {
 			at := c.base
@@ -269,8 +267,14 @@ func TestGatherLarge(t *testing.T) {
 				break
 			}
 		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("%v: %d bytes differ from %d", c, len(got), len(want))
+		for _, block := range []int64{1, 100, 64 << 10, gatherOut} {
+			if len(want) > 1<<12 && block < 1<<10 {
+				continue // a window is read for every block
+			}
+			got, err := io.ReadAll(newGather(readerAt(data), int64(len(data)), c.base, c.size, block, dims))
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%v in blocks of %d: %d bytes differ from %d (%v)", c, block, len(got), len(want), err)
+			}
 		}
 	}
 }
@@ -589,5 +593,107 @@ func TestSelfReference(t *testing.T) {
 	}
 	if v, err := new(vm).find("torch", "strided"); err != nil || v != constant("torch.strided") {
 		t.Errorf("torch.strided is now %v (%v)", v, err)
+	}
+}
+
+// TestScan: what is refused before anything is built, and why.
+func TestScan(t *testing.T) {
+	for _, c := range []struct{ pickle, want string }{
+		{"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00N.", "3 bytes before the end of the frame"},
+		{"\x80\x04\x95\x20\x00\x00\x00\x00\x00\x00\x00\x95\x01\x00\x00\x00\x00\x00\x00\x00N.", "inside another frame"},
+		{"\x80\x02h\x01.", "memo entry 1 was never stored"},
+		{"\x80\x02Nq\x00j\x00\x01\x00\x00.", "memo entry 256 was never stored"},
+		{"\x80\x02}(Nu.", "a key without a value"},
+		{"\x80\x02(Nd.", "a key without a value"},
+		{"\x80\x02(1.", "STOP: the stack is empty"},
+		{"\x80\x02u.", "no MARK"},
+		{"\x80\x02N(R.", "the stack is empty"},
+		{"\x80\x06N.", "protocol 6"},
+		{"\x80\x02\x8b\x00\x02\x00\x00" + strings.Repeat("x", 512) + ".", "an integer of 512 bytes"},
+		{"\x80\x02c" + strings.Repeat("x", 2000) + "\n\n.", "a line of more than 1024"},
+		{"\x80\x02c\xff\nx\n.", "not valid UTF-8"},
+		{"\x80\x02(S'x'\no.", "opcode 0x53"},
+		{"\x80\x02" + strings.Repeat("\x8f", 200000) + ".", "objects would take more"},
+		{"\x80\x02" + strings.Repeat("(", maxMarks+1) + ".", "more than 4096 open"},
+		{"\x80\x02X\xff\xff\x0f\x00abc", "the data ends here"},
+		{"\x80\x02X\xff\xff\xff\x7fabc", "a length of"},
+	} {
+		_, _, err := scan(bufio.NewReader(strings.NewReader(c.pickle)))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%.30q: %v, want %q", c.pickle, err, c.want)
+		}
+	}
+	v := &vm{} // accepted: an empty integer, frames, POP of a MARK, a second frame
+	for pickle, want := range map[string]any{
+		"\x80\x02\x8a\x00.": 0,
+		"\x80\x04\x95\x02\x00\x00\x00\x00\x00\x00\x00K\x05\x95\x01\x00\x00\x00\x00\x00\x00\x00.rest": 5,
+		"\x80\x02K\x07(0.":                        7,
+		"\x80\x02\x8a\x01\xff.":                   -1,
+		"\x80\x02I-12\n.":                         -12,
+		"\x80\x02L99L\n.":                         99,
+		"\x80\x02\x8c\x02\xc3\xa9.":               "é",
+		"\x80\x02G?\xe0\x00\x00\x00\x00\x00\x00.": 0.5,
+	} {
+		got, n, err := v.next(bufio.NewReader(strings.NewReader(pickle)))
+		if err != nil || got != want || n != int64(strings.LastIndexByte(pickle, '.')+1) {
+			t.Errorf("%q: %v after %d bytes (%v), want %v", pickle, got, n, err, want)
+		}
+	}
+}
+
+// TestZipLies: directories and local headers that contradict each other.
+func TestZipLies(t *testing.T) {
+	good := zipOf(t, tt.Pickle(tt.Dict{{Key: "w", Value: one}}, 2), count(24), count(24))
+	central := func(name string) int { // the entry of a member
+		return bytes.LastIndex(good, []byte("archive/"+name)) - lenCentral
+	}
+	if _, err := openBytes(good, ""); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(b []byte)
+		want   string
+	}{
+		{"overlap", func(b []byte) { // data/0 is said to reach into data/1
+			e := b[central("data/0"):]
+			le.PutUint32(e[20:], 60)
+			le.PutUint32(e[24:], 60)
+		}, "overlap"},
+		{"same header", func(b []byte) { copy(b[central("data/1")+42:][:4], b[central("data/0")+42:][:4]) }, "its local header says"},
+		{"local name", func(b []byte) { b[bytes.Index(b, []byte("data/0"))]++ }, "its local header says"},
+		{"local method", func(b []byte) { b[bytes.Index(b, []byte("archive/data/0"))-lenLocal+8] = 8 }, "another compression method"},
+		{"method", func(b []byte) { b[central("data/0")+10] = 12 }, "compression method 12"},
+		{"encrypted", func(b []byte) { b[central("data/0")+8] |= 1 }, "encrypted"},
+		{"stored sizes", func(b []byte) { b[central("data/0")+24]++ }, "stored, but"},
+		{"too long", func(b []byte) {
+			le.PutUint32(b[central("data/0")+20:], 9999)
+			le.PutUint32(b[central("data/0")+24:], 9999)
+		}, "reach beyond the members"},
+		{"offset", func(b []byte) { le.PutUint32(b[central("data/0")+42:], 1<<31) }, "beyond the members"},
+		{"count", func(b []byte) { b[len(b)-lenEnd+10]++; b[len(b)-lenEnd+8]++ }, "for 4 entries"},
+		{"fewer", func(b []byte) { b[len(b)-lenEnd+10]-- }, "after its"},
+		{"directory size", func(b []byte) { b[len(b)-lenEnd+12]++ }, "does not end at"},
+		{"twice", func(b []byte) {
+			for i := range b[:len(b)-8] {
+				if string(b[i:i+6]) == "data/1" {
+					b[i+5] = '0'
+				}
+			}
+		}, "appears twice"},
+	} {
+		bad := bytes.Clone(good)
+		c.change(bad)
+		if _, err := openBytes(bad, ""); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// TestCycle says so.
+func TestCycle(t *testing.T) {
+	_, err := Open(filepath.Join(fixtures(), "hostile", "recursive_dict.pt"), Options{})
+	if err == nil || !strings.Contains(err.Error(), "contains itself") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -314,7 +314,7 @@ func (t *tensor) open(swap bool) (io.Reader, error) {
 			return nil, err
 		}
 		length := t.stor.blob.size - t.stor.base
-		r = newGather(io.NewSectionReader(at, t.stor.base, length), length, t.offset, size, dims)
+		r = newGather(io.NewSectionReader(at, t.stor.base, length), length, t.offset, size, gatherOut, dims)
 	}
 	if swap && size > 1 {
 		r = &swapper{r: r, size: int(size)}
