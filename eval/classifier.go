@@ -209,7 +209,7 @@ func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, buil
 	}
 	c, err := loadClassifier(path, key, dim, classes)
 	if c != nil {
-		log.Debug("classifier from the cache", "file", path)
+		log.Info("class vectors from the cache", "file", path)
 		return c, nil
 	}
 	if err != nil {

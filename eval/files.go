@@ -125,10 +125,8 @@ func readRows(path string, classes int) ([]entry, error) {
 		if err != nil {
 			return nil, fault.Inputf("%s: line %d: %w", path, i+2, err)
 		}
-		for _, c := range append(e.Top[:], e.Label) {
-			if c < -1 || c >= classes || e.Label < 0 {
-				return nil, fault.Inputf("%s: line %d: class %d of %d", path, i+2, c, classes)
-			}
+		if !e.fits(classes) {
+			return nil, fault.Inputf("%s: line %d: label %d or answers %v are not among the %d classes", path, i+2, e.Label, e.Top, classes)
 		}
 		out = append(out, e)
 	}

@@ -23,6 +23,19 @@ type entry struct {
 	Bad string `json:"bad,omitempty"`
 }
 
+// fits says whether the row's classes are among n.
+func (e entry) fits(n int) bool {
+	if e.Bad != "" {
+		return true
+	}
+	for _, c := range e.Top {
+		if c < -1 || c >= n {
+			return false
+		}
+	}
+	return e.Label >= 0 && e.Label < n && e.Top[0] >= 0
+}
+
 type journalHead struct {
 	Key string `json:"key"`
 }

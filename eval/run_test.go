@@ -207,6 +207,45 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// What a folder holds is checked before it is counted.
+func TestDamagedRows(t *testing.T) {
+	dir := pictureFolder(t, 12)
+	o := Options{Data: dir, Out: t.TempDir()}
+	score(t, newFake(), o)
+	journal := filepath.Join(o.Out, journalFile)
+	b, err := os.ReadFile(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(b), "\n")
+	for i, wrong := range []string{`"l":99`, `"l":-1`} {
+		at := strings.Index(lines[i+1], `"l":`)
+		end := at + strings.IndexByte(lines[i+1][at:], ',')
+		lines[i+1] = lines[i+1][:at] + wrong + lines[i+1][end:]
+	}
+	write(t, journal, []byte(strings.Join(lines, "")))
+	enc := newFake()
+	if res := score(t, enc, o); res.N != 12 || enc.images.Load() != 2 {
+		t.Errorf("%d images, %d encoded again, want 12 and 2", res.N, enc.images.Load())
+	}
+	rows := filepath.Join(o.Out, rowsFile)
+	good, err := os.ReadFile(rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ old, new, want string }{
+		{"\n0,", "\nx,", "line 2"},
+		{"index,key", "index,kex", "header"},
+		{".png,0,", ".png,7,", "not among the 7 classes"},
+		{",0\n", "\n", "wrong number of fields"},
+	} {
+		write(t, rows, []byte(strings.Replace(string(good), c.old, c.new, 1)))
+		if _, err := Merge([]string{o.Out}, MergeOptions{}); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q for %q: %v, want %q", c.new, c.old, err, c.want)
+		}
+	}
+}
+
 // An image that did not decode is tried again, since it may have been replaced.
 func TestResumeAfterRepair(t *testing.T) {
 	dir := pictureFolder(t, 10)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -243,6 +244,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 			r.o.Log.Info("resuming", "done", len(old), "of", hi-lo)
 		}
 		j, done = opened, old
+		maps.DeleteFunc(done, func(_ int, e entry) bool { return !e.fits(len(r.w.names)) })
 		if bad := bads(done); len(done) < hi-lo || len(bad) > r.o.MaxBad {
 			for _, e := range bad { // it may have been fetched again
 				delete(done, e.Index)
