@@ -697,3 +697,21 @@ func TestCycle(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestDeflateLies: a compressed storage that unpacks to more or less than the
+// directory says.
+func TestDeflateLies(t *testing.T) {
+	pickle := tt.Pickle(tt.Dict{
+		{Key: "whole", Value: byteView(0, []int64{24}, []int64{1})}, {Key: "part", Value: byteView(0, []int64{2}, []int64{1})},
+		{Key: "strided", Value: byteView(0, []int64{3, 2}, []int64{1, 3})},
+	}, 2)
+	for n, want := range map[int]string{30: "more than its 24 bytes", 20: "ends after 20 of 24 bytes"} {
+		raw := archiveOf(t, tt.Member{Name: "data.pkl", Data: bytes.NewReader(pickle)}, tt.Member{Name: "data/0", Data: bytes.NewReader(count(n)), Deflate: true})
+		le.PutUint32(raw[bytes.LastIndex(raw, []byte("archive/data/0"))-lenCentral+24:], 24)
+		for _, name := range []string{"whole", "part", "strided"} {
+			if _, err := tensorfile.ReadAll(mustOpen(t, raw, ""), name); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%d bytes, %s: %v, want %q", n, name, err, want)
+			}
+		}
+	}
+}
