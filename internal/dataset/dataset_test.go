@@ -312,10 +312,10 @@ func conform(t *testing.T, src string, o Options, labels, captions bool) {
 		t.Fatalf("%s: %d examples, want %d", d.Describe(), d.Len(), len(pictures))
 	}
 	var wg sync.WaitGroup
-	keys := make([]string, d.Len())
-	for i := range 4 * d.Len() { // several goroutines read the same example
+	keys := make([]string, 4*d.Len()) // several goroutines read the same example
+	for slot := range keys {
 		wg.Go(func() {
-			i %= d.Len()
+			i := slot % d.Len()
 			ex, err := d.Read(i)
 			if err != nil {
 				t.Errorf("Read(%d): %v", i, err)
@@ -334,9 +334,7 @@ func conform(t *testing.T, src string, o Options, labels, captions bool) {
 			if ex.Path == "" {
 				t.Errorf("Read(%d): no path", i)
 			}
-			if i < d.Len() {
-				keys[i] = ex.Key
-			}
+			keys[slot] = ex.Key
 		})
 	}
 	wg.Wait()
