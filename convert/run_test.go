@@ -156,6 +156,14 @@ func TestShards(t *testing.T) {
 	for _, f := range r.Files {
 		files = append(files, f.File)
 	}
+	m, err := OpenModel(context.Background(), filepath.Join(dir, "many.safetensors.index.json"), ModelOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if !m.Config.QuickGELU || len(m.Source.Tensors()) != len(a) {
+		t.Error("the shards do not describe themselves")
+	}
 	back := filepath.Join(dir, "back.safetensors")
 	run(t, Options{Sources: files, Output: back})
 	for name, sum := range sums(t, back) {
