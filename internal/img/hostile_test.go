@@ -98,6 +98,7 @@ func TestHostile(t *testing.T) {
 		"BMP -2^31 high":     patch(files["bmp_RGB.bmp"], 22, 0, 0, 0, 0x80),
 		"BMP, no palette":    patch(files["bmp_palette.bmp"], 46, 0xFF, 0xFF, 0xFF, 0xFF),
 		"WebP 16384 square":  patch(webp, 21, 0xFF, 0xFF, 0xFF, 0x0F),
+		"WebP, frame off":    patch(files["webp_animated.webp"], bytes.Index(files["webp_animated.webp"], []byte("ANMF"))+8, 0xFF, 0xFF, 0xFF),
 		"WebP, size 2^32":    patch(webp, 4, 0xFF, 0xFF, 0xFF, 0xFF),
 		"TIFF, directory -1": []byte("II*\x00\xff\xff\xff\xff"),
 		"TIFF of 4 bytes":    []byte("MM\x00*"),
@@ -130,6 +131,9 @@ func checkAnswer(t *testing.T, name string, data []byte) {
 	im, err := Decode(data)
 	if err != nil {
 		checkError(t, name, err)
+		if strings.Contains(err.Error(), "image is damaged") {
+			t.Errorf("%s: a panic became %q", name, err)
+		}
 		return
 	}
 	if n := len(im.RGB().Pix); n != im.W*im.H*3 {
@@ -168,13 +172,11 @@ func headerSize(data []byte) (w, h int) {
 	case len(data) > 26 && data[0] == 'B':
 		return int(int32(binary.LittleEndian.Uint32(data[18:]))), abs(int(int32(binary.LittleEndian.Uint32(data[22:]))))
 	case isWebP(data):
-		if chunks, err := riffChunks(data[12:]); err == nil && len(chunks) > 0 && len(chunks[0].data) >= 10 {
-			c := chunks[0]
-			if c.id == "VP8X" {
-				return uint24(c.data[4:]) + 1, uint24(c.data[7:]) + 1
-			}
-			w, h, _, _ = c.size()
+		c := chunk{string(data[12:16]), data[min(20, len(data)):]}
+		if c.id == "VP8X" && len(c.data) >= 10 {
+			return uint24(c.data[4:]) + 1, uint24(c.data[7:]) + 1
 		}
+		w, h, _, _ = c.size()
 	case len(data) > 3 && data[0] == 0xFF:
 		d := &jpegDecoder{data: data}
 		if _, err := d.readMarkers(); err == nil {

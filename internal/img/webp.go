@@ -37,6 +37,7 @@ func riffChunks(data []byte) ([]chunk, error) {
 // frame is the first picture of a WebP file and where it lies on the canvas.
 type frame struct {
 	x, y         int
+	animated     bool
 	alpha, image *chunk // ALPH; VP8 or VP8L
 }
 
@@ -103,6 +104,7 @@ func decodeWebP(data []byte) (*Image, error) {
 			return nil, err
 		}
 		f.x, f.y = 2*uint24(c.data), 2*uint24(c.data[3:])
+		f.animated = true
 		f.find(inner)
 	}
 	if f.image == nil {
@@ -124,7 +126,9 @@ func decodeWebP(data []byte) (*Image, error) {
 	if err := checkSize("WebP", im.W, im.H); err != nil {
 		return nil, err
 	}
-	if w == 0 || h == 0 || f.x+w > im.W || f.y+h > im.H {
+	// Only a frame of an animation may be smaller than the canvas.
+	fits := f.x+w <= im.W && f.y+h <= im.H && (f.animated || w == im.W && h == im.H)
+	if w == 0 || h == 0 || !fits {
 		return nil, badWebP("a picture of %d x %d at %d, %d does not fit the canvas of %d x %d", w, h, f.x, f.y, im.W, im.H)
 	}
 	src, err := webp.Decode(bytes.NewReader(f.still(w, h)))
