@@ -14,7 +14,7 @@ import (
 
 // RunnerOptions configure a Runner.
 type RunnerOptions struct {
-	DType string // fp32 (default), bf16 or fp16: the compute dtype; the Go backend has fp32 only
+	DType string // fp32 (default), bf16 or fp16: the compute dtype, where the device gains by it (weights.ComputeDType)
 	Batch int    // rows of a call at most; every call is padded to it
 }
 

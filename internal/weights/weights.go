@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
+	"golang.org/x/sys/cpu"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
@@ -80,14 +82,21 @@ func ParseDType(s string) (dtypes.DType, error) {
 	return dtypes.InvalidDType, fault.Usagef("dtype %q: want fp32, bf16 or fp16", s)
 }
 
-// ComputeDType is the dtype in which a device computes when asked for dtype:
-// the Go backend has Float32 only.
+// ComputeDType is the dtype in which a device computes when asked for dtype.
+// It is Float32 where half precision would only be slower: on the Go backend,
+// and on a CPU without bfloat16 instructions.
 func ComputeDType(dev *device.Device, dtype string) (dtypes.DType, error) {
 	dt, err := ParseDType(dtype)
-	if dev.Info().Kind == device.KindGo {
+	if k := dev.Info().Kind; k == device.KindGo || k == device.KindCPU && !(dt == dtypes.BFloat16 && cpuHasBF16()) {
 		dt = dtypes.Float32
 	}
 	return dt, err
+}
+
+// cpuHasBF16 says whether the processor multiplies bfloat16 numbers.
+// Elsewhere than on x86 that cannot be asked, and is assumed.
+func cpuHasBF16() bool {
+	return runtime.GOARCH != "amd64" || cpu.X86.HasAVX512BF16 || cpu.X86.HasAMXBF16
 }
 
 // Load streams the tensors of src, which is in the eva layout, to the device,
@@ -96,9 +105,12 @@ func ComputeDType(dev *device.Device, dtype string) (dtypes.DType, error) {
 // missing, unused, of another shape or not of a float type is an error that
 // names it.
 func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorfile.Source, dtype string) (*Set, error) {
-	dt, err := ComputeDType(dev, dtype)
+	dt, err := ParseDType(dtype)
 	if err != nil {
 		return nil, err
+	}
+	if dev.Info().Kind == device.KindGo {
+		dt = dtypes.Float32 // it would convert them at every use, slowly
 	}
 	params := cfg.Params()
 	infos, err := match(params, src.Tensors())
