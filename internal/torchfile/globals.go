@@ -131,6 +131,11 @@ func makeGlobals() map[string]any {
 		for _, module := range []string{"torch.", "torch.cuda.", "torch.storage."} {
 			g[module+name] = &storageType{name, elem}
 		}
+		// Tensor types are named by legacy tar files.
+		for _, module := range []string{"torch.", "torch.cuda."} {
+			tensor := module + strings.Replace(name, "Storage", "Tensor", 1)
+			g[tensor] = inert(tensor)
+		}
 	}
 	for d := range elemTypes {
 		g["torch."+string(d)] = d

@@ -459,12 +459,12 @@ func tarOf(t testing.TB, mutate func(members map[string][]byte)) []byte {
 		return b
 	}
 	members := map[string][]byte{
-		"storages": slices.Concat(tt.Pickle(1, 2), tt.Pickle(tt.Tuple{"0", "cpu", byteStorage}, 2), u64(24), count(24),
-			tt.Pickle(tt.List{tt.Tuple{"1", "0", 4, 12}}, 2)),
+		"storages": slices.Concat(tt.Pickle(1, 2), tt.Pickle(tt.Tuple{0, "cpu", byteStorage}, 2), u64(24), count(24),
+			tt.Pickle(tt.List{tt.Tuple{1, 0, 4, 12}}, 2)),
 		"tensors": slices.Concat(tt.Pickle(2, 2),
-			tt.Pickle(tt.Tuple{"2", "1", tt.Global{Module: "torch", Name: "ByteStorage"}}, 2), u64(2, 2, 3, 3, 1, 1),
-			tt.Pickle(tt.Tuple{"3", "0", tt.Global{Module: "torch", Name: "ByteStorage"}}, 2), u64(2, 3, 2, 1, 3, 0)),
-		"pickle": tt.Pickle(tt.OrderedDict{{Key: "w", Value: tt.Persistent{ID: "2"}}, {Key: "v", Value: tt.Persistent{ID: 3}}}, 2),
+			tt.Pickle(tt.Tuple{2, 1, tt.Global{Module: "torch", Name: "ByteTensor"}}, 2), u64(2, 2, 3, 3, 1, 1),
+			tt.Pickle(tt.Tuple{3, 0, tt.Global{Module: "torch", Name: "ByteTensor"}}, 2), u64(2, 3, 2, 1, 3, 0)),
+		"pickle": tt.Pickle(tt.OrderedDict{{Key: "w", Value: tt.Persistent{ID: "2"}}, {Key: "v", Value: tt.Persistent{ID: "3"}}}, 2),
 	}
 	if mutate != nil {
 		mutate(members)
