@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/nlpodyssey/gopickle/types"
 
@@ -282,9 +283,14 @@ func kind(v any) string {
 // maxText bounds the text form of a value.
 const maxText = 120
 
-// text is a value in short.
+// text is a value in short, on one line.
 func text(v any) string {
-	t := fullText(v, 3)
+	t := strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, fullText(v, 3))
 	if len(t) > maxText {
 		t = strings.ToValidUTF8(t[:maxText], "") + "..."
 	}
