@@ -60,11 +60,13 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 		return nil, fault.Envf("--backend xla:%w", err)
 	}
 	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD(), Why: why}}
+	var libraries string
+	var err error
 	if p.Kind == KindCUDA {
 		if !hasNVIDIA() {
 			return nil, fault.Envf("%s: no NVIDIA GPU on this machine; use --backend auto", p.Path)
 		}
-		if err := prepareCUDA(p.Path); err != nil {
+		if libraries, err = prepareCUDA(p.Path); err != nil {
 			return nil, err
 		}
 	}
@@ -73,7 +75,7 @@ func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
 		return nil, err
 	}
 	d.hook, d.info.Kind, d.info.Version = h, h.kind, h.version
-	d.cache = openCache(o.CompileCache, h, o.Log)
+	d.cache = openCache(o.CompileCache, h, libraries, o.Log)
 	config := h.name
 	if options != "" {
 		config += "," + options

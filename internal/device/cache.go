@@ -37,8 +37,9 @@ type cache struct {
 	hits, misses atomic.Int64
 }
 
-// openCache opens the folder for a plugin; nil when there is to be none.
-func openCache(dir string, h *hook, log *slog.Logger) *cache {
+// openCache opens the folder for a plugin and the libraries loaded for it; nil
+// when there is to be none.
+func openCache(dir string, h *hook, libraries string, log *slog.Logger) *cache {
 	if dir == "off" {
 		return nil
 	}
@@ -60,7 +61,7 @@ func openCache(dir string, h *hook, log *slog.Logger) *cache {
 	}
 	// Code for a CPU uses what that CPU has.
 	salt := strings.Join([]string{h.kind, h.version, id, os.Getenv("XLA_FLAGS"), os.Getenv("NPROC"),
-		runtime.GOARCH, cpuModel(), gpuModel(h.kind)}, "\x00")
+		runtime.GOARCH, cpuModel(), gpuModel(h.kind), libraries}, "\x00")
 	return &cache{dir: dir, salt: []byte(salt), max: cacheBytes, log: log}
 }
 

@@ -64,6 +64,9 @@ func TestCompileCache(t *testing.T) {
 				{"whole", good, 1}, {"flipped bit", flipped, 0}, {"cut", good[:len(good)/2], 0},
 				{"empty", nil, 0}, {"foreign", foreign, 0},
 			} {
+				if n > 1 && e.name != "whole" {
+					continue // damage has nothing to do with the number of devices
+				}
 				if err := os.WriteFile(files[0], e.data, 0o644); err != nil {
 					t.Fatal(err)
 				}

@@ -252,13 +252,13 @@ func TestMissingNVIDIA(t *testing.T) {
 	if preload("libcudnn.so.9") {
 		t.Skip("cuDNN is here")
 	}
-	err := prepareCUDA(filepath.Join(dir, "xla_cuda13", "plugin.so"))
+	_, err := prepareCUDA(filepath.Join(dir, "xla_cuda13", "plugin.so"))
 	if fault.Code(err) != 4 || !strings.Contains(err.Error(), "libcudnn.so.9") || !strings.Contains(err.Error(), "pip install") {
 		t.Errorf("%v", err)
 	}
 	for text, want := range map[string]string{
 		"RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes": "not enough memory",
-		"INTERNAL: CUDA driver version is insufficient for CUDA runtime":      "driver is too old",
+		"INTERNAL: CUDA driver version is insufficient for CUDA runtime":     "driver is too old",
 		"No visible GPU devices.": "no NVIDIA GPU",
 	} {
 		if err := explain(errors.New(text)); fault.Code(err) != 4 || !strings.Contains(err.Error(), want) {

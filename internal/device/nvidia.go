@@ -1,6 +1,7 @@
 package device
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,23 +54,26 @@ func nvidiaFolders(plugin string) (libs, cuda []string) {
 }
 
 // prepareCUDA loads NVIDIA's libraries, so that the plugin finds them
-// wherever they are, and tells XLA the CUDA folder.
-func prepareCUDA(plugin string) error {
+// wherever they are, and tells XLA the CUDA folder. It returns what identifies
+// their versions.
+func prepareCUDA(plugin string) (id string, err error) {
 	libs, cuda := nvidiaFolders(plugin)
 	var missing []string
 	for _, name := range cudaLibraries[cudaMajor(plugin)] {
 		name, optional := strings.CutSuffix(name, "?")
-		if !preloadFrom(libs, name) && !optional {
+		file, ok := preloadFrom(libs, name)
+		id += file + "\n"
+		if !ok && !optional {
 			missing = append(missing, name)
 		}
 	}
 	if len(missing) > 0 {
-		return fault.Envf("%s: NVIDIA's %s not found; run pip install 'jax-cuda%s-plugin[with-cuda]', or set LD_LIBRARY_PATH to their folder",
+		return "", fault.Envf("%s: NVIDIA's %s not found; run pip install 'jax-cuda%s-plugin[with-cuda]', or set LD_LIBRARY_PATH to their folder",
 			plugin, strings.Join(missing, ", "), cudaMajor(plugin))
 	}
 	flags := os.Getenv("XLA_FLAGS")
 	if strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
-		return nil
+		return id, nil
 	}
 	for _, folder := range cuda {
 		if _, err := os.Stat(filepath.Join(folder, "nvvm", "libdevice")); err == nil {
@@ -77,17 +81,17 @@ func prepareCUDA(plugin string) error {
 			break
 		}
 	}
-	return nil
+	return id, nil
 }
 
 // preloadFrom loads a library from the first folder that has it, else from
-// where the loader finds it.
-func preloadFrom(folders []string, name string) bool {
+// where the loader finds it. It returns the file and its size.
+func preloadFrom(folders []string, name string) (string, bool) {
 	for _, folder := range folders {
 		path := filepath.Join(folder, name)
-		if _, err := os.Stat(path); err == nil && preload(path) {
-			return true
+		if st, err := os.Stat(path); err == nil && preload(path) {
+			return fmt.Sprint(path, " ", st.Size()), true
 		}
 	}
-	return preload(name)
+	return name, preload(name)
 }
