@@ -96,17 +96,17 @@ func (h *Header) layout(ranges []byteRange, start, size int64) error {
 		want, ok := CheckedBytes(t)
 		switch {
 		case r.begin > r.end:
-			return fmt.Errorf("tensor %q: data_offsets [%d, %d] are reversed", t.Name, r.begin, r.end)
+			return fmt.Errorf("tensor %.200q: data_offsets [%d, %d] are reversed", t.Name, r.begin, r.end)
 		case !ok:
-			return fmt.Errorf("tensor %q: shape %v is too large", t.Name, t.Shape)
+			return fmt.Errorf("tensor %.200q: shape %v is too large", t.Name, t.Shape)
 		case r.end-r.begin != want:
-			return fmt.Errorf("tensor %q: data_offsets span %d bytes, %s %v needs %d", t.Name, r.end-r.begin, t.DType, t.Shape, want)
+			return fmt.Errorf("tensor %.200q: data_offsets span %d bytes, %s %v needs %d", t.Name, r.end-r.begin, t.DType, t.Shape, want)
 		case r.begin > end:
-			return fmt.Errorf("tensor %q: %d unused bytes before it", t.Name, r.begin-end)
+			return fmt.Errorf("tensor %.200q: %d unused bytes before it", t.Name, r.begin-end)
 		case r.begin < end:
-			return fmt.Errorf("tensor %q: overlaps the tensor before it", t.Name)
+			return fmt.Errorf("tensor %.200q: overlaps the tensor before it", t.Name)
 		case r.end > size-start:
-			return fmt.Errorf("tensor %q: ends at byte %d of %d; the file is cut off", t.Name, r.end, size-start)
+			return fmt.Errorf("tensor %.200q: ends at byte %d of %d; the file is cut off", t.Name, r.end, size-start)
 		}
 		infos[i], h.Offsets[i], end = t, start+r.begin, r.end
 	}
@@ -150,7 +150,7 @@ func decodeHeader(head []byte) (*Header, []byteRange, error) {
 			return d.object(func(key string) error {
 				s, err := d.str()
 				if err != nil {
-					return fmt.Errorf("%s %q: %w", metadataKey, key, err)
+					return fmt.Errorf("%s %.200q: %w", metadataKey, key, err)
 				}
 				h.Metadata[key] = s
 				return nil
@@ -158,7 +158,7 @@ func decodeHeader(head []byte) (*Header, []byteRange, error) {
 		}
 		t, r, err := d.tensor(name)
 		if err != nil {
-			return fmt.Errorf("tensor %q: %w", name, err)
+			return fmt.Errorf("tensor %.200q: %w", name, err)
 		}
 		h.Tensors, ranges = append(h.Tensors, t), append(ranges, r)
 		return nil
@@ -206,10 +206,10 @@ func (d objectDecoder) object(value func(key string) error) error {
 		}
 		key, ok := t.(string)
 		if !ok {
-			return fmt.Errorf("key %v is not a string", t)
+			return fmt.Errorf("key %s is not a string", show(t))
 		}
 		if seen[key] {
-			return fmt.Errorf("key %q appears twice", key)
+			return fmt.Errorf("key %.200q appears twice", key)
 		}
 		if seen[key] = true; len(seen) > maxKeys {
 			return fmt.Errorf("more than %d keys", maxKeys)
@@ -227,7 +227,7 @@ func (d objectDecoder) delim(want json.Delim) error {
 		return err
 	}
 	if t != want {
-		return fmt.Errorf("%v where %q should be", t, want.String())
+		return fmt.Errorf("%s where %q should be", show(t), want.String())
 	}
 	return nil
 }
@@ -239,7 +239,7 @@ func (d objectDecoder) str() (string, error) {
 	}
 	s, ok := t.(string)
 	if !ok {
-		return "", fmt.Errorf("%v is not a string", t)
+		return "", fmt.Errorf("%s is not a string", show(t))
 	}
 	return s, nil
 }
@@ -257,11 +257,11 @@ func (d objectDecoder) ints() ([]int64, error) {
 		}
 		num, ok := t.(json.Number)
 		if !ok {
-			return nil, fmt.Errorf("%v is not a number", t)
+			return nil, fmt.Errorf("%s is not a number", show(t))
 		}
 		n, err := strconv.ParseUint(num.String(), 10, 63)
 		if err != nil {
-			return nil, fmt.Errorf("%s is not a natural number of at most 63 bits", num)
+			return nil, fmt.Errorf("%s is not a natural number of at most 63 bits", show(num))
 		}
 		if out = append(out, int64(n)); len(out) > maxDims {
 			return nil, fmt.Errorf("more than %d numbers", maxDims)
@@ -280,14 +280,14 @@ func (d objectDecoder) tensor(name string) (Info, byteRange, error) {
 			var s string
 			s, err = d.str()
 			if t.DType = DType(s); err == nil && t.DType.Size() == 0 {
-				err = fmt.Errorf("unknown element type %q", s)
+				err = fmt.Errorf("unknown element type %.200q", s)
 			}
 		case "shape":
 			t.Shape, err = d.ints()
 		case "data_offsets":
 			offsets, err = d.ints()
 		default:
-			err = fmt.Errorf("unknown key %q", key)
+			err = fmt.Errorf("unknown key %.200q", key)
 		}
 		return err
 	})
@@ -303,6 +303,9 @@ func (d objectDecoder) tensor(name string) (Info, byteRange, error) {
 	}
 	return t, byteRange{offsets[0], offsets[1]}, nil
 }
+
+// show is a token in short, on one line.
+func show(t json.Token) string { return fmt.Sprintf("%.60q", fmt.Sprint(t)) }
 
 // readAt fills p from off.
 func readAt(r io.ReaderAt, p []byte, off int64) error {
@@ -375,7 +378,7 @@ func (f *File) Metadata() map[string]string { return f.head.Metadata }
 func (f *File) Open(name string) (io.ReadCloser, error) {
 	i, ok := f.index[name]
 	if !ok {
-		return nil, fault.Inputf("%s: no tensor %q; `evatool inspect` lists them", f.name, name)
+		return nil, fault.Inputf("%s: no tensor %.200q; `evatool inspect` lists them", f.name, name)
 	}
 	n := f.head.Tensors[i].NumBytes()
 	return io.NopCloser(&exact{r: io.NewSectionReader(f.r, f.head.Offsets[i], n), left: n, file: f.name, tensor: name}), nil
@@ -410,9 +413,9 @@ func (e *exact) Read(p []byte) (int, error) {
 	e.left -= int64(n)
 	switch {
 	case err == io.EOF && e.left > 0:
-		err = fault.Inputf("%s: tensor %q ends %d bytes early; the file shrank while it was read", e.file, e.tensor, e.left)
+		err = fault.Inputf("%s: tensor %.200q ends %d bytes early; the file shrank while it was read", e.file, e.tensor, e.left)
 	case err != nil && err != io.EOF:
-		err = fault.Inputf("%s: tensor %q: %w", e.file, e.tensor, err)
+		err = fault.Inputf("%s: tensor %.200q: %w", e.file, e.tensor, err)
 	}
 	return n, err
 }

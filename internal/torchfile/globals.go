@@ -285,16 +285,20 @@ const maxText = 120
 
 // text is a value in short, on one line.
 func text(v any) string {
-	t := strings.Map(func(r rune) rune {
+	return oneLine(fullText(v, 3))
+}
+
+// oneLine shortens a text and takes line breaks out of it.
+func oneLine(t string) string {
+	if len(t) > maxText {
+		t = strings.ToValidUTF8(t[:maxText], "") + "..."
+	}
+	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
-	}, fullText(v, 3))
-	if len(t) > maxText {
-		t = strings.ToValidUTF8(t[:maxText], "") + "..."
-	}
-	return t
+	}, t)
 }
 
 func fullText(v any, depth int) string {

@@ -246,7 +246,7 @@ func flat(state any) ([]named, error) {
 		case !ok:
 			return nil, fmt.Errorf("key %s of the state dict has type %s, names are needed", text(x.Key), kind(x.Key))
 		case !utf8.ValidString(name):
-			return nil, fmt.Errorf("tensor %q: the name is not valid UTF-8", name)
+			return nil, fmt.Errorf("tensor %.200q: the name is not valid UTF-8", name)
 		}
 		out = append(out, named{name, t})
 	}
@@ -272,7 +272,7 @@ func strip(tensors []named) string {
 func scripted(prefix string, v any, out []named, depth int) ([]named, error) {
 	o, ok := v.(*object)
 	if !ok || depth > maxDepth {
-		return nil, fmt.Errorf("module %q has type %s, or is nested more than %d deep", strings.TrimSuffix(prefix, "."), kind(v), maxDepth)
+		return nil, fmt.Errorf("module %.200q has type %s, or is nested more than %d deep", strings.TrimSuffix(prefix, "."), kind(v), maxDepth)
 	}
 	e := o.attributes()
 	for _, x := range e {
@@ -300,15 +300,15 @@ func accept(tensors []named) error {
 	var total, have int64
 	for _, t := range tensors {
 		if t.refused != "" {
-			return fmt.Errorf("tensor %q is %s", t.name, t.refused)
+			return fmt.Errorf("tensor %.200q is %s", t.name, t.refused)
 		}
 		if seen[t.name] {
-			return fmt.Errorf("tensor %q appears twice (after its prefix is taken off); the names are ambiguous", t.name)
+			return fmt.Errorf("tensor %.200q appears twice (after its prefix is taken off); the names are ambiguous", t.name)
 		}
 		seen[t.name] = true
 		n, _ := tensorfile.CheckedBytes(t.info(t.name))
 		if total+n < total {
-			return fmt.Errorf("tensor %q: the tensors have too many bytes", t.name)
+			return fmt.Errorf("tensor %.200q: the tensors have too many bytes", t.name)
 		}
 		total += n
 		if blobs[t.stor.blob] == 0 {

@@ -99,7 +99,7 @@ func openLegacy(f raw) (root any, err error) {
 		key := storageKey(k)
 		users := used[key]
 		if len(users) == 0 {
-			return nil, fmt.Errorf("storage %q is not used by the pickle or stored twice; the file is damaged", key)
+			return nil, fmt.Errorf("storage %.200q is not used by the pickle or stored twice; the file is damaged", key)
 		}
 		delete(used, key)
 		var b *blob
@@ -109,13 +109,13 @@ func openLegacy(f raw) (root any, err error) {
 		}
 		for _, s := range users {
 			if s.typ.size() != users[0].typ.size() || s.elems != n {
-				return nil, fmt.Errorf("storage %q: %d elements of %s in the pickle, %d in the file; the file is damaged", key, s.elems, s.typ.name, n)
+				return nil, fmt.Errorf("storage %.200q: %d elements of %s in the pickle, %d in the file; the file is damaged", key, s.elems, s.typ.name, n)
 			}
 			s.setBlob(b)
 		}
 	}
 	for key := range used {
-		return nil, fmt.Errorf("storage %q is missing; the file is cut off", key)
+		return nil, fmt.Errorf("storage %.200q is missing; the file is cut off", key)
 	}
 	return root, nil
 }
@@ -133,7 +133,7 @@ func parseStorage(id *types.Tuple) (*storage, string, error) {
 		return nil, "", ownf("pickle: storage of type %s, key %s and %s elements", text(id.Get(1)), text(id.Get(2)), text(id.Get(4)))
 	}
 	if _, ok := checkedMul(n, typ.size()); !ok {
-		return nil, "", ownf("pickle: storage %q of %d elements", key, n)
+		return nil, "", ownf("pickle: storage %.200q of %d elements", key, n)
 	}
 	return &storage{typ: typ, elems: n}, key, nil
 }

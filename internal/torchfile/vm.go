@@ -39,7 +39,7 @@ func (v *vm) run(checked []byte) (value any, err error) {
 		// The library panics on values of unexpected types, such as a list as
 		// a key of a set.
 		if p := recover(); p != nil {
-			value, err = nil, fmt.Errorf("pickle: a value of the wrong type (%.100v)", p)
+			value, err = nil, fmt.Errorf("pickle: a value of the wrong type (%s)", oneLine(fmt.Sprint(p)))
 		}
 	}()
 	u := pickle.NewUnpickler(bytes.NewReader(checked))
@@ -50,7 +50,7 @@ func (v *vm) run(checked []byte) (value any, err error) {
 	case errors.As(err, &own):
 		return nil, own
 	case err != nil: // may contain a dump of the objects
-		return nil, fmt.Errorf("pickle: %.200s", err)
+		return nil, fmt.Errorf("pickle: %s", oneLine(err.Error()))
 	}
 	return value, nil
 }
@@ -70,7 +70,7 @@ func (v *vm) persistent(id any) (any, error) {
 		if v.object != nil {
 			return v.object(id)
 		}
-		return nil, ownf("pickle: persistent id %.50v is not a storage", text(id))
+		return nil, ownf("pickle: persistent id %s is not a storage", text(id))
 	}
 	if t.Len() == 2 {
 		module, ok1 := t.Get(0).(string)
@@ -106,7 +106,7 @@ func (v *vm) find(module, name string) (any, error) {
 	if v.script && (module == "__torch__" || strings.HasPrefix(module, "__torch__.")) {
 		return inert(full), nil
 	}
-	return nil, ownf("pickle: %q is no tensor or plain data and is %w: nothing in a file is executed; load the file where you trust it and save only model.state_dict()", full, errRefused)
+	return nil, ownf("pickle: %.200q is no tensor or plain data and is %w: nothing in a file is executed; load the file where you trust it and save only model.state_dict()", full, errRefused)
 }
 
 // renamed are modules that moved: Python 2 to 3, numpy 1 to 2.

@@ -53,11 +53,11 @@ func openZip(r io.ReaderAt, f *os.File, size int64) (*archive, error) {
 		}
 		dir = rest
 		if a.members[m.name] != nil {
-			return nil, fmt.Errorf("zip directory: %q appears twice", m.name)
+			return nil, fmt.Errorf("zip directory: %.200q appears twice", m.name)
 		}
 		m.r, m.f = r, f
 		if err := m.locate(local, dirOff); err != nil {
-			return nil, fmt.Errorf("zip member %q: %w", m.name, err)
+			return nil, fmt.Errorf("zip member %.200q: %w", m.name, err)
 		}
 		a.members[m.name] = m
 		a.order = append(a.order, m.name)
@@ -69,7 +69,7 @@ func openZip(r io.ReaderAt, f *os.File, size int64) (*archive, error) {
 	slices.SortFunc(runs, func(x, y run) int { return cmp.Compare(x.from, y.from) })
 	for i := 1; i < len(runs); i++ {
 		if runs[i].from < runs[i-1].to {
-			return nil, fmt.Errorf("zip members %q and %q overlap", runs[i-1].name, runs[i].name)
+			return nil, fmt.Errorf("zip members %.200q and %.200q overlap", runs[i-1].name, runs[i].name)
 		}
 	}
 	return a, nil
@@ -147,22 +147,22 @@ func parseCentral(dir []byte) (m *blob, local int64, rest []byte, err error) {
 	m.hasSum = m.sum != 0
 	switch {
 	case flags&1 != 0:
-		return nil, 0, nil, fmt.Errorf("%q is encrypted", name)
+		return nil, 0, nil, fmt.Errorf("%.200q is encrypted", name)
 	case method != 0 && method != 8:
-		return nil, 0, nil, fmt.Errorf("%q: compression method %d; stored and deflated are known", name, method)
+		return nil, 0, nil, fmt.Errorf("%.200q: compression method %d; stored and deflated are known", name, method)
 	}
 	fields := []uint64{uint64(le.Uint32(dir[24:])), uint64(le.Uint32(dir[20:])), uint64(le.Uint32(dir[42:]))}
 	if err := zip64(extra, fields); err != nil {
-		return nil, 0, nil, fmt.Errorf("%q: %w", name, err)
+		return nil, 0, nil, fmt.Errorf("%.200q: %w", name, err)
 	}
 	for _, v := range fields {
 		if v > 1<<62 {
-			return nil, 0, nil, fmt.Errorf("%q: a size or offset of %d", name, v)
+			return nil, 0, nil, fmt.Errorf("%.200q: a size or offset of %d", name, v)
 		}
 	}
 	m.size, m.packed, local = int64(fields[0]), int64(fields[1]), int64(fields[2])
 	if !m.deflated && m.size != m.packed {
-		return nil, 0, nil, fmt.Errorf("%q: stored, but %d bytes become %d", name, m.packed, m.size)
+		return nil, 0, nil, fmt.Errorf("%.200q: stored, but %d bytes become %d", name, m.packed, m.size)
 	}
 	return m, local, rest, nil
 }
@@ -256,7 +256,7 @@ func (a *archive) root() (string, error) {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return "", fmt.Errorf("%d members are named data.pkl: %q and %q", len(found), found[0]+"data.pkl", found[1]+"data.pkl")
+		return "", fmt.Errorf("%d members are named data.pkl: %.200q and %.200q", len(found), found[0]+"data.pkl", found[1]+"data.pkl")
 	}
 	for _, name := range a.order {
 		if _, base := cutLast(name); base == "model.json" {
@@ -296,6 +296,6 @@ func (a *archive) bigEndian(root string) (bool, error) {
 	case "big":
 		return true, nil
 	default:
-		return false, fmt.Errorf("byteorder %q; little and big are known", order)
+		return false, fmt.Errorf("byteorder %.200q; little and big are known", order)
 	}
 }
