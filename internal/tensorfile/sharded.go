@@ -112,7 +112,7 @@ func decodeIndex(raw []byte) (map[string]string, error) {
 				return err
 			}
 			if file != filepath.Base(file) || !filepath.IsLocal(file) || strings.Contains(file, `\`) {
-				return fmt.Errorf("tensor %q: shard %q is not a plain file name", name, file)
+				return fmt.Errorf("tensor %.200q: shard %.200q is not a plain file name", name, file)
 			}
 			weightMap[name] = file
 			return nil
