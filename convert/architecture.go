@@ -100,6 +100,9 @@ func (v *view) identifyModel(inv *inventory) (architecture, error) {
 		found[0].how += evidence
 		found[0].warn = warn
 	}
+	if family, _, _ := origin(v, inv); family == "openclip" && found[0].config.Family() == "openai" {
+		found[0].warn = "read as a model with QuickGELU, but the order of its keys is OpenCLIP's, whose models mostly have GELU; if this one has, give a --config FILE.json without quick_gelu"
+	}
 	found[0].how = "recognised from " + found[0].how
 	return found[0], nil
 }

@@ -3,6 +3,7 @@ package convert
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -242,6 +243,20 @@ func TestWhatTellsOpenAIFromOpenCLIP(t *testing.T) {
 	p := mustPlan(t, &inventory{tensors: structures(t)[name]}, planOptions{layout: "hf"})
 	if _, err := newPlan(outputs(p), planOptions{layout: "eva", dtype: "keep"}); err == nil || !strings.Contains(err.Error(), "ambiguous") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// OpenCLIP has trained ResNets too, with GELU: shapes do not show it.
+func TestOpenCLIPResNetIsNotTakenSilently(t *testing.T) {
+	tensors := structures(t)["openai-RN50"]
+	if p := mustPlan(t, &inventory{tensors: tensors}, planOptions{}); len(p.warnings) > 0 {
+		t.Errorf("OpenAI's order warns: %v", p.warnings)
+	}
+	slices.SortStableFunc(tensors, func(a, b tensorfile.Info) int {
+		return strings.Compare(fmt.Sprint(!strings.Contains(a.Name, "ln_1")), fmt.Sprint(!strings.Contains(b.Name, "ln_1")))
+	})
+	if p := mustPlan(t, &inventory{tensors: tensors}, planOptions{}); len(p.warnings) != 1 {
+		t.Errorf("warnings %v", p.warnings)
 	}
 }
 
