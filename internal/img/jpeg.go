@@ -85,8 +85,9 @@ type jpegDecoder struct {
 	err              error
 	eobRun           int
 	pred             [4]int32
-	scans            int // begun, of a file with several
-	lastGood         int // the last row of MCUs of the last scan that had data
+	exact, fast      bool // see replay
+	scans            int  // begun, of a file with several
+	lastGood         int  // the last row of MCUs of the last scan that had data
 }
 
 // naturalOrder is the zigzag; its length lets an index be masked.
@@ -127,19 +128,32 @@ func (d *jpegDecoder) decode() (*Image, error) {
 		d.useStandardTables()
 	}
 	if len(d.scan) == len(d.comp) && !d.progressive {
-		if err := d.readScan(true); err != nil {
-			return nil, err
-		}
-		// What follows must be sound as far as it goes, but need not be complete.
-		if sos, err := d.readMarkers(); err == nil && sos {
-			return nil, badJPEG("it has a second scan after the full picture")
-		} else if err != nil && !errors.Is(err, errTruncated) {
+		if err := d.readOnly(); err != nil {
+			if errors.Is(err, errTruncated) && !d.exact && d.restart == 0 {
+				return (&jpegDecoder{data: d.data, exact: true}).decode()
+			}
 			return nil, err
 		}
 	} else if err := d.readScans(); err != nil {
 		return nil, err
 	}
 	return d.output()
+}
+
+// readOnly reads the scan of a file that has one.
+func (d *jpegDecoder) readOnly() error {
+	if err := d.readScan(true); err != nil {
+		return err
+	}
+	// What follows must be sound as far as it goes.
+	sos, err := d.readMarkers()
+	if sos {
+		return badJPEG("it has a second scan after the full picture")
+	}
+	if errors.Is(err, errTruncated) && (d.exact || d.restart != 0) {
+		return nil // all pixels are there
+	}
+	return err
 }
 
 // readScans reads all scans of a file that has several.

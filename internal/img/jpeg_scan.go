@@ -363,8 +363,12 @@ func (d *jpegDecoder) startScan() (decode decodeBlock, keepsZero bool, err error
 			}
 		}
 		keepsZero = true
+		read := (*jpegDecoder).sequential
+		if d.exact {
+			read = (*jpegDecoder).replay
+		}
 		decode = func(d *jpegDecoder, b *block, i int) {
-			d.sequential(b, d.dc[d.scan[i].dcTable], d.ac[d.scan[i].acTable], &d.pred[i])
+			read(d, b, d.dc[d.scan[i].dcTable], d.ac[d.scan[i].acTable], &d.pred[i])
 		}
 	}
 	for _, c := range d.scan {
@@ -414,12 +418,12 @@ func (d *jpegDecoder) readScan(direct bool) error {
 		return err
 	}
 	columns, rows := divUp(d.w, d.maxH*8), divUp(d.h, d.maxV*8)
-	single, perRow := len(d.scan) == 1, 1 // rows of this scan to a row of MCUs
+	single, perRow, blocks := len(d.scan) == 1, 1, 1 // perRow: rows of this scan to a row of MCUs
 	if single {
 		perRow = d.scan[0].v
 		columns, rows = d.scan[0].wBlocks, d.scan[0].hBlocks
 	} else {
-		blocks := 0
+		blocks = 0
 		for _, c := range d.scan {
 			blocks += c.h * c.v
 		}
@@ -444,6 +448,9 @@ func (d *jpegDecoder) readScan(direct bool) error {
 				toGo--
 			}
 			skip := keepsZero && d.insufficientData
+			if d.exact {
+				d.exactLoads(blocks)
+			}
 			for i, c := range d.scan {
 				h, v := c.h, c.v
 				if single {
