@@ -45,7 +45,8 @@ type op struct {
 	mark bool
 	pop  int
 	push int
-	cost int
+	cost int // bytes of memory, by estimate
+	item int // the same for each element that it takes from a MARK
 }
 
 // ops are the opcodes that a checkpoint may use. The others are refused: INST,
@@ -71,9 +72,9 @@ var ops = [256]op{
 	'a':    {name: "APPEND", pop: 2, push: 1, cost: 2 * slotCost},
 	'b':    {name: "BUILD", pop: 2, push: 1},
 	'c':    {name: "GLOBAL", arg: argLine, push: 1, cost: objectCost},
-	'd':    {name: "DICT", mark: true, push: 1, cost: objectCost},
+	'd':    {name: "DICT", mark: true, push: 1, cost: objectCost, item: 64},
 	'}':    {name: "EMPTY_DICT", push: 1, cost: objectCost},
-	'e':    {name: "APPENDS", mark: true, pop: 1, push: 1},
+	'e':    {name: "APPENDS", mark: true, pop: 1, push: 1, item: 32},
 	'h':    {name: "BINGET", arg: arg1, push: 1, cost: slotCost},
 	'j':    {name: "LONG_BINGET", arg: arg4, push: 1, cost: slotCost},
 	'l':    {name: "LIST", mark: true, push: 1, cost: 48},
@@ -83,7 +84,7 @@ var ops = [256]op{
 	's':    {name: "SETITEM", pop: 3, push: 1, cost: 64},
 	't':    {name: "TUPLE", mark: true, push: 1, cost: 48},
 	')':    {name: "EMPTY_TUPLE", push: 1, cost: 48},
-	'u':    {name: "SETITEMS", mark: true, pop: 1, push: 1},
+	'u':    {name: "SETITEMS", mark: true, pop: 1, push: 1, item: 64},
 	'G':    {name: "BINFLOAT", arg: arg8, push: 1, cost: 32},
 	'\x80': {name: "PROTO", arg: arg1},
 	'\x81': {name: "NEWOBJ", pop: 2, push: 1, cost: objectCost},
@@ -100,19 +101,13 @@ var ops = [256]op{
 	'\x8d': {name: "BINUNICODE8", arg: argLen8, push: 1, cost: 48},
 	'\x8e': {name: "BINBYTES8", arg: argLen8, push: 1, cost: 48},
 	'\x8f': {name: "EMPTY_SET", push: 1, cost: 320},
-	'\x90': {name: "ADDITEMS", mark: true, pop: 1, push: 1},
-	'\x91': {name: "FROZENSET", mark: true, push: 1, cost: 320},
+	'\x90': {name: "ADDITEMS", mark: true, pop: 1, push: 1, item: 96},
+	'\x91': {name: "FROZENSET", mark: true, push: 1, cost: 320, item: 96},
 	'\x92': {name: "NEWOBJ_EX", pop: 3, push: 1, cost: objectCost},
 	'\x93': {name: "STACK_GLOBAL", pop: 2, push: 1, cost: objectCost},
 	'\x94': {name: "MEMOIZE", pop: 1, push: 1, cost: 96},
 	'\x95': {name: "FRAME", arg: arg8},
 	'\x96': {name: "BYTEARRAY8", arg: argLen8, push: 1, cost: 48},
-}
-
-// itemCost is what one element costs when a mark opcode moves it into a new
-// container.
-var itemCost = map[string]int{
-	"DICT": 64, "SETITEMS": 64, "APPENDS": 32, "ADDITEMS": 96, "FROZENSET": 96,
 }
 
 // scanner checks one pickle stream before anything is built from it, and copies
@@ -145,9 +140,23 @@ func scan(r *bufio.Reader) (checked []byte, n int64, err error) {
 	}
 }
 
+func (s *scanner) opcode() (byte, error) {
+	if s.pos == maxPickle {
+		return 0, errTooLong
+	}
+	c, err := s.r.ReadByte()
+	if err != nil {
+		return 0, truncated(err)
+	}
+	s.pos++
+	return c, nil
+}
+
+var errTooLong = fmt.Errorf("more than %d bytes; tensors do not lie in the pickle, so this is no checkpoint", maxPickle)
+
 func (s *scanner) read(n int) ([]byte, error) {
 	if s.pos+int64(n) > maxPickle {
-		return nil, fmt.Errorf("more than %d bytes; tensors do not lie in the pickle, so this is no checkpoint", maxPickle)
+		return nil, errTooLong
 	}
 	// A declared length is not trusted with memory before its bytes are there.
 	var b []byte
@@ -182,16 +191,18 @@ func (s *scanner) line() ([]byte, error) {
 	return bytes.Clone(b[:len(b)-1]), nil
 }
 
+// argSizes are the bytes of fixed arguments and of counts.
+var argSizes = [...]int{arg1: 1, arg2: 2, arg4: 4, arg8: 8, argLen1: 1, argLen4: 4, argLen8: 8}
+
 // arg reads an opcode's argument; for counted ones only the payload.
 func (s *scanner) arg(kind argKind) ([]byte, error) {
-	fixed := map[argKind]int{arg1: 1, arg2: 2, arg4: 4, arg8: 8, argLen1: 1, argLen4: 4, argLen8: 8}[kind]
 	switch kind {
 	case argNone:
 		return nil, nil
 	case argLine:
 		return s.line()
 	}
-	b, err := s.read(fixed)
+	b, err := s.read(argSizes[kind])
 	if err != nil || kind < argLen1 {
 		return b, err
 	}
@@ -207,11 +218,10 @@ func (s *scanner) arg(kind argKind) ([]byte, error) {
 
 // step handles one opcode.
 func (s *scanner) step() (stop bool, err error) {
-	code, err := s.read(1)
+	c, err := s.opcode()
 	if err != nil {
 		return false, err
 	}
-	c := code[0]
 	o := ops[c]
 	if o.name == "" {
 		return false, fmt.Errorf("opcode %#02x does not belong in a checkpoint", c)
@@ -224,7 +234,7 @@ func (s *scanner) step() (stop bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", o.name, err)
 	}
-	s.cost += o.cost + items*itemCost[o.name]
+	s.cost += o.cost + items*o.item
 	if s.cost > maxCost {
 		return false, fmt.Errorf("the objects would take more than %d bytes; no checkpoint needs that", maxCost)
 	}
