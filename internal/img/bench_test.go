@@ -23,7 +23,7 @@ func benchmarkDecode(b *testing.B, decode func([]byte) (*Image, error)) {
 	}
 }
 
-func BenchmarkDecodeGo(b *testing.B) { benchmarkDecode(b, decodeJPEGGo) }
+func BenchmarkDecodeGo(b *testing.B) { benchmarkDecode(b, DecodeGo) }
 
 func BenchmarkDecode(b *testing.B) { benchmarkDecode(b, Decode) }
 

@@ -103,8 +103,8 @@ func (c *RGB) FlipH() {
 	}
 }
 
-// ToCHW writes torchvision's ToTensor and Normalize of c to dst: [3,H,W]
-// float32, (x/255 - mean)/std with every step rounded to float32.
+// ToCHW writes torchvision's ToTensor and Normalize of c to dst, which has room
+// for [3,H,W]: (x/255 - mean)/std with every step rounded to float32.
 func ToCHW(dst []float32, c *RGB, mean, std [3]float32) {
 	n := c.W * c.H
 	var lut [3][256]float32

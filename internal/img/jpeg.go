@@ -101,14 +101,13 @@ var naturalOrder = [128]byte{
 }
 
 // DecodeGo decodes a JPEG without a library: the same pixels, slower.
-func DecodeGo(data []byte) (*Image, error) { return decodeJPEGGo(data) }
-
-func decodeJPEGGo(data []byte) (*Image, error) {
+func DecodeGo(data []byte) (*Image, error) {
 	d := &jpegDecoder{data: data}
 	im, err := d.decode()
 	if err != nil {
 		return nil, fault.As(fault.Input, err)
 	}
+	im.Format, im.Decoder = "JPEG", "go"
 	return im, nil
 }
 
@@ -245,7 +244,7 @@ func (d *jpegDecoder) readByte() (byte, error) {
 	return d.data[d.pos-1], nil
 }
 
-// segment reads a marker's parameters; its length must be at least min.
+// segment reads a marker's parameters.
 func (d *jpegDecoder) segment() ([]byte, error) {
 	if d.pos+2 > len(d.data) {
 		return nil, errTruncated

@@ -46,7 +46,7 @@ func (l *library) exact() bool {
 			return false
 		}
 		got, want := l.decode(data), (*Image)(nil)
-		if want, err = decodeJPEGGo(data); err != nil || got == nil || got.Mode != want.Mode || !bytes.Equal(got.Pix, want.Pix) {
+		if want, err = DecodeGo(data); err != nil || got == nil || got.Mode != want.Mode || !bytes.Equal(got.Pix, want.Pix) {
 			return false
 		}
 	}
@@ -69,7 +69,7 @@ func decodeJPEG(data []byte) (*Image, error) {
 			return im, nil
 		}
 	}
-	return decodeJPEGGo(data)
+	return DecodeGo(data)
 }
 
 // jpegModes are PIL's modes by number of components.

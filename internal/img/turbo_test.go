@@ -42,7 +42,7 @@ func TestLibraries(t *testing.T) {
 		t.Run(l.name, func(t *testing.T) {
 			decoded := 0
 			for name, data := range jpegFiles(t) {
-				want, err := decodeJPEGGo(data)
+				want, err := DecodeGo(data)
 				got := l.decode(data)
 				if got == nil {
 					continue // handed over to the decoder in Go
@@ -96,7 +96,7 @@ func TestLibraryConcurrent(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for name, data := range files {
-					want, err := decodeJPEGGo(data)
+					want, err := DecodeGo(data)
 					l.decode(data[:len(data)/2])
 					runtime.GC()
 					if got := l.decode(data); got != nil && (err != nil || !bytes.Equal(got.Pix, want.Pix)) {
