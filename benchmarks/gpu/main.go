@@ -55,6 +55,7 @@ type bench struct {
 func main() {
 	backend := flag.String("backend", "auto", "auto, xla or xla:/path/plugin.so")
 	size := flag.String("size", "full", "full (a GPU), cpu, or tiny (a test of this program, not a measurement)")
+	only := flag.String("only", "", "one part: matmul, parity, forward, train or pipeline (which needs train)")
 	huge := flag.Bool("huge-pages", true, "as evatool does: huge pages for the CPU plugin")
 	cache := flag.Bool("compile-cache", true, "keep compiled programs on disk")
 	budget := flag.Duration("budget", 8*time.Minute, "start no new part after this time")
@@ -70,7 +71,7 @@ func main() {
 	if !*cache {
 		o.CompileCache = "off"
 	}
-	report, err := run(ctx, o, *size, *budget, log)
+	report, err := run(ctx, o, *size, *only, *budget, log)
 	if report != nil {
 		report.table(os.Stdout)
 		if *out != "" {
@@ -91,7 +92,7 @@ func main() {
 
 // run measures everything; what fails is reported as skipped, and the first
 // parity that is outside its tolerance is the error.
-func run(ctx context.Context, o device.Options, size string, budget time.Duration, log *slog.Logger) (*Report, error) {
+func run(ctx context.Context, o device.Options, size, only string, budget time.Duration, log *slog.Logger) (*Report, error) {
 	begin := time.Now()
 	sizes, ok := presets[size]
 	if !ok {
@@ -112,9 +113,11 @@ func run(ctx context.Context, o device.Options, size string, budget time.Duratio
 		name string
 		run  func() error
 	}{
-		{"matrix products", b.matmul}, {"parity", b.parity}, {"forward", b.forward},
-		{"training", b.train}, {"data pipeline", b.pipeline},
+		{"matmul", b.matmul}, {"parity", b.parity}, {"forward", b.forward}, {"train", b.train}, {"pipeline", b.pipeline},
 	} {
+		if only != "" && only != part.name {
+			continue
+		}
 		log.Info(part.name)
 		if err := part.run(); err != nil {
 			if ctx.Err() != nil {

@@ -18,7 +18,7 @@ func TestTiny(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles a dozen programs")
 	}
-	r, err := run(t.Context(), device.Options{Backend: "xla", DeviceCount: 1, Log: slog.New(slog.DiscardHandler)}, "tiny", 10*time.Minute, slog.New(slog.DiscardHandler))
+	r, err := run(t.Context(), device.Options{Backend: "xla", DeviceCount: 1, Log: slog.New(slog.DiscardHandler)}, "tiny", "", 10*time.Minute, slog.New(slog.DiscardHandler))
 	if r == nil {
 		t.Skip("no XLA plugin here: run `evatool backend install cpu`:", err)
 	}

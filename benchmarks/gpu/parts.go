@@ -223,13 +223,12 @@ func (b *bench) forwardOf(cfg *arch.Config, c forwardCase) (*Forward, error) {
 	}
 	row := &Forward{DType: c.dtype, Batch: c.batch, First: time.Since(start).Seconds()}
 	// Two callers: one uploads while the other computes.
-	const calls = 6
 	errs := make([]error, 2)
 	start = time.Now()
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() {
-			for range calls {
+			for range b.sizes.calls {
 				if _, err := r.Images(b.ctx, images, c.batch); err != nil {
 					errs[i] = err
 					return
@@ -243,7 +242,7 @@ func (b *bench) forwardOf(cfg *arch.Config, c forwardCase) (*Forward, error) {
 			return nil, err
 		}
 	}
-	row.Images = float64(2*calls*c.batch) / time.Since(start).Seconds()
+	row.Images = float64(2*b.sizes.calls*c.batch) / time.Since(start).Seconds()
 	image, _ := cfg.GFLOPs()
 	row.MFU = b.mfu(row.Images*image, c.dtype)
 	return row, nil

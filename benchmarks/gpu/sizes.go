@@ -10,6 +10,7 @@ type sizes struct {
 	train    []trainCase
 	pictures int // in the tar of the data pipeline
 	steps    int // timed, of a training
+	calls    int // timed, of a tower, by each of two callers
 }
 
 type forwardCase struct {
@@ -47,6 +48,7 @@ var full = sizes{
 	},
 	pictures: 2048,
 	steps:    8,
+	calls:    6,
 }
 
 var cpu = sizes{
@@ -55,6 +57,7 @@ var cpu = sizes{
 	train:    []trainCase{{smallModel, "fp32", 0, false, 128, true}, {smallModel, "fp32", 0, true, 128, false}},
 	pictures: 256,
 	steps:    8,
+	calls:    2,
 }
 
 var tiny = sizes{
@@ -64,6 +67,7 @@ var tiny = sizes{
 	train:    []trainCase{{tinyModel, "bf16", 0, false, 8, true}},
 	pictures: 16,
 	steps:    2,
+	calls:    2,
 }
 
 // tinyModel has every part of an EVA-02 model.
