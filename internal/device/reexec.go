@@ -36,6 +36,10 @@ const (
 // return. The caller runs it before it has done anything, and not when the
 // user said --huge-pages=off. A reason not to is logged at debug level.
 func Reexec(backend string, log *slog.Logger) {
+	if os.Getenv(reexecEnv) != "" {
+		log.Debug("huge pages: on", tunablesEnv, os.Getenv(tunablesEnv))
+		return
+	}
 	why := whyNotReexec(backend)
 	if why == "" {
 		value := tunables
@@ -51,9 +55,6 @@ func Reexec(backend string, log *slog.Logger) {
 }
 
 func whyNotReexec(backend string) string {
-	if os.Getenv(reexecEnv) != "" {
-		return "already started again"
-	}
 	if strings.Contains(os.Getenv(tunablesEnv), "glibc.malloc.hugetlb") {
 		return tunablesEnv + " is set"
 	}
