@@ -10,6 +10,7 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/img"
+	"github.com/evatool/evatool/internal/runlog"
 )
 
 // diagnosisImages is how many images the diagnosis looks at.
@@ -175,7 +176,12 @@ func (r *run) diagnose(ctx context.Context, entries []entry) ([]Finding, error) 
 		}
 		findings = append(findings, c.finding(len(sample), base, after))
 	}
-	return suspectsFirst(findings), nil
+	findings = suspectsFirst(findings)
+	if !findings[0].Suspect {
+		findings = append(findings, Finding{Cause: "other", N: len(sample), Before: before, After: before,
+			Text: "other: none of the usual causes explains the difference; these may not be the published weights, or not all of the images"})
+	}
+	return findings, nil
 }
 
 // finding puts a change into words.
@@ -228,7 +234,7 @@ func (r *run) sample(entries []entry) []entry {
 func (r *run) again(ctx context.Context, s setup, sample []entry) (int, error) {
 	sub := &run{o: r.o, cfg: s.cfg, pre: r.pre, model: r.model, backend: r.backend, w: r.w, data: r.data, texts: r.texts, open: r.open}
 	sub.o.DType, sub.w.templates = s.dtype, s.templates
-	sub.o.Meter, sub.o.MaxBad = noMeters, len(sample)
+	sub.o.Meter, sub.o.Log, sub.o.MaxBad = noMeters, runlog.Discard(), len(sample)
 	if s.pixels != nil {
 		p := *r.data.(*pictures)
 		p.custom = func(dst []float32, im *img.RGB) { s.pixels(dst, im, r.pre) }

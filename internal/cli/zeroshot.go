@@ -163,8 +163,15 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 			app.Printf("          %s by %s: %s\n", pct(f.Value), f.Source, f.Verdict())
 		}
 	}
+	if len(res.Diagnosis) > 0 {
+		app.Printf("why     the usual causes, each tried alone on some of the images:\n")
+	}
 	for _, d := range res.Diagnosis {
-		app.Printf("cause?  %s\n", d.Text)
+		mark := "       "
+		if d.Suspect {
+			mark = "SUSPECT"
+		}
+		app.Printf("%s %s\n", mark, d.Text)
 	}
 	app.Printf("speed   %.1f images/s (model %.1f s, waiting for images %.1f s, decoding %.1f s over the workers, all %.1f s) on %s, JPEG by %s\n",
 		res.ImagesPerSecond, res.Seconds.Device, res.Seconds.Wait, res.Seconds.Decode, res.Seconds.Total, res.Backend, res.Decoder)
