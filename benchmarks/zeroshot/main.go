@@ -25,6 +25,7 @@ type bench struct {
 	evatool, python, peer, data, config, peerConfig, work string
 	backend                                               string
 	rounds                                                int
+	batch                                                 int
 	peerHalf                                              bool
 }
 
@@ -52,6 +53,7 @@ func main() {
 	flag.StringVar(&b.backend, "backend", "xla", "")
 	flag.StringVar(&b.work, "work", filepath.Join(os.TempDir(), "evatool-bench-zeroshot"), "folder of the random weights")
 	flag.IntVar(&b.rounds, "rounds", 3, "runs of each side")
+	flag.IntVar(&b.batch, "batch", 0, "images per call here (0: the default)")
 	flag.BoolVar(&b.peerHalf, "peer-bf16", false, "run open_clip in bf16 too")
 	flag.Parse()
 	if err := b.run(); err != nil {
@@ -117,7 +119,7 @@ func median(runs []outcome) float64 {
 func (b *bench) ours(model, dtype string) (outcome, error) {
 	table := filepath.Join(b.work, "predictions.csv")
 	out, err := output(b.evatool, "zeroshot", "folder", "--model", model, "--config", b.config, "--data", b.data,
-		"--dtype", dtype, "--backend", b.backend, "--predictions", table, "--json", "--quiet")
+		"--dtype", dtype, "--backend", b.backend, "--batch", strconv.Itoa(b.batch), "--predictions", table, "--json", "--quiet")
 	if err != nil {
 		return outcome{}, err
 	}
