@@ -151,6 +151,14 @@ func TestTextCut(t *testing.T) {
 		if l := r.textLength(empty); l != wantLength {
 			t.Errorf("%s: length %d, want %d", name, l, wantLength)
 		}
+		for _, n := range []int{16, 17} { // ends in the last place that a length has, and after it
+			row := make([]int32, n)
+			row[n-1] = 9
+			row = append(row, make([]int32, c.set.Config.Text.ContextLength-n)...)
+			if l := r.textLength(row); c.set.Config.Text.AttnMask && l != map[int]int{16: 16, 17: 32}[n] {
+				t.Errorf("%s: a text of %d tokens is cut at %d", name, n, l)
+			}
+		}
 		got := must[[]float32](t)(r.Texts(context.Background(), empty, 1))
 		want := floats(t, openFile(t, c.dir+"/forward.safetensors"), "expected.text_features")[3*e : 4*e]
 		if d := diff(t, got, want); d > tolerance {
