@@ -253,3 +253,26 @@ func TestAccumulator(t *testing.T) {
 		}
 	}
 }
+
+// Two devices share a batch; the features are the same.
+func TestTwoDevices(t *testing.T) {
+	d, err := device.Open(context.Background(), device.Options{Backend: "xla", DeviceCount: 2, CompileCache: "off"})
+	if err != nil {
+		t.Skip(err)
+	}
+	defer d.Close()
+	dir := models + "openai-vit-tiny"
+	in := openFile(t, dir+"/forward.safetensors")
+	r := must[*Runner](t)(NewRunner(d, loadModel(t, d, dir, dir, "fp32"), RunnerOptions{Batch: 3}))
+	if r.Batch() != 4 {
+		t.Errorf("batch %d, want 4", r.Batch())
+	}
+	img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
+	if e := diff(t, img, floats(t, in, "expected.image_features")); e > tolerance {
+		t.Errorf("image features differ by %.2g", e)
+	}
+	txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens")[:4*77], 4))
+	if e := diff(t, txt, floats(t, in, "expected.text_features")[:4*32]); e > tolerance {
+		t.Errorf("text features differ by %.2g", e)
+	}
+}
