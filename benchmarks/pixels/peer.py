@@ -15,8 +15,8 @@ transform = T.Compose([
 ])
 print(f"PIL {PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')}) + torchvision {torchvision.__version__}", flush=True)
 for line in sys.stdin:
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(int(line)):
         x = transform(Image.open(io.BytesIO(data)).convert("RGB"))
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     print(seconds, hashlib.sha256(x.numpy().tobytes()).hexdigest(), flush=True)
