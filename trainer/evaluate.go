@@ -20,6 +20,9 @@ import (
 // evalBatch is the number of images or prompts of one call.
 const evalBatch = 64
 
+// evalMaxBad is how many images may fail to decode: a few do not end a run.
+const evalMaxBad = 50
+
 // encoder is the model in training as package eval wants it: the two towers
 // over the parameters where they lie.
 type encoder struct {
@@ -149,7 +152,7 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 	start := time.Now()
 	o := eval.Options{
 		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true,
-		Batch: evalBatch, Workers: r.workers, Log: r.log,
+		Batch: evalBatch, Workers: r.workers, MaxBad: evalMaxBad, Log: r.log,
 	}
 	var err error
 	if o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {
