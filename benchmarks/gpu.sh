@@ -4,7 +4,7 @@
 # PyTorch when it is there. Needs no network and no Go, and takes less than ten
 # minutes.
 #
-#   go build -o gpubench ./benchmarks/gpu          # on any Linux machine of the same kind
+#   GOEXPERIMENT=simd go build -o gpubench ./benchmarks/gpu   # on any Linux machine of the same kind
 #   benchmarks/gpu.sh ./gpubench PLUGIN_FOLDER [OUT_FOLDER]
 #
 # PLUGIN_FOLDER holds xla_cuda_plugin.so (anywhere below it); give - to use the
