@@ -24,8 +24,15 @@ lint: tools
 	go vet ./...
 	go tool staticcheck ./...
 
+# make bench PYTHON=/path/of/a/python with torch, torchvision, open_clip and
+# safetensors: every speed beside its peer's, in one run. Without PYTHON only
+# evatool is measured.
 bench: build
-	go test -run '^$$' -bench . ./benchmarks/... ./internal/img/... ./internal/bpe/...
+	go test -run '^$$' -bench . ./internal/bpe
+	go run ./benchmarks/pixels --peer "$(PYTHON)"
+	go run ./benchmarks/convert --evatool bin/evatool --python "$(PYTHON)"
+	go run ./benchmarks/forward --python "$(PYTHON)"
+	go run ./benchmarks/train -python "$(PYTHON)"
 
 bench-learning: build
 	bin/evatool backend install cpu
