@@ -1,6 +1,7 @@
 package clip
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
@@ -15,6 +16,9 @@ import (
 // pools instead of strides, attention instead of the last pool. Channels come
 // last here. BatchNorm always uses its stored statistics.
 func (t *tower) resnet(img *Node) *Node {
+	if t.opt.KeepPatches != nil {
+		panic(errors.New("clip: a ResNet has no patches to drop; train it without patch_dropout"))
+	}
 	x := graph.TransposeAllAxes(img, 0, 2, 3, 1)
 	for _, c := range t.cfg.Stem() {
 		x = activation.Relu(t.conv(x, c))
