@@ -53,19 +53,26 @@ var half = map[dtypes.DType]struct {
 	dtypes.BFloat16: {tensorfile.BF16, tensorfile.F32toBF16},
 }
 
+// loader uploads tensors through one buffer.
+type loader struct {
+	dev  *device.Device
+	src  tensorfile.Source
+	buf  [chunk]byte
+	vals [chunk / 2]float32 // of the buffer, when the device wants 16 bits
+}
+
 // upload streams one tensor to the device as to.
-func upload(dev *device.Device, src tensorfile.Source, t tensorfile.Info, to dtypes.DType) (*device.Array, error) {
+func (l *loader) upload(t tensorfile.Info, to dtypes.DType) (*device.Array, error) {
 	shape := shapes.Make(to)
 	for _, d := range t.Shape {
 		shape.Dimensions = append(shape.Dimensions, int(d))
 	}
-	a, err := dev.PutFunc(device.Replicated, shape, func(flat any) error {
-		r, err := src.Open(t.Name)
+	a, err := l.dev.PutFunc(device.Replicated, shape, func(flat any) error {
+		r, err := l.src.Open(t.Name)
 		if err != nil {
 			return err
 		}
-		err = fill(flat, to, t.DType, r)
-		return errors.Join(err, r.Close())
+		return errors.Join(l.fill(flat, to, t.DType, r), r.Close())
 	})
 	if err != nil {
 		return nil, fault.As(fault.Input, fmt.Errorf("tensor %s: %w", t.Name, err))
@@ -74,25 +81,26 @@ func upload(dev *device.Device, src tensorfile.Source, t tensorfile.Info, to dty
 }
 
 // fill reads elements of type from into flat, a slice of elements of type to.
-func fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Reader) error {
+func (l *loader) fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Reader) error {
 	raw := dtypes.UnsafeByteSliceFromAny(flat)
 	if from == half[to].file {
 		_, err := io.ReadFull(r, raw)
 		return err
 	}
-	buf := make([]byte, chunk)
-	vals := make([]float32, chunk/from.Size())
+	most := chunk / from.Size()
 	for n := len(raw) / to.Size(); n > 0; {
-		k := min(n, len(vals))
-		if _, err := io.ReadFull(r, buf[:k*from.Size()]); err != nil {
+		k := min(n, most)
+		src := l.buf[:k*from.Size()]
+		if _, err := io.ReadFull(r, src); err != nil {
 			return err
 		}
 		if to == dtypes.Float32 {
-			decoders[from](flat.([]float32)[:k], buf)
-			flat = flat.([]float32)[k:]
+			dst := flat.([]float32)
+			decoders[from](dst[:k], src)
+			flat = dst[k:]
 		} else {
-			decoders[from](vals[:k], buf)
-			for i, v := range vals[:k] {
+			decoders[from](l.vals[:k], src)
+			for i, v := range l.vals[:k] {
 				binary.LittleEndian.PutUint16(raw[2*i:], half[to].encode(v))
 			}
 			raw = raw[2*k:]

@@ -118,6 +118,7 @@ func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorf
 		return nil, err
 	}
 	s := &Set{Config: cfg}
+	l := &loader{dev: dev, src: src}
 	for i, p := range params {
 		if err := ctx.Err(); err != nil {
 			s.Free()
@@ -127,7 +128,7 @@ func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorf
 		if len(p.Shape) > 1 {
 			to = dt
 		}
-		a, err := upload(dev, src, infos[i], to)
+		a, err := l.upload(infos[i], to)
 		if err != nil {
 			s.Free()
 			return nil, err

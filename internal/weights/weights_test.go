@@ -171,7 +171,8 @@ func TestFill(t *testing.T) {
 		raw[2*i], raw[2*i+1] = byte(i), 0x3f // bfloat16 0.5…
 	}
 	flat := make([]float32, n)
-	if err := fill(flat, dtypes.Float32, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
+	l := new(loader)
+	if err := l.fill(flat, dtypes.Float32, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
 		t.Fatal(err)
 	}
 	for i, v := range flat {
@@ -180,7 +181,7 @@ func TestFill(t *testing.T) {
 		}
 	}
 	half := dtypes.MakeAnySlice(dtypes.Float16, n)
-	if err := fill(half, dtypes.Float16, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
+	if err := l.fill(half, dtypes.Float16, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
 		t.Fatal(err)
 	}
 	bits := dtypes.UnsafeByteSliceFromAny(half)
