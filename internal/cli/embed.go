@@ -58,7 +58,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 	f.BoolVar(&o.Normalize, "normalize", true, "L2-normalise the features")
 	f.BoolVar(&o.Blocks, "blocks", false, "write every block's output too")
 	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(&o.Batch, "batch", 0, "rows per call (0: 32 on a CPU, 256 on a GPU)")
+	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU)")
 	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode; they have no row")
 	mustRequire(cmd, "model", "out")

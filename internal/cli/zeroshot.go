@@ -84,7 +84,7 @@ An image that does not decode is skipped, counted and listed; more than
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
 	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order")
 	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
-	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 32 on a CPU, 256 on a GPU); no result depends on it")
+	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); no result depends on it")
 	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
 	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
