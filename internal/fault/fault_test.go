@@ -1,0 +1,63 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestCode(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{Checkf("x"), 1},
+		{fmt.Errorf("wrapped: %w", Usagef("x")), 2},
+		{Inputf("x"), 3},
+		{errors.New("no kind"), 3},
+		{Envf("x"), 4},
+		{&fs.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC}, 4},
+		{fmt.Errorf("rename: %w", fs.ErrPermission), 4},
+		{As(Input, Envf("keeps its own kind")), 4},
+		{fmt.Errorf("stop: %w", context.Canceled), 130},
+	} {
+		if got := Code(c.err); got != c.want {
+			t.Errorf("Code(%v) = %d, want %d", c.err, got, c.want)
+		}
+	}
+}
+
+func TestLineIsOneLine(t *testing.T) {
+	if got := Line(errors.New("a\nb\t c\n")); strings.ContainsAny(got, "\n\t") || got != "a; b c;" {
+		t.Errorf("Line = %q", got)
+	}
+}
+
+func TestRegularFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "f")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		file:                         "",
+		dir:                          "is a directory; give a thing",
+		filepath.Join(dir, "absent"): "no such file; give the path of a thing",
+		"/dev/null":                  "not a regular file; give a thing",
+	} {
+		err := RegularFile(path, "a thing")
+		if want == "" && err == nil {
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) || Code(err) != 3 {
+			t.Errorf("RegularFile(%s) = %v (exit %d), want %q, exit 3", path, err, Code(err), want)
+		}
+	}
+}
