@@ -257,7 +257,7 @@ func TestResumeAfterRepair(t *testing.T) {
 	bad := slices.Clone(good)
 	bad[len(bad)/2] ^= 0xff
 	write(t, broken, bad)
-	o := Options{Data: dir, Out: t.TempDir(), ModelID: "fake"}
+	o := Options{Data: dir, Out: t.TempDir(), ModelID: "fake", Batch: 32}
 	if _, err := ZeroShotWith(context.Background(), newFake(), o); fault.Code(err) != int(fault.Input) {
 		t.Fatal(err)
 	}
