@@ -3,7 +3,7 @@
 // EVA02-CLIP-B-16 checkpoint, side by side, and the memory of a 10 GB one.
 //
 //	make build
-//	GOEXPERIMENT=simd go run ./benchmarks/convert --python venv/bin/python --dir /tmp/bench
+//	GOEXPERIMENT=simd go run ./benchmarks/convert --python venv/bin/python --dir out/bench
 //
 // Without --python only evatool and cp are measured.
 package main

@@ -47,7 +47,7 @@ convert a PyTorch checkpoint and prove it, train a small EVA-CLIP from scratch o
 emoji of six art styles, score it zero-shot on a seventh that it never saw, and
 write report.html. OUT is made anew when it is a demo's folder.` + exitStatus,
 		Example: `  evatool demo
-  evatool demo --backend go --out /tmp/demo`,
+  evatool demo --backend go --out demo-on-go`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runDemo(cmd.Context(), app, out, steps)
