@@ -52,7 +52,11 @@ func main() {
 		}
 		return
 	}
-	if err := bench(*python, *tool, *dir, *rounds, *large); err != nil {
+	err := os.MkdirAll(*dir, 0o755)
+	if err == nil {
+		err = bench(*python, *tool, *dir, *rounds, *large)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
