@@ -33,7 +33,7 @@ var DemoData fs.FS
 // the Go backend manages in about the same time.
 const (
 	demoSteps   = 300
-	demoStepsGo = 60
+	demoStepsGo = 40
 )
 
 func newDemo(app *App) *cobra.Command {

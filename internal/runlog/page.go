@@ -130,7 +130,7 @@ var palette = []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#
 const (
 	chartW, chartH               = 760, 300
 	padL, padR, padT, padB       = 58, 16, 12, 42
-	plotW, plotH                 = chartW - padL - padR, chartH - padT - padB
+	plotW, legendH, legendW      = chartW - padL - padR, 24, 150
 	barH, barLabelW, barValueW   = 22, 200, 110
 	barPlotW                     = chartW - barLabelW - barValueW
 	maxPoints                    = 1500
@@ -145,8 +145,13 @@ func (c LineChart) svg() template.HTML {
 	y0, y1 := span(c.Series, func(s Series) []float64 { return s.Y })
 	yt := ticks(y0, y1)
 	y0, y1 = math.Min(y0, yt[0]), math.Max(y1, yt[len(yt)-1])
+	top := padT
+	if len(c.Series) > 1 {
+		top += legendH
+	}
+	plotH := chartH - top - padB
 	px := func(x float64) float64 { return padL + plotW*(x-x0)/(x1-x0) }
-	py := func(y float64) float64 { return padT + plotH*(1-(y-y0)/(y1-y0)) }
+	py := func(y float64) float64 { return float64(top) + float64(plotH)*(1-(y-y0)/(y1-y0)) }
 
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg viewBox="0 0 %d %d" role="img" aria-label="%s">`, chartW, chartH, template.HTMLEscapeString(c.Title))
@@ -160,7 +165,7 @@ func (c LineChart) svg() template.HTML {
 		}
 	}
 	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle" %s>%s</text>`, padL+plotW/2, chartH-6, fontAttr, template.HTMLEscapeString(c.XLabel))
-	fmt.Fprintf(&b, `<text transform="translate(13 %d) rotate(-90)" text-anchor="middle" %s>%s</text>`, padT+plotH/2, fontAttr, template.HTMLEscapeString(c.YLabel))
+	fmt.Fprintf(&b, `<text transform="translate(13 %d) rotate(-90)" text-anchor="middle" %s>%s</text>`, top+plotH/2, fontAttr, template.HTMLEscapeString(c.YLabel))
 	for i, s := range c.Series {
 		col := palette[i%len(palette)]
 		fmt.Fprintf(&b, `<polyline fill="none" stroke="%s" stroke-width="1.8" points="`, col)
@@ -180,7 +185,7 @@ func (c LineChart) svg() template.HTML {
 		}
 		if len(c.Series) > 1 {
 			fmt.Fprintf(&b, `<rect x="%d" y="%d" width="10" height="10" fill="%s"/><text x="%d" y="%d" %s>%s</text>`,
-				chartW-padR-150, padT+4+18*i, col, chartW-padR-135, padT+13+18*i, fontAttr, template.HTMLEscapeString(s.Name))
+				padL+legendW*i, 2, col, padL+legendW*i+15, 11, fontAttr, template.HTMLEscapeString(s.Name))
 		}
 	}
 	b.WriteString(`</svg>`)
