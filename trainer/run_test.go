@@ -501,10 +501,13 @@ func TestEvaluation(t *testing.T) {
 }
 
 // TestHalf: an overflow changes nothing but the loss scale. On XLA (with
-// -evatool.full) the products are in half precision; the Go backend has the
+// -evatool.full) the products are in half precision where the processor has it; the Go backend has the
 // rule alone, and overflows in fp32.
 func TestHalf(t *testing.T) {
-	for i, over := range []float32{1 << 127, 1 << 40} {
+	// Too much for float32 too, in which a CPU without half-precision
+	// instructions computes.
+	const over = float32(1 << 127)
+	for i := range 2 {
 		t.Run(where[i].name, func(t *testing.T) {
 			if i > 0 && !*fullFlag {
 				t.Skip("only with -evatool.full")
@@ -543,7 +546,7 @@ func TestHalf(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			near(t, "loss scale after two overflows", float64(scale[0]), float64(over)/2, 0)
+			near(t, "loss scale after two overflows", float64(scale[0]), float64(over/2), 0)
 			if d := l2diff(m.value(t, "visual.head.weight"), before); d != 0 {
 				t.Errorf("a skipped step moved a parameter by %g", d)
 			}
