@@ -12,7 +12,7 @@ demo: build
 	bin/evatool demo --out out/demo
 
 test: lint build
-	@bin/evatool backend install cpu || echo "no CPU plugin could be had: the XLA tests are skipped"
+	@bin/evatool backend install cpu || echo "no CPU plugin could be had: the XLA tests are skipped (to get it: bin/evatool backend install cpu [--wheel FILE])"
 	go test -timeout 20m ./...
 
 build: tools
