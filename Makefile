@@ -17,7 +17,7 @@ test: lint build
 
 build: tools
 	@mkdir -p bin
-	go build -trimpath -ldflags="-s -w" -o bin/evatool .
+	go build -ldflags="-s -w" -o bin/evatool .
 
 lint: tools
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not gofmt-ed: $$bad"; exit 1; }
