@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -54,13 +55,7 @@ func floats(t *testing.T, file, name string) []float32 {
 func eachBackend(t *testing.T, f func(t *testing.T, dev *device.Device)) {
 	for _, b := range []string{"go", "xla"} {
 		t.Run(b, func(t *testing.T) {
-			dev, err := device.Open(context.Background(), device.Options{Backend: b, CompileCache: compileCache})
-			if err != nil {
-				if b == "xla" {
-					t.Skipf("no XLA plugin here (%v); get one with: evatool backend install cpu", err)
-				}
-				t.Fatal(err)
-			}
+			dev := devicetest.Open(t, device.Options{Backend: b, CompileCache: compileCache})
 			defer dev.Close()
 			f(t, dev)
 		})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 )
 
 const benchRecipe = `
@@ -26,10 +27,7 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, err := device.Open(t.Context(), device.Options{Backend: "xla", CompileCache: "off"})
-	if err != nil {
-		t.Skip("no XLA plugin here: run `evatool backend install cpu`")
-	}
+	dev := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
 	defer dev.Close()
 	res, err := Bench(t.Context(), dev, r, BenchOptions{Steps: 3})
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -47,13 +48,7 @@ func onDevice(t *testing.T, i int) *device.Device {
 	if d := devices[w.name]; d != nil {
 		return d
 	}
-	d, err := device.Open(t.Context(), w.options)
-	if err != nil {
-		if w.name == "go" {
-			t.Fatal(err)
-		}
-		t.Skipf("no XLA plugin (evatool backend install cpu brings it): %v", err)
-	}
+	d := devicetest.Open(t, w.options)
 	devices[w.name] = d
 	return d
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 )
 
 // TestTiny runs every part that needs no GPU, on the CPU plugin.
@@ -18,10 +19,8 @@ func TestTiny(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles a dozen programs")
 	}
+	devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 1}).Close() // or skip
 	r, err := run(t.Context(), device.Options{Backend: "xla", DeviceCount: 1, Log: slog.New(slog.DiscardHandler)}, "tiny", "", 10*time.Minute, slog.New(slog.DiscardHandler))
-	if r == nil {
-		t.Skip("no XLA plugin here: run `evatool backend install cpu`:", err)
-	}
 	if err != nil || len(r.Skipped) > 0 {
 		t.Fatal(err, r.Skipped)
 	}

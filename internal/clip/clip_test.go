@@ -14,6 +14,7 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
 	"github.com/evatool/evatool/internal/weights"
 )
@@ -24,10 +25,7 @@ const models = "../../testdata/models/"
 func backends(t *testing.T, f func(t *testing.T, d *device.Device)) {
 	for _, name := range []string{"go", "xla"} {
 		t.Run(name, func(t *testing.T) {
-			d, err := device.Open(context.Background(), device.Options{Backend: name, CompileCache: "off"})
-			if err != nil {
-				t.Skip(err)
-			}
+			d := devicetest.Open(t, device.Options{Backend: name, CompileCache: "off"})
 			defer d.Close()
 			f(t, d)
 		})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/weights"
 )
 
@@ -26,10 +27,7 @@ type tinyCase struct {
 
 func openTiny(t *testing.T, backend, name, dtype string) *tinyCase {
 	t.Helper()
-	d, err := device.Open(context.Background(), device.Options{Backend: backend, CompileCache: "off"})
-	if err != nil {
-		t.Skip(err)
-	}
+	d := devicetest.Open(t, device.Options{Backend: backend, CompileCache: "off"})
 	t.Cleanup(func() { d.Close() })
 	dir := models + name
 	in := openFile(t, dir+"/forward.safetensors")
@@ -231,10 +229,7 @@ func TestMissingWeight(t *testing.T) {
 // Dot products of many small values of one sign lose their tail in a half
 // precision accumulator.
 func TestAccumulator(t *testing.T) {
-	d, err := device.Open(context.Background(), device.Options{Backend: "xla", CompileCache: "off"})
-	if err != nil {
-		t.Skip(err)
-	}
+	d := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
 	defer d.Close()
 	const n = 1 << 14
 	ones := make([]float32, n)
@@ -256,10 +251,7 @@ func TestAccumulator(t *testing.T) {
 
 // Two devices share a batch; the features are the same.
 func TestTwoDevices(t *testing.T) {
-	d, err := device.Open(context.Background(), device.Options{Backend: "xla", DeviceCount: 2, CompileCache: "off"})
-	if err != nil {
-		t.Skip(err)
-	}
+	d := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 2, CompileCache: "off"})
 	defer d.Close()
 	dir := models + "openai-vit-tiny"
 	in := openFile(t, dir+"/forward.safetensors")
