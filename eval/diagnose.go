@@ -3,35 +3,38 @@ package eval
 import (
 	"context"
 	"fmt"
-	"image"
 	"math"
-
-	"golang.org/x/image/draw"
+	"strings"
+	"time"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/img"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// diagnosisImages is how many images the diagnosis looks at.
-const diagnosisImages = 200
+// The diagnosis looks at a tenth of the images, so that all of its trials take
+// no more of them than the evaluation, within these limits.
+const (
+	diagnosisImages = 200
+	fewImages       = 64
+)
+
+// diagnosisSeconds is what the diagnosis may take however short the evaluation was.
+var diagnosisSeconds = 10.
 
 // setup is everything that a usual mistake changes.
 type setup struct {
 	cfg       *arch.Config
 	dtype     string
-	pixels    pixelsFunc
 	templates []string
+	pictures  *pictures // nil where the data has none
 }
-
-// pixelsFunc turns a decoded image into the model's input [3,S,S].
-type pixelsFunc func(dst []float32, im *img.RGB, p arch.Preprocess)
 
 // cause is a usual reason for a wrong number.
 type cause struct {
 	name string
 	// change makes the mistake, or undoes it; false where it does not apply.
-	change func(s *setup, r *run) bool
+	change func(s *setup) bool
 	gain   string // what it means when the change helps
 	// onePrompt: texts are encoded anew, so it is tried with one template and
 	// measured against "one prompt".
@@ -43,102 +46,74 @@ const onePrompt = "a photo of a {c}."
 
 // causes are tried in this order; the first is the measure of the next two.
 var causes = []cause{
-	{name: "one prompt", change: func(s *setup, _ *run) bool {
+	{name: "one prompt", change: func(s *setup) bool {
 		s.templates = []string{onePrompt}
 		return true
 	}, gain: "the published figure used another prompt set: give --templates"},
-	{name: "QuickGELU switched", onePrompt: true, change: func(s *setup, _ *run) bool {
+	{name: "QuickGELU switched", onePrompt: true, change: func(s *setup) bool {
 		c := *s.cfg
 		c.QuickGELU = !c.QuickGELU
 		s.cfg = &c
 		return true
 	}, gain: "the architecture has the wrong activation: give a --config with quick_gelu switched"},
-	{name: "fp32", onePrompt: true, change: func(s *setup, _ *run) bool {
+	{name: "fp32", onePrompt: true, change: func(s *setup) bool {
 		half := s.dtype != "fp32"
 		s.dtype = "fp32"
 		return half
 	}, gain: "half precision loses accuracy here: score with --dtype fp32"},
-	{name: "bare class names", change: func(s *setup, _ *run) bool {
+	{name: "bare class names", change: func(s *setup) bool {
 		s.templates = []string{"{c}"}
 		return true
 	}, gain: "the published figure used another prompt set: give --templates"},
-	{name: "mean and std of ImageNet", change: pixelChange(func(dst []float32, im *img.RGB, p arch.Preprocess) {
-		img.ToCHW(dst, crop(im, p.Size), [3]float32{0.485, 0.456, 0.406}, [3]float32{0.229, 0.224, 0.225})
+	{name: "mean and std of ImageNet", change: pixels(func(p *pictures) {
+		p.pre.Mean, p.pre.Std = [3]float32{0.485, 0.456, 0.406}, [3]float32{0.229, 0.224, 0.225}
 	}), gain: "the model wants ImageNet's mean and std: set them in the configuration's preprocess_cfg"},
-	{name: "mean and std 0.5", change: pixelChange(func(dst []float32, im *img.RGB, p arch.Preprocess) {
-		half := [3]float32{0.5, 0.5, 0.5}
-		img.ToCHW(dst, crop(im, p.Size), half, half)
+	{name: "mean and std 0.5", change: pixels(func(p *pictures) {
+		p.pre.Mean, p.pre.Std = [3]float32{0.5, 0.5, 0.5}, [3]float32{0.5, 0.5, 0.5}
 	}), gain: "the model wants mean and std 0.5: set them in the configuration's preprocess_cfg"},
-	{name: "bilinear interpolation", change: pixelChange(func(dst []float32, im *img.RGB, p arch.Preprocess) {
-		w, h := shorter(im, p.Size)
-		img.ToCHW(dst, centre(bilinear(im, w, h), p.Size), p.Mean, p.Std)
-	}), gain: "the published figure used bilinear resizing"},
-	{name: "resize to a square without a crop", change: pixelChange(func(dst []float32, im *img.RGB, p arch.Preprocess) {
-		img.ToCHW(dst, img.ResizeBicubic(im, whole(im), p.Size, p.Size), p.Mean, p.Std)
+	{name: "interpolation switched", change: pixels(func(p *pictures) {
+		p.pre.Filter = img.Bicubic + img.Bilinear - p.pre.Filter
+	}), gain: "bicubic and bilinear are mixed up: set the other interpolation in the configuration's preprocess_cfg"},
+	{name: "resize to a square without a crop", change: pixels(func(p *pictures) {
+		p.crop = func(p img.Preprocess, im *img.Image) *img.RGB { return square(im.RGB(), p) }
 	}), gain: "the images should be squeezed to a square, not cropped"},
-	{name: "resize to size/0.875, then crop", change: pixelChange(func(dst []float32, im *img.RGB, p arch.Preprocess) {
-		w, h := shorter(im, int(math.Round(float64(p.Size)/0.875)))
-		img.ToCHW(dst, centre(img.ResizeBicubic(im, whole(im), w, h), p.Size), p.Mean, p.Std)
+	{name: "resize to size/0.875, then crop", change: pixels(func(p *pictures) {
+		p.crop = func(p img.Preprocess, im *img.Image) *img.RGB {
+			size := p.Size
+			p.Size = int(math.Round(float64(size) / 0.875))
+			edge := (p.Size - size) / 2
+			return img.RandomResizedCrop(p.Crop(im), img.Box{X: edge, Y: edge, W: size, H: size}, size)
+		}
 	}), gain: "the published figure cropped tighter (256 to 224)"},
-	{name: "half the resolution", change: pixelChange(func(dst []float32, im *img.RGB, p arch.Preprocess) {
-		half := crop(im, max(1, p.Size/2))
-		img.ToCHW(dst, img.ResizeBicubic(half, whole(half), p.Size, p.Size), p.Mean, p.Std)
+	{name: "half the resolution", change: pixels(func(p *pictures) {
+		p.crop = func(p img.Preprocess, im *img.Image) *img.RGB {
+			half := p
+			half.Size = max(1, p.Size/2)
+			return square(half.Crop(im), p)
+		}
 	}), gain: "the model was trained at a lower resolution: look at its image_size"},
 }
 
-func pixelChange(f pixelsFunc) func(*setup, *run) bool {
-	return func(s *setup, r *run) bool {
-		_, pictures := r.data.(*pictures)
-		s.pixels = f
-		return pictures
+func pixels(change func(*pictures)) func(*setup) bool {
+	return func(s *setup) bool {
+		if s.pictures == nil {
+			return false
+		}
+		p := *s.pictures
+		change(&p)
+		s.pictures = &p
+		return true
 	}
 }
 
-func whole(im *img.RGB) [4]float64 { return [4]float64{0, 0, float64(im.W), float64(im.H)} }
-
-// shorter is the size with the shorter side at n, as torchvision rounds it.
-func shorter(im *img.RGB, n int) (w, h int) {
-	if im.W <= im.H {
-		return n, max(1, n*im.H/im.W)
-	}
-	return max(1, n*im.W/im.H), n
-}
-
-// crop is the evaluation transform.
-func crop(im *img.RGB, n int) *img.RGB {
-	w, h := shorter(im, n)
-	return centre(img.ResizeBicubic(im, whole(im), w, h), n)
-}
-
-// centre cuts an n x n square out of the middle.
-func centre(im *img.RGB, n int) *img.RGB {
-	out := &img.RGB{W: n, H: n, Pix: make([]byte, 3*n*n)}
-	x, y := (im.W-n)/2, (im.H-n)/2
-	for row := range n {
-		at := 3 * ((y+row)*im.W + x)
-		copy(out.Pix[3*row*n:3*(row+1)*n], im.Pix[at:at+3*n])
-	}
-	return out
-}
-
-// bilinear resizes with a triangle filter that widens when it shrinks. It need
-// not be PIL's to the bit: it answers whether interpolation matters.
-func bilinear(im *img.RGB, w, h int) *img.RGB {
-	src, dst := image.NewRGBA(image.Rect(0, 0, im.W, im.H)), image.NewRGBA(image.Rect(0, 0, w, h))
-	for i := range im.W * im.H {
-		copy(src.Pix[4*i:], im.Pix[3*i:3*i+3])
-		src.Pix[4*i+3] = 255
-	}
-	draw.BiLinear.Scale(dst, dst.Rect, src, src.Rect, draw.Src, nil)
-	out := &img.RGB{W: w, H: h, Pix: make([]byte, 3*w*h)}
-	for i := range w * h {
-		copy(out.Pix[3*i:3*i+3], dst.Pix[4*i:])
-	}
-	return out
+// square squeezes a picture into the model's size.
+func square(im *img.RGB, p img.Preprocess) *img.RGB {
+	return img.Resize(im, p.Filter, [4]float64{0, 0, float64(im.W), float64(im.H)}, p.Size, p.Size)
 }
 
 // diagnose tries the usual causes on a few hundred images and says what each
-// changes. It reports all of them, the suspects first.
+// changes. It reports all of them, the suspects first, and takes no longer than
+// the evaluation.
 func (r *run) diagnose(ctx context.Context, entries []entry) ([]Finding, error) {
 	sample := r.sample(entries)
 	if len(sample) == 0 {
@@ -156,32 +131,57 @@ func (r *run) diagnose(ctx context.Context, entries []entry) ([]Finding, error) 
 	}
 	meter := r.o.Meter("diagnosis", int64(len(causes)), "causes")
 	defer meter.Done()
+	start, longest := time.Now(), 0.
+	budget := r.budget(len(entries))
+	var left []string // causes that there was no time for
 	measure := before // of the trials with one prompt
+	own, _ := r.data.(*pictures)
 	for i, c := range causes {
 		meter.Add(1)
-		s := setup{cfg: r.cfg, dtype: r.o.DType, templates: r.w.templates}
+		s := setup{cfg: r.cfg, dtype: r.o.DType, templates: r.w.templates, pictures: own}
 		base := before
 		if c.onePrompt {
 			s.templates, base = []string{onePrompt}, measure
 		}
-		if !c.change(&s, r) {
+		if !c.change(&s) {
+			continue
+		}
+		began := time.Now()
+		if time.Since(start).Seconds()+longest > budget {
+			left = append(left, c.name)
 			continue
 		}
 		after, err := r.again(ctx, s, sample)
 		if err != nil {
 			return nil, fmt.Errorf("diagnosis, %s: %w", c.name, err)
 		}
+		longest = max(longest, time.Since(began).Seconds())
 		if i == 0 {
 			measure = after
 		}
 		findings = append(findings, c.finding(len(sample), base, after))
 	}
 	findings = suspectsFirst(findings)
-	if !findings[0].Suspect {
+	switch {
+	case left != nil:
+		findings = append(findings, Finding{Cause: "not tried", N: len(sample), Before: before, After: before,
+			Text: fmt.Sprintf("not tried: %s; the diagnosis may take %.0f s, as long as the evaluation", strings.Join(left, ", "), budget)})
+	case !findings[0].Suspect:
 		findings = append(findings, Finding{Cause: "other", N: len(sample), Before: before, After: before,
 			Text: "other: none of the usual causes explains the difference; these may not be the published weights, or not all of the images"})
 	}
 	return findings, nil
+}
+
+// budget is how many seconds the diagnosis of n scored images may take: what
+// scoring all of them took or, when nothing was scored in this session, no more
+// than a trial with a new model needs.
+func (r *run) budget(n int) float64 {
+	took := r.seconds.Load + r.seconds.Classifier
+	if r.seen > 0 {
+		took += r.seconds.Images * float64(n) / float64(r.seen)
+	}
+	return max(took, diagnosisSeconds)
 }
 
 // finding puts a change into words.
@@ -214,7 +214,7 @@ func suspectsFirst(list []Finding) []Finding {
 	return out
 }
 
-// sample takes diagnosisImages entries at equal distances.
+// sample takes entries at equal distances.
 func (r *run) sample(entries []entry) []entry {
 	var good []entry
 	for _, e := range entries {
@@ -222,7 +222,7 @@ func (r *run) sample(entries []entry) []entry {
 			good = append(good, e)
 		}
 	}
-	n := min(diagnosisImages, len(good))
+	n := min(diagnosisImages, max(fewImages, len(good)/len(causes)), len(good))
 	out := make([]entry, n)
 	for i := range out {
 		out[i] = good[i*len(good)/n]
@@ -235,10 +235,8 @@ func (r *run) again(ctx context.Context, s setup, sample []entry) (int, error) {
 	sub := &run{o: r.o, cfg: s.cfg, pre: r.pre, model: r.model, backend: r.backend, w: r.w, data: r.data, texts: r.texts, open: r.open}
 	sub.o.DType, sub.w.templates = s.dtype, s.templates
 	sub.o.Meter, sub.o.Log, sub.o.MaxBad = noMeters, runlog.Discard(), len(sample)
-	if s.pixels != nil {
-		p := *r.data.(*pictures)
-		p.custom = func(dst []float32, im *img.RGB) { s.pixels(dst, im, r.pre) }
-		sub.data = &p
+	if s.pictures != nil {
+		sub.data = s.pictures
 	}
 	if s.cfg == r.cfg && s.dtype == r.o.DType { // the same model: share it
 		sub.open = func(*arch.Config, string) (Encoder, func(), error) {

@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -84,6 +85,53 @@ func TestDiagnosis(t *testing.T) {
 	}
 	if f := findings[0]; f.After != 60 || !strings.Contains(f.Text, "quick_gelu") {
 		t.Errorf("%+v", f)
+	}
+}
+
+// The diagnosis takes a tenth of the images and as long as the evaluation.
+func TestDiagnosisEnds(t *testing.T) {
+	r := &run{seen: 100, seconds: Seconds{Load: 5, Classifier: 7, Images: 20}}
+	if b := r.budget(1000); b != 5+7+200 {
+		t.Errorf("%v s for scoring that takes 212", b)
+	}
+	if n := len(r.sample(make([]entry, 1500))); n != 150 {
+		t.Errorf("%d images of 1500", n)
+	}
+	defer func(s float64) { diagnosisSeconds = s }(diagnosisSeconds)
+	diagnosisSeconds = 0
+	base := newFake()
+	r = &run{o: Options{}.defaults(), cfg: base.cfg, w: words{names: fakeClasses}}
+	findings, err := r.diagnose(t.Context(), make([]entry, 70))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := findings[len(findings)-1]
+	if len(findings) != 2 || last.Cause != "not tried" || !strings.Contains(last.Text, "one prompt, QuickGELU switched") {
+		t.Errorf("without time: %+v", findings)
+	}
+}
+
+// A configuration's interpolation is the one that resizes.
+func TestInterpolation(t *testing.T) {
+	file := "../testdata/preprocess/photo_500x375.jpg"
+	got := map[string][]float32{}
+	for _, name := range []string{"", "bicubic", "bilinear"} {
+		p := newFake().cfg.Preprocess()
+		p.Interpolation = name
+		s, err := openFiles([]string{file}, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[name] = make([]float32, 3*p.Size*p.Size)
+		if _, err := s.Load(0, got[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(got[""], got["bicubic"]) || slices.Equal(got["bicubic"], got["bilinear"]) {
+		t.Error("the interpolation has no effect, or the default is not bicubic")
+	}
+	if _, err := openFiles([]string{file}, arch.Preprocess{Size: 8, Interpolation: "lanczos"}); err == nil {
+		t.Error("lanczos is taken")
 	}
 }
 

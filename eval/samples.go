@@ -72,8 +72,8 @@ func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Prep
 // pictures decodes and preprocesses a dataset's images.
 type pictures struct {
 	dataset.Dataset
-	pre    img.Preprocess
-	custom func(dst []float32, im *img.RGB) // instead of pre, or nil
+	pre  img.Preprocess
+	crop cropFunc
 }
 
 func (p *pictures) Load(i int, dst []float32) (sample, error) {
@@ -86,11 +86,7 @@ func (p *pictures) Load(i int, dst []float32) (sample, error) {
 	if err != nil {
 		return s, &badImage{err}
 	}
-	if p.custom != nil {
-		p.custom(dst, im.RGB())
-		return s, nil
-	}
-	img.ToCHW(dst, p.pre.Crop(im), p.pre.Mean, p.pre.Std)
+	img.ToCHW(dst, p.crop(p.pre, im), p.pre.Mean, p.pre.Std)
 	return s, nil
 }
 
@@ -102,13 +98,20 @@ func (p *pictures) Picture(i int) []byte {
 	return ex.Image
 }
 
+// cropFunc turns a decoded image into the square that the model sees.
+type cropFunc func(p img.Preprocess, im *img.Image) *img.RGB
+
+// filters are the interpolations that a configuration may name.
+var filters = map[string]img.Filter{"": img.Bicubic, "bicubic": img.Bicubic, "bilinear": img.Bilinear}
+
 // newPictures shows a dataset as the model wants it.
 func newPictures(ds dataset.Dataset, p arch.Preprocess) (*pictures, error) {
-	if p.Interpolation != "" && p.Interpolation != "bicubic" {
+	f, ok := filters[p.Interpolation]
+	if !ok {
 		ds.Close()
-		return nil, fault.Inputf("the model asks for %s interpolation; only bicubic is known, change preprocess_cfg in its configuration", p.Interpolation)
+		return nil, fault.Inputf("the model asks for %q interpolation; bicubic and bilinear are known, change preprocess_cfg in its configuration", p.Interpolation)
 	}
-	return &pictures{Dataset: ds, pre: img.Preprocess{Size: p.Size, Mean: p.Mean, Std: p.Std}}, nil
+	return &pictures{ds, img.Preprocess{Size: p.Size, Filter: f, Mean: p.Mean, Std: p.Std}, img.Preprocess.Crop}, nil
 }
 
 // openFiles makes samples of image files, without labels.

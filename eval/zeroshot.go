@@ -114,7 +114,10 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 	}
 	res := r.result(entries)
 	res.Published = publishedFor(res, r.o.Limit == 0)
-	if res.outside() && !r.o.NoDiagnosis {
+	if r.o.Out != "" && r.seen == 0 {
+		keepOld(filepath.Join(r.o.Out, resultFile), res)
+	}
+	if res.outside() && !r.o.NoDiagnosis && len(res.Diagnosis) == 0 {
 		if res.Diagnosis, err = r.diagnose(ctx, entries); err != nil {
 			return nil, err
 		}
@@ -339,9 +342,6 @@ func (res *Result) metric() float64 {
 
 // finish compares with what was published and writes the files.
 func (r *run) finish(ctx context.Context, res *Result, entries []entry) error {
-	if r.o.Out != "" && r.seen == 0 {
-		keepTimes(filepath.Join(r.o.Out, "result.json"), res)
-	}
 	if r.o.SaveClassifier != "" {
 		c, err := r.classifier(ctx)
 		if err != nil {
@@ -362,12 +362,15 @@ func (r *run) finish(ctx context.Context, res *Result, entries []entry) error {
 	return writeRun(r.o.Out, res, entries, r.data.Picture)
 }
 
-// keepTimes takes over the times of the session that did the work.
-func keepTimes(path string, res *Result) {
+// keepOld takes over the times and the diagnosis of the session that did the work.
+func keepOld(path string, res *Result) {
 	var old Result
 	b, err := os.ReadFile(path)
 	if err != nil || json.Unmarshal(b, &old) != nil || old.Key != res.Key {
 		return
+	}
+	if res.outside() && old.outside() {
+		res.Diagnosis = old.Diagnosis
 	}
 	res.Seconds, res.ImagesPerSecond, res.PeakRSS = old.Seconds, old.ImagesPerSecond, old.PeakRSS
 }

@@ -37,7 +37,7 @@ type preprocessed struct {
 
 func newPreprocess(app *App) *cobra.Command {
 	var size int
-	var mode, out string
+	var mode, interpolation, out string
 	cmd := &cobra.Command{
 		Use:   "preprocess --size N FILE...",
 		Short: "Decode, resize and crop images as CLIP's evaluation does, and print the hashes",
@@ -64,7 +64,11 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 			if size < 1 || size > 4096 {
 				return fault.Usagef("--size %d: use a number from 1 to 4096, such as 224", size)
 			}
-			p := img.Preprocess{Size: size, Mean: img.CLIPMean, Std: img.CLIPStd, Direct: direct}
+			filter, ok := map[string]img.Filter{"bicubic": img.Bicubic, "bilinear": img.Bilinear}[interpolation]
+			if !ok {
+				return fault.Usagef("--interpolation %s: use bicubic or bilinear", interpolation)
+			}
+			p := img.Preprocess{Size: size, Filter: filter, Mean: img.CLIPMean, Std: img.CLIPStd, Direct: direct}
 			if err := distinctNames(out, files); err != nil {
 				return err
 			}
@@ -97,6 +101,7 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 	f := cmd.Flags()
 	f.IntVar(&size, "size", 224, "the model's image size, `N` pixels a side")
 	f.StringVar(&mode, "mode", "rgb-first", "rgb-first or direct")
+	f.StringVar(&interpolation, "interpolation", "bicubic", "bicubic or bilinear")
 	f.StringVarP(&out, "output", "o", "", "write the crops to `DIR` as NAME.npy (HWC, uint8) and NAME.png")
 	return cmd
 }

@@ -5,10 +5,11 @@ import (
 	"math/rand/v2"
 )
 
-// Preprocess is the evaluation transform of CLIP: the shorter side to Size
-// (bicubic), a centre crop of Size x Size, and per-channel normalisation.
+// Preprocess is the evaluation transform of CLIP: the shorter side to Size by
+// Filter, a centre crop of Size x Size, and per-channel normalisation.
 type Preprocess struct {
 	Size      int        // pixels
+	Filter    Filter     // Bicubic unless set
 	Mean, Std [3]float32 // of values in [0, 1]
 	Direct    bool       // resize in the image's own mode, then convert to RGB
 }
@@ -40,28 +41,28 @@ func shorterSide(w, h, size int) (rw, rh int, xs, ys span) {
 func (p Preprocess) Crop(im *Image) *RGB {
 	rw, rh, xs, ys := shorterSide(im.W, im.H, p.Size)
 	if p.Direct {
-		return im.resize(rw, rh, xs, ys).RGB()
+		return im.resize(p.Filter, rw, rh, xs, ys).RGB()
 	}
 	c := im.RGB()
-	return &RGB{p.Size, p.Size, resize(c.raster(), whole(c.W, c.H), rw, rh, xs, ys)}
+	return &RGB{p.Size, p.Size, resize(p.Filter, c.raster(), whole(c.W, c.H), rw, rh, xs, ys)}
 }
 
 func whole(w, h int) [4]float32 { return [4]float32{0, 0, float32(w), float32(h)} }
 
 func (c *RGB) raster() raster { return raster{c.Pix, c.W, c.H, 3, c.W * 3} }
 
-// ResizeBicubic is PIL's Image.resize((w, h), BICUBIC, box). box is left, top,
-// right and bottom in source pixels, inside the image.
-func ResizeBicubic(src *RGB, box [4]float64, w, h int) *RGB {
+// Resize is PIL's Image.resize((w, h), by, box). box is left, top, right and
+// bottom in source pixels, inside the image.
+func Resize(src *RGB, by Filter, box [4]float64, w, h int) *RGB {
 	b := [4]float32{float32(box[0]), float32(box[1]), float32(box[2]), float32(box[3])}
-	return &RGB{w, h, resize(src.raster(), b, w, h, span{0, w}, span{0, h})}
+	return &RGB{w, h, resize(by, src.raster(), b, w, h, span{0, w}, span{0, h})}
 }
 
 // RandomResizedCrop cuts b out of src and resizes the cut to size x size, as
 // torchvision's resized_crop does on a PIL image.
 func RandomResizedCrop(src *RGB, b Box, size int) *RGB {
 	cut := raster{src.Pix[(b.Y*src.W+b.X)*3:], b.W, b.H, 3, src.W * 3}
-	return &RGB{size, size, resize(cut, whole(b.W, b.H), size, size, span{0, size}, span{0, size})}
+	return &RGB{size, size, resize(Bicubic, cut, whole(b.W, b.H), size, size, span{0, size}, span{0, size})}
 }
 
 // SampleBox draws a crop of a w x h image as torchvision's

@@ -66,24 +66,24 @@ func mulDiv255(a, b int) int {
 // channels is the number of interleaved 8-bit samples of the modes that have them.
 var channels = map[string]int{"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 
-// resize gives a window of PIL's resize((w, h), BICUBIC) in the image's own
+// resize gives a window of PIL's resize((w, h), by) in the image's own
 // mode: nearest for 1 and P, premultiplied for LA and RGBA, 32-bit for I.
-func (im *Image) resize(w, h int, xs, ys span) *Image {
+func (im *Image) resize(by Filter, w, h int, xs, ys span) *Image {
 	out := &Image{Mode: im.Mode, W: xs.hi - xs.lo, H: ys.hi - ys.lo, Palette: im.Palette}
 	same := w == im.W && h == im.H
 	switch {
 	case im.Int != nil:
-		out.Int = resizeInt(im.Int, im.W, im.H, w, h, xs, ys)
+		out.Int = resizeInt(by, im.Int, im.W, im.H, w, h, xs, ys)
 	case (im.Mode == "1" || im.Mode == "P") && !same:
 		out.Pix = nearest(im, w, h, xs, ys)
 	case (im.Mode == "LA" || im.Mode == "RGBA") && !same:
 		c := channels[im.Mode]
 		pre := raster{premultiply(im.Pix, c), im.W, im.H, c, im.W * c}
-		out.Pix = resize(pre, whole(im.W, im.H), w, h, xs, ys)
+		out.Pix = resize(by, pre, whole(im.W, im.H), w, h, xs, ys)
 		unpremultiply(out.Pix, c)
 	default:
 		c := channels[im.Mode]
-		out.Pix = resize(raster{im.Pix, im.W, im.H, c, im.W * c}, whole(im.W, im.H), w, h, xs, ys)
+		out.Pix = resize(by, raster{im.Pix, im.W, im.H, c, im.W * c}, whole(im.W, im.H), w, h, xs, ys)
 	}
 	return out
 }
@@ -139,13 +139,13 @@ func nearestIndex(in, out int, s span) []int {
 
 // resizeInt is the resampler for 32-bit samples: the same two passes with
 // unrounded weights and a rounding to integers after each.
-func resizeInt(src []int32, w, h, ow, oh int, xs, ys span) []int32 {
+func resizeInt(by Filter, src []int32, w, h, ow, oh int, xs, ys span) []int32 {
 	rows := span{0, h}
 	if oh == h {
 		rows = ys
 	}
 	mid, n := make([]int32, 0, (xs.hi-xs.lo)*(rows.hi-rows.lo)), xs.hi-xs.lo
-	f := newFilter(w, 0, float32(w), ow, xs)
+	f := newWeights(by, w, 0, float32(w), ow, xs)
 	for y := rows.lo; y < rows.hi; y++ {
 		row := src[y*w : (y+1)*w]
 		if ow == w {
@@ -160,7 +160,7 @@ func resizeInt(src []int32, w, h, ow, oh int, xs, ys span) []int32 {
 		return mid
 	}
 	out := make([]int32, 0, n*(ys.hi-ys.lo))
-	f = newFilter(h, 0, float32(h), oh, ys)
+	f = newWeights(by, h, 0, float32(h), oh, ys)
 	for i := range f.start {
 		for x := range n {
 			out = append(out, dotInt(mid[int(f.start[i])*n+x:], n, f.f[i*f.size:i*f.size+int(f.n[i])]))

@@ -21,17 +21,37 @@ type raster struct {
 // span is the half-open interval of output columns or rows that is wanted.
 type span struct{ lo, hi int }
 
-// filter holds, for every output position of a span, the first input position
+// weights holds, for every output position of a span, the first input position
 // and its weights.
-type filter struct {
+type weights struct {
 	start, n []int32
 	k        []int32   // fixed point, size per output position
 	f        []float64 // the same before rounding
 	size     int
 }
 
-// bicubic is Pillow's filter: a = -0.5. The explicit conversions forbid fused
-// multiply-adds, which would round differently.
+// Filter is how a resize weighs the pixels around a point.
+type Filter int
+
+// Pillow's filters of these names.
+const (
+	Bicubic Filter = iota
+	Bilinear
+)
+
+// kernels are the filters' weights by distance, and the distance where they end.
+var kernels = [...]struct {
+	weight  func(x float64) float64
+	support float64
+}{
+	Bicubic:  {bicubic, 2},
+	Bilinear: {triangle, 1},
+}
+
+func triangle(x float64) float64 { return max(0, 1-math.Abs(x)) }
+
+// bicubic has a = -0.5. The explicit conversions forbid fused multiply-adds,
+// which would round differently.
 func bicubic(x float64) float64 {
 	const a = -0.5
 	x = math.Abs(x)
@@ -44,14 +64,15 @@ func bicubic(x float64) float64 {
 	return 0
 }
 
-// newFilter is precompute_coeffs and normalize_coeffs_8bpc, for outputs in s only.
-func newFilter(inSize int, in0, in1 float32, outSize int, s span) *filter {
+// newWeights is precompute_coeffs and normalize_coeffs_8bpc, for outputs in s only.
+func newWeights(by Filter, inSize int, in0, in1 float32, outSize int, s span) *weights {
+	kernel := kernels[by]
 	scale := float64(in1-in0) / float64(outSize)
 	filterScale := max(scale, 1)
-	support := float64(2 * filterScale)
+	support := float64(kernel.support * filterScale)
 	inv := 1 / filterScale
 	count := s.hi - s.lo
-	f := &filter{start: make([]int32, count), n: make([]int32, count), size: int(math.Ceil(support))*2 + 1}
+	f := &weights{start: make([]int32, count), n: make([]int32, count), size: int(math.Ceil(support))*2 + 1}
 	// No output needs more weights than there are inputs.
 	f.size = min(f.size, inSize)
 	f.k = make([]int32, count*f.size)
@@ -63,7 +84,7 @@ func newFilter(inSize int, in0, in1 float32, outSize int, s span) *filter {
 		w := f.f[i*f.size : i*f.size+hi-lo]
 		sum := 0.0
 		for x := range w {
-			w[x] = bicubic((float64(x+lo) - center + 0.5) * inv)
+			w[x] = kernel.weight((float64(x+lo) - center + 0.5) * inv)
 			sum += w[x]
 		}
 		for x := range w {
@@ -100,23 +121,23 @@ func buffer(n int) *[]byte {
 // resize gives the window xs x ys of Pillow's resize of src to w x h. box is
 // left, top, right, bottom in source pixels. Only what the window needs is
 // computed.
-func resize(src raster, box [4]float32, w, h int, xs, ys span) []byte {
+func resize(by Filter, src raster, box [4]float32, w, h int, xs, ys span) []byte {
 	ow, oh, c := xs.hi-xs.lo, ys.hi-ys.lo, src.c
 	out := make([]byte, ow*oh*c)
 	horizontal := w != src.w || box[0] != 0 || box[2] != float32(w)
 	vertical := h != src.h || box[1] != 0 || box[3] != float32(h)
 
 	rows := ys // source rows that are read
-	var v *filter
+	var v *weights
 	if vertical {
-		v = newFilter(src.h, box[1], box[3], h, ys)
+		v = newWeights(by, src.h, box[1], box[3], h, ys)
 		last := oh - 1
 		rows = span{int(v.start[0]), int(v.start[last] + v.n[last])}
 	}
 	n := rows.hi - rows.lo
 	mid, stride := src.pix[rows.lo*src.stride:], src.stride // what the vertical pass reads
 	if horizontal {
-		f := newFilter(src.w, box[0], box[2], w, xs)
+		f := newWeights(by, src.w, box[0], box[2], w, xs)
 		stride = ow*c + 1
 		b := buffer(n * stride)
 		defer pool.Put(b)
@@ -145,7 +166,7 @@ func resize(src raster, box [4]float32, w, h int, xs, ys span) []byte {
 	return out
 }
 
-func horizontalPass(dst, src []byte, f *filter, c int) {
+func horizontalPass(dst, src []byte, f *weights, c int) {
 	for i := range f.start {
 		k := f.k[i*f.size : i*f.size+int(f.n[i])]
 		s := src[int(f.start[i])*c:]

@@ -18,7 +18,7 @@ var haveAVX2 = cpu.X86.HasAVX2
 // words are the weights of f as horizontal4 takes them: for every output and
 // four inputs the upper and then the lower 11 bits of the weights of a pair of
 // inputs, four times over.
-func (f *filter) words() (k []byte, groups int) {
+func (f *weights) words() (k []byte, groups int) {
 	groups = (f.size + 3) / 4
 	k = make([]byte, len(f.start)*groups*64)
 	for i := range f.start {
@@ -39,7 +39,7 @@ func (f *filter) words() (k []byte, groups int) {
 // horizontalRows is the horizontal pass of rows of RGB, as many from the top as
 // the vector code can do; it returns how many. Rows of dst have room for one
 // byte more.
-func horizontalRows(dst []byte, dstStride int, src []byte, srcStride, rows int, f *filter) int {
+func horizontalRows(dst []byte, dstStride int, src []byte, srcStride, rows int, f *weights) int {
 	last := len(f.start) - 1
 	groups := (f.size + 3) / 4
 	reach := int(f.start[last])*3 + groups*12 + 4

@@ -1,4 +1,4 @@
-"""Makes resize.json: bicubic resizes of pseudo-random images by Pillow.
+"""Makes resize.json: bicubic and bilinear resizes of pseudo-random images by Pillow.
 
 python make_resize.py > resize.json   (Pillow 9.4.0)
 """
@@ -46,6 +46,9 @@ for seed in range(300):
         oh = ow
     else:
         out = im.resize((ow, oh), Image.BICUBIC, box)
-    cases.append({"seed": seed, "w": w, "h": h, "box": box, "crop": kind == 2, "ow": ow, "oh": oh,
-                  "sha256": hashlib.sha256(out.tobytes()).hexdigest()})
+    case = {"seed": seed, "w": w, "h": h, "box": box, "crop": kind == 2, "ow": ow, "oh": oh,
+                  "sha256": hashlib.sha256(out.tobytes()).hexdigest()}
+    if kind != 2:
+        case["bilinear"] = hashlib.sha256(im.resize((ow, oh), Image.BILINEAR, box).tobytes()).hexdigest()[:8]
+    cases.append(case)
 print("[" + ",\n".join(json.dumps(c) for c in cases) + "]")
