@@ -195,6 +195,36 @@ func TestHalfRunner(t *testing.T) {
 	}
 }
 
+// A batch that does not fit the cache is computed in parts: same features.
+func TestParts(t *testing.T) {
+	c := openTiny(t, "xla", "eva02-b-tiny", "fp32")
+	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 3}))
+	row := r.imageBytes()
+	r.cache = 13 * row
+	for batch, part := range map[int]int{1: 1, 8: 8, 13: 13, 14: 7, 32: 11, 64: 13} {
+		r.batch = batch
+		if got := r.part(row); got != part {
+			t.Errorf("batch %d in parts of %d, want %d", batch, got, part)
+		}
+	}
+	r.batch, r.cache = 3, row // less than a text needs
+	if r.part(row) != 1 || r.part(2*row) != 1 {
+		t.Error("one row does not fit and is not alone")
+	}
+	in := openFile(t, c.dir+"/forward.safetensors")
+	ctx := context.Background()
+	r.cache = 2 * row // parts of two, the second padded
+	got := must[[]float32](t)(r.Images(ctx, c.images, 3))
+	if d := diff(t, got, floats(t, in, "expected.image_features")); d > tolerance {
+		t.Errorf("image features differ by %.2g", d)
+	}
+	r.batch, r.cache = 5, 2*c.set.Config.Text.ContextLength*c.set.Config.TextHidden()*4
+	got = must[[]float32](t)(r.Texts(ctx, c.tokens, 5))
+	if d := diff(t, got, floats(t, in, "expected.text_features")); d > tolerance {
+		t.Errorf("text features differ by %.2g", d)
+	}
+}
+
 func TestRunnerRefuses(t *testing.T) {
 	c := openTiny(t, "go", "eva02-b-tiny", "fp32")
 	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 2}))
