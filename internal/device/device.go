@@ -63,9 +63,6 @@ type Device struct {
 	mesh    *distributed.DeviceMesh // nil for one device
 	log     *slog.Logger
 	traffic traffic
-
-	allocMu sync.Mutex
-	allocs  map[string]*Program // by shape, for PutFunc
 }
 
 // Open opens a backend. With "auto" it takes the CUDA plugin if there is a
@@ -97,7 +94,6 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 // ready completes what openGo and openPlugin return.
 func (d *Device) ready(o Options) (err error) {
 	d.log = o.Log
-	d.allocs = map[string]*Program{}
 	if n := d.info.Devices; n > 1 {
 		if d.mesh, err = distributed.NewDeviceMesh([]int{n}, []string{meshAxis}); err != nil {
 			d.Close()

@@ -1,19 +1,23 @@
 package device
 
 import (
-	"context"
 	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
 
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/core/graph"
 )
 
-// directBytes is the size from which PutFunc avoids the copy on the CPU plugin:
-// each shape costs some 50 ms of compilation there.
-const directBytes = 16 << 20
+// directBytes is the size from which PutFunc avoids the copy on the CPU plugin.
+const directBytes = 1 << 20
+
+// hostPool keeps PutFunc's host slice for the next tensor: hundreds of new ones
+// would be garbage before the collector sees them.
+var hostPool = sync.Pool{New: func() any { return new([]uint64) }}
 
 // PutFunc makes an array from what fill writes into flat, a slice of the
 // shape's element type that holds anything before. On one device of a CPU
@@ -23,7 +27,12 @@ const directBytes = 16 << 20
 func (d *Device) PutFunc(s Sharding, shape shapes.Shape, fill func(flat any) error) (*Array, error) {
 	direct := d.info.Kind == KindGo || d.info.Kind == KindCPU && d.N() == 1 && shape.ByteSize() >= directBytes
 	if !direct || shape.Size() == 0 {
-		flat := dtypes.MakeAnySlice(shape.DType, shape.Size())
+		buf := hostPool.Get().(*[]uint64)
+		defer hostPool.Put(buf)
+		if n := (int(shape.ByteSize()) + 7) / 8; cap(*buf) < n {
+			*buf = make([]uint64, n)
+		}
+		flat := dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(*buf)), shape.DType, shape.Size())
 		if err := fill(flat); err != nil {
 			return nil, err
 		}
@@ -46,8 +55,10 @@ func (d *Device) PutFunc(s Sharding, shape shapes.Shape, fill func(flat any) err
 		a.Free()
 		return nil, err
 	}
-	d.traffic.puts.Add(1)
-	d.traffic.to.Add(shape.ByteSize())
+	if d.info.Kind == KindGo { // PutFlat counts the others
+		d.traffic.puts.Add(1)
+		d.traffic.to.Add(shape.ByteSize())
+	}
 	return a, nil
 }
 
@@ -62,29 +73,12 @@ func (d *Device) alloc(shape shapes.Shape) (*Array, error) {
 		})
 	}
 	// go-xla's shared buffers are freed under a run that is not over, and
-	// cannot be donated; the result of a program has neither fault.
-	d.allocMu.Lock()
-	p := d.allocs[shape.String()]
-	if p == nil {
-		p = d.Program("alloc", func(in []*graph.Node) []*graph.Node {
-			zero := graph.ConvertDType(graph.Reshape(in[0]), shape.DType)
-			return []*graph.Node{graph.BroadcastToShape(zero, shape), graph.Identity(in[0])}
-		})
-		d.allocs[shape.String()] = p
-	}
-	d.allocMu.Unlock()
-	zero, err := d.PutF32(Replicated, []float32{0})
+	// cannot be donated; a copy of zeros has neither fault. Pages that are only
+	// read are all one page of zeros: the zeros take no memory.
+	zeros, err := syscall.Mmap(-1, 0, int(shape.ByteSize()), syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
 	if err != nil {
-		return nil, err
+		return nil, fault.Envf("%d bytes of address space: %w", shape.ByteSize(), err)
 	}
-	defer zero.Free()
-	out, err := p.Call(context.Background(), zero)
-	if err != nil {
-		return nil, err
-	}
-	defer out[1].Free()
-	if _, err := out[1].Float32s(); err != nil { // the run is over: the memory is ours
-		return nil, fault.As(fault.Environment, err)
-	}
-	return out[0], nil
+	defer syscall.Munmap(zeros)
+	return d.PutFlat(Replicated, dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(&zeros[0]), shape.DType, shape.Size()), shape)
 }
