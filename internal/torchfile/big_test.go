@@ -107,14 +107,14 @@ func TestWorstCase(t *testing.T) {
 		"sets":         repeat("](", "\x8f", maxCost/352-10, "e"),
 		"dicts":        repeat("](", "}", maxCost/192-10, "e"),
 		"lists":        repeat("](", "]", maxCost/144-10, "e"),
-		"references":   repeat("]q\x00(", "h\x00", maxCost/48*2-100, "e"),
+		"references":   repeat("]q\x00(", "h\x00", maxCost/(slotCost+32)*2-100, "e"),
 		"stack":        repeat("", "N", maxCost/slotCost-10, ""),
 		"tuples":       repeat("N", "\x85", maxCost/64-10, ""),
 		"memo":         repeat("]", "\x94", maxCost/96-10, ""),
-		"keys":         repeat("}(", "NN", maxCost/160*2-100, "u"),
+		"keys":         repeat("}(", "NN", maxCost/(slotCost+64)-100, "u"),
 		"names":        repeat("](", "cargparse\nNamespace\n", 1<<20, "e"),
 		"marks":        repeat("", "(t", maxCost/336*2, ""),
-		"long numbers": repeat("](", "\x8a\xff"+strings.Repeat("\x7f", 255), all-32, "e"),
+		"long numbers": repeat("](", "\x8a\xff"+strings.Repeat("\x7f", 255), min(all-32, maxCost/600*257), "e"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "x.pt")

@@ -245,39 +245,53 @@ func tarMembers(f raw) (map[string]raw, error) {
 	return found, nil
 }
 
-// tarStorages reads the member storages: a count, then key, location and type
-// as a pickle and the elements, then the list of views.
-func tarStorages(f raw, objects map[string]any) error {
+// tarObjects reads a count and as many objects: a pickle of key, place and type,
+// and what read finds behind it. It returns the position after them.
+func tarObjects(f raw, objects map[string]any, what string, read func(header []any, key string, pos int64) (object any, next int64, err error)) (int64, error) {
 	v := &vm{}
 	count, pos, err := f.pickle(v, 0)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	n, ok := integer(count)
 	if !ok {
-		return fmt.Errorf("the number of storages is %s", text(count))
+		return 0, fmt.Errorf("the number of %ss is %s", what, text(count))
 	}
 	var head any
 	for range n {
 		if head, pos, err = f.pickle(v, pos); err != nil {
-			return err
+			return 0, err
 		}
 		h, ok := elements(head)
 		if !ok || len(h) != 3 {
-			return fmt.Errorf("storage header %s", text(head))
+			return 0, fmt.Errorf("%s header %s", what, text(head))
 		}
-		typ, ok := h[2].(*storageType)
 		key := storageKey(h[0])
-		if !ok || key == "" || objects[key] != nil {
-			return fmt.Errorf("storage header %s", text(head))
+		if key == "" || objects[key] != nil {
+			return 0, fmt.Errorf("%s header %s", what, text(head))
 		}
-		s := &storage{typ: typ}
-		if s.blob, s.elems, pos, err = f.storage(strconv.Quote(key), pos, typ.size()); err != nil {
-			return err
+		if objects[key], pos, err = read(h, key, pos); err != nil {
+			return 0, err
 		}
-		objects[key] = s
 	}
-	views, _, err := f.pickle(v, pos)
+	return pos, nil
+}
+
+// tarStorages reads the member storages: key, location and type with the
+// elements behind, then the list of views.
+func tarStorages(f raw, objects map[string]any) error {
+	pos, err := tarObjects(f, objects, "storage", func(h []any, key string, pos int64) (any, int64, error) {
+		typ, ok := h[2].(*storageType)
+		if !ok {
+			return nil, 0, fmt.Errorf("storage %.200q has type %s", key, text(h[2]))
+		}
+		b, n, next, err := f.storage(strconv.Quote(key), pos, typ.size())
+		return &storage{typ: typ, elems: n, blob: b}, next, err
+	})
+	if err != nil {
+		return err
+	}
+	views, _, err := f.pickle(&vm{}, pos)
 	if err != nil {
 		return err
 	}
@@ -302,53 +316,36 @@ func tarStorages(f raw, objects map[string]any) error {
 	return nil
 }
 
-// tarTensors reads the member tensors: a count, then key, storage and type as a
-// pickle, dimensions (8 bytes, of which 4 count), sizes, strides and offset.
+// tarTensors reads the member tensors: key, storage and type, with dimensions
+// (8 bytes, of which 4 count), sizes, strides and offset behind.
 func tarTensors(f raw, objects map[string]any) error {
-	v := &vm{}
-	count, pos, err := f.pickle(v, 0)
-	if err != nil {
-		return err
-	}
-	n, ok := integer(count)
-	if !ok {
-		return fmt.Errorf("the number of tensors is %s", text(count))
-	}
-	var head any
-	for range n {
-		if head, pos, err = f.pickle(v, pos); err != nil {
-			return err
-		}
-		h, ok := elements(head)
-		if !ok || len(h) != 3 {
-			return fmt.Errorf("tensor header %s", text(head))
-		}
+	_, err := tarObjects(f, objects, "tensor", func(h []any, key string, pos int64) (any, int64, error) {
 		s, ok := objects[storageKey(h[1])].(*storage)
-		key := storageKey(h[0])
-		if !ok || key == "" || objects[key] != nil {
-			return fmt.Errorf("tensor header %s", text(head))
+		if !ok {
+			return nil, 0, fmt.Errorf("tensor %.200q: no storage %s", key, text(h[1]))
 		}
 		var dims [8]byte
 		if err := fill(f.r, dims[:], pos); err != nil {
-			return err
+			return nil, 0, err
 		}
 		d := int64(int32(binary.LittleEndian.Uint32(dims[:])))
 		if d < 0 || d > maxDims {
-			return fmt.Errorf("tensor %s: %d dimensions", key, d)
+			return nil, 0, fmt.Errorf("tensor %.200q: %d dimensions", key, d)
 		}
 		body := make([]byte, 8*(2*d+1))
 		if err := fill(f.r, body, pos+8); err != nil {
-			return err
+			return nil, 0, err
 		}
-		pos += 8 + int64(len(body))
 		nums := make(types.Tuple, 2*d+1)
 		for i := range nums {
 			nums[i] = int(binary.LittleEndian.Uint64(body[8*i:]))
 		}
 		size, stride := nums[:d], nums[d:2*d]
-		if objects[key], err = newTensor(s, s.typ.elem, nums[2*d], &size, &stride); err != nil {
-			return fmt.Errorf("tensor %s: %w", key, err)
+		t, err := newTensor(s, s.typ.elem, nums[2*d], &size, &stride)
+		if err != nil {
+			return nil, 0, fmt.Errorf("tensor %.200q: %w", key, err)
 		}
-	}
-	return nil
+		return t, pos + 8 + int64(len(body)), nil
+	})
+	return err
 }

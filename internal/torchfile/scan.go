@@ -12,13 +12,13 @@ import (
 // Limits for one pickle stream. A training checkpoint with optimizer state has
 // some hundred kilobytes of pickle; everything big lies in the storages.
 const (
-	maxPickle  = 16 << 20 // bytes of the stream
-	maxCost    = 48 << 20 // bytes that its objects may take, by estimate
+	maxPickle  = 12 << 20 // bytes of the stream
+	maxCost    = 40 << 20 // bytes that its objects may take, by estimate
 	maxMarks   = 1 << 12  // open MARKs
 	maxLong    = 256      // bytes of one integer
 	maxName    = 1 << 10  // bytes of a module or class name
 	maxProto   = 5
-	slotCost   = 16
+	slotCost   = 24
 	objectCost = 160
 )
 
