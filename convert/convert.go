@@ -75,7 +75,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, about(o.Sources, err)
 	}
+	beside, config, err := p.configFile(o)
+	if err != nil {
+		return nil, err
+	}
 	r := p.report(in, o.Output)
+	r.ConfigFile = config
 	for _, w := range p.warnings {
 		if o.Log != nil {
 			o.Log.Warn(w)
@@ -88,7 +93,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return r, err
 	}
 	j := &job{src: in, items: p.items, saturate: o.Saturate, progress: o.Progress}
-	if err := j.run(ctx, in, p, o, r); err != nil {
+	if err := j.run(ctx, in, p, o, beside, r); err != nil {
 		return nil, about(o.Sources, err)
 	}
 	r.Verified = true
@@ -96,7 +101,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return r, writeAtomic(reportName(o.Output), append(mustIndent(r), '\n'))
 }
 
-func (j *job) run(ctx context.Context, in *input, p *plan, o Options, r *Report) error {
+func (j *job) run(ctx context.Context, in *input, p *plan, o Options, beside []small, r *Report) error {
 	removeStale(filepath.Dir(o.Output))
 	defer j.discard()
 	hidden := make([]string, len(in.files))
@@ -112,7 +117,7 @@ func (j *job) run(ctx context.Context, in *input, p *plan, o Options, r *Report)
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return j.write(gctx) })
+	g.Go(func() error { return j.transfer(gctx) })
 	g.Go(func() error {
 		for _, f := range in.files {
 			s, err := hashFile(gctx, f)
@@ -136,15 +141,12 @@ func (j *job) run(ctx context.Context, in *input, p *plan, o Options, r *Report)
 			return err
 		}
 	}
-	if err := j.verify(ctx); err != nil {
-		return err
-	}
 	for i, s := range stamps {
 		if now, err := os.Stat(in.files[i]); err != nil || now.Size() != s.Size() || !now.ModTime().Equal(s.ModTime()) {
 			return changed(in.files[i])
 		}
 	}
-	written, err := j.commit(o.Output)
+	written, err := j.commit(o.Output, beside...)
 	if err != nil {
 		return err
 	}

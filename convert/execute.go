@@ -19,9 +19,15 @@ import (
 )
 
 const (
-	workers   = 2       // tensors in flight
-	chunkSize = 1 << 18 // bytes, to stay in a core's cache; with the read-back there are two per worker
-	flushSize = 8 << 20 // bytes after which the disk is set to work
+	workers   = 2       // tensors in flight, for the copy and for the proof
+	chunkSize = 1 << 18 // bytes, to stay in a core's cache
+	// ahead tensors may be copied and not yet proven: enough for the disk to be
+	// busy, and as many as memory surely still has.
+	ahead = 128
+	// syncSize bytes are worth a sync while the copy goes on. Merely to start
+	// the write-back is not enough: disks with a cache of their own then do
+	// most of the work in the sync at the end.
+	syncSize = 16 << 20
 )
 
 // job writes a plan's tensors to one or more files and proves them.
@@ -37,6 +43,8 @@ type job struct {
 	sums  []string // SHA-256 of item i
 	total int64
 	done  atomic.Int64
+
+	written chan *output // files with something for the disk
 }
 
 // slot is the place of a tensor.
@@ -102,83 +110,133 @@ func indexName(path string) string {
 	return strings.TrimSuffix(path, ".safetensors") + ".safetensors.index.json"
 }
 
-// each calls f for every item, a few at a time; each worker has its buffers.
-func (j *job) each(ctx context.Context, f func(ctx context.Context, i int, a, b []byte) error) error {
+// transfer copies every tensor to its place and proves it. The copy, which is
+// quick, runs ahead, so that the disk has its work early; the proof follows,
+// and syncs make the disk work beside both.
+func (j *job) transfer(ctx context.Context) error {
+	j.written = make(chan *output, 1)
+	copied := make(chan int, ahead)
 	g, ctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
+	g.Go(func() error {
+		defer close(j.written)
+		defer close(copied)
+		return j.each(ctx, j.all(), func(ctx context.Context, i int, a, b []byte) error {
+			if err := j.write(ctx, i, a, b); err != nil {
+				return err
+			}
+			select {
+			case copied <- i:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
+		})
+	})
+	g.Go(func() error { return j.each(ctx, copied, j.prove) })
+	g.Go(func() error {
+		for o := range j.written {
+			if err := o.sync(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// all is a channel with the number of every item.
+func (j *job) all() <-chan int {
+	c := make(chan int, len(j.items))
+	for i := range j.items {
+		c <- i
+	}
+	close(c)
+	return c
+}
+
+// each calls f for the items from a channel, a few at a time; each worker has
+// its buffers.
+func (j *job) each(ctx context.Context, items <-chan int, f func(ctx context.Context, i int, a, b []byte) error) error {
+	g, ctx := errgroup.WithContext(ctx)
 	for range workers {
 		g.Go(func() error {
 			a, b := make([]byte, chunkSize), make([]byte, chunkSize)
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(j.items) {
-					return nil
-				}
+			for i := range items {
 				if err := f(ctx, i, a, b); err != nil {
 					return err
 				}
 			}
+			return nil
 		})
 	}
 	return g.Wait()
 }
 
-// write streams every tensor to its place and hashes it.
-func (j *job) write(ctx context.Context) error {
-	return j.each(ctx, func(ctx context.Context, i int, buf, _ []byte) error {
-		it, o := j.items[i], j.files[j.where[i].file]
-		at := o.at[j.where[i].index]
-		flushed := at
-		h := sha256.New()
-		err := j.stream(ctx, it, buf, func(b []byte) error {
-			if _, err := o.f.WriteAt(b, at); err != nil {
-				return o.fail(err)
-			}
-			at += int64(len(b))
-			if at-flushed >= flushSize {
-				writeBack(o.f, flushed, at-flushed)
-				flushed = at
-			}
-			h.Write(b)
-			if n := j.done.Add(int64(len(b))); j.progress != nil {
-				j.progress(n, j.total)
-			}
-			return nil
-		})
-		j.sums[i] = hex.EncodeToString(h.Sum(nil))
-		writeBack(o.f, flushed, at-flushed)
-		return err
-	})
-}
-
-// verify reads the files back and compares every byte with the sources.
-func (j *job) verify(ctx context.Context) error {
-	return j.each(ctx, func(ctx context.Context, i int, buf, back []byte) error {
-		it, o := j.items[i], j.files[j.where[i].file]
-		at := o.at[j.where[i].index]
-		return j.stream(ctx, it, buf, func(b []byte) error {
-			if _, err := o.f.ReadAt(back[:len(b)], at); err != nil {
-				return o.fail(err)
-			}
-			if !bytes.Equal(b, back[:len(b)]) {
-				return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, it.out.Name)
-			}
-			at += int64(len(b))
-			return nil
-		})
-	})
-}
-
-// stream gives the bytes of an output tensor to f, all of them and no more.
-func (j *job) stream(ctx context.Context, it *item, buf []byte, f func([]byte) error) error {
-	src := j.src
-	if it.in != nil {
-		src = it.in
-	}
-	r, err := it.open(src, j.saturate)
+// write streams a tensor to its place, past the source's checksums.
+func (j *job) write(ctx context.Context, i int, buf, _ []byte) error {
+	it, o := j.items[i], j.files[j.where[i].file]
+	at := o.at[j.where[i].index]
+	r, err := it.open(j.from(it), j.saturate)
 	if err != nil {
 		return err
 	}
+	return it.stream(ctx, r, buf, func(b []byte) error {
+		if _, err := o.f.WriteAt(b, at); err != nil {
+			return o.fail(err)
+		}
+		at += int64(len(b))
+		n := j.done.Add(int64(len(b)))
+		if n/syncSize > (n-int64(len(b)))/syncSize {
+			select {
+			case j.written <- o:
+			default: // the disk is busy
+			}
+		}
+		if j.progress != nil {
+			j.progress(n, j.total)
+		}
+		return nil
+	})
+}
+
+// prove reads a tensor back, compares every byte with the source's, and hashes
+// it.
+func (j *job) prove(ctx context.Context, i int, buf, back []byte) error {
+	it, o := j.items[i], j.files[j.where[i].file]
+	at := o.at[j.where[i].index]
+	r, ok := it.direct(j.from(it))
+	if !ok {
+		var err error
+		if r, err = it.open(j.from(it), j.saturate); err != nil {
+			return err
+		}
+	}
+	h := sha256.New()
+	err := it.stream(ctx, r, buf, func(b []byte) error {
+		if _, err := o.f.ReadAt(back[:len(b)], at); err != nil {
+			return o.fail(err)
+		}
+		if !bytes.Equal(b, back[:len(b)]) {
+			return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, it.out.Name)
+		}
+		h.Write(back[:len(b)])
+		at += int64(len(b))
+		return nil
+	})
+	j.sums[i] = hex.EncodeToString(h.Sum(nil))
+	return err
+}
+
+// from is where an item's parts are.
+func (j *job) from(it *item) tensorfile.Source {
+	if it.in != nil {
+		return it.in
+	}
+	return j.src
+}
+
+// stream gives what r has of an output tensor to f, all of it and no more, and
+// closes r.
+func (it *item) stream(ctx context.Context, r io.ReadCloser, buf []byte, f func([]byte) error) error {
 	defer r.Close()
 	for left := it.out.NumBytes(); ; {
 		if err := ctx.Err(); err != nil {
@@ -204,37 +262,49 @@ func (j *job) stream(ctx context.Context, it *item, buf []byte, f func([]byte) e
 	}
 }
 
-// commit publishes the files, and for shards the index, which makes them one.
-func (j *job) commit(path string) (written []string, err error) {
+// commit publishes the files, and then the small ones that belong to them: the
+// index, which makes shards one, and what is in beside.
+func (j *job) commit(path string, beside ...small) (written []string, err error) {
+	all := make([]*pending, 0, len(j.files)+2)
 	for _, o := range j.files {
 		if err := o.sync(); err != nil {
 			return nil, err
 		}
+		written = append(written, o.path)
+		all = append(all, o.pending)
 	}
-	var index []byte
 	if len(j.files) > 1 {
 		weights := map[string]string{}
 		for i, it := range j.items {
 			weights[it.out.Name] = filepath.Base(j.files[j.where[i].file].path)
 		}
-		index = mustJSON(map[string]any{"metadata": map[string]int64{"total_size": j.total}, "weight_map": weights})
+		index := mustJSON(map[string]any{"metadata": map[string]int64{"total_size": j.total}, "weight_map": weights})
+		beside = append(beside, small{indexName(path), index})
 	}
-	for _, o := range j.files {
-		if err := o.commit(); err != nil {
-			// No half of a set of shards.
-			for _, p := range written {
-				os.Remove(p)
-			}
+	for _, b := range beside {
+		p, err := newSmall(b.path, b.content)
+		if err != nil {
 			return nil, err
 		}
-		written = append(written, o.path)
+		defer p.discard()
+		all = append(all, p)
 	}
-	if index != nil {
-		if err := writeAtomic(indexName(path), index); err != nil {
+	for i, p := range all {
+		if err := p.commit(); err != nil {
+			// No half of a set.
+			for _, p := range all[:i] {
+				os.Remove(p.path)
+			}
 			return nil, err
 		}
 	}
 	return written, nil
+}
+
+// small is a file written beside the tensors.
+type small struct {
+	path    string
+	content []byte
 }
 
 // tensors lists what was written.

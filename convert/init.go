@@ -267,10 +267,7 @@ func (s *starter) write(ctx context.Context, o InitOptions) error {
 	if err := j.create(o.Output, 0); err != nil {
 		return err
 	}
-	if err := j.write(ctx); err != nil {
-		return err
-	}
-	if err := j.verify(ctx); err != nil {
+	if err := j.transfer(ctx); err != nil {
 		return err
 	}
 	if _, err := j.commit(o.Output); err != nil {

@@ -56,8 +56,12 @@ func (in *input) model(path, config string) (*Model, error) {
 		return &Model{}, err
 	}
 	if p.config == nil {
-		if p.name != "" {
-			return &Model{}, fault.Inputf("%s is a vision tower (%s), not a CLIP model; evatool init builds one from it and a text tower", path, p.name)
+		switch p.name {
+		case "":
+		case custom:
+			return &Model{}, fault.Inputf("%s is a vision tower, not a CLIP model; evatool init builds one from it and a text tower", path)
+		default:
+			return &Model{}, fault.Inputf("%s is the vision tower %s, not a CLIP model; evatool init builds one from it and a text tower", path, p.name)
 		}
 		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give --config NAME or FILE.json", path)
 	}

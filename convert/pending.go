@@ -139,19 +139,31 @@ func (p *pending) discard() {
 	p.f = nil
 }
 
+// newSmall is a pending file with its whole content, on the disk.
+func newSmall(path string, b []byte) (*pending, error) {
+	p, err := newPending(path)
+	if err != nil {
+		return nil, err
+	}
+	p.want = int64(len(b))
+	if _, err = p.f.Write(b); err != nil {
+		err = p.fail(err)
+	} else {
+		err = p.sync()
+	}
+	if err != nil {
+		p.discard()
+		return nil, err
+	}
+	return p, nil
+}
+
 // writeAtomic writes a small file.
 func writeAtomic(path string, b []byte) error {
-	p, err := newPending(path)
+	p, err := newSmall(path, b)
 	if err != nil {
 		return err
 	}
 	defer p.discard()
-	p.want = int64(len(b))
-	if _, err := p.f.Write(b); err != nil {
-		return p.fail(err)
-	}
-	if err := p.sync(); err != nil {
-		return err
-	}
 	return p.commit()
 }

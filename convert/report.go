@@ -29,6 +29,7 @@ type Report struct {
 	Other      []OtherEntry `json:"other"` // what the source holds besides tensors, inert
 	Warnings   []string     `json:"warnings"`
 	Files      []OutputFile `json:"files"`
+	ConfigFile string       `json:"config_file,omitempty"` // transformers' config.json beside the output
 	Seconds    float64      `json:"seconds"`
 	Bytes      int64        `json:"bytes"`    // of the output's tensors
 	PeakRSS    int64        `json:"peak_rss"` // bytes

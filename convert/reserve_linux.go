@@ -19,9 +19,3 @@ func reserve(f *os.File, size int64) error {
 	}
 	return err
 }
-
-// writeBack starts to write a range to the disk, so that the sync at the end
-// finds little to do. It is a hint: an error does not matter.
-func writeBack(f *os.File, offset, size int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), offset, size, unix.SYNC_FILE_RANGE_WRITE)
-}

@@ -29,13 +29,14 @@ not possible, --config gives it. Several SRC are the shards of one model.
 
 Layouts: eva (visual.…, text.…, logit_scale, for every family), openclip (what
 open_clip loads), hf (transformers' CLIPModel), source (any state dict exactly
-as found).
+as found). With hf a config.json is written beside the output: as
+DIR/model.safetensors it is a folder for CLIPModel.from_pretrained.
 
 Position embeddings, --resize: eva (bicubic, the patch kernel with it), clip-rei
 (bicubic, align_corners), openclip (bicubic, antialias), as the programs of
 these names do it.` + exitStatus,
 		Example: `  evatool convert EVA02_CLIP_B_psz16_s8B.pt -o eva02-b16.safetensors
-  evatool convert ViT-L-14-336px.pt --layout hf --dtype fp16 -o clip-l336.safetensors`,
+  evatool convert ViT-L-14-336px.pt --layout hf --dtype fp16 -o clip-l336/model.safetensors`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -112,6 +113,9 @@ func printReport(app *App, r *convert.Report) {
 	app.Printf("%s, %s names, %s (%s)\n", r.Container, r.Family, orNone(r.Config), r.Recognised)
 	app.Printf("%d tensors in, %d out, %d renamed, %d cast, %d resized, %d dropped, %d bytes\n",
 		r.TensorsIn, r.TensorsOut, r.Renamed, r.Cast, len(r.Resized), len(r.Dropped), r.Bytes)
+	if r.ConfigFile != "" {
+		app.Printf("%s: for transformers\n", r.ConfigFile)
+	}
 	if r.Verified {
 		app.Printf("%s: written, read back and equal to the source; %.2f s, peak memory %d MB\n", r.Output, r.Seconds, r.PeakRSS>>20)
 	}
