@@ -4,8 +4,8 @@
 //	go run ./benchmarks/zeroshot --data PHOTOS --python /path/of/python
 //
 // PHOTOS is a folder with one sub-folder per class. The Python needs torch,
-// torchvision and open_clip. Both sides take turns; the table has medians. The
-// answers are compared too.
+// torchvision and open_clip. The sides take turns, every other round in the
+// opposite order; the table has medians. The answers are compared too.
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 type bench struct {
@@ -26,7 +27,7 @@ type bench struct {
 	backend                                               string
 	rounds                                                int
 	batch                                                 int
-	peerHalf                                              bool
+	half, peerHalf                                        bool
 }
 
 // side is one program at one precision.
@@ -54,6 +55,7 @@ func main() {
 	flag.StringVar(&b.work, "work", filepath.Join(os.TempDir(), "evatool-bench-zeroshot"), "folder of the random weights")
 	flag.IntVar(&b.rounds, "rounds", 3, "runs of each side")
 	flag.IntVar(&b.batch, "batch", 0, "images per call here (0: the default)")
+	flag.BoolVar(&b.half, "bf16", false, "run evatool in bf16 too")
 	flag.BoolVar(&b.peerHalf, "peer-bf16", false, "run open_clip in bf16 too")
 	flag.Parse()
 	if err := b.run(); err != nil {
@@ -75,45 +77,55 @@ func (b *bench) run() error {
 	sides := []side{
 		{"evatool fp32", func() (outcome, error) { return b.ours(model, "fp32") }},
 		{"open_clip fp32", func() (outcome, error) { return b.theirs(model, "fp32") }},
-		{"evatool bf16", func() (outcome, error) { return b.ours(model, "bf16") }},
+	}
+	if b.half {
+		sides = append(sides, side{"evatool bf16", func() (outcome, error) { return b.ours(model, "bf16") }})
 	}
 	if b.peerHalf {
 		sides = append(sides, side{"open_clip bf16", func() (outcome, error) { return b.theirs(model, "bf16") }})
 	}
 	all := make([][]outcome, len(sides))
-	for range b.rounds {
-		for i, s := range sides {
-			o, err := s.run()
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
+	for round := range b.rounds {
+		for i := range sides {
+			if round%2 == 1 {
+				i = len(sides) - 1 - i
 			}
-			fmt.Fprintf(os.Stderr, "%s: %.2f images/s\n", s.name, o.Rate)
+			o, err := sides[i].run()
+			if err != nil {
+				return fmt.Errorf("%s: %w", sides[i].name, err)
+			}
+			fmt.Fprintf(os.Stderr, "%s: %.2f images/s\n", sides[i].name, o.Rate)
 			all[i] = append(all[i], o)
 		}
 	}
-	reference := all[1][0].Top1
-	fmt.Println("| side | images/s, median | of open_clip fp32 | same top-1 as it | waiting for images |")
+	reference := all[1]
+	fmt.Println("| side | images/s, median (range) | of open_clip fp32, median of the rounds | same top-1 as it | waiting for images |")
 	fmt.Println("|---|---|---|---|---|")
-	base := median(all[1])
 	for i, s := range sides {
+		var rates, ratios, waits []float64
+		for round, o := range all[i] {
+			rates, waits = append(rates, o.Rate), append(waits, o.wait)
+			ratios = append(ratios, o.Rate/reference[round].Rate)
+		}
 		same := 0
 		for k, c := range all[i][0].Top1 {
-			if c == reference[k] {
+			if c == reference[0].Top1[k] {
 				same++
 			}
 		}
-		fmt.Printf("| %s | %.2f | %.2f | %d of %d | %.1f %% |\n", s.name, median(all[i]), median(all[i])/base, same, len(reference), 100*all[i][0].wait)
+		wait := fmt.Sprintf("%.1f %%", 100*median(waits))
+		if !strings.HasPrefix(s.name, "evatool") {
+			wait = ""
+		}
+		fmt.Printf("| %s | %.2f (%.2f–%.2f) | %.2f | %d of %d | %s |\n", s.name, median(rates), slices.Min(rates), slices.Max(rates),
+			median(ratios), same, len(reference[0].Top1), wait)
 	}
 	return nil
 }
 
-func median(runs []outcome) float64 {
-	rates := make([]float64, len(runs))
-	for i, r := range runs {
-		rates[i] = r.Rate
-	}
-	slices.Sort(rates)
-	return rates[len(rates)/2]
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
 }
 
 func (b *bench) ours(model, dtype string) (outcome, error) {
