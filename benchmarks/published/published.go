@@ -24,11 +24,14 @@ type Figure struct {
 	Source    string
 }
 
+// Reevaluation is how the source of figures begins that are not the authors' own.
+const Reevaluation = "OpenCLIP results table"
+
 // sources spells out the last column of figures.csv.
 var sources = map[string]string{
 	"eva-clip": "EVA-CLIP, arXiv 2303.15389",
 	"clip":     "CLIP, arXiv 2103.00020, table 11",
-	"openclip": "OpenCLIP results table (github.com/mlfoundations/open_clip, docs, revision 89fb801)",
+	"openclip": Reevaluation + " (github.com/mlfoundations/open_clip, docs, revision 89fb801)",
 }
 
 // All lists every figure, the authors' own before re-evaluations.
