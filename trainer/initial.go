@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
@@ -43,7 +44,7 @@ func (r *run) startWeights(ctx context.Context) error {
 func (r *run) startFrom(ctx context.Context, path, config string) error {
 	m, err := convert.OpenModel(ctx, path, convert.ModelOptions{Config: config})
 	if err != nil {
-		return fmt.Errorf("init: %w", err)
+		return r.misfit(ctx, path, err)
 	}
 	defer m.Close()
 	shapes := map[string][]int64{}
@@ -57,4 +58,19 @@ func (r *run) startFrom(ctx context.Context, path, config string) error {
 		}
 		return tensorfile.Float32s(m.Source, p.Name)
 	})
+}
+
+// misfit explains why init.model cannot be the start: err is what its opening
+// as the recipe's architecture said.
+func (r *run) misfit(ctx context.Context, path string, err error) error {
+	m, unread := convert.OpenModel(ctx, path, convert.ModelOptions{})
+	if unread != nil {
+		return fmt.Errorf("init.model: %w", err)
+	}
+	defer m.Close()
+	if have, want := m.Preprocess.Size, r.recipe.Image.Size; have != want {
+		return fault.Inputf("init.model: %s: takes pictures of %d pixels, the recipe's model %d; evatool convert %s --image-size %d -o FILE makes one that fits", path, have, want, path, want)
+	}
+	what, _, _ := strings.Cut(fault.Line(err), "; ")
+	return fault.Inputf("init.model: %s; the recipe's model is another architecture than the file's: change model, or give vision and text towers", what)
 }

@@ -293,6 +293,18 @@ func TestRunRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	emoji := "data.1.source=" + filepath.Join(testdata, "emoji", "train-emojione.tar")
+	// The same recipe, but its source is another one now.
+	changed, source := filepath.Join(dir, "changed"), filepath.Join(dir, "source.tar")
+	swap := func(tar string) {
+		if err := os.WriteFile(source, readFile(t, testdata, "emoji", tar), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swap("train-fxemoji.tar")
+	ofSource := []string{"data.0.source=" + source, "model.vision_cfg.intp_freq=true"}
+	start := mustRun(t, tiny(t, append(ofSource, "steps=2")...), Options{Out: filepath.Join(dir, "start")}).Model
+	mustRun(t, tiny(t, ofSource...), Options{Out: changed, StopAfter: 1})
+	swap("train-noto-v1.tar")
 	for name, c := range map[string]struct {
 		recipe *Recipe
 		o      Options
@@ -306,6 +318,9 @@ func TestRunRefuses(t *testing.T) {
 		"missing tar":    {tiny(t, "data.1.source=../testdata/emoji/{train-emojione,train-none}.tar"), Options{Out: filepath.Join(dir, "a")}, "train-none.tar", fault.Input},
 		"missing source": {tiny(t, "data.0.source=nowhere.tar"), Options{Out: filepath.Join(dir, "b")}, "data.0: nowhere.tar", fault.Input},
 		"NaN":            {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops, the last good state is", fault.Input},
+		"changed data":   {tiny(t, ofSource...), Options{Out: changed}, "the data are not those that " + filepath.Join(changed, checkpointDir, "step-1"), fault.Input},
+		"other size":     {tiny(t, append(ofSource, "model.vision_cfg.image_size=48", "init.model="+start)...), Options{Out: filepath.Join(dir, "h")}, "takes pictures of 32 pixels, the recipe's model 48; evatool convert " + start + " --image-size 48 -o FILE", fault.Input},
+		"other width":    {tiny(t, append(ofSource, "model.vision_cfg.width=32", "init.model="+start)...), Options{Out: filepath.Join(dir, "i")}, "is another architecture than the file's", fault.Input},
 		"missing model":  {tiny(t, "init.model=none.safetensors"), Options{Out: filepath.Join(dir, "d")}, "none.safetensors", fault.Input},
 		"eval data":      {tiny(t, "eval=[{every_steps: 1, benchmark: folder, data: nowhere}]"), Options{Out: filepath.Join(dir, "e")}, "nowhere", fault.Input},
 		"eval name":      {tiny(t, "eval=[{every_steps: 1, benchmark: imagenot, data: nowhere}]"), Options{Out: filepath.Join(dir, "g")}, `"imagenot" is unknown`, fault.Usage},
