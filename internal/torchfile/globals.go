@@ -82,6 +82,7 @@ var inertClasses = []string{
 	"builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.complex",
 	"builtins.slice", "builtins.range", "builtins.list", "builtins.tuple", "builtins.int",
 	"builtins.float", "builtins.bool", "builtins.str", "builtins.bytes", "builtins.object",
+	"builtins.long", "builtins.unicode", "builtins.xrange", // int, str and range in protocol 2
 	"collections.deque", "datetime.datetime", "datetime.date", "datetime.timedelta",
 	"datetime.timezone", "decimal.Decimal", "fractions.Fraction", "uuid.UUID",
 	"argparse.Namespace", "types.SimpleNamespace",

@@ -108,6 +108,7 @@ func TestStateDict(t *testing.T) {
 		{name: "OrderedDict", root: tt.OrderedDict(d("a")), names: []string{"a"}},
 		{name: "OrderedDict of Python 2", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "OrderedDict"}, Args: tt.Tuple{tt.List{tt.List{"a", one}}}}, names: []string{"a"}},
 		{name: "defaultdict", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "defaultdict"}, Args: tt.Tuple{tt.Global{Module: "__builtin__", Name: "list"}, d("a")}}, names: []string{"a"}},
+		{name: "defaultdict of int, protocol 2", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "defaultdict"}, Args: tt.Tuple{tt.Global{Module: "__builtin__", Name: "long"}, d("a")}}, names: []string{"a"}},
 		{name: "OrderedDict with attributes", root: tt.Build{Object: tt.OrderedDict(d("a")), State: under("_metadata", tt.OrderedDict{})}, names: []string{"a"}},
 		{name: "a tensor alone", root: one, want: "type torch.Tensor where a state dict"},
 		{name: "bytes as key of a set", root: under("a", tt.Raw("\x8f(B\x01\x00\x00\x00x\x90")), want: "wrong type"},
@@ -563,6 +564,8 @@ func TestNotTorch(t *testing.T) {
 		"\x80\x02}.":                "a plain pickle (of type dict)",
 		"\x80\x02K\x01.":            "a plain pickle (of type int)",
 		strings.Repeat("\x00", 600): "zero bytes",
+		string(archiveOf(t, tt.Member{Name: "models/model.json", Data: strings.NewReader("{}")})):                                                                    "torch 1.3 or before",
+		string(archiveOf(t, tt.Member{Name: "models/model.json", Data: strings.NewReader("{}")}, tt.Member{Name: "archive_format", Data: strings.NewReader("pt2")})): "torch.export",
 	} {
 		if _, err := openBytes([]byte(content), ""); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.20q: %v, want %q", content, err, want)

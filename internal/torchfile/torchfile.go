@@ -218,6 +218,9 @@ func (c *Checkpoint) take(root any, opt Options) error {
 		if c.key != "" {
 			where = fmt.Sprintf("under %q", c.key)
 		}
+		if c.container == "torchscript-zip" {
+			advice = "those of a frozen module lie in its code: save it before torch.jit.freeze"
+		}
 		if p := places(c.all); p != "" {
 			advice = "there are some under " + p + ": choose with --key"
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -258,9 +259,14 @@ func (a *archive) root() (string, error) {
 	case len(found) > 1:
 		return "", fmt.Errorf("%d members are named data.pkl: %.200q and %.200q", len(found), found[0]+"data.pkl", found[1]+"data.pkl")
 	}
-	for _, name := range a.order {
-		if _, base := cutLast(name); base == "model.json" {
-			return "", fmt.Errorf("a TorchScript archive of torch 1.3 or before; load and save it with a newer torch")
+	for _, other := range []struct{ member, what string }{
+		{"archive_format", "an archive of torch.export; save model.state_dict() with torch.save instead"},
+		{"model.json", "a TorchScript archive of torch 1.3 or before; load and save it with a newer torch"},
+	} {
+		for _, name := range a.order {
+			if _, base := cutLast(name); base == other.member {
+				return "", errors.New(other.what)
+			}
 		}
 	}
 	return "", fmt.Errorf("a zip archive without data.pkl is no PyTorch file; give the checkpoint itself")
