@@ -20,7 +20,9 @@ import (
 	"time"
 
 	"github.com/gomlx/gomlx/core/tensors"
+	"github.com/parquet-go/parquet-go"
 
+	"github.com/evatool/evatool/internal/dataset/datasettest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
@@ -407,28 +409,44 @@ func TestBadSamples(t *testing.T) {
 	}
 }
 
-// TestTable trains on a CSV of paths and captions, mixed with tars by weight.
-func TestTable(t *testing.T) {
-	dir := t.TempDir()
+// pictures are the PNG files of a bundled tar, by their names.
+func pictures(t *testing.T) (names []string, files [][]byte) {
+	t.Helper()
 	in, err := os.Open(filepath.Join(testdata, "emoji", "train-fxemoji.tar"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	var table strings.Builder
-	table.WriteString("path,text\n")
 	for r := tar.NewReader(in); ; {
 		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return names, files
+		}
 		if err != nil {
-			break
+			t.Fatal(err)
 		}
 		if strings.HasSuffix(h.Name, ".png") {
 			data, err := io.ReadAll(r)
-			if err := errors.Join(err, os.WriteFile(filepath.Join(dir, h.Name), data, 0o644)); err != nil {
+			if err != nil {
 				t.Fatal(err)
 			}
-			fmt.Fprintf(&table, "%s,a thing\n", filepath.Join(dir, h.Name))
+			names, files = append(names, h.Name), append(files, data)
 		}
+	}
+}
+
+// TestTable trains on a CSV of paths and captions, mixed with tars by weight.
+func TestTable(t *testing.T) {
+	dir := t.TempDir()
+	names, files := pictures(t)
+	var table strings.Builder
+	table.WriteString("path,text\n")
+	for i, data := range files {
+		file := filepath.Join(dir, names[i])
+		if err := os.WriteFile(file, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&table, "%s,a thing\n", file)
 	}
 	path := filepath.Join(dir, "pairs.csv")
 	if err := os.WriteFile(path, []byte(table.String()), 0o644); err != nil {
@@ -439,9 +457,55 @@ func TestTable(t *testing.T) {
 	if res.Bad != 0 || res.Steps != 2 {
 		t.Errorf("result %+v", res)
 	}
-	_, err = Run(t.Context(), tiny(t, "data.0={source: "+path+", image: path, caption: words, weight: 1}"), Options{Out: filepath.Join(dir, "b"), Device: onDevice(t, 0)})
+	_, err := Run(t.Context(), tiny(t, "data.0={source: "+path+", image: path, caption: words, weight: 1}"), Options{Out: filepath.Join(dir, "b"), Device: onDevice(t, 0)})
 	if err == nil || !strings.Contains(err.Error(), "words") {
 		t.Errorf("a column that is not there: error %v", err)
+	}
+}
+
+// TestStorage trains on tars and a Parquet table of pictures and captions in a
+// bucket. Stopped, resumed and with broken connections it writes the bytes of
+// a run on local files that was not stopped.
+func TestStorage(t *testing.T) {
+	bucket := datasettest.StartBucket(t)
+	type row struct {
+		Image []byte `parquet:"image"`
+		Text  string `parquet:"text"`
+	}
+	var rows []row
+	_, files := pictures(t)
+	for i, data := range files {
+		rows = append(rows, row{data, fmt.Sprint("thing ", i)})
+	}
+	if err := parquet.WriteFile(filepath.Join(bucket.Dir, "pairs.parquet"), rows); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range []string{"train-emojione.tar", "train-noto-v1.tar"} {
+		if err := os.WriteFile(filepath.Join(bucket.Dir, fmt.Sprintf("x-%d.tar", i)), readFile(t, testdata, "emoji", name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := func(root string) *Recipe {
+		return tiny(t, "data.0={source: "+root+"/pairs.parquet, caption: text, weight: 1.6}",
+			"data.1={source: '"+root+"/x-{0..1}.tar', weight: 0.4}")
+	}
+	dir := t.TempDir()
+	whole, parts := filepath.Join(dir, "whole"), filepath.Join(dir, "parts")
+	if res := mustRun(t, at(bucket.Dir), Options{Out: whole}); res.Bad != 0 {
+		t.Errorf("%d bad samples", res.Bad)
+	}
+	mustRun(t, at("s3://data"), Options{Out: parts, StopAfter: 4})
+	bucket.Cut.Store(2)
+	mustRun(t, at("s3://data"), Options{Out: parts})
+	if bucket.Cut.Load() >= 0 {
+		t.Error("no connection broke")
+	}
+	sameRun(t, parts, whole)
+
+	t.Setenv("AWS_ACCESS_KEY_ID", "stranger")
+	_, err := Run(t.Context(), at("s3://data"), Options{Out: filepath.Join(dir, "stranger"), Device: onDevice(t, 0)})
+	if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "data.0: s3://data/pairs.parquet: access denied") {
+		t.Errorf("a wrong key: error %v", err)
 	}
 }
 

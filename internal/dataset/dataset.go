@@ -5,6 +5,7 @@ package dataset
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -221,8 +222,17 @@ func allFiles(ctx context.Context, st storage, names []string) error {
 	return cmp.Or(errs...)
 }
 
+// explain is fault.File for an error that the storage has not explained itself.
+func explain(name, want string, err error) error {
+	var told *fault.Error
+	if errors.As(err, &told) {
+		return err
+	}
+	return fault.File(name, want, err)
+}
+
 func missingFile(names []string, i int, err error) error {
-	err = fault.File(names[i], "a dataset folder or file", err)
+	err = explain(names[i], "a dataset folder or file", err)
 	if len(names) > 1 {
 		return fault.As(fault.Input, fmt.Errorf("%w (file %d of %d)", err, i+1, len(names)))
 	}
@@ -296,8 +306,12 @@ func (s source) withExt(exts ...string) ([]string, error) {
 		return s.names, nil
 	}
 	files := filesWithExt(s.files, exts...)
-	for _, part := range []string{"test/", "val/", "validation/"} {
-		if in := slices.DeleteFunc(slices.Clone(files), func(f file) bool { return !strings.HasPrefix(f.name, part) }); len(in) > 0 {
+	// test/0.tar as CLIP_benchmark has it, test-00000-of-00001.parquet as Hugging Face.
+	for _, part := range []string{"test", "val", "validation"} {
+		in := slices.DeleteFunc(slices.Clone(files), func(f file) bool {
+			return !strings.HasPrefix(f.name, part+"/") && !strings.HasPrefix(path.Base(f.name), part+"-")
+		})
+		if len(in) > 0 {
 			files = in
 			break
 		}

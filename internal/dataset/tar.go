@@ -28,7 +28,7 @@ func (m member) end() int64 { return (m.off + m.size + 511) &^ 511 }
 func scanTar(ctx context.Context, st storage, name string, each func(member) error) error {
 	size, dir, err := st.stat(ctx, name)
 	if err != nil {
-		return fault.File(name, "a tar", err)
+		return explain(name, "a tar", err)
 	}
 	if dir {
 		return fault.Inputf("%s: is a directory; give a tar", name)

@@ -1,0 +1,115 @@
+// Package datasettest has storage to test data sets with.
+package datasettest
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Bucket speaks the part of S3 that reading needs, over a folder: the bucket
+// "data" is Dir. Cut makes the next n bodies break off.
+type Bucket struct {
+	Dir string
+	Cut atomic.Int32
+}
+
+type listResult struct {
+	XMLName     xml.Name `xml:"ListBucketResult"`
+	Name        string
+	Prefix      string
+	KeyCount    int
+	MaxKeys     int
+	IsTruncated bool
+	Token       string `xml:"NextContinuationToken,omitempty"`
+	Contents    []object
+}
+
+type object struct {
+	Key          string
+	Size         int64
+	ETag         string
+	LastModified string
+}
+
+// ServeHTTP answers GET, HEAD and lists; the only key is "reader".
+func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	fail := func(status int, code string) {
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `<Error><Code>%s</Code><Message>%s</Message></Error>`, code, code)
+	}
+	if !strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential=reader/") {
+		fail(http.StatusForbidden, "AccessDenied")
+		return
+	}
+	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	query := r.URL.Query()
+	switch {
+	case query.Has("location"):
+		fmt.Fprint(w, `<LocationConstraint></LocationConstraint>`)
+	case bucket != "data":
+		fail(http.StatusNotFound, "NoSuchBucket")
+	case query.Get("list-type") == "2":
+		s.list(w, query.Get("prefix"), query.Get("continuation-token"))
+	default:
+		data, err := os.ReadFile(filepath.Join(s.Dir, filepath.FromSlash(key)))
+		if err != nil {
+			fail(http.StatusNotFound, "NoSuchKey")
+			return
+		}
+		w.Header().Set("ETag", `"0"`)
+		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+		if r.Method == http.MethodGet && s.Cut.Add(-1) >= 0 {
+			w.Header().Set("Content-Length", "100000")
+			w.WriteHeader(http.StatusPartialContent)
+			w.Write(data[:1])
+			return
+		}
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(data)))
+	}
+}
+
+// list answers in pages of two, so that paging is seen to work.
+func (s *Bucket) list(w http.ResponseWriter, prefix, after string) {
+	res := listResult{Name: "data", Prefix: prefix, MaxKeys: 2}
+	filepath.WalkDir(s.Dir, func(name string, d fs.DirEntry, err error) error {
+		key, _ := filepath.Rel(s.Dir, name)
+		key = filepath.ToSlash(key)
+		if err != nil || d.IsDir() || !strings.HasPrefix(key, prefix) || key <= after {
+			return err
+		}
+		if len(res.Contents) == res.MaxKeys {
+			res.IsTruncated, res.Token = true, res.Contents[1].Key
+			return fs.SkipAll
+		}
+		st, err := d.Info()
+		res.Contents = append(res.Contents, object{key, st.Size(), `"0"`, "2006-01-02T15:04:05Z"})
+		return err
+	})
+	res.KeyCount = len(res.Contents)
+	out, err := xml.Marshal(res)
+	if err != nil {
+		panic(err)
+	}
+	w.Write(out)
+}
+
+// StartBucket starts a server for the test and points the environment at it.
+func StartBucket(t *testing.T) *Bucket {
+	t.Helper()
+	s := &Bucket{Dir: t.TempDir()}
+	srv := httptest.NewServer(s)
+	t.Cleanup(srv.Close)
+	t.Setenv("AWS_ENDPOINT_URL_S3", srv.URL)
+	t.Setenv("AWS_ACCESS_KEY_ID", "reader")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	return s
+}
