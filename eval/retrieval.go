@@ -131,7 +131,7 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (samples, error) {
 	var ds dataset.Dataset
 	var err error
-	if o.Set == "csv" {
+	if o.Set == "csv" || !hasKarpathy(o) {
 		ds, err = dataset.Open(ctx, o.Data, dataset.Options{
 			ImageColumn: o.ImageColumn, CaptionColumn: o.CaptionColumn, CaptionLines: true, GroupCaptions: true,
 		})
@@ -142,6 +142,24 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 		return nil, err
 	}
 	return newPictures(ds, p)
+}
+
+// hasKarpathy says whether the data is a Karpathy file or a folder without
+// tars. CLIP_benchmark's tars of the two sets have the captions inside.
+func hasKarpathy(o RetrievalOptions) bool {
+	if strings.HasSuffix(o.Data, ".json") {
+		return true
+	}
+	if _, err := os.Stat(filepath.Join(o.Data, "dataset_"+o.Set+".json")); err == nil {
+		return true
+	}
+	for _, pattern := range []string{"*.tar", "*/*.tar"} {
+		if tars, _ := filepath.Glob(filepath.Join(o.Data, pattern)); len(tars) > 0 {
+			return false
+		}
+	}
+	st, err := os.Stat(o.Data)
+	return err == nil && st.IsDir()
 }
 
 // retrieve encodes everything and ranks both ways.

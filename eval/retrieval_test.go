@@ -1,10 +1,13 @@
 package eval
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"image/color"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,10 +66,32 @@ func TestRetrieval(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "dataset_flickr30k.json"), b)
+	var tarred bytes.Buffer // as CLIP_benchmark has it
+	w := tar.NewWriter(&tarred)
+	for i := range 20 {
+		picture, err := os.ReadFile(filepath.Join(dir, "images", fmt.Sprintf("%02d.png", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for ext, b := range map[string][]byte{"png": picture, "txt": []byte(caption(i, 0) + "\n" + caption(i, 1))} {
+			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("s%02d.%s", i, ext), Size: int64(len(b)), Mode: 0o644}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	tars := t.TempDir()
+	write(t, filepath.Join(tars, "test", "0.tar"), tarred.Bytes())
 	enc := seer{newFake(), func(i int) string { return caption(i, 0) }}
 	for _, o := range []RetrievalOptions{
 		{Set: "csv", Data: filepath.Join(dir, "list.csv")},
 		{Set: "flickr30k", Data: dir},
+		{Set: "coco", Data: tars},
 	} {
 		t.Run(o.Set, func(t *testing.T) {
 			s, err := openCaptioned(t.Context(), o, enc.cfg.Preprocess())

@@ -15,8 +15,8 @@ func newRetrieval(app *App) *cobra.Command {
 caption of the image counts) and from text to image (every caption is a query).
 
 flickr30k and coco take the folder with the images and Karpathy's
-dataset_flickr30k.json or dataset_coco.json; the test split of 1,000 or 5,000
-images is scored. csv takes any list of image paths and captions (an image may
+dataset_flickr30k.json or dataset_coco.json, of which the test split of 1,000 or
+5,000 images is scored, or CLIP_benchmark's WebDataset tars. csv takes any list of image paths and captions (an image may
 have several lines), or WebDataset tars with captions.` + exitStatus,
 		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
   evatool retrieval csv --model model.safetensors --data captions.csv --json`,

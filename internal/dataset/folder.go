@@ -21,7 +21,11 @@ func hasImageSuffix(name string) bool {
 // are the classes in sorted order, files of any depth follow in the order of a
 // sorted walk.
 func newFolders(ctx context.Context, st storage, where string, files []file, o Options) (Dataset, error) {
+	l := newLabels(o.ClassNames)
 	files = slices.DeleteFunc(slices.Clone(files), func(f file) bool { return hidden(f.name) })
+	if l.names != nil {
+		files = atClasses(files, l)
+	}
 	perClass := map[string][]file{}
 	for _, f := range files {
 		if class, _, ok := strings.Cut(f.name, "/"); ok {
@@ -43,7 +47,6 @@ func newFolders(ctx context.Context, st storage, where string, files []file, o O
 		dirs = append(dirs, d)
 	}
 	slices.Sort(dirs)
-	l := newLabels(o.ClassNames)
 	labelOf, err := l.folders(where, dirs, o.SkipOthers)
 	if err != nil {
 		return nil, err
@@ -75,6 +78,37 @@ func hidden(name string) bool {
 		}
 	}
 	return false
+}
+
+// atClasses goes down to the class folders, when the folder given is one of
+// those above them in a set as it was published, such as imagenet-r/ or
+// objectnet-1.0/images/: down while no folder is a class and all images lie in
+// one folder, in folders.
+func atClasses(files []file, l *labels) []file {
+	for {
+		top := ""
+		for _, f := range files {
+			class, rest, ok := strings.Cut(f.name, "/")
+			_, known := l.named(class)
+			if known {
+				return files
+			}
+			if !hasImageSuffix(f.name) {
+				continue
+			}
+			if !ok || !strings.Contains(rest, "/") || top != "" && class != top {
+				return files
+			}
+			top = class
+		}
+		if top == "" {
+			return files
+		}
+		files = slices.DeleteFunc(files, func(f file) bool { return !strings.HasPrefix(f.name, top+"/") })
+		for i := range files {
+			files[i].name = files[i].name[len(top)+1:]
+		}
+	}
 }
 
 // withoutTop cuts off the folders that hold every class folder, as the
