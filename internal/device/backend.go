@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/evatool/evatool/internal/device/goexec"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/go-xla/compute/xla"
@@ -36,6 +37,7 @@ func setThreads(n int) {
 // graph with many independent matrix products never ends.
 // (Its own option for this prints to stdout.)
 func openGo(why string) (*Device, error) {
+	goexec.Install()
 	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}}
 	if !d.info.SIMD {
 		d.info.Why += "; built without GOEXPERIMENT=simd: slow"

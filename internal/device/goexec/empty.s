@@ -1,0 +1,1 @@
+// So that getBuffer may have no body.

@@ -1,0 +1,134 @@
+//go:build amd64 && goexperiment.simd
+
+package goexec
+
+import (
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/gobackend"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/ml/layers/activation"
+	"github.com/gomlx/gomlx/ml/nn"
+
+	"github.com/evatool/evatool/internal/device/kernels"
+)
+
+// TestVersion fails when go.mod takes another version of compute: then look
+// whether hook.go still says what is in there, and change version.
+func TestVersion(t *testing.T) {
+	mod, err := os.ReadFile("../../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line := modulePath + " " + version + "\n"; !strings.Contains(string(mod), line) {
+		t.Errorf("go.mod does not have %s", line)
+	}
+}
+
+// TestTwins runs graphs with the backend's own executors and then with these.
+func TestTwins(t *testing.T) {
+	if !kernels.Fast {
+		t.Skip("this processor has no AVX2")
+	}
+	b, err := gobackend.New("ops_sequential")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Finalize()
+	r := rand.New(rand.NewPCG(1, 2))
+	random := func(dims ...int) any {
+		n := 1
+		for _, d := range dims {
+			n *= d
+		}
+		flat := make([]float32, n)
+		for i := range flat {
+			flat[i] = r.Float32()*4 - 2
+		}
+		if len(dims) == 1 {
+			return flat
+		}
+		return slices.Collect(slices.Chunk(flat, dims[1]))
+	}
+	x, y, v := random(37, 65), random(65, 41), random(65)
+	type n = *graph.Node
+	cases := map[string]func(x, y, v n) n{
+		"a·b":  func(x, y, v n) n { return graph.Dot(x, y).Product() },
+		"a·bᵀ": func(x, y, v n) n { return graph.Dot(x, graph.Neg(x)).General([]int{1}, nil, []int{1}, nil) },
+		"aᵀ·b": func(x, y, v n) n { return graph.Dot(x, x).General([]int{0}, nil, []int{0}, nil) },
+		"batch": func(x, y, v n) n {
+			return graph.Dot(split(x), split(x)).General([]int{2}, []int{1}, []int{2}, []int{1})
+		},
+		"broadcast": func(x, y, v n) n {
+			return graph.Div(graph.Sub(graph.Mul(x, graph.ExpandLeftToRank(v, 2)), graph.AddScalar(x, 2)), graph.ReduceAllSum(v))
+		},
+		"exp":           func(x, y, v n) n { return graph.Exp(x) },
+		"erf":           func(x, y, v n) n { return graph.Erf(x) },
+		"logistic":      func(x, y, v n) n { return graph.Sigmoid(x) },
+		"gelu":          func(x, y, v n) n { return activation.Gelu(x) },
+		"layer norm":    func(x, y, v n) n { return nn.LayerNorm(x, []int{1}, 1e-5, v, graph.Sin(v), nil) },
+		"softmax":       func(x, y, v n) n { return graph.Softmax(x, -1) },
+		"softmax first": func(x, y, v n) n { return graph.Softmax(x, 0) },
+		"sums": func(x, y, v n) n {
+			return graph.Add(graph.Mul(graph.ReduceSum(x, 0), v), graph.ReduceSum(graph.ReduceSum(split(x), 0, 2), 0))
+		},
+		"sum of ends": func(x, y, v n) n { return graph.ReduceSum(split(x), 0, 2) },
+		"transpose":   func(x, y, v n) n { return graph.TransposeAllAxes(split(x), 2, 0, 1) },
+		"gradient": func(x, y, v n) n {
+			return graph.Gradient(graph.ReduceAllSum(graph.Sin(graph.Softmax(graph.Dot(x, y).Product(), -1))), x)[0]
+		},
+	}
+	run := func(f func(x, y, v n) n) []float32 {
+		e, err := graph.NewExec(b, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := e.Call(x, y, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out[0].MustFinalizeAll()
+		var flat []float32
+		out[0].MustConstFlatData(func(a any) { flat = append(flat, a.([]float32)...) })
+		return flat
+	}
+	stock := map[string][]float32{}
+	for name, f := range cases {
+		stock[name] = run(f)
+	}
+	used := map[compute.OpType]int{}
+	for op, run := range executors {
+		executors[op] = func(c *call) bool {
+			ok := run(c)
+			if ok {
+				used[op]++
+			}
+			return ok
+		}
+	}
+	if !Install() {
+		t.Fatal("the executors do not fit this version of compute")
+	}
+	for name, f := range cases {
+		for i, got := range run(f) {
+			want := float64(stock[name][i])
+			if math.Abs(float64(got)-want) > 2e-5*(1+math.Abs(want)) {
+				t.Fatalf("%s: [%d] is %g, want %g", name, i, got, want)
+			}
+		}
+	}
+	for op := range executors {
+		if used[op] == 0 {
+			t.Errorf("%s: the executor was not used", op)
+		}
+	}
+}
+
+// split is x [a,65] as [a,5,13].
+func split(x *graph.Node) *graph.Node { return graph.Reshape(x, -1, 5, 13) }

@@ -1,0 +1,5 @@
+//go:build !amd64 || !goexperiment.simd
+
+package goexec
+
+func install() bool { return false }

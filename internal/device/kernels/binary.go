@@ -1,0 +1,158 @@
+//go:build amd64 && goexperiment.simd
+
+package kernels
+
+// Operator is an operation on two numbers.
+type Operator int
+
+const (
+	Add Operator = iota
+	Sub
+	Mul
+	Div
+)
+
+// Binary writes a op b to out, whose dimensions are dims. a and b are given by
+// their dimensions, as many as dims, where 1 is repeated. out may be a or b
+// where these are not repeated.
+func Binary(op Operator, out, a, b []float32, dims, aDims, bDims []int) {
+	axes := merge(dims, aDims, bDims)
+	inner := axes[len(axes)-1]
+	axes = axes[:len(axes)-1]
+	group := max(1, span/inner.n) // rows at a time
+	if len(axes) == 0 && inner.n > span {
+		// One long row.
+		each(inner.n, 1, func(from, to int) {
+			op.row(out[from:to], from1(a, from, to, inner.a), from1(b, from, to, inner.b))
+		})
+		return
+	}
+	rows := 1
+	for _, x := range axes {
+		rows *= x.n
+	}
+	parallel((rows+group-1)/group, group*inner.n, func(i int) {
+		for r := i * group; r < min(rows, (i+1)*group); r++ {
+			at, bt, rest := 0, 0, r
+			for k := len(axes) - 1; k >= 0; k-- {
+				x := axes[k]
+				at, bt, rest = at+rest%x.n*x.a, bt+rest%x.n*x.b, rest/x.n
+			}
+			op.row(out[r*inner.n:(r+1)*inner.n], from1(a[at:], 0, inner.n, inner.a), from1(b[bt:], 0, inner.n, inner.b))
+		}
+	})
+}
+
+// from1 is x[from:to], or its one element when it is repeated.
+func from1(x []float32, from, to, stride int) []float32 {
+	if stride == 0 {
+		return x[:1]
+	}
+	return x[from:to]
+}
+
+// axis is one axis of out: its length and how far a and b go on along it.
+type axis struct{ n, a, b int }
+
+// merge gives the axes of out, with as few as possible.
+func merge(dims, aDims, bDims []int) []axis {
+	strides := func(own []int) []int {
+		s, next := make([]int, len(dims)), 1
+		for i := len(dims) - 1; i >= 0; i-- {
+			if own[i] != 1 {
+				s[i] = next
+			}
+			next *= own[i]
+		}
+		return s
+	}
+	as, bs := strides(aDims), strides(bDims)
+	var axes []axis
+	for i, n := range dims {
+		if n == 1 {
+			continue
+		}
+		x := axis{n, as[i], bs[i]}
+		if k := len(axes) - 1; k >= 0 && axes[k].a == x.a*n && axes[k].b == x.b*n {
+			axes[k] = axis{axes[k].n * n, x.a, x.b}
+		} else {
+			axes = append(axes, x)
+		}
+	}
+	if len(axes) == 0 {
+		return []axis{{1, 1, 1}}
+	}
+	return axes
+}
+
+// row computes one row; a and b may have one element only.
+func (op Operator) row(out, a, b []float32) {
+	n := len(out)
+	switch { // a and b have n elements or one
+	case len(a) == n && len(b) == n:
+		a, b = a[:n], b[:n]
+		switch op {
+		case Add:
+			for i := range out {
+				out[i] = a[i] + b[i]
+			}
+		case Sub:
+			for i := range out {
+				out[i] = a[i] - b[i]
+			}
+		case Mul:
+			for i := range out {
+				out[i] = a[i] * b[i]
+			}
+		case Div:
+			for i := range out {
+				out[i] = a[i] / b[i]
+			}
+		}
+	case len(a) == n:
+		a, b := a[:n], b[0]
+		switch op {
+		case Add:
+			for i := range out {
+				out[i] = a[i] + b
+			}
+		case Sub:
+			for i := range out {
+				out[i] = a[i] - b
+			}
+		case Mul:
+			for i := range out {
+				out[i] = a[i] * b
+			}
+		case Div:
+			for i := range out {
+				out[i] = a[i] / b
+			}
+		}
+	case len(b) == 1: // and a too
+		op.row(out[:1], a, b)
+		for i := range out {
+			out[i] = out[0]
+		}
+	default:
+		a := a[0]
+		switch op {
+		case Add:
+			for i, b := range b {
+				out[i] = a + b
+			}
+		case Sub:
+			for i, b := range b {
+				out[i] = a - b
+			}
+		case Mul:
+			for i, b := range b {
+				out[i] = a * b
+			}
+		case Div:
+			for i, b := range b {
+				out[i] = a / b
+			}
+		}
+	}
+}

@@ -1,0 +1,6 @@
+//go:build !amd64 || !goexperiment.simd
+
+package kernels
+
+// Fast tells whether this build and this processor can run the kernels.
+const Fast = false
