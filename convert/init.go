@@ -164,7 +164,7 @@ func (s *starter) load(file, prefix, flag string) error {
 				s.skipped(src, "belongs to no tower")
 			}
 			continue
-		case matchAny(s.skip, src), prefix == "text." && matchAny(s.skip, inTower):
+		case matchAny(s.skip, strings.TrimPrefix(src, v.prefix)), prefix == "text." && matchAny(s.skip, inTower):
 			s.skipped(src, "--skip")
 			continue
 		case shapes[e.eva] == nil:

@@ -29,6 +29,7 @@ type expr struct {
 // view is a state dict seen in EVA's layout.
 type view struct {
 	family  *family
+	prefix  string  // that all names have before the family's
 	exprs   []*expr // in file order
 	byName  map[string]*expr
 	dropped []Dropped
@@ -41,15 +42,11 @@ func (v *view) tower() bool {
 
 // see recognises the key family and maps every tensor.
 func see(inv *inventory) (*view, error) {
-	names := map[string]bool{}
-	for _, t := range inv.tensors {
-		names[t.Name] = true
-	}
-	f := recognise(names)
+	f, prefix := recognise(inv.tensors)
 	if f == nil {
 		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); --layout source converts any state dict as it is, --key chooses another one in the file", sample(inv.tensors))
 	}
-	v := &view{family: f, byName: map[string]*expr{}}
+	v := &view{family: f, prefix: prefix, byName: map[string]*expr{}}
 	for _, t := range inv.tensors {
 		if err := v.add(t); err != nil {
 			return nil, err
@@ -64,11 +61,12 @@ func see(inv *inventory) (*view, error) {
 }
 
 func (v *view) add(t tensorfile.Info) error {
-	if reason, ok := dropReason(t.Name); ok {
+	name := strings.TrimPrefix(t.Name, v.prefix)
+	if reason, ok := dropReason(name); ok {
 		v.dropped = append(v.dropped, Dropped{t.Name, reason})
 		return nil
 	}
-	eva, r, part, ok := v.family.toEVA(t.Name)
+	eva, r, part, ok := v.family.toEVA(name)
 	if !ok {
 		v.unknown = append(v.unknown, t.Name)
 		return nil
@@ -84,7 +82,7 @@ func (v *view) add(t tensorfile.Info) error {
 	case eva == "logit_scale":
 		// EVA-CLIP's loader prefers the text tower's.
 		keep, drop := t, old
-		if old == "text.logit_scale" {
+		if strings.TrimPrefix(old, v.prefix) == "text.logit_scale" {
 			keep, drop = e.parts[part], t.Name
 		}
 		e.parts[part] = keep

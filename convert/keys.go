@@ -3,6 +3,8 @@ package convert
 import (
 	"slices"
 	"strings"
+
+	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 // A key family is one naming of CLIP's tensors. EVA's own layout ("visual.…",
@@ -142,14 +144,31 @@ func (f *family) fromEVA(eva string) (names []string, r *rule, ok bool) {
 	return nil, nil, false
 }
 
-// recognise finds the family by the names alone, nil when there is none.
-func recognise(names map[string]bool) *family {
-	for _, f := range families {
-		if f.marked(names) {
-			return f
+// recognise finds the family by the names alone, nil when there is none. What a
+// program that wraps a model puts before every name ("_orig_mod.", "model.") is
+// no part of them.
+func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
+	for len(tensors) > 0 {
+		names := map[string]bool{}
+		for _, t := range tensors {
+			name, ok := strings.CutPrefix(t.Name, prefix)
+			if !ok {
+				return nil, ""
+			}
+			names[name] = true
 		}
+		for _, f := range families {
+			if f.marked(names) {
+				return f, prefix
+			}
+		}
+		word, _, ok := strings.Cut(tensors[0].Name[len(prefix):], ".")
+		if !ok {
+			break
+		}
+		prefix += word + "."
 	}
-	return nil
+	return nil, ""
 }
 
 func (f *family) marked(names map[string]bool) bool {

@@ -170,6 +170,9 @@ func (p *plan) mapped(inv *inventory, o planOptions) error {
 		return err
 	}
 	p.name, p.config, p.recognised = a.name, a.config, a.how
+	if v.prefix != "" {
+		p.recognised += ", behind " + v.prefix
+	}
 	if a.warn != "" {
 		p.warnings = append(p.warnings, a.warn)
 	}

@@ -136,6 +136,44 @@ func TestRoundTripsAreByteExact(t *testing.T) {
 	}
 }
 
+// What wraps a model puts its own name before all others.
+func TestNamesBehindAPrefix(t *testing.T) {
+	for _, file := range []string{"01_zip_fp32.pt", "06_torchscript_openai_vit.pt", "11_hf"} {
+		in, err := openInput([]string{formats + file}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		plain := in.inventory()
+		wrapped := &inventory{}
+		for _, x := range plain.tensors {
+			x.Name = "_orig_mod.model." + x.Name
+			wrapped.tensors = append(wrapped.tensors, x)
+		}
+		a, err1 := see(plain)
+		b, err2 := see(wrapped)
+		if err1 != nil || err2 != nil {
+			t.Fatal(file, err1, err2)
+		}
+		if a.family != b.family || len(a.exprs) != len(b.exprs) || len(a.dropped) != len(b.dropped) || b.prefix != "_orig_mod.model." {
+			t.Errorf("%s: %s and %s, %d and %d tensors, %d and %d dropped, prefix %q", file, a.family.name, b.family.name, len(a.exprs), len(b.exprs), len(a.dropped), len(b.dropped), b.prefix)
+		}
+		for name := range a.byName {
+			if b.byName[name] == nil {
+				t.Errorf("%s: no %s behind the prefix", file, name)
+			}
+		}
+		x, _, _ := origin(a, plain)
+		if y, _, _ := origin(b, wrapped); x != y {
+			t.Errorf("%s: origin %q and %q", file, x, y)
+		}
+		wrapped.tensors[3].Name = "other." + wrapped.tensors[3].Name
+		if _, err := see(wrapped); err == nil {
+			t.Errorf("%s: a prefix that not all names have", file)
+		}
+	}
+}
+
 func TestShards(t *testing.T) {
 	dir := t.TempDir()
 	one, many := filepath.Join(dir, "one.safetensors"), filepath.Join(dir, "many.safetensors")
