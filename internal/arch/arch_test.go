@@ -136,13 +136,12 @@ func TestGFLOPs(t *testing.T) {
 }
 
 func TestLayersAndDecay(t *testing.T) {
-	c, _ := Named("EVA02-CLIP-B-16")
 	type want struct {
 		tower   Tower
 		layer   int
 		noDecay bool
 	}
-	wants := map[string]want{
+	for model, wants := range map[string]map[string]want{"EVA02-CLIP-B-16": {
 		"visual.cls_token":                        {VisualTower, 0, true},
 		"visual.pos_embed":                        {VisualTower, 0, true},
 		"visual.patch_embed.proj.weight":          {VisualTower, 0, false},
@@ -156,17 +155,26 @@ func TestLayersAndDecay(t *testing.T) {
 		"text.transformer.resblocks.10.ln_1.bias": {TextTower, 11, true},
 		"text.text_projection":                    {TextTower, 13, false},
 		"logit_scale":                             {Other, 1, true},
-	}
-	for _, p := range c.Params() {
-		if w, ok := wants[p.Name]; ok {
-			if (want{p.Tower, p.Layer, p.NoDecay}) != w {
-				t.Errorf("%s: tower %v, layer %d, no decay %v; want %+v", p.Name, p.Tower, p.Layer, p.NoDecay, w)
+	}, "openai-ViT-B-32": {
+		"visual.conv1.weight":                        {VisualTower, 0, false},
+		"visual.positional_embedding":                {VisualTower, 0, true},
+		"visual.class_embedding":                     {VisualTower, 13, true}, // not among the original's embeddings
+		"visual.transformer.resblocks.0.ln_1.weight": {VisualTower, 1, true},
+		"visual.ln_post.weight":                      {VisualTower, 13, true},
+		"visual.proj":                                {VisualTower, 13, false},
+	}} {
+		c, _ := Named(model)
+		for _, p := range c.Params() {
+			if w, ok := wants[p.Name]; ok {
+				if (want{p.Tower, p.Layer, p.NoDecay}) != w {
+					t.Errorf("%s: tower %v, layer %d, no decay %v; want %+v", p.Name, p.Tower, p.Layer, p.NoDecay, w)
+				}
+				delete(wants, p.Name)
 			}
-			delete(wants, p.Name)
 		}
-	}
-	for n := range wants {
-		t.Error("not listed:", n)
+		for n := range wants {
+			t.Error("not listed:", n)
+		}
 	}
 }
 

@@ -100,10 +100,12 @@ func (b *builder) add(name string, shape ...int) {
 	b.params = append(b.params, p)
 }
 
-// embeddings are the tensors in front of the first block.
+// embeddings are the tensors that layer decay counts in front of the first
+// block. As in the original (training/optim.py), OpenAI's class_embedding is
+// not one of them: it moves at the full rate.
 var embeddings = []string{
-	"visual.cls_token", "visual.pos_embed", "visual.patch_embed.", "visual.conv1.", "visual.class_embedding",
-	"visual.positional_embedding", "text.token_embedding.", "text.positional_embedding",
+	"visual.cls_token", "visual.pos_embed", "visual.patch_embed.", "visual.conv1.", "visual.positional_embedding",
+	"text.token_embedding.", "text.positional_embedding",
 }
 
 func layerOf(name string, layers int) int {
