@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -150,7 +152,10 @@ func ParseRecipe(name string, text []byte, sets ...string) (*Recipe, error) {
 	if err != nil {
 		return nil, fault.Usagef("%s: %s", name, yamlError(err))
 	}
-	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
+	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
+		return nil, fault.Usagef("%s: is empty; want a recipe, as evatool train --help shows", name)
+	}
+	if len(file.Docs) > 1 {
 		return nil, fault.Usagef("%s: want one YAML mapping, found %d documents", name, len(file.Docs))
 	}
 	if err := checkKeys(name, file.Docs[0].Body, reflect.TypeFor[Recipe](), ""); err != nil {
@@ -205,7 +210,8 @@ func (r *Recipe) set(s string) (*Recipe, error) {
 	}
 	out := defaults()
 	if err := yaml.UnmarshalWithOptions(text, out, yaml.Strict()); err != nil {
-		return nil, fault.Usagef("--set %s: %s", s, yamlError(err))
+		_, what, _ := strings.Cut(yamlError(err), ": ") // the line is not one of the user's
+		return nil, fault.Usagef("--set %s: %s", s, what)
 	}
 	// steps and samples say the same thing: the last one given holds.
 	switch key {
@@ -243,12 +249,19 @@ func setPath(tree any, path []string, v any) (any, error) {
 	return nil, fmt.Errorf("%q has no keys", path[0])
 }
 
+// wrongType is what the decoder says about a value: what it is and what it
+// should be.
+var wrongType = regexp.MustCompile(`^cannot unmarshal (\S+) into Go (?:struct field \S+|value) of type (\w+)`)
+
 // yamlError is the first line of a parser's message: "[line:column] what".
 func yamlError(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	if rest, ok := strings.CutPrefix(line, "["); ok {
 		if pos, msg, ok := strings.Cut(rest, "] "); ok {
 			l, _, _ := strings.Cut(pos, ":")
+			if m := wrongType.FindStringSubmatch(msg); m != nil {
+				msg = fmt.Sprintf("found %s, want %s", m[1], strings.TrimSuffix(m[2], "64"))
+			}
 			return "line " + l + ": " + msg
 		}
 	}
@@ -278,6 +291,10 @@ func checkKeys(name string, n ast.Node, t reflect.Type, at string) error {
 				return err
 			}
 		}
+	case *ast.FloatNode: // the decoder would cut the fraction off
+		if (t.Kind() == reflect.Int || t.Kind() == reflect.Int64) && n.Value != math.Trunc(n.Value) {
+			return fault.Usagef("%s: %s: %v is not a whole number", place(name, n), strings.TrimSuffix(at, "."), n.Value)
+		}
 	}
 	return nil
 }
@@ -299,14 +316,19 @@ func checkKey(name string, kv *ast.MappingValueNode, t reflect.Type, at string) 
 		}
 		known = append(known, tag)
 	}
-	where := fmt.Sprintf("%s: line %d", name, kv.Key.GetToken().Position.Line)
-	if strings.HasPrefix(name, "--set ") {
-		where = name
-	}
+	where := place(name, kv.Key)
 	if near := nearest(key, known); near != "" {
 		return fault.Usagef("%s: unknown key %s%s; did you mean %s%s?", where, at, key, at, near)
 	}
 	return fault.Usagef("%s: unknown key %s%s; known: %s", where, at, key, strings.Join(known, ", "))
+}
+
+// place is where a node stands: a line, or the setting that made it.
+func place(name string, n ast.Node) string {
+	if strings.HasPrefix(name, "--set ") {
+		return name
+	}
+	return fmt.Sprintf("%s: line %d", name, n.GetToken().Position.Line)
 }
 
 // nearest is the word with the smallest edit distance, if that is small.
@@ -350,6 +372,9 @@ func (r *Recipe) check(name string) error {
 	}
 	if len(r.Data) == 0 {
 		return bad("data", "missing; give a list such as [{source: \"shards/{0000..0099}.tar\"}]")
+	}
+	if key := notFinite(reflect.ValueOf(r).Elem(), ""); key != "" {
+		return bad(key, "is not a finite number")
 	}
 	weighted := 0
 	for i, s := range r.Data {
@@ -460,6 +485,27 @@ func (r *Recipe) check(name string) error {
 		return bad("image.size", "%d, but the model takes %d", r.Image.Size, size)
 	}
 	return nil
+}
+
+// notFinite is the key, below at, of the first number that is infinite or not
+// a number; empty when there is none.
+func notFinite(v reflect.Value, at string) (key string) {
+	switch v.Kind() {
+	case reflect.Float64:
+		if f := v.Float(); math.IsNaN(f) || math.IsInf(f, 0) {
+			return at
+		}
+	case reflect.Slice, reflect.Array:
+		for i := 0; i < v.Len() && key == ""; i++ {
+			key = notFinite(v.Index(i), fmt.Sprintf("%s.%d", at, i))
+		}
+	case reflect.Struct:
+		for i := 0; i < v.NumField() && key == ""; i++ {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+			key = notFinite(v.Field(i), strings.TrimPrefix(at+"."+name, "."))
+		}
+	}
+	return key
 }
 
 // Config is the architecture that the recipe names.

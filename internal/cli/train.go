@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/trainer"
 )
 
@@ -34,6 +35,9 @@ that was not.` + exitStatus,
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.StopAfter < 0 {
+				return fault.Usagef("--stop-after %d: want a number of steps, 0 for all of them", o.StopAfter)
+			}
 			r, err := trainer.LoadRecipe(args[0], sets...)
 			if err != nil {
 				return err
