@@ -36,10 +36,12 @@ const (
 // open prepares the run folder, the data and the state.
 func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		return fault.File(r.out, "a run folder, as --out", err)
+		return fault.Envf("%s: cannot be a run folder: %w; give another --out", r.out, err)
 	}
 	r.lock = flock.New(filepath.Join(r.out, lockFile))
-	if ok, err := r.lock.TryLock(); err != nil || !ok {
+	if ok, err := r.lock.TryLock(); err != nil {
+		return fault.Envf("%s: cannot be a run folder: %w; give another --out", r.out, err)
+	} else if !ok {
 		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another --out", r.out)
 	}
 	from, err := r.resumeFrom(o.Resume)
@@ -107,6 +109,9 @@ func (r *run) openData(ctx context.Context, to int64) (feed, error) {
 	}
 	path := r.recipe.Data[0].Tensors
 	if path == "" {
+		if err := fitsHost(r.recipe, cfg); err != nil {
+			return nil, err
+		}
 		r.pairs, err = openPairs(ctx, r.recipe, cfg, r.bad)
 		if err != nil {
 			return nil, err
@@ -133,7 +138,9 @@ func (r *run) resumeFrom(resume string) (string, error) {
 	switch resume {
 	case "", "auto":
 		if len(list) == 0 {
-			if text, err := os.ReadFile(filepath.Join(r.out, recipeFile)); err == nil && identityOf(text) != r.recipe.identity() {
+			text, err := os.ReadFile(filepath.Join(r.out, recipeFile))
+			st, none := os.Stat(filepath.Join(r.out, metricsFile))
+			if err == nil && none == nil && st.Size() > 0 && identityOf(text) != r.recipe.identity() {
 				return "", r.otherRecipe(r.out)
 			}
 			return "", nil
@@ -189,6 +196,9 @@ func (r *run) readCurve(path string) error {
 			s.Total = r.recipe.Steps
 			r.result.Curve = append(r.result.Curve, s)
 		}
+	}
+	if n := int64(len(r.result.Curve)); n != r.step {
+		r.log.Warn("metrics.jsonl does not hold every step of the run so far; the model is not concerned", "steps", r.step, "lines", n)
 	}
 	return nil
 }
