@@ -122,7 +122,11 @@ func dropNeutral(o object, where string) error {
 		if !ok {
 			continue
 		}
-		if s := string(raw); s != "null" && !slices.Contains(values, s) {
+		s := string(raw)
+		if compact := new(bytes.Buffer); json.Compact(compact, raw) == nil {
+			s = compact.String()
+		}
+		if s != "null" && !slices.Contains(values, s) {
 			return fmt.Errorf("%s%s is %s, which is not supported (want %s)", where, k, s, strings.Join(values, " or "))
 		}
 		delete(o, k)
