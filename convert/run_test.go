@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -487,6 +488,33 @@ func TestSourceThatShrinks(t *testing.T) {
 			_, err := Run(context.Background(), Options{Sources: []string{src}, Output: filepath.Join(dir, "x.safetensors"), Layout: "source",
 				Progress: func(int64, int64) { once.Do(func() { os.Truncate(src, size) }) }})
 			if err == nil || fault.Code(err) != int(fault.Input) {
+				t.Errorf("got %v", err)
+			}
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// The system reports a failed write once, to the sync that comes first: while
+// the copy goes on, or at the end.
+func TestSyncFails(t *testing.T) {
+	old := fsync
+	defer func() { fsync = old }()
+	for name, size := range map[string]int64{"while copying": 2 * syncSize, "at the end": 8} {
+		t.Run(name, func(t *testing.T) {
+			src, dir := filepath.Join(t.TempDir(), "src.safetensors"), t.TempDir()
+			writeNames(t, src, []tensorfile.Info{{Name: "w", DType: tensorfile.U8, Shape: []int64{size}}})
+			var failed atomic.Bool
+			fsync = func(*os.File) error {
+				if failed.CompareAndSwap(false, true) {
+					return syscall.EIO
+				}
+				return nil
+			}
+			_, err := Run(context.Background(), Options{Sources: []string{src}, Output: filepath.Join(dir, "x.safetensors"), Layout: "source"})
+			if fault.Code(err) != int(fault.Environment) || !errors.Is(err, syscall.EIO) {
 				t.Errorf("got %v", err)
 			}
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
