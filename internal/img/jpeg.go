@@ -39,6 +39,18 @@ func badJPEG(format string, args ...any) error {
 	return fault.Inputf("JPEG image: "+format+"; fetch the file again", args...)
 }
 
+// otherJPEG refuses a file that is whole, but of a rare kind.
+func otherJPEG(format string, args ...any) error {
+	return fault.Inputf("JPEG image: "+format+" not supported; save it as a baseline JPEG or as PNG", args...)
+}
+
+// otherCoding says what the frame markers stand for that are not read.
+var otherCoding = map[byte]string{
+	0xC3: "lossless coding is", 0xC5: "hierarchical coding is", 0xC6: "hierarchical coding is", 0xC7: "hierarchical coding is",
+	0xC9: "arithmetic coding is", 0xCA: "arithmetic coding is", 0xCB: "arithmetic coding is",
+	0xCD: "arithmetic coding is", 0xCE: "arithmetic coding is", 0xCF: "arithmetic coding is",
+}
+
 // component is one colour plane.
 type component struct {
 	id, h, v, tq  int
@@ -219,7 +231,7 @@ func (d *jpegDecoder) setup() error {
 	for i := range d.comp {
 		c := &d.comp[i]
 		if d.maxH%c.h != 0 || d.maxV%c.v != 0 {
-			return badJPEG("fractional sampling %d x %d of %d x %d is not supported", c.h, c.v, d.maxH, d.maxV)
+			return otherJPEG("fractional sampling %d x %d of %d x %d is", c.h, c.v, d.maxH, d.maxV)
 		}
 		c.wBlocks, c.hBlocks = divUp(d.w*c.h, d.maxH*8), divUp(d.h*c.v, d.maxV*8)
 		c.width, c.height = divUp(d.w*c.h, d.maxH), divUp(d.h*c.v, d.maxV)
@@ -312,8 +324,11 @@ func (d *jpegDecoder) readMarkers() (sos bool, err error) {
 		case m >= mRST0 && m <= mRST0+7, m == mTEM:
 		default:
 			read, ok := segments[m]
+			if coding := otherCoding[m]; coding != "" {
+				return false, otherJPEG("%s", coding)
+			}
 			if !ok {
-				return false, badJPEG("marker %#x is not supported", m)
+				return false, badJPEG("it has a marker %#x", m)
 			}
 			s, err := d.segment()
 			if err != nil {
@@ -364,11 +379,11 @@ func (d *jpegDecoder) readSOF(s []byte, m byte) error {
 		return badJPEG("frame header of %d bytes", len(s))
 	}
 	if s[0] != 8 {
-		return badJPEG("%d-bit samples are not supported", s[0])
+		return otherJPEG("%d-bit samples are", s[0])
 	}
 	d.h, d.w = int(s[1])<<8|int(s[2]), int(s[3])<<8|int(s[4])
 	if n := s[5]; n != 1 && n != 3 && n != 4 {
-		return badJPEG("%d components are not supported", n)
+		return otherJPEG("%d components are", n)
 	}
 	d.sawSOF, d.progressive = true, m == mSOF2
 	for s = s[6:]; len(s) > 0; s = s[3:] {

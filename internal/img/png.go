@@ -3,6 +3,7 @@ package img
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"image"
 	"image/png"
 
@@ -12,6 +13,10 @@ import (
 // decodePNG reads a PNG in the mode that PIL gives its depth and colour type:
 // 16-bit grey is mode I, other 16-bit samples keep their high byte.
 func decodePNG(data []byte) (*Image, error) {
+	data, palette, err := plainPNG(data)
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := png.DecodeConfig(bytes.NewReader(data))
 	if err != nil {
 		return nil, fault.Inputf("PNG image: %w; fetch the file again", err)
@@ -43,21 +48,65 @@ func decodePNG(data []byte) (*Image, error) {
 	}
 	im.fill(src)
 	if im.Mode == "P" {
-		im.Palette = padPalette(pngPalette(data))
+		im.Palette = padPalette(palette)
 	}
 	return im, nil
 }
 
-// pngPalette finds the PLTE chunk of a file that has been decoded.
-func pngPalette(data []byte) []byte {
-	for at := 8; at+12 <= len(data); {
-		n := int(binary.BigEndian.Uint32(data[at:]))
-		if string(data[at+4:at+8]) == "PLTE" {
-			return data[at+8 : at+8+n]
-		}
-		at += 12 + n
+// plainPNG is the part of a PNG that makes its pixels, and its palette. PIL is
+// strict before the image data and not behind it: their checksums, a missing
+// end, a palette that is not needed, cut or missing do not matter to it.
+func plainPNG(data []byte) (plain, palette []byte, err error) {
+	const head = 8
+	var pixels []byte
+	plain = append(plain, data[:head]...)
+	put := func(kind string, body []byte) {
+		plain = binary.BigEndian.AppendUint32(plain, uint32(len(body)))
+		start := len(plain)
+		plain = append(append(plain, kind...), body...)
+		plain = binary.BigEndian.AppendUint32(plain, crc32.ChecksumIEEE(plain[start:]))
 	}
-	return nil
+	var alpha []byte
+	var depth, colours byte
+	began := false
+	for at := head; at+8 <= len(data); {
+		n, kind := int(binary.BigEndian.Uint32(data[at:])), string(data[at+4:at+8])
+		if began && kind != "IDAT" {
+			break
+		}
+		body := data[at+8 : min(at+8+n, len(data))]
+		next := at + 12 + n
+		switch {
+		case kind == "IDAT":
+			pixels, began = append(pixels, body...), true
+			at = next
+			continue
+		case next > len(data):
+			return nil, nil, fault.Inputf("PNG image: it is truncated; fetch the file again")
+		case crc32.ChecksumIEEE(data[at+4:next-4]) != binary.BigEndian.Uint32(data[next-4:]):
+			return nil, nil, fault.Inputf("PNG image: chunk %q has a wrong checksum; fetch the file again", kind)
+		}
+		switch kind {
+		case "IHDR":
+			put(kind, body)
+			if len(body) == 13 {
+				depth, colours = min(body[8], 8), body[9]
+			}
+		case "PLTE":
+			palette = body[:len(body)/3*3]
+		case "tRNS":
+			alpha = body
+		}
+		at = next
+	}
+	if colours == 3 {
+		put("PLTE", padPalette(palette)[:3<<depth])
+	} else if alpha != nil {
+		put("tRNS", alpha)
+	}
+	put("IDAT", pixels)
+	put("IEND", nil)
+	return plain, palette, nil
 }
 
 // padPalette is p as 256 triples, a grey ramp where p ends, as PIL has it.

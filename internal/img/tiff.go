@@ -14,7 +14,9 @@ import (
 // Tags of a TIFF directory.
 const (
 	tiffBits        = 258
+	tiffCompression = 259
 	tiffPhotometric = 262
+	tiffFillOrder   = 266
 	tiffOrientation = 274
 	tiffSamples     = 277
 	tiffPlanar      = 284
@@ -67,6 +69,12 @@ func decodeTIFF(data []byte) (*Image, error) {
 	if samples > 1 && tiffTag(data, tiffPlanar, 1) != 1 {
 		return nil, fault.Inputf("TIFF image: separate colour planes are not supported; save it as PNG")
 	}
+	fax := false
+	if c := tiffTag(data, tiffCompression, 1); c >= 2 && c <= 4 {
+		fax = true
+	} else if tiffTag(data, tiffFillOrder, 1) != 1 {
+		return nil, fault.Inputf("TIFF image: bits in reverse order are not supported; save it as PNG")
+	}
 	if err := checkSize("TIFF", cfg.Width, cfg.Height); err != nil {
 		return nil, err
 	}
@@ -100,6 +108,16 @@ func decodeTIFF(data []byte) (*Image, error) {
 		im.Mode = "RGBA"
 	}
 	im.fill(src)
+	switch white := tiffTag(data, tiffPhotometric, 1) == 0; {
+	case fax && !white: // the decoder takes the fax codes by their names
+		for i, v := range im.Pix {
+			im.Pix[i] = ^v
+		}
+	case im.Int != nil && white: // PIL leaves 16 bits as they are
+		for i, v := range im.Int {
+			im.Int[i] = 0xFFFF - v
+		}
+	}
 	switch s := src.(type) {
 	case *image.RGBA, *image.RGBA64:
 		if im.Mode == "RGBA" { // stored premultiplied

@@ -63,13 +63,30 @@ func JPEGDecoder() string {
 }
 
 func decodeJPEG(data []byte) (*Image, error) {
-	if l := turbo(); l != nil {
+	if l := turbo(); l != nil && otherCoding[frameMarker(data)] == "" {
 		if im := l.decode(data); im != nil {
 			im.Decoder = l.name
 			return im, nil
 		}
 	}
 	return DecodeGo(data)
+}
+
+// frameMarker is the first start of frame of a JPEG, or 0. A library may read
+// more kinds than the decoder in Go; the same files are to be read everywhere.
+func frameMarker(data []byte) byte {
+	for at := 2; at+4 <= len(data) && data[at] == 0xFF; {
+		m := data[at+1]
+		switch {
+		case m == 0xFF: // a fill byte
+			at++
+			continue
+		case m >= 0xC0 && m <= 0xCF && m != 0xC4 && m != 0xC8 && m != 0xCC:
+			return m
+		}
+		at += 2 + int(data[at+2])<<8 + int(data[at+3])
+	}
+	return 0
 }
 
 // jpegModes are PIL's modes by number of components.

@@ -1,0 +1,95 @@
+package img
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"hash/crc32"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// pngChunk is a chunk whose checksum is right.
+func pngChunk(kind string, body []byte) []byte {
+	out := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), kind...)
+	out = append(out, body...)
+	return binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(out[4:]))
+}
+
+// TestSloppyPNG: PIL is strict before the image data only.
+func TestSloppyPNG(t *testing.T) {
+	const head = 8 + 25 // signature and IHDR
+	files := smallFiles(t)
+	rgb := files["png_2_8.png"]
+	want, err := Decode(rgb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := len(rgb) - 12
+	text := pngChunk("tEXt", []byte("a\x00b"))
+	badText := patch(text, len(text)-1, text[len(text)-1]^1)
+	for name, data := range map[string][]byte{
+		"checksum of the pixels":   patch(rgb, end-1, rgb[end-1]^1),
+		"no end":                   rgb[:end],
+		"damage behind the pixels": slices.Concat(rgb[:end], badText),
+		"cut palette, not needed":  slices.Concat(rgb[:head], pngChunk("PLTE", []byte{1, 2}), rgb[head:]),
+		"text":                     slices.Concat(rgb[:head], text, rgb[head:]),
+	} {
+		if got, err := Decode(data); err != nil || !bytes.Equal(got.Pix, want.Pix) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	_, err = Decode(slices.Concat(rgb[:head], badText, rgb[head:]))
+	checkError(t, "damaged text before the pixels", err)
+
+	palette := files["png_3_4.png"]
+	at := bytes.Index(palette, []byte("PLTE")) - 4
+	n := 12 + int(binary.BigEndian.Uint32(palette[at:]))
+	im, err := Decode(slices.Concat(palette[:at], palette[at+n:]))
+	if err != nil || im.Mode != "P" || im.Palette[3*7] != 7 {
+		t.Errorf("no palette: %v; want a grey ramp", err)
+	}
+}
+
+// TestFax: black and white as Pillow writes it, in group 4 codes.
+func TestFax(t *testing.T) {
+	data, err := hex.DecodeString("49492a001200000026bc4c715309800800800900000103000100000010000000010103000100000004000000020103000100000001" +
+		"00000003010300010000000400000006010300010000000100000011010400010000000800000016010300010000000400000017010400010000000a0000001c010300010000000100000000000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 64)
+	for _, p := range []int{0, 1, 16 + 5, 16 + 6, 32 + 15, 48 + 3} {
+		want[p] = 255
+	}
+	if im.Mode != "1" || im.W != 16 || !bytes.Equal(im.Pix, want) {
+		t.Errorf("%s %v", im.Mode, im.Pix)
+	}
+}
+
+// TestRareJPEG: the same files are refused with a library and without.
+func TestRareJPEG(t *testing.T) {
+	data := smallFiles(t)["jpeg_gray_0.jpg"]
+	at := bytes.Index(data, []byte{0xFF, mSOF0})
+	for want, bad := range map[string][]byte{
+		"arithmetic coding is not supported": patch(data, at+1, 0xC9),
+		"lossless coding is not supported":   patch(data, at+1, 0xC3),
+		"12-bit samples are not supported":   patch(data, at+4, 12),
+	} {
+		for _, decode := range []func([]byte) (*Image, error){Decode, DecodeGo} {
+			_, err := decode(bad)
+			checkError(t, want, err)
+			if err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "fetch")) {
+				t.Errorf("%v; want %q", err, want)
+			}
+		}
+		if m := frameMarker(bad); m != bad[at+1] {
+			t.Errorf("marker %#x, want %#x", m, bad[at+1])
+		}
+	}
+}
