@@ -1,7 +1,6 @@
 package trainer
 
 import (
-	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -73,7 +72,7 @@ func (r *run) report() error {
 		{"bad samples", fmt.Sprint(res.Bad)},
 		{"backend", fmt.Sprintf("%s (devices: %d); %s", info.Kind, info.Devices, info.Why)},
 		{"peak memory", fmt.Sprintf("%d MB", runlog.PeakRSS()>>20)},
-		{"model file", cmp.Or(res.Model, filepath.Join(res.Checkpoint, modelFile))},
+		{"model file", res.Model},
 	})
 	var versions [][]string
 	for k, v := range runlog.Versions() {

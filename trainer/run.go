@@ -303,21 +303,20 @@ func (r *run) interrupted(ctx context.Context) error {
 	return stopped(fmt.Sprintf("stopped after step %d of %d; the same command goes on from %s", r.step, r.recipe.Steps, r.saver.from()))
 }
 
-// finish writes the model at the recipe's end, the report and the result.
+// finish writes the model, the report and the result. A run that StopAfter
+// stopped leaves the model as it is then; going on overwrites it.
 func (r *run) finish(ctx context.Context) (*Result, error) {
 	if err := r.saver.wait(); err != nil {
 		return nil, err
 	}
 	res := r.result
-	if r.step == r.recipe.Steps {
-		s, err := r.machine.snapshot()
-		if err != nil {
-			return nil, err
-		}
-		res.Model = filepath.Join(r.out, finalFile)
-		if err := r.saver.patiently(ctx, finalFile, func() error { return r.saver.model(res.Model, s) }); err != nil {
-			return nil, err
-		}
+	s, err := r.machine.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	res.Model = filepath.Join(r.out, finalFile)
+	if err := r.saver.patiently(ctx, finalFile, func() error { return r.saver.model(res.Model, s) }); err != nil {
+		return nil, err
 	}
 	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.step*int64(r.recipe.Batch), r.bad.count()
 	res.Seconds = time.Since(r.started).Seconds()

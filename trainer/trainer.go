@@ -77,7 +77,7 @@ type Eval struct {
 // Result is what a finished run leaves.
 type Result struct {
 	Out        string  `json:"out"`
-	Model      string  `json:"model"`      // final.safetensors; empty when StopAfter stopped before the recipe's end
+	Model      string  `json:"model"`      // final.safetensors: the weights at the end, or where StopAfter stopped
 	Checkpoint string  `json:"checkpoint"` // the newest one; its model.safetensors is a model file, too
 	Steps      int64   `json:"steps"`
 	Samples    int64   `json:"samples"`

@@ -85,7 +85,8 @@ that was not.` + exitStatus,
 			}
 			if res.Model != "" {
 				app.Printf("model   %s\n", res.Model)
-			} else {
+			}
+			if res.Steps < r.Steps {
 				app.Printf("stopped before step %d; the same command goes on from %s\n", r.Steps, res.Checkpoint)
 			}
 			app.Printf("report  %s/report.html\n", res.Out)
@@ -96,7 +97,7 @@ that was not.` + exitStatus,
 	f.StringArrayVar(&sets, "set", nil, "change a recipe key: `a.b=v`, as often as needed")
 	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder")
-	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors is written at the recipe's end")
+	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
 	f.IntVar(&workers, "workers", 0, "decoding goroutines (0: one per core)")
 	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
