@@ -3,56 +3,23 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"os"
 	"syscall"
 	"time"
 
+	"github.com/evatool/evatool/benchmarks/start"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
-	"github.com/evatool/evatool/internal/tensorfile"
 	"github.com/evatool/evatool/internal/weights"
 )
 
 // A worker measures one thing. It prints "ready" after warming up; then for
 // each line on stdin it runs once and prints the seconds that this took and
 // the seconds of processor time. So several workers can take turns.
-
-// randomSource is a model with random weights.
-type randomSource struct{ cfg *arch.Config }
-
-func (s randomSource) Tensors() []tensorfile.Info {
-	var infos []tensorfile.Info
-	for _, p := range s.cfg.Params() {
-		infos = append(infos, tensorfile.Info{Name: p.Name, DType: tensorfile.F32, Shape: p.Shape})
-	}
-	return infos
-}
-
-func (s randomSource) Open(name string) (io.ReadCloser, error) {
-	return io.NopCloser(randomReader{rand.New(rand.NewPCG(1, uint64(len(name))))}), nil
-}
-
-func (s randomSource) Extent(string) (*os.File, int64, bool) { return nil, 0, false }
-func (s randomSource) Metadata() map[string]string           { return nil }
-func (s randomSource) Close() error                          { return nil }
-
-// randomReader gives float32 values between -0.04 and 0.04.
-type randomReader struct{ r *rand.Rand }
-
-func (r randomReader) Read(p []byte) (int, error) {
-	n := len(p) / 4
-	for i := range n {
-		binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits((r.r.Float32()-0.5)*0.08))
-	}
-	return 4 * n, nil
-}
 
 // cpuSeconds is the time that this process has spent on all cores.
 func cpuSeconds() float64 {
@@ -81,7 +48,7 @@ func (w work) run(ctx context.Context) error {
 		return err
 	}
 	defer d.Close()
-	set, err := weights.Load(ctx, d, cfg, randomSource{cfg}, w.dtype)
+	set, err := weights.Load(ctx, d, cfg, start.Model{Config: cfg}, w.dtype)
 	if err != nil {
 		return err
 	}
