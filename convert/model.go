@@ -59,9 +59,9 @@ func (in *input) model(path, config string) (*Model, error) {
 		switch p.name {
 		case "":
 		case custom:
-			return &Model{}, fault.Inputf("%s is a vision tower, not a CLIP model; evatool init builds one from it and a text tower", path)
+			return &Model{}, fault.Inputf("%s has no text tower, only a vision tower; evatool init builds a CLIP model from it and a text tower", path)
 		default:
-			return &Model{}, fault.Inputf("%s is the vision tower %s, not a CLIP model; evatool init builds one from it and a text tower", path, p.name)
+			return &Model{}, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.name)
 		}
 		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give --config NAME or FILE.json", path)
 	}

@@ -261,6 +261,10 @@ func (p *plan) shape(v *view, items []*item, o planOptions) error {
 	if err := onlyKernel(items); err != nil {
 		return err
 	}
+	vision := func(it *item) bool { return strings.HasPrefix(it.eva, "visual.") }
+	if len(want) > 0 && !slices.ContainsFunc(items, vision) {
+		return fault.Inputf("has no vision tower, only a text tower; evatool init builds a CLIP model from it and a vision tower")
+	}
 	for _, q := range p.config.Params() {
 		if _, missing := want[q.Name]; missing && !(tower && strings.HasPrefix(q.Name, "visual.head.")) {
 			return fault.Inputf("%s is missing, which the architecture %s has; give the right --config", q.Name, p.name)

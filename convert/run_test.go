@@ -574,6 +574,38 @@ func TestOpenModel(t *testing.T) {
 	}
 }
 
+// A file with one tower says which one is not there.
+func TestOpenModelOfOneTower(t *testing.T) {
+	const model = "../testdata/models/eva02-b-tiny/"
+	src, err := tensorfile.OpenFile(model + "model.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	var towers [2][]tensorfile.Tensor
+	for _, info := range src.Tensors() {
+		b, err := tensorfile.ReadAll(src, info.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := 0
+		if !strings.HasPrefix(info.Name, "visual.") {
+			i = 1
+		}
+		towers[i] = append(towers[i], tensorfile.Tensor{Info: info, Data: b})
+	}
+	for i, want := range []string{"has no text tower, only a vision tower; evatool init", "has no vision tower, only a text tower; evatool init"} {
+		path := filepath.Join(t.TempDir(), "one.safetensors")
+		if err := tensorfile.WriteFile(path, towers[i], nil); err != nil {
+			t.Fatal(err)
+		}
+		_, err := OpenModel(context.Background(), path, ModelOptions{Config: model + "config.json"})
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v; want %q", err, want)
+		}
+	}
+}
+
 func TestDeepSpeedFolder(t *testing.T) {
 	dir := t.TempDir()
 	tag := filepath.Join(dir, "epoch_9")
