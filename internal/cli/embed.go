@@ -51,16 +51,13 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 	}
 	f := cmd.Flags()
 	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringArrayVar(&o.Images, "images", nil, "image `PATH`: a file or a folder; further paths may follow as arguments")
 	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one a line; - is stdin")
 	f.StringVar(&o.Tensors, "tensors", "", "safetensors `FILE` with images and/or tokens")
 	f.StringVarP(&o.Out, "out", "o", "", "write to `FILE`, .safetensors or .npy")
 	f.BoolVar(&o.Normalize, "normalize", true, "L2-normalise the features")
 	f.BoolVar(&o.Blocks, "blocks", false, "write every block's output too")
-	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU)")
-	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
-	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode; they have no row")
 	mustRequire(cmd, "model", "out")
 	return cmd
 }

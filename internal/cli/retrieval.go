@@ -57,15 +57,12 @@ have several lines), or WebDataset tars with captions.` + exitStatus,
 	}
 	f := cmd.Flags()
 	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with captions")
 	f.StringVar(&o.Split, "split", "test", "split of the Karpathy file")
 	f.StringVar(&o.ImageColumn, "image-column", "", "column of the image path (csv)")
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
-	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU)")
-	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
-	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode")
 	f.StringVar(&o.Out, "out", "", "write result.json into the folder `DIR`")
 	mustRequire(cmd, "model", "data")
 	return cmd

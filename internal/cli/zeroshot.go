@@ -81,17 +81,14 @@ An image that does not decode is skipped, counted and listed; more than
 	}
 	f := cmd.Flags()
 	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
 	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order")
 	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
-	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); no result depends on it")
-	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
-	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
 	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8); Slurm arrays and Kubernetes indexed jobs give it by themselves")
 	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
-	f.IntVar(&o.MaxBad, "max-bad", 0, "how many images may fail to decode")
 	f.StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`, such as 0.747±0.004")
 	f.StringVar(&o.Predictions, "predictions", "", "write every image's prediction to the CSV `FILE`")
 	f.StringVar(&o.SaveClassifier, "save-classifier", "", "write the class matrix [dim,classes] to the safetensors `FILE`")
@@ -129,6 +126,15 @@ func modelFlags(cmd *cobra.Command, model, config, key *string) {
 	f.StringVar(model, "model", "", "a model file, or any checkpoint that convert reads")
 	f.StringVar(config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
 	f.StringVar(key, "key", "", "`PATH` of the state dict inside a wrapper")
+}
+
+// computeFlags say how images are decoded and encoded.
+func computeFlags(cmd *cobra.Command, dtype *string, batch, workers, maxBad *int) {
+	f := cmd.Flags()
+	f.StringVar(dtype, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
+	f.IntVar(batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); no result depends on it")
+	f.IntVar(workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
+	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; they are left out")
 }
 
 // mustRequire marks flags that the command cannot do without.
