@@ -78,6 +78,20 @@ func dropReason(name string) (string, bool) {
 	return "", false
 }
 
+// notCLIP names a model of another kind that shares most of CLIP's names, by one
+// that CLIP does not have.
+func notCLIP(unknown []string) (kind, name string) {
+	for _, n := range unknown {
+		switch {
+		case n == "logit_bias":
+			return "a SigLIP model", n
+		case strings.HasPrefix(n, "text_decoder."):
+			return "a CoCa model", n
+		}
+	}
+	return "", ""
+}
+
 // match applies a pattern to a name and returns what its # and * stand for.
 func match(pattern, name string) (caps []string, ok bool) {
 	for {

@@ -326,6 +326,11 @@ func TestRunErrors(t *testing.T) {
 	writeNames(t, ambiguous, structures(t)["openai-ViT-B-32"])
 	near := filepath.Join(t.TempDir(), "near.safetensors")
 	writeNames(t, near, structures(t)["EVA02-CLIP-B-16"][:430])
+	more := func(name string) string {
+		path := filepath.Join(t.TempDir(), "more.safetensors")
+		writeNames(t, path, append(slices.Clone(structures(t)["openclip-ViT-B-32"]), tensorfile.Info{Name: name, DType: tensorfile.F32}))
+		return path
+	}
 	cases := []struct {
 		name string
 		o    Options
@@ -343,6 +348,9 @@ func TestRunErrors(t *testing.T) {
 		{"no CLIP", Options{Sources: []string{formats + "20_torchscript_small.pt"}}, fault.Input, "--layout source"},
 		{"empty folder", Options{Sources: []string{t.TempDir()}}, fault.Input, "no weights here"},
 		{"ambiguous", Options{Sources: []string{ambiguous}}, fault.Input, "openai-ViT-B-32 and openclip-ViT-B-32"},
+		{"SigLIP", Options{Sources: []string{more("logit_bias")}}, fault.Input, "a SigLIP model, not a CLIP model"},
+		{"CoCa", Options{Sources: []string{more("text_decoder.ln_final.weight")}}, fault.Input, "a CoCa model, not a CLIP model"},
+		{"one tensor more", Options{Sources: []string{more("other")}}, fault.Input, "but not for other; --exclude"},
 		{"incomplete", Options{Sources: []string{near}}, fault.Input, "nearly EVA02-CLIP-B-16, but text."},
 		{"twice the same", Options{Sources: []string{formats + "01_zip_fp32.pt", formats + "01_zip_fp32.pt"}}, fault.Input, "earlier file"},
 		{"no tensors left", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Include: []string{"nothing"}}, fault.Usage, "leave no tensor"},
