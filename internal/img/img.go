@@ -21,7 +21,7 @@ const MaxPixels = 2 * 89478485
 type Image struct {
 	Format  string // JPEG, PNG, WEBP, GIF, BMP or TIFF
 	Decoder string // "go", or the library that decoded a JPEG
-	Mode    string // 1, L, LA, P, RGB, RGBA, CMYK, I or I;16
+	Mode    string // 1, L, LA, P, RGB, RGBA, RGBX, CMYK, I or I;16
 	W, H    int
 	// Pix is interleaved samples, row by row; mode 1 has a byte of 0 or 255 per
 	// pixel. Modes I and I;16 use Int instead.

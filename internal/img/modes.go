@@ -27,11 +27,8 @@ var toRGB = map[string]func(dst []byte, im *Image){
 			copy(dst[3*i:3*i+3], im.Palette[3*int(v):])
 		}
 	},
-	"RGBA": func(dst []byte, im *Image) {
-		for i := range len(dst) / 3 {
-			copy(dst[3*i:3*i+3], im.Pix[4*i:])
-		}
-	},
+	"RGBA": dropFourth,
+	"RGBX": dropFourth,
 	"CMYK": func(dst []byte, im *Image) {
 		for i := range len(dst) / 3 {
 			nk := 255 - int(im.Pix[4*i+3])
@@ -42,6 +39,12 @@ var toRGB = map[string]func(dst []byte, im *Image){
 	},
 	"I":    intToRGB,
 	"I;16": intToRGB,
+}
+
+func dropFourth(dst []byte, im *Image) {
+	for i := range len(dst) / 3 {
+		copy(dst[3*i:3*i+3], im.Pix[4*i:])
+	}
 }
 
 func grayToRGB(dst []byte, im *Image) {
@@ -64,7 +67,7 @@ func mulDiv255(a, b int) int {
 }
 
 // channels is the number of interleaved 8-bit samples of the modes that have them.
-var channels = map[string]int{"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
+var channels = map[string]int{"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4}
 
 // resize gives a window of PIL's resize((w, h), by) in the image's own
 // mode: nearest for 1 and P, premultiplied for LA and RGBA, 32-bit for I.
