@@ -143,3 +143,15 @@ func TestPreprocessErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestPreprocessBilinear wants Pillow's crop with the other filter.
+func TestPreprocessBilinear(t *testing.T) {
+	const photo = "../../testdata/preprocess/photo_500x375.jpg"
+	out, err := runPreprocess(t, "--interpolation", "bilinear", photo)
+	if err != nil || !strings.Contains(out, "887fc543326e8ddf7eb69fa73b5a9807d1bba3d11245483fae66ba8954bbcf4f") {
+		t.Errorf("%s %v", out, err)
+	}
+	if _, err := runPreprocess(t, "--interpolation", "lanczos", photo); fault.Code(err) != int(fault.Usage) {
+		t.Errorf("lanczos: %v", err)
+	}
+}
