@@ -41,7 +41,7 @@ func newPreprocess(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "preprocess --size N FILE...",
 		Short: "Decode, resize and crop images as CLIP's evaluation does, and print the hashes",
-		Long: `Decode images, resize the shorter side to N (bicubic), cut the centre square and
+		Long: `Decode images, resize the shorter side to N, cut the centre square and
 normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
 the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor
 (CHW, float32, little-endian, CLIP's mean and standard deviation).
