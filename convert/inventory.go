@@ -67,7 +67,7 @@ func (v *view) add(t tensorfile.Info) error {
 		return nil
 	}
 	eva, r, part, ok := v.family.toEVA(name)
-	if !ok {
+	if !ok || strings.HasPrefix(eva, "visual.trunk.") { // no name of EVA's layout
 		v.unknown = append(v.unknown, t.Name)
 		return nil
 	}

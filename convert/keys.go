@@ -84,9 +84,11 @@ func notCLIP(unknown []string) (kind, name string) {
 	for _, n := range unknown {
 		switch {
 		case n == "logit_bias":
-			return "a SigLIP model", n
+			return "a SigLIP model, not a CLIP model", n
 		case strings.HasPrefix(n, "text_decoder."):
-			return "a CoCa model", n
+			return "a CoCa model, not a CLIP model", n
+		case strings.HasPrefix(n, "visual.trunk."):
+			return "a model with a vision tower of timm that is not EVA's", n
 		}
 	}
 	return "", ""

@@ -164,7 +164,7 @@ func (p *plan) mapped(inv *inventory, o planOptions) error {
 	})
 	if len(v.unknown) > 0 {
 		if kind, name := notCLIP(v.unknown); kind != "" {
-			return fault.Inputf("%s, not a CLIP model (it has %s); --layout source converts any state dict as it is", kind, name)
+			return fault.Inputf("%s (it has %s); --layout source converts any state dict as it is", kind, name)
 		}
 		return fault.Inputf("the file has the names of %s, but not for %s; --exclude leaves tensors out, --layout source keeps all as they are", v.family.name, list(v.unknown))
 	}

@@ -350,6 +350,7 @@ func TestRunErrors(t *testing.T) {
 		{"ambiguous", Options{Sources: []string{ambiguous}}, fault.Input, "openai-ViT-B-32 and openclip-ViT-B-32"},
 		{"SigLIP", Options{Sources: []string{more("logit_bias")}}, fault.Input, "a SigLIP model, not a CLIP model"},
 		{"CoCa", Options{Sources: []string{more("text_decoder.ln_final.weight")}}, fault.Input, "a CoCa model, not a CLIP model"},
+		{"timm", Options{Sources: []string{more("visual.trunk.stages.0.weight")}}, fault.Input, "a vision tower of timm"},
 		{"one tensor more", Options{Sources: []string{more("other")}}, fault.Input, "but not for other; --exclude"},
 		{"incomplete", Options{Sources: []string{near}}, fault.Input, "nearly EVA02-CLIP-B-16, but text."},
 		{"twice the same", Options{Sources: []string{formats + "01_zip_fp32.pt", formats + "01_zip_fp32.pt"}}, fault.Input, "earlier file"},
