@@ -98,7 +98,10 @@ func (s bucketStore) stat(ctx context.Context, name string) (int64, bool, error)
 		if err == nil {
 			return info.Size, false, nil
 		}
-		if err = s3Error(name, err); !errors.Is(err, fs.ErrNotExist) {
+		// The answer to HEAD has no body: that to the list below says why a
+		// request is bad.
+		bad := minio.ToErrorResponse(err).StatusCode == http.StatusBadRequest
+		if err = s3Error(name, err); !bad && !errors.Is(err, fs.ErrNotExist) {
 			return 0, false, err
 		}
 	}
@@ -208,7 +211,13 @@ func s3Error(name string, err error) error {
 		return err
 	case r.Code == "NoSuchBucket":
 		return fault.Inputf("%s: no such bucket", name)
-	case r.Code == "NoSuchKey" || r.StatusCode == http.StatusNotFound:
+	case strings.HasPrefix(err.Error(), "Bucket name "): // checked before a request
+		return fault.Inputf("%s: %w; want s3://BUCKET/KEY", name, err)
+	case r.Code == "AuthorizationHeaderMalformed" || r.Code == "PermanentRedirect":
+		return fault.Envf("%s: the bucket is not in the region %q (%s); set AWS_REGION", name, firstSet(regionVariables, "us-east-1"), r.Code)
+	case r.Code == "InvalidAccessKeyId" || r.Code == "SignatureDoesNotMatch":
+		return fault.Envf("%s: access denied (%s); AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, are wrong", name, r.Code)
+	case r.Code == "NoSuchKey":
 		return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
 		return fault.Envf("%s: access denied (%s); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials", name, r.Code)

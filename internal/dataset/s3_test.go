@@ -35,6 +35,7 @@ func TestS3Errors(t *testing.T) {
 		{"s3://data/x-{0..1}.tar", "x-1.tar: no such file", fault.Input},
 		{"s3://other/x.tar", "no such bucket", fault.Input},
 		{"s3://data/y-*.tar", "no file matches", fault.Input},
+		{"s3://Bad_Bucket!/x.tar", "Bucket name contains invalid characters; want s3://BUCKET/KEY", fault.Input},
 	}
 	for _, tt := range tests {
 		_, err := Open(context.Background(), tt.src, Options{})
@@ -61,6 +62,17 @@ func TestS3Errors(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "stranger")
 	if _, err := Open(context.Background(), "s3://data/x-0.tar", Options{}); err == nil || fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "access denied") {
 		t.Errorf("stranger: %v", err)
+	}
+	// HEAD says only that a request is bad or that nothing is there; the list says why.
+	for code, want := range map[string]string{
+		"AuthorizationHeaderMalformed": `not in the region "us-east-1"`,
+		"InvalidAccessKeyId":           "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, are wrong",
+		"XAdminUserNotFound":           "storage at http://",
+	} {
+		s.Refusal.Store(&code)
+		if _, err := Open(context.Background(), "s3://data/x-0.tar", Options{}); err == nil || fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", code, err)
+		}
 	}
 	t.Setenv("AWS_ENDPOINT_URL_S3", "no host")
 	if _, err := Open(context.Background(), "s3://data/x-0.tar", Options{}); fault.Code(err) != int(fault.Usage) {

@@ -18,8 +18,9 @@ import (
 // Bucket speaks the part of S3 that reading needs, over a folder: the bucket
 // "data" is Dir. Cut makes the next n bodies break off.
 type Bucket struct {
-	Dir string
-	Cut atomic.Int32
+	Dir     string
+	Cut     atomic.Int32
+	Refusal atomic.Pointer[string] // code with which everything is refused, as a bad request or as not there
 }
 
 type listResult struct {
@@ -45,6 +46,14 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, code string) {
 		w.WriteHeader(status)
 		fmt.Fprintf(w, `<Error><Code>%s</Code><Message>%s</Message></Error>`, code, code)
+	}
+	if code := s.Refusal.Load(); code != nil {
+		status := http.StatusBadRequest
+		if strings.HasSuffix(*code, "NotFound") {
+			status = http.StatusNotFound
+		}
+		fail(status, *code)
+		return
 	}
 	if !strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential=reader/") {
 		fail(http.StatusForbidden, "AccessDenied")
