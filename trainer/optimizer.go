@@ -90,9 +90,16 @@ func nvLamb(u *update) *Node {
 	return Sub(u.p, Mul(Mul(u.lr, trust(u.p, d)), d))
 }
 
-// deepspeedLamb is DeepSpeed's FusedLamb, which the published models were
-// trained with: no bias correction inside the direction but in the step size,
-// the trust ratio of every tensor clamped to [0.01, 10].
+// deepspeedLamb is DeepSpeed's FusedLamb: no bias correction inside the
+// direction but in the step size, the trust ratio of every tensor clamped to
+// [0.01, 10].
+//
+// The published models were trained with it under ZeRO-1. DeepSpeed then hands
+// the optimizer one flat piece per parameter group and GPU, so that a ratio
+// covers many tensors, or parts of some, and changes with the number of GPUs.
+// Here zero_stage changes no result: a ratio is a tensor's own, as in the LAMB
+// paper and as FusedLamb has it without ZeRO. So the released recipes are equal
+// to the released commands up to these ratios.
 func deepspeedLamb(u *update) *Node {
 	d := Div(u.m, AddScalar(Sqrt(u.v), u.eps))
 	if u.wd != 0 {
