@@ -12,12 +12,8 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// The diagnosis looks at a tenth of the images, so that all of its trials take
-// no more of them than the evaluation, within these limits.
-const (
-	diagnosisImages = 200
-	fewImages       = 64
-)
+// diagnosisImages is how many images the diagnosis looks at, at most.
+const diagnosisImages = 200
 
 // diagnosisSeconds is what the diagnosis may take however short the evaluation was.
 var diagnosisSeconds = 10.
@@ -214,7 +210,8 @@ func suspectsFirst(list []Finding) []Finding {
 	return out
 }
 
-// sample takes entries at equal distances.
+// sample takes entries at equal distances: so many that all causes together
+// take less than the evaluation, or diagnosisSeconds.
 func (r *run) sample(entries []entry) []entry {
 	var good []entry
 	for _, e := range entries {
@@ -222,7 +219,12 @@ func (r *run) sample(entries []entry) []entry {
 			good = append(good, e)
 		}
 	}
-	n := min(diagnosisImages, max(fewImages, len(good)/len(causes)), len(good))
+	trials := len(causes) + 2 // models and prompts take time too
+	n := max(1, len(good)/trials)
+	if r.seen > 0 && r.seconds.Images > 0 {
+		n = max(n, int(min(diagnosisSeconds/float64(trials)*float64(r.seen)/r.seconds.Images, diagnosisImages)))
+	}
+	n = min(n, diagnosisImages, len(good))
 	out := make([]entry, n)
 	for i := range out {
 		out[i] = good[i*len(good)/n]
@@ -285,7 +287,7 @@ func classOrder(entries []entry, classes int) (Finding, bool) {
 			best[k[0]], answer[k[0]] = v, k[1]
 		}
 	}
-	matched := 0
+	matched, free := 0, 0 // any answer is right once: one for each class is no evidence
 	used := map[int]bool{}
 	for label, v := range best {
 		// Each answer may stand for one label: a model that says the same
@@ -293,10 +295,11 @@ func classOrder(entries []entry, classes int) (Finding, bool) {
 		if v > 0 && !used[answer[label]] {
 			used[answer[label]] = true
 			matched += v
+			free++
 		}
 	}
 	f := Finding{Cause: "class order", N: n, Before: right, After: matched}
-	f.Suspect = beyondChance(n, right, matched) && float64(matched) > 1.5*float64(right)
+	f.Suspect = beyondChance(n, right, matched-free) && float64(matched-free) > 1.5*float64(right)
 	verdict := "not the cause"
 	if f.Suspect {
 		verdict = "the classes are in another order than the labels: check the class list and the folder names"

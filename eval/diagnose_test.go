@@ -94,8 +94,10 @@ func TestDiagnosisEnds(t *testing.T) {
 	if b := r.budget(1000); b != 5+7+200 {
 		t.Errorf("%v s for scoring that takes 212", b)
 	}
-	if n := len(r.sample(make([]entry, 1500))); n != 150 {
-		t.Errorf("%d images of 1500", n)
+	for images, want := range map[int]int{50000: 200, 1500: 125, 48: 4, 3: 3} {
+		if n := len(r.sample(make([]entry, images))); n != want {
+			t.Errorf("%d images of %d, want %d", n, images, want)
+		}
 	}
 	defer func(s float64) { diagnosisSeconds = s }(diagnosisSeconds)
 	diagnosisSeconds = 0
@@ -138,7 +140,10 @@ func TestInterpolation(t *testing.T) {
 func TestClassOrder(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	perm := rng.Perm(50)
-	var permuted, bad, good []entry
+	var permuted, bad, good, few []entry
+	for i := range 60 {
+		few = append(few, entry{row: row{Label: i, Top: [5]int{rng.IntN(50)}}})
+	}
 	for i := range 1000 {
 		label := i % 50
 		permuted = append(permuted, entry{row: row{Label: label, Top: [5]int{perm[label]}}})
@@ -149,8 +154,8 @@ func TestClassOrder(t *testing.T) {
 		name    string
 		entries []entry
 		want    bool
-	}{{"permuted", permuted, true}, {"always the same answer", bad, false}, {"right", good, false}} {
-		if f, ok := classOrder(c.entries, 50); !ok || f.Suspect != c.want {
+	}{{"permuted", permuted, true}, {"always the same answer", bad, false}, {"right", good, false}, {"hardly one image a class", few, false}} {
+		if f, ok := classOrder(c.entries, 60); !ok || f.Suspect != c.want {
 			t.Errorf("%s: %+v", c.name, f)
 		}
 	}
