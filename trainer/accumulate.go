@@ -58,7 +58,7 @@ func (m *machine) newCached() *cachedPrograms {
 		sums[first+i] = i
 	}
 	backIn := append(append([]device.Sharding{}, part...), rows, rows, rep)
-	c.back = m.dev.Program("backward", c.backGraph, device.In(backIn...), device.Out(rep), device.Donate(sums))
+	c.back = m.dev.Program("backward", c.backGraph, device.In(backIn...), device.Out(rep), device.Donate(sums), device.SaveMemory())
 
 	in, out := []device.Sharding{rep, rep, rep}, []device.Sharding{rep}
 	for range m.params {

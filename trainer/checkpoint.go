@@ -398,52 +398,61 @@ func readState(path string) (*savedState, error) {
 
 // restore loads a checkpoint into the machine; the files' hashes must be right.
 func (m *machine) restore(path string, s *savedState) error {
-	slots := m.slots()
-	vals := make([]*tensors.Tensor, len(slots))
-	for _, name := range []string{modelFile, optimizerFile} {
+	open := func(name string) (*checkpointFile, error) {
 		file := filepath.Join(path, name)
 		if err := checkHash(file, s.SHA256[name]); err != nil {
-			return err
+			return nil, err
 		}
 		f, err := tensorfile.OpenFile(file)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		err = m.restoreFile(f, file, name == modelFile, slots, vals)
-		f.Close()
-		if err != nil {
-			return err
+		c := &checkpointFile{Source: f, path: file, infos: map[string]tensorfile.Info{}}
+		for _, t := range f.Tensors() {
+			c.infos[t.Name] = t
 		}
+		return c, nil
 	}
-	return m.putState(vals)
+	model, err := open(modelFile)
+	if err != nil {
+		return err
+	}
+	defer model.Close()
+	optimizer, err := open(optimizerFile)
+	if err != nil {
+		return err
+	}
+	defer optimizer.Close()
+	err = m.putState(func(_ int, sl slot) (*tensors.Tensor, error) {
+		if strings.HasPrefix(sl.name, "optimizer.") {
+			return optimizer.read(sl)
+		}
+		return model.read(sl)
+	})
+	if err != nil {
+		return err
+	}
+	return m.putFrozen(func(p arch.Param) ([]float32, error) { return tensorfile.Float32s(model, p.Name) })
 }
 
-func (m *machine) restoreFile(f tensorfile.Source, file string, model bool, slots []slot, vals []*tensors.Tensor) error {
-	infos := map[string]tensorfile.Info{}
-	for _, t := range f.Tensors() {
-		infos[t.Name] = t
+// checkpointFile is one of a checkpoint's two tensor files.
+type checkpointFile struct {
+	tensorfile.Source
+	path  string
+	infos map[string]tensorfile.Info
+}
+
+func (c *checkpointFile) read(sl slot) (*tensors.Tensor, error) {
+	info, ok := c.infos[sl.name]
+	if !ok || info.DType != fileTypes[sl.dtype] || !slices.Equal(intDims(info.Shape), sl.dims) {
+		return nil, fault.Inputf("%s: tensor %s is missing or has another shape; the checkpoint is of another model", c.path, sl.name)
 	}
-	for i, sl := range slots {
-		if strings.HasPrefix(sl.name, "optimizer.") == model {
-			continue
-		}
-		t, ok := infos[sl.name]
-		if !ok || t.DType != fileTypes[sl.dtype] || !slices.Equal(intDims(t.Shape), sl.dims) {
-			return fault.Inputf("%s: tensor %s is missing or has another shape; the checkpoint is of another model", file, sl.name)
-		}
-		raw, err := tensorfile.ReadAll(f, sl.name)
-		if err != nil {
-			return err
-		}
-		vals[i] = tensors.FromShape(sl.shape())
-		if err := vals[i].MutableBytes(func(b []byte) { copy(b, raw) }); err != nil {
-			return err
-		}
+	raw, err := tensorfile.ReadAll(c, sl.name)
+	if err != nil {
+		return nil, err
 	}
-	if !model {
-		return nil
-	}
-	return m.putFrozen(func(p arch.Param) ([]float32, error) { return tensorfile.Float32s(f, p.Name) })
+	t := tensors.FromShape(sl.shape())
+	return t, t.MutableBytes(func(b []byte) { copy(b, raw) })
 }
 
 func checkHash(path, want string) error {

@@ -127,7 +127,7 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 		in, out = append(in, s.cut), append(out, s.cut)
 		donate[k+i] = 1 + i
 	}
-	m.program = dev.Program("train-step", m.stepGraph, device.In(in...), device.Out(out...), device.Donate(donate))
+	m.program = dev.Program("train-step", m.stepGraph, device.In(in...), device.Out(out...), device.Donate(donate), device.SaveMemory())
 	return m, nil
 }
 
@@ -171,19 +171,6 @@ func (m *machine) slots() []slot {
 // start fills the state: weights by name in the order of params and frozen,
 // moments zero, counters at the beginning.
 func (m *machine) start(weights func(p arch.Param) ([]float32, error)) error {
-	var vals []*tensors.Tensor
-	for _, p := range m.params {
-		w, err := weights(p)
-		if err != nil {
-			return err
-		}
-		vals = append(vals, tensors.FromFlatDataAndDimensions(w, intDims(p.Shape)...))
-	}
-	for range 2 {
-		for _, p := range m.params {
-			vals = append(vals, tensors.FromShape(shapes.Make(dtypes.Float32, intDims(p.Shape)...)))
-		}
-	}
 	rng, err := RNGStateFromSeed(m.recipe.Seed)
 	if err != nil {
 		return err
@@ -192,8 +179,26 @@ func (m *machine) start(weights func(p arch.Param) ([]float32, error)) error {
 	if m.recipe.Precision == "fp16" {
 		scale = scaleStart
 	}
-	vals = append(vals, rng, tensors.FromScalar(scale), tensors.FromFlatDataAndDimensions([]int32{0, 0, scaleHysteresis, 0}, numCounts))
-	if err := m.putState(vals); err != nil {
+	n := len(m.params)
+	err = m.putState(func(i int, s slot) (*tensors.Tensor, error) {
+		switch i {
+		case 3*n + slotRNG:
+			return rng, nil
+		case 3*n + slotScale:
+			return tensors.FromScalar(scale), nil
+		case 3*n + slotCounts:
+			return tensors.FromFlatDataAndDimensions([]int32{0, 0, scaleHysteresis, 0}, numCounts), nil
+		}
+		if i >= n {
+			return tensors.FromShape(s.shape()), nil
+		}
+		w, err := weights(m.params[i])
+		if err != nil {
+			return nil, err
+		}
+		return tensors.FromFlatDataAndDimensions(w, s.dims...), nil
+	})
+	if err != nil {
 		return err
 	}
 	return m.putFrozen(weights)
@@ -214,11 +219,16 @@ func (m *machine) putFrozen(weights func(p arch.Param) ([]float32, error)) error
 	return nil
 }
 
-// putState uploads a whole state in the order of slots.
-func (m *machine) putState(vals []*tensors.Tensor) error {
+// putState uploads a whole state, array by array: value gives the one of slot
+// number i, and the host holds one at a time.
+func (m *machine) putState(value func(i int, s slot) (*tensors.Tensor, error)) error {
 	m.freeState()
 	for i, s := range m.slots() {
-		a, err := m.dev.Put(s.cut, vals[i])
+		t, err := value(i, s)
+		if err != nil {
+			return err
+		}
+		a, err := m.dev.Put(s.cut, t)
 		if err != nil {
 			return err
 		}

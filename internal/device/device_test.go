@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -235,7 +236,7 @@ func TestGoBackendEnds(t *testing.T) {
 		}
 		return append([]*graph.Node{loss}, graph.Gradient(loss, in[1])...)
 	})
-	x := must[*Array](t)(d.PutF32(Replicated, iota32(256*256), 256, 256))
+	x := must[*Array](t)(d.PutF32(Replicated, iota32(64*64), 64, 64))
 	for range 3 {
 		must[[]*Array](t)(p.Call(t.Context(), x, x))
 	}
@@ -312,6 +313,33 @@ func TestTraffic(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSaveMemory: independent chains, one after the other or all at the same
+// time; the plugin does not fuse a sort with anything.
+func TestSaveMemory(t *testing.T) {
+	d := open1(t, "cpu", 1)
+	a := must[*Array](t)(d.PutF32(Replicated, make([]float32, 64*64), 64, 64))
+	chains := func(in []*graph.Node) []*graph.Node {
+		sum := graph.ScalarZero(in[0].Graph(), dtypes.Float32)
+		for i := range 16 {
+			x := graph.MulScalar(in[0], float64(i+1))
+			for range 3 {
+				x = graph.Sort(graph.Dot(x, in[0]).Product(), 0, true)
+			}
+			sum = graph.Add(sum, graph.ReduceAllSum(x))
+		}
+		return []*graph.Node{sum}
+	}
+	plain := must[MemoryUse](t)(d.Program("plain", chains).Memory(a))
+	saving := must[MemoryUse](t)(d.Program("saving", chains, SaveMemory()).Memory(a))
+	if saving.Temporary*2 > plain.Temporary {
+		t.Errorf("%d bytes of temporary memory, %d without saving", saving.Temporary, plain.Temporary)
+	}
+	known := memoryOrder
+	defer func() { memoryOrder = known }()
+	memoryOrder = bytes.Replace(known, []byte("xla_cpu"), []byte("unknown"), 1)
+	must[MemoryUse](t)(d.Program("older plugin", chains, SaveMemory()).Memory(a))
 }
 
 // TestMemory: donated state needs its memory once, not twice.

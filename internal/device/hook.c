@@ -3,6 +3,9 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "_cgo_export.h"
 
@@ -111,7 +114,13 @@ char* probe_platform(int slot, char** error) {
   return name;
 }
 
-void* compile_program(int slot, client_compile_args* a) { return call(slot, FN_CLIENT_COMPILE, a); }
+void* compile_program(int slot, client_compile_args* a) {
+  void* e = call(slot, FN_CLIENT_COMPILE, a);
+#ifdef __GLIBC__
+  malloc_trim(0); // what the compiler needed, hundreds of MB, is free but not given back
+#endif
+  return e;
+}
 
 void* load_program(int slot, client_compile_args* a, const void* bytes, size_t n) {
   executable_load_args l = {sizeof l, NULL, a->client, bytes, n};

@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -29,9 +30,10 @@ type hook struct {
 	version string
 	err     error
 
-	mu    sync.Mutex // held while compiling, so that cache is that of the device that compiles
-	cache *cache
-	fused int // fused attention operations in the program compiled last
+	mu      sync.Mutex // held while compiling, so that cache and options are those of the program that is compiled
+	cache   *cache
+	options []byte // added to the compile options
+	fused   int    // fused attention operations in the program compiled last
 }
 
 var (
@@ -97,18 +99,46 @@ func preload(path string) bool {
 	return C.preload(cpath) != 0
 }
 
+// memoryOrder is an entry of CompileOptionsProto.env_option_overrides:
+// xla_cpu_scheduler_type = CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED.
+var memoryOrder = func() []byte {
+	field := func(number byte, text []byte) []byte { return append([]byte{number<<3 | 2, byte(len(text))}, text...) }
+	value := field(1, []byte("CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED")) // OptionOverrideProto.string_field
+	return field(7, slices.Concat(field(1, []byte("xla_cpu_scheduler_type")), field(2, value)))
+}()
+
 // evatoolCompile stands for PJRT_Client_Compile.
 //
 //export evatoolCompile
 func evatoolCompile(slot C.int, args unsafe.Pointer) unsafe.Pointer {
 	a := (*C.client_compile_args)(args)
-	program := unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size)
-	hooks[slot].fused = bytes.Count(program, []byte("__cudnn$fmha"))
-	c := hooks[slot].cache
+	h := hooks[slot]
+	h.fused = bytes.Count(unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size), []byte("__cudnn$fmha"))
+	if len(h.options) == 0 {
+		return h.compile(a)
+	}
+	plain, size := a.options, a.options_size
+	options := slices.Concat(unsafe.Slice((*byte)(unsafe.Pointer(plain)), size), h.options)
+	more := C.CBytes(options)
+	defer C.free(more)
+	a.options, a.options_size = (*C.char)(more), C.size_t(len(options))
+	e := h.compile(a)
+	a.options, a.options_size = plain, size
+	if e == nil {
+		return nil
+	}
+	C.free(unsafe.Pointer(C.error_text(slot, e)))
+	return h.compile(a) // an older plugin does not know the options
+}
+
+// compile takes the program from the cache, or has the plugin compile it.
+func (h *hook) compile(a *C.client_compile_args) unsafe.Pointer {
+	slot, c := C.int(h.slot), h.cache
 	if c == nil {
 		return C.compile_program(slot, a)
 	}
-	key := c.key(program, unsafe.Slice((*byte)(unsafe.Pointer(a.options)), a.options_size))
+	key := c.key(unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size),
+		unsafe.Slice((*byte)(unsafe.Pointer(a.options)), a.options_size))
 	if data := c.get(key); data != nil {
 		e := C.load_program(slot, a, unsafe.Pointer(&data[0]), C.size_t(len(data)))
 		if e == nil {

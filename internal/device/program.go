@@ -29,6 +29,11 @@ func Out(specs ...Sharding) ProgramOption { return func(p *Program) { p.out = sp
 // sharding: input → output. Call consumes the donated arrays.
 func Donate(pairs map[int]int) ProgramOption { return func(p *Program) { p.donate = pairs } }
 
+// SaveMemory has the CPU plugin order a program's operations so that little
+// is alive at a time, not so that many can run side by side. The default is
+// right where results count at once; a training step keeps all cores busy anyway.
+func SaveMemory() ProgramOption { return func(p *Program) { p.saveMemory = true } }
+
 // Program is a graph, compiled at the first Call for each set of input shapes.
 type Program struct {
 	d       *Device
@@ -36,6 +41,8 @@ type Program struct {
 	fn      func(in []*graph.Node) []*graph.Node
 	in, out []Sharding
 	donate  map[int]int
+
+	saveMemory bool
 
 	mu    sync.Mutex // held while compiling
 	built map[string]*executable
@@ -181,7 +188,10 @@ func (p *Program) build(args []*Array) (*executable, error) {
 	if h := p.d.hook; h != nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.cache = p.d.cache
+		h.cache, h.options = p.d.cache, nil
+		if p.saveMemory && h.kind == KindCPU {
+			h.options = memoryOrder
+		}
 	}
 	if err := g.CompileWithSharding(nodes, specs); err != nil {
 		return nil, err
@@ -219,5 +229,5 @@ func (p *Program) alias(g *graph.Graph, args []*Array, e *executable) error {
 
 // Without is the same program with nothing donated.
 func (p *Program) Without() *Program {
-	return &Program{d: p.d, name: p.name, fn: p.fn, in: p.in, out: p.out, built: map[string]*executable{}}
+	return &Program{d: p.d, name: p.name, fn: p.fn, in: p.in, out: p.out, saveMemory: p.saveMemory, built: map[string]*executable{}}
 }
