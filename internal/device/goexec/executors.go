@@ -25,6 +25,7 @@ var executors = map[compute.OpType]func(c *call) bool{
 	compute.OpTypeFusedLayerNorm: layerNorm,
 	compute.OpTypeReduceSum:      reduceSum,
 	compute.OpTypeTranspose:      transpose,
+	compute.OpTypeSlice:          slice,
 }
 
 // dotGeneral is the backend's normalised product: [B,M,K] by [B,K,N] or [B,N,K].
@@ -158,6 +159,25 @@ func transpose(c *call) bool {
 	}
 	if out, ok := c.out(); ok {
 		kernels.Transpose(out.flat, x.flat, x.dims, perm)
+	}
+	return true
+}
+
+func slice(c *call) bool {
+	x, ok := c.in(0)
+	starts, strides := c.field("starts"), c.field("strides")
+	if !ok || len(x.dims) == 0 || starts.Len() != len(x.dims) || strides.Len() != len(x.dims) {
+		return false
+	}
+	from := make([]int, len(x.dims))
+	for i := range from {
+		from[i] = int(starts.Index(i).Int())
+		if strides.Index(i).Int() != 1 {
+			return false
+		}
+	}
+	if out, ok := c.out(); ok && len(out.flat) > 0 {
+		kernels.Slice(out.flat, x.flat, out.dims, x.dims, from)
 	}
 	return true
 }

@@ -79,7 +79,11 @@ func TestTwins(t *testing.T) {
 			return graph.Add(graph.Mul(graph.ReduceSum(x, 0), v), graph.ReduceSum(graph.ReduceSum(split(x), 0, 2), 0))
 		},
 		"sum of ends": func(x, y, v n) n { return graph.ReduceSum(split(x), 0, 2) },
-		"transpose":   func(x, y, v n) n { return graph.TransposeAllAxes(split(x), 2, 0, 1) },
+		"slice": func(x, y, v n) n {
+			return graph.Slice(split(x), graph.AxisRange(2, 9), graph.AxisRange(1, 4), graph.AxisRange(3))
+		},
+		"strided slice": func(x, y, v n) n { return graph.Slice(x, graph.AxisRange(), graph.AxisRange().Stride(2)) },
+		"transpose":     func(x, y, v n) n { return graph.TransposeAllAxes(split(x), 2, 0, 1) },
 		"gradient": func(x, y, v n) n {
 			return graph.Gradient(graph.ReduceAllSum(graph.Sin(graph.Softmax(graph.Dot(x, y).Product(), -1))), x)[0]
 		},

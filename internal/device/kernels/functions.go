@@ -69,7 +69,7 @@ func Erf(x vec) vec { return erf(x) }
 // Logistic is 1/(1+e⁻ˣ).
 func Logistic(x vec) vec {
 	one := all(1)
-	return one.Div(one.Add(exp(all(0).Sub(x))))
+	return one.Div(one.Add(exp(x.Mul(all(-1)))))
 }
 
 // Gelu is x·Φ(x).
@@ -93,9 +93,11 @@ func Map(out, x []float32, f Function) {
 		for ; len(x) >= 8; out, x = out[8:], x[8:] {
 			f(archsimd.LoadFloat32x8Slice(x)).StoreSlice(out)
 		}
+		archsimd.ClearAVXUpperBits()
 		if len(x) > 0 {
 			var y [8]float32
 			f(part(x)).Store(&y)
+			archsimd.ClearAVXUpperBits()
 			copy(out, y[:])
 		}
 	})

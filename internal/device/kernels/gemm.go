@@ -40,8 +40,8 @@ func MatMul(out, a, b []float32, p Product) {
 	// Work for all threads even when there are few columns: cut the rows too,
 	// although each part then packs its columns once more.
 	parts := 1
-	if n := p.Batch * blocks; n < 4*threads() {
-		parts = min((4*threads()+n-1)/n, (p.M+8*tileRows-1)/(8*tileRows))
+	if n := p.Batch * blocks; n < 2*threads() {
+		parts = min((2*threads()+n-1)/n, (p.M+8*tileRows-1)/(8*tileRows))
 	}
 	rows := ((p.M+parts-1)/parts + tileRows - 1) / tileRows * tileRows
 	run := func(i int) {

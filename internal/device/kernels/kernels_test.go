@@ -19,6 +19,15 @@ func near(t *testing.T, what string, got []float32, want []float64, tol float64)
 	}
 }
 
+// size is the number of elements of dims.
+func size(dims []int) int {
+	n := 1
+	for _, d := range dims {
+		n *= d
+	}
+	return n
+}
+
 func TestMap(t *testing.T) {
 	needFast(t)
 	inf := float32(math.Inf(1))
@@ -104,13 +113,6 @@ func TestReduceSum(t *testing.T) {
 
 func TestBinary(t *testing.T) {
 	needFast(t)
-	size := func(dims []int) int {
-		n := 1
-		for _, d := range dims {
-			n *= d
-		}
-		return n
-	}
 	for _, c := range []struct{ dims, a, b []int }{
 		{[]int{}, []int{}, []int{}},
 		{[]int{1, 1}, []int{1, 1}, []int{1, 1}},
@@ -157,11 +159,7 @@ func TestTranspose(t *testing.T) {
 		{{3, 8, 16, 2}, {2, 0, 3, 1}},
 	} {
 		dims, perm := c[0], c[1]
-		n := 1
-		for _, d := range dims {
-			n *= d
-		}
-		x, out := randoms(n), make([]float32, n)
+		x, out := randoms(size(dims)), make([]float32, size(dims))
 		Transpose(out, x, dims, perm)
 		strides := make([]int, len(dims))
 		for i, s := len(dims)-1, 1; i >= 0; i-- {
@@ -171,6 +169,29 @@ func TestTranspose(t *testing.T) {
 			at, rest := 0, i
 			for k := len(dims) - 1; k >= 0; k-- {
 				at, rest = at+rest%dims[perm[k]]*strides[perm[k]], rest/dims[perm[k]]
+			}
+			if got != x[at] {
+				t.Fatalf("%v: [%d] is %g, want %g", c, i, got, x[at])
+			}
+		}
+	}
+}
+
+func TestSlice(t *testing.T) {
+	needFast(t)
+	for _, c := range [][3][]int{
+		{{4, 50, 30}, {4, 50, 90}, {0, 0, 60}},
+		{{7, 5}, {20, 5}, {3, 0}},
+		{{3000}, {9000}, {17}},
+		{{2, 3, 4, 5}, {3, 5, 7, 9}, {1, 2, 3, 4}},
+	} {
+		dims, xDims, starts := c[0], c[1], c[2]
+		x, out := randoms(size(xDims)), make([]float32, size(dims))
+		Slice(out, x, dims, xDims, starts)
+		for i, got := range out {
+			at, rest, stride := 0, i, 1
+			for k := len(dims) - 1; k >= 0; k-- {
+				at, rest, stride = at+(starts[k]+rest%dims[k])*stride, rest/dims[k], stride*xDims[k]
 			}
 			if got != x[at] {
 				t.Fatalf("%v: [%d] is %g, want %g", c, i, got, x[at])

@@ -7,25 +7,91 @@ import (
 	"simd/archsimd"
 )
 
-// fold reduces eight lanes.
+// Vector code must not be left with the upper halves of registers in use:
+// then every scalar float instruction of Go, which is of the SSE kind, costs
+// hundreds of cycles on some processors. So each function here that uses
+// vectors does its scalar work before or after, and clears them in between.
+
+// fold reduces the eight lanes, and clears.
 func fold(v vec, f func(a, b float32) float32) float32 {
 	var x [8]float32
 	v.Store(&x)
+	archsimd.ClearAVXUpperBits()
 	return f(f(f(x[0], x[4]), f(x[2], x[6])), f(f(x[1], x[5]), f(x[3], x[7])))
 }
 
 func add(a, b float32) float32 { return a + b }
 
+func larger(a, b float32) float32 {
+	if a > b {
+		return a
+	}
+	return b
+}
+
 // sum is the sum of x in eight interleaved parts.
 func sum(x []float32) float32 {
-	s := all(0)
-	for ; len(x) >= 8; x = x[8:] {
+	s := part(x[len(x)&^7:])
+	for x := x[:len(x)&^7]; len(x) >= 8; x = x[8:] {
 		s = s.Add(archsimd.LoadFloat32x8Slice(x))
 	}
-	if len(x) > 0 {
-		s = s.Add(part(x))
+	return fold(s, add)
+}
+
+// squares is the sum of the squares of x.
+func squares(x []float32) float32 {
+	s := part(x[len(x)&^7:])
+	s = s.Mul(s)
+	for x := x[:len(x)&^7]; len(x) >= 8; x = x[8:] {
+		v := archsimd.LoadFloat32x8Slice(x)
+		s = v.MulAdd(v, s)
 	}
 	return fold(s, add)
+}
+
+// highest is the largest of x; NaN may be left out.
+func highest(x []float32) float32 {
+	high := all(x[0])
+	whole := len(x) &^ 7
+	for x := x[:whole]; len(x) >= 8; x = x[8:] {
+		high = archsimd.LoadFloat32x8Slice(x).Max(high)
+	}
+	h := fold(high, larger)
+	for _, v := range x[whole:] {
+		h = larger(v, h)
+	}
+	return h
+}
+
+// mapSum writes f of every x-by to out, which may be x, and returns the sum.
+func mapSum(out, x []float32, by float32, f Function) float32 {
+	m := all(by)
+	total := m.Sub(m)
+	whole := len(x) &^ 7
+	for i := 0; i < whole; i += 8 {
+		y := f(archsimd.LoadFloat32x8Slice(x[i:]).Sub(m))
+		y.StoreSlice(out[i:])
+		total = total.Add(y)
+	}
+	s := fold(total, add)
+	if whole < len(x) {
+		var y [8]float32
+		f(part(x[whole:]).Sub(all(by))).Store(&y)
+		archsimd.ClearAVXUpperBits()
+		for i := range out[whole:] {
+			out[whole+i] = y[i]
+			s += y[i]
+		}
+	}
+	return s
+}
+
+// scale writes x·by to out.
+func scale(out, x []float32, by float32) {
+	out = out[:len(x)]
+	for i, v := range x {
+		out[i] = v * by
+	}
 }
 
 // eachRow calls f with every row of out and x, which have n columns.
@@ -42,56 +108,19 @@ func eachRow(out, x []float32, n, cost int, f func(out, x []float32)) {
 // Softmax writes the softmax of every row of x [rows,n] to out, which may be x.
 func Softmax(out, x []float32, n int) {
 	eachRow(out, x, n, 8, func(out, x []float32) {
-		high := all(x[0])
-		rest := x
-		for ; len(rest) >= 8; rest = rest[8:] {
-			high = archsimd.LoadFloat32x8Slice(rest).Max(high)
-		}
-		for _, v := range rest {
-			high = all(v).Max(high)
-		}
-		by, total := all(fold(high, func(a, b float32) float32 { return max(a, b) })), all(0)
-		i := 0
-		for ; i+8 <= n; i += 8 {
-			e := exp(archsimd.LoadFloat32x8Slice(x[i:]).Sub(by))
-			e.StoreSlice(out[i:])
-			total = total.Add(e)
-		}
-		s := fold(total, add)
-		if i < n {
-			var e [8]float32
-			exp(part(x[i:]).Sub(by)).Store(&e)
-			s += sum(out[i : i+copy(out[i:], e[:])])
-		}
-		scale(out, out, 1/s)
+		scale(out, out, 1/mapSum(out, x, highest(x), Exp))
 	})
-}
-
-// scale writes x·by to out.
-func scale(out, x []float32, by float32) {
-	for i, v := range x {
-		out[i] = v * by
-	}
 }
 
 // LayerNorm writes (x-mean)/√(variance+epsilon)·gamma+beta for every row of x
 // [rows,n] to out, which may be x. gamma and beta [n] may be nil.
 func LayerNorm(out, x, gamma, beta []float32, n int, epsilon float64) {
 	eachRow(out, x, n, 3, func(out, x []float32) {
-		mean := all(sum(x) / float32(n))
-		squares := all(0)
-		i := 0
-		for ; i+8 <= n; i += 8 {
-			d := archsimd.LoadFloat32x8Slice(x[i:]).Sub(mean)
-			squares = d.MulAdd(d, squares)
-			d.StoreSlice(out[i:])
+		mean := sum(x) / float32(n)
+		for i, v := range x {
+			out[i] = v - mean
 		}
-		s := fold(squares, add)
-		for m := mean.GetLo().GetElem(0); i < n; i++ {
-			out[i] = x[i] - m
-			s += out[i] * out[i]
-		}
-		scale(out, out, float32(1/math.Sqrt(float64(s/float32(n))+epsilon)))
+		scale(out, out, float32(1/math.Sqrt(float64(squares(out)/float32(n))+epsilon)))
 		for i, g := range gamma {
 			out[i] *= g
 		}

@@ -113,3 +113,22 @@ func follows(dims []int, a, b int) bool {
 	}
 	return true
 }
+
+// Slice writes to out, of dimensions dims, the part of x, of dimensions xDims,
+// that begins at starts.
+func Slice(out, x []float32, dims, xDims, starts []int) {
+	last := len(dims) - 1
+	n := dims[last]
+	group := max(1, span/n) // rows at a time
+	rows := len(out) / n
+	parallel((rows+group-1)/group, group*n, func(i int) {
+		for r := i * group; r < min(rows, (i+1)*group); r++ {
+			at, rest, stride := starts[last], r, xDims[last]
+			for k := last - 1; k >= 0; k-- {
+				at, rest = at+(starts[k]+rest%dims[k])*stride, rest/dims[k]
+				stride *= xDims[k]
+			}
+			copy(out[r*n:(r+1)*n], x[at:])
+		}
+	})
+}
