@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -231,7 +232,7 @@ func (r *run) writeRunFile(done bool) error {
 		info := r.machine.dev.Info()
 		if n := len(f.Sessions); n > 0 && (f.Sessions[n-1].Backend.Kind != info.Kind || f.Sessions[n-1].Backend.Devices != info.Devices) {
 			r.log.Warn("the run goes on on another backend or number of devices: the result stays right, its last bits do not",
-				"before", f.Sessions[n-1].Backend.Kind, "now", info.Kind)
+				"before", fmt.Sprintf("%s × %d", f.Sessions[n-1].Backend.Kind, f.Sessions[n-1].Backend.Devices), "now", fmt.Sprintf("%s × %d", info.Kind, info.Devices))
 		}
 		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
 	}
