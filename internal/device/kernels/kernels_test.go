@@ -5,6 +5,8 @@ package kernels
 import (
 	"fmt"
 	"math"
+	"runtime"
+	"slices"
 	"testing"
 )
 
@@ -195,6 +197,50 @@ func TestSlice(t *testing.T) {
 			}
 			if got != x[at] {
 				t.Fatalf("%v: [%d] is %g, want %g", c, i, got, x[at])
+			}
+		}
+	}
+}
+
+// TestExp checks the relative error, also of small results.
+func TestExp(t *testing.T) {
+	needFast(t)
+	var x []float32
+	for v := float32(-87); v < 88.7; v += 0.01 {
+		x = append(x, v)
+	}
+	out := make([]float32, len(x))
+	Map(out, x, Exp)
+	for i, v := range x {
+		if want := math.Exp(float64(v)); math.Abs(float64(out[i])/want-1) > 2.4e-7 {
+			t.Fatalf("exp %g is %g, want %g", v, out[i], want)
+		}
+	}
+}
+
+func TestThreads(t *testing.T) {
+	needFast(t)
+	x, y := randoms(300*2000), randoms(700*300)
+	run := func(threads int) [][]float32 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads))
+		var all [][]float32
+		out := func(n int) []float32 {
+			all = append(all, make([]float32, n))
+			return all[len(all)-1]
+		}
+		MatMul(out(2000*700), x, y, Product{1, 2000, 700, 300, false})
+		Softmax(out(len(x)), x, 300)
+		LayerNorm(out(len(x)), x, nil, nil, 300, 1e-5)
+		ReduceSum(out(1), x, 1, len(x), 1)
+		ReduceSum(out(300), x, 1, 2000, 300)
+		Map(out(len(x)), x, Gelu)
+		return all
+	}
+	want := run(1)
+	for _, n := range []int{2, 5} {
+		for i, got := range run(n) {
+			if !slices.Equal(got, want[i]) {
+				t.Errorf("result %d differs with %d threads", i, n)
 			}
 		}
 	}
