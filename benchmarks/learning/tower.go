@@ -12,7 +12,7 @@ import (
 )
 
 // tower trains on the full set without the mini classes first, then on mini
-// from that model's vision tower, against random weights.
+// from that model, against random weights: each start with every seed.
 func (b *bench) tower(ctx context.Context) error {
 	if b.full == "" {
 		fmt.Printf("\nTower start: needs -full DIR, skipped\n")
@@ -23,25 +23,26 @@ func (b *bench) tower(ctx context.Context) error {
 		return err
 	}
 	head("A trained vision tower against random weights, mini set (paper: +1.8 points at half the samples)")
-	if _, err := b.train(ctx, "tower", "emoji-adamw", "data.0.source="+filepath.Join(rest, "train-*.tar"), fmt.Sprintf("steps=%d", 2*b.steps), fmt.Sprintf("warmup_steps=%d", b.steps*4/15)); err != nil {
+	if _, err := b.train(ctx, "tower", "emoji-adamw", "data.0.source="+filepath.Join(rest, "train-*.tar")); err != nil {
 		return err
 	}
 	model := filepath.Join(b.out, "tower", "final.safetensors")
-	for _, steps := range []int64{b.steps / 3, b.steps} {
+	for _, steps := range []int64{b.steps / 6, b.steps / 2, b.steps} {
 		for _, x := range []struct{ name, set string }{
-			{"random", ""},
+			{"random", "init.model="},
 			{"vision tower", "init.vision=" + model},
 			{"whole model", "init.model=" + model},
 		} {
-			sets := []string{fmt.Sprintf("steps=%d", steps), fmt.Sprintf("warmup_steps=%d", max(1, steps*2/15))}
-			if x.set != "" {
-				sets = append(sets, x.set)
+			var all []outcome
+			for seed := 1; seed <= b.nSeeds; seed++ {
+				o, err := b.train(ctx, fmt.Sprintf("start-%s-%d-%d", strings.ReplaceAll(x.name, " ", "-"), steps, seed), "emoji-adamw",
+					fmt.Sprintf("steps=%d", steps), fmt.Sprintf("warmup_steps=%d", max(1, steps*2/15)), fmt.Sprintf("seed=%d", seed), x.set)
+				if err != nil {
+					return err
+				}
+				all = append(all, o)
 			}
-			o, err := b.train(ctx, fmt.Sprintf("start-%s-%d", strings.ReplaceAll(x.name, " ", "-"), steps), "emoji-adamw", sets...)
-			if err != nil {
-				return err
-			}
-			row(fmt.Sprintf("%s, %d steps", x.name, steps), o)
+			row(fmt.Sprintf("%s, %d steps, mean of %d seeds", x.name, steps, len(all)), mean(all))
 		}
 	}
 	return nil
