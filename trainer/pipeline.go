@@ -214,9 +214,9 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 			return err
 		}
 	}
-	if drawn := pos - b.first + 1; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
-		return fault.Inputf("%d of %d samples cannot be used, more than max_bad %v allows (last: %s: %s); see %s",
-			b.n, drawn, b.limit, why.path, fault.Line(why.err), b.path)
+	// Every bad one had another drawn in its place.
+	if drawn := pos - b.first + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
+		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); see %s", b.n, drawn, b.limit, why, b.path)
 	}
 	return nil
 }

@@ -138,6 +138,15 @@ type badSample struct {
 	err  error
 }
 
+// String names the example once, whether or not the error does.
+func (b *badSample) String() string {
+	line := fault.Line(b.err)
+	if name, _, _ := strings.Cut(b.path, " (example "); strings.HasPrefix(line, name+":") {
+		return line
+	}
+	return b.path + ": " + line
+}
+
 func (p *pairs) try(r *rand.Rand, source int, example int64, pixels []uint8, tokens []int32) *badSample {
 	ex, err := p.pools[source].read(example)
 	if err != nil {
