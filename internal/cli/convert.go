@@ -36,7 +36,7 @@ Position embeddings, --resize: eva (bicubic, the patch kernel with it), clip-rei
 (bicubic, align_corners), openclip (bicubic, antialias), as the programs of
 these names do it.` + exitStatus,
 		Example: `  evatool convert EVA02_CLIP_B_psz16_s8B.pt -o eva02-b16.safetensors
-  evatool convert ViT-L-14-336px.pt --layout hf --dtype fp16 -o clip-l336/model.safetensors`,
+  mkdir clip-l336 && evatool convert ViT-L-14-336px.pt --layout hf --dtype fp16 -o clip-l336/model.safetensors`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
