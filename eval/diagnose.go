@@ -185,8 +185,11 @@ func (c cause) finding(n, before, after int) Finding {
 	f := Finding{Cause: c.name, N: n, Before: before, After: after, Suspect: beyondChance(n, before, after)}
 	points := 100 * float64(after-before) / float64(n)
 	verdict := "not the cause"
-	if f.Suspect {
+	switch {
+	case f.Suspect:
 		verdict = c.gain
+	case n < 30:
+		verdict = "no sign of it in so few images"
 	}
 	f.Text = fmt.Sprintf("%s: %d of %d right instead of %d (%+.1f points): %s", c.name, after, n, before, points, verdict)
 	return f
