@@ -27,8 +27,8 @@ type Options struct {
 	// when left zero), BFloat16 or Float16. Norms and softmax are Float32.
 	DType dtypes.DType
 	// KeepPatches keeps only these patches of each image: int32 [B,K], values
-	// 0…patches-1; nil keeps all. They are taken after the position embedding,
-	// RoPE turns them by their own positions, and the class token stays.
+	// 0…patches-1; nil keeps all. They keep their own positions (embedding and
+	// RoPE), and the class token stays.
 	KeepPatches *Node
 	// DropPath is applied to the output of every residual branch, which is
 	// [B,tokens,width]; nil does nothing.

@@ -26,23 +26,25 @@ func (t *tower) patches(images *Node) *Node {
 	return graph.Reshape(x, b, g*g, 3*p*p)
 }
 
-// embedPatches is the patch embedding without bias: [B,P,width].
+// embedPatches is the patch embedding without bias of the chosen patches:
+// [B,P,width]. Choosing pixels needs no gradient, and dropped patches no work.
 func (t *tower) embedPatches(images *Node, weight string) *Node {
 	w := t.cast(weight)
-	return product(t.patches(images), graph.Reshape(w, w.Shape().Dim(0), -1))
-}
-
-// assemble puts the class token in front, adds position embeddings (the first
-// row is the class token's) and keeps the chosen patches.
-func (t *tower) assemble(x, class, position *Node) *Node {
-	b, n, w := x.Shape().Dim(0), x.Shape().Dim(1), x.Shape().Dim(2)
-	class = graph.Reshape(to(class, t.dtype), 1, 1, w)
-	position = graph.Reshape(to(position, t.dtype), 1, n+1, w)
-	class = graph.Add(class, firstRow(position))
-	x = graph.Add(x, graph.SliceAxis(position, 1, graph.AxisRange(1, n+1)))
+	x := t.patches(images)
 	if t.opt.KeepPatches != nil {
 		x = takeRows(x, t.opt.KeepPatches)
 	}
+	return product(x, graph.Reshape(w, w.Shape().Dim(0), -1))
+}
+
+// assemble puts the class token in front of the patches and adds position
+// embeddings; the first row is the class token's.
+func (t *tower) assemble(x, class, position *Node) *Node {
+	b, w := x.Shape().Dim(0), x.Shape().Dim(2)
+	class = graph.Reshape(to(class, t.dtype), 1, 1, w)
+	position = graph.Reshape(to(position, t.dtype), 1, -1, w)
+	class = graph.Add(class, firstRow(position))
+	x = addPositions(x, graph.SliceAxis(position, 1, graph.AxisRangeToEnd(1)), t.opt.KeepPatches)
 	return graph.Concatenate([]*Node{graph.BroadcastToDims(class, b, 1, w), x}, 1)
 }
 

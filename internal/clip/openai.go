@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
 
@@ -110,13 +111,18 @@ func (t *tower) text(tokens *Node) *Node {
 	if n < position.Shape().Dim(0) {
 		position = graph.SliceAxis(position, 0, graph.AxisRange(0, n))
 	}
-	x = graph.Add(x, graph.InsertAxes(position, 0))
+	x = addPositions(x, graph.InsertAxes(position, 0), nil)
 
 	end := graph.InsertAxes(graph.ArgMax(tokens, 1, dtypes.Int32), -1) // [B,1]
-	pick := func(x *Node) *Node { return takeRows(x, end) }
+	columns := graph.Iota(g, shapeI32(1, n), 1)
+	isEnd := graph.InsertAxes(graph.Equal(columns, end), -1) // [B,N,1]
+	// Not a gather: its gradient would be a scatter.
+	pick := func(x *Node) *Node {
+		only := graph.Where(graph.BroadcastToShape(isEnd, shapes.Make(dtypes.Bool, x.Shape().Dimensions...)), x, graph.ZerosLike(x))
+		return graph.InsertAxes(graph.ReduceSum(only, 1), 1)
+	}
 	var see *causal
 	if t.cfg.Text.AttnMask {
-		columns := graph.Iota(g, shapeI32(1, n), 1)
 		see = &causal{triangle: true, picked: graph.InsertAxes(graph.LessOrEqual(columns, end), 1, 1)}
 	}
 	x = t.blocks(x, pick, func(x *Node, layer int, pick func(*Node) *Node) *Node {

@@ -46,8 +46,17 @@ func (t *tower) dense(x *Node, name string) *Node {
 // layerNorm normalises the last axis in Float32.
 func (t *tower) layerNorm(x *Node, name string, eps float64) *Node {
 	f := dtypes.Float32
-	y := nn.LayerNorm(to(x, f), []int{x.Rank() - 1}, eps, to(t.weight(name+".weight"), f), to(t.weight(name+".bias"), f), nil)
-	return to(y, x.DType())
+	weight, bias := to(t.weight(name+".weight"), f), to(t.weight(name+".bias"), f)
+	if !x.DType().IsHalfPrecision() {
+		return nn.LayerNorm(x, []int{x.Rank() - 1}, eps, weight, bias, nil)
+	}
+	// The variance as E[x²]−E[x]²: one pass over x less, which is what half
+	// precision is bound by, and exact enough for its 8 or 11 bits.
+	y := to(x, f)
+	mean := graph.ReduceAndKeep(y, graph.ReduceMean, -1)
+	variance := graph.Sub(graph.ReduceAndKeep(graph.Square(y), graph.ReduceMean, -1), graph.Square(mean))
+	y = graph.Div(graph.Sub(y, mean), graph.Sqrt(graph.AddScalar(graph.MaxScalar(variance, 0), eps)))
+	return to(addVector(scaleVector(y, weight), bias), x.DType())
 }
 
 // gelu is x·Φ(x).
@@ -111,6 +120,23 @@ func split(x *Node, parts int) []*Node {
 func toHeads(x *Node, heads int) *Node {
 	d := x.Shape().Dimensions
 	return graph.Reshape(x, d[0], d[1], heads, d[2]/heads)
+}
+
+// addPositions adds to x [B,N,W] the rows keep [B,N] of position [1,P,W], or
+// with nil its row of the same number.
+func addPositions(x, position, keep *Node) *Node {
+	if keep == nil && !x.DType().IsHalfPrecision() {
+		return graph.Add(x, position)
+	}
+	// A product with one-hot rows, whose gradient is a product, too: for a sum
+	// over the batch XLA keeps the whole tower in a GPU's memory with the batch
+	// as the last axis, and a scatter into few rows waits for itself.
+	g, n := x.Graph(), position.Shape().Dim(1)
+	if keep == nil {
+		keep = graph.Iota(g, shapeI32(x.Shape().Dim(0), n), 1)
+	}
+	chosen := to(graph.Equal(graph.InsertAxes(keep, -1), graph.Iota(g, shapeI32(1, 1, n), 2)), x.DType()) // [B,N,P]
+	return graph.Add(x, dot(chosen, graph.Squeeze(position, 0)).General([]int{2}, nil, []int{0}, nil))
 }
 
 // takeRows takes the rows idx [B,K] of x [B,N,W]: [B,K,W].

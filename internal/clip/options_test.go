@@ -183,6 +183,58 @@ func TestHalfPrecision(t *testing.T) {
 	}
 }
 
+// Half precision has forms of its own for norms, positions and rotations:
+// their gradients are those of float32, too.
+func TestHalfGradient(t *testing.T) {
+	c := openTiny(t, "xla", "eva02-b-tiny", "fp32")
+	names := []string{"visual.cls_token", "visual.pos_embed", "visual.patch_embed.proj.weight",
+		"visual.blocks.0.attn.k_proj.weight", "visual.blocks.0.attn.q_bias", "visual.blocks.0.norm1.weight", "visual.blocks.0.mlp.ffn_ln.bias"}
+	n := c.set.Config.Tokens() - 1
+	keep := make([]int32, 3*(n-2))
+	for i := range keep {
+		keep[i] = int32(i % (n - 2) * 5 % n)
+	}
+	for _, choose := range []bool{false, true} {
+		gradients := func(dtype dtypes.DType) []float32 {
+			return c.run(keep, n-2, func(w Weights, images, keep *Node) *Node {
+				opt := Options{DType: dtype}
+				if choose {
+					opt.KeepPatches = keep
+				}
+				y := Normalize(Image(c.set.Config, w, images, opt))
+				loss := graph.ReduceAllSum(graph.Mul(y, graph.Sin(graph.MulScalar(graph.IotaFull(y.Graph(), y.Shape()), 3))))
+				var of, flat []*Node
+				for _, name := range names {
+					of = append(of, w[name])
+				}
+				for _, g := range graph.Gradient(loss, of...) {
+					flat = append(flat, graph.L2Normalize(graph.Reshape(g, -1), 0))
+				}
+				return graph.Concatenate(flat, 0)
+			})
+		}
+		want, got := gradients(dtypes.Float32), gradients(dtypes.BFloat16)
+		at := 0
+		for _, name := range names {
+			size := 1
+			for _, p := range c.set.Config.Params() {
+				if p.Name == name {
+					for _, d := range p.Shape {
+						size *= int(d)
+					}
+				}
+			}
+			dot := 0.0
+			for i := at; i < at+size; i++ {
+				dot += float64(want[i]) * float64(got[i])
+			}
+			if at += size; !(dot > 0.99) {
+				t.Errorf("patches chosen: %v: the gradient of %s has cosine %.4f with float32's", choose, name, dot)
+			}
+		}
+	}
+}
+
 // Weights stored in half precision are used as they are stored, in whatever
 // dtype the device computes.
 func TestHalfRunner(t *testing.T) {

@@ -33,21 +33,22 @@ func ropeAngles(cfg *arch.Config) [][]float64 {
 	return angles
 }
 
-// rope is the rotation of queries and keys.
-type rope struct{ cos, sin *Node } // [1 or B, tokens, 1, headWidth], Float32
+// rope is the rotation of queries and keys: [1 or B, tokens, 1, headWidth],
+// Float32. sin is negative at even features.
+type rope struct{ cos, sin *Node }
 
 // newRope makes the tables. The class token's row does not turn. keep [B,K]
 // (or nil) says which patches are there.
 func newRope(g *graph.Graph, cfg *arch.Config, keep *Node) *rope {
 	angles := ropeAngles(cfg)
 	d := cfg.Vision.HeadWidth
-	table := func(of func(float64) float64) *Node {
+	table := func(of func(float64) float64, even float32) *Node {
 		rows := make([][]float32, 0, len(angles)+1)
 		for _, a := range append([][]float64{make([]float64, d/2)}, angles...) {
 			row := make([]float32, 0, d)
 			for _, x := range a {
 				v := float32(of(x))
-				row = append(row, v, v)
+				row = append(row, even*v, v)
 			}
 			rows = append(rows, row)
 		}
@@ -60,7 +61,7 @@ func newRope(g *graph.Graph, cfg *arch.Config, keep *Node) *rope {
 		all := graph.Concatenate([]*Node{graph.Zeros(g, shapeI32(b, 1)), graph.AddScalar(keep, 1)}, 1)
 		return graph.InsertAxes(graph.Gather(t, graph.InsertAxes(all, -1)), 2)
 	}
-	return &rope{cos: table(math.Cos), sin: table(math.Sin)}
+	return &rope{cos: table(math.Cos, 1), sin: table(math.Sin, -1)}
 }
 
 // turn rotates x [B,N,H,D]. Pairs of neighbours (a,b) become
@@ -69,20 +70,23 @@ func (r *rope) turn(x *Node) *Node {
 	if r == nil {
 		return x
 	}
-	d := x.Shape().Dim(-1)
-	// The swap with sign is a product with a constant matrix, exact in any
-	// dtype; strided slices cost more, forward and above all backward.
-	swap := make([][]float32, d)
-	for i := range swap {
-		swap[i] = make([]float32, d)
-		if i%2 == 0 {
-			swap[i][i+1] = 1
-		} else {
-			swap[i][i-1] = -1
-		}
-	}
-	m := to(graph.Const(x.Graph(), swap), x.DType())
-	swapped := dot(x, m).General([]int{3}, nil, []int{0}, nil)
 	f := dtypes.Float32
-	return to(graph.Add(graph.Mul(to(x, f), r.cos), graph.Mul(to(swapped, f), r.sin)), x.DType())
+	return to(graph.Add(graph.Mul(to(x, f), r.cos), graph.Mul(to(swapPairs(x), f), r.sin)), x.DType())
+}
+
+// swapPairs swaps neighbouring features of x [B,N,H,D].
+func swapPairs(x *Node) *Node {
+	d := x.Shape().Dimensions
+	if x.DType().IsHalfPrecision() { // on a GPU this melts into what is around it
+		pair := split(graph.Reshape(x, d[0], d[1], d[2], d[3]/2, 2), 2)
+		return graph.Reshape(graph.Concatenate([]*Node{pair[1], pair[0]}, -1), d...)
+	}
+	// A product with a constant matrix, exact; strided slices cost a CPU more,
+	// forward and above all backward.
+	swap := make([][]float32, d[3])
+	for i := range swap {
+		swap[i] = make([]float32, d[3])
+		swap[i][i^1] = 1
+	}
+	return dot(x, graph.Const(x.Graph(), swap)).General([]int{3}, nil, []int{0}, nil)
 }
