@@ -166,7 +166,7 @@ func (t *tower) evaMLP(x *Node, p string) *Node {
 	var h *Node
 	eps, out := t.eps, "w3"
 	if v.SwiGLU {
-		h = graph.Mul(silu(t.dense(x, p+"w1")), t.dense(x, p+"w2"))
+		h = graph.Mul(silu(t.denseWide(x, p+"w1")), t.denseWide(x, p+"w2"))
 	} else {
 		h = gelu(t.dense(x, p+"fc1"))
 		eps, out = 1e-5, "fc2" // the original's Mlp takes torch's default here
@@ -174,9 +174,24 @@ func (t *tower) evaMLP(x *Node, p string) *Node {
 	if v.SubLN {
 		h = t.layerNorm(h, p+"ffn_ln", eps)
 	}
-	y := t.dense(h, p+out)
+	w := t.cast(p + out + ".weight")
+	if extra := h.Shape().Dim(-1) - w.Shape().Dim(1); extra > 0 {
+		w = graph.Transpose(lengthen(graph.Transpose(w, 0, 1), extra), 0, 1)
+	}
+	y := addVector(product(h, w), t.weight(p+out+".bias"))
 	t.capture(p[:len(p)-1], y)
 	return y
+}
+
+// denseWide is dense. In half precision zeros lengthen the result to a multiple
+// of 64: a GPU's matrix units want rows at multiples of 16 bytes, and the
+// hidden width of EVA-02's L models is 2730.
+func (t *tower) denseWide(x *Node, name string) *Node {
+	w, b := t.cast(name+".weight"), t.weight(name+".bias")
+	if extra := (64 - w.Shape().Dim(0)%64) % 64; extra > 0 && x.DType().IsHalfPrecision() {
+		w, b = lengthen(w, extra), lengthen(b, extra)
+	}
+	return addVector(product(x, w), b)
 }
 
 // splitRows cuts w [n·parts, in] into parts along the rows.

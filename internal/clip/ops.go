@@ -45,18 +45,34 @@ func (t *tower) dense(x *Node, name string) *Node {
 
 // layerNorm normalises the last axis in Float32.
 func (t *tower) layerNorm(x *Node, name string, eps float64) *Node {
+	return layerNorm(x, t.weight(name+".weight"), t.weight(name+".bias"), eps)
+}
+
+func layerNorm(x, weight, bias *Node, eps float64) *Node {
 	f := dtypes.Float32
-	weight, bias := to(t.weight(name+".weight"), f), to(t.weight(name+".bias"), f)
+	weight, bias = to(weight, f), to(bias, f)
 	if !x.DType().IsHalfPrecision() {
 		return nn.LayerNorm(x, []int{x.Rank() - 1}, eps, weight, bias, nil)
 	}
 	// The variance as E[x²]−E[x]²: one pass over x less, which is what half
-	// precision is bound by, and exact enough for its 8 or 11 bits.
+	// precision is bound by, and exact enough for its 8 or 11 bits. What x has
+	// beyond the weight's length is zero and does not count.
+	n := weight.Shape().Dim(0)
+	if extra := x.Shape().Dim(-1) - n; extra > 0 {
+		weight, bias = lengthen(weight, extra), lengthen(bias, extra)
+	}
 	y := to(x, f)
-	mean := graph.ReduceAndKeep(y, graph.ReduceMean, -1)
-	variance := graph.Sub(graph.ReduceAndKeep(graph.Square(y), graph.ReduceMean, -1), graph.Square(mean))
+	average := func(x *Node) *Node { return graph.DivScalar(graph.ReduceAndKeep(x, graph.ReduceSum, -1), n) }
+	mean := average(y)
+	variance := graph.Sub(average(graph.Square(y)), graph.Square(mean))
 	y = graph.Div(graph.Sub(y, mean), graph.Sqrt(graph.AddScalar(graph.MaxScalar(variance, 0), eps)))
 	return to(addVector(scaleVector(y, weight), bias), x.DType())
+}
+
+// lengthen adds n rows of zeros to x.
+func lengthen(x *Node, n int) *Node {
+	d := append([]int{n}, x.Shape().Dimensions[1:]...)
+	return graph.Concatenate([]*Node{x, graph.Zeros(x.Graph(), shapes.Make(x.DType(), d...))}, 0)
 }
 
 // gelu is x·Φ(x).

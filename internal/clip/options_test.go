@@ -186,19 +186,23 @@ func TestHalfPrecision(t *testing.T) {
 // Half precision has forms of its own for norms, positions and rotations:
 // their gradients are those of float32, too.
 func TestHalfGradient(t *testing.T) {
-	c := openTiny(t, "xla", "eva02-b-tiny", "fp32")
 	names := []string{"visual.cls_token", "visual.pos_embed", "visual.patch_embed.proj.weight",
-		"visual.blocks.0.attn.k_proj.weight", "visual.blocks.0.attn.q_bias", "visual.blocks.0.norm1.weight", "visual.blocks.0.mlp.ffn_ln.bias"}
-	n := c.set.Config.Tokens() - 1
-	keep := make([]int32, 3*(n-2))
-	for i := range keep {
-		keep[i] = int32(i % (n - 2) * 5 % n)
-	}
-	for _, choose := range []bool{false, true} {
+		"visual.blocks.0.attn.k_proj.weight", "visual.blocks.0.attn.q_bias", "visual.blocks.0.norm1.weight", "visual.blocks.0.mlp.ffn_ln.bias",
+		"visual.blocks.0.mlp.ffn_ln.weight", "visual.blocks.0.mlp.w2.bias", "visual.blocks.0.mlp.w3.weight"}
+	for _, tt := range []struct {
+		name   string
+		choose bool
+	}{{"eva02-b-tiny", false}, {"eva02-l336-tiny", true}} { // hidden widths of 128 and 170
+		c := openTiny(t, "xla", tt.name, "fp32")
+		n := c.set.Config.Tokens() - 1
+		keep := make([]int32, 3*(n-2))
+		for i := range keep {
+			keep[i] = int32(i % (n - 2) * 5 % n)
+		}
 		gradients := func(dtype dtypes.DType) []float32 {
 			return c.run(keep, n-2, func(w Weights, images, keep *Node) *Node {
 				opt := Options{DType: dtype}
-				if choose {
+				if tt.choose {
 					opt.KeepPatches = keep
 				}
 				y := Normalize(Image(c.set.Config, w, images, opt))
@@ -229,7 +233,7 @@ func TestHalfGradient(t *testing.T) {
 				dot += float64(want[i]) * float64(got[i])
 			}
 			if at += size; !(dot > 0.99) {
-				t.Errorf("patches chosen: %v: the gradient of %s has cosine %.4f with float32's", choose, name, dot)
+				t.Errorf("%s: the gradient of %s has cosine %.4f with float32's", tt.name, name, dot)
 			}
 		}
 	}
