@@ -30,10 +30,11 @@ import (
 var DemoData fs.FS
 
 // Steps of the demo's training run: the recipe's own number with XLA, and what
-// the Go backend manages in about the same time.
+// the Go backend manages in about the same time, with our kernels and without.
 const (
-	demoSteps   = 300
-	demoStepsGo = 40
+	demoSteps     = 300
+	demoStepsGo   = 100
+	demoStepsSlow = 40
 )
 
 func newDemo(app *App) *cobra.Command {
@@ -173,7 +174,10 @@ func (d *demo) runTrain(ctx context.Context, app *App, dev *device.Device, steps
 	if steps == 0 {
 		steps = demoSteps
 		if d.device.Kind == "go" {
-			steps = demoStepsGo
+			steps = demoStepsSlow
+			if d.device.Kernels {
+				steps = demoStepsGo
+			}
 			app.Printf("   no XLA plugin: %d steps instead of %d on the Go backend (evatool backend install cpu brings it)\n", steps, demoSteps)
 		}
 	}

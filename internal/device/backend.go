@@ -37,8 +37,7 @@ func setThreads(n int) {
 // graph with many independent matrix products never ends.
 // (Its own option for this prints to stdout.)
 func openGo(why string) (*Device, error) {
-	goexec.Install()
-	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}}
+	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Kernels: goexec.Install(), Why: why}}
 	if !d.info.SIMD {
 		d.info.Why += "; built without GOEXPERIMENT=simd: slow"
 	}

@@ -36,7 +36,8 @@ type Info struct {
 	Plugin  string `json:"plugin,omitempty"`  // path of the plugin
 	Version string `json:"version,omitempty"` // of the plugin's interface
 	Devices int    `json:"devices"`
-	SIMD    bool   `json:"simd"` // this binary's Go backend uses SIMD
+	SIMD    bool   `json:"simd"`              // this binary's Go backend uses SIMD
+	Kernels bool   `json:"kernels,omitempty"` // the Go backend with our own kernels (AVX2)
 	Why     string `json:"why"`
 }
 
