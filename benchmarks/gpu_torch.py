@@ -122,8 +122,12 @@ class OpenClip(nn.Module):
         self.m = open_clip.create_model(OPEN_CLIP[name])
         self.context = 77
         if drop and hasattr(self.m.visual, "trunk"):
-            from timm.layers import PatchDropout
-            self.m.visual.trunk.patch_drop = PatchDropout(drop, return_indices=True)
+            try:
+                from timm.layers import PatchDropoutWithIndices
+                self.m.visual.trunk.patch_drop = PatchDropoutWithIndices(drop)
+            except ImportError:  # timm before 1.0.20
+                from timm.layers import PatchDropout
+                self.m.visual.trunk.patch_drop = PatchDropout(drop, return_indices=True)
         if ckpt:
             self.m.set_grad_checkpointing(True)
 
