@@ -33,7 +33,10 @@ var elemTypes = map[dtype]struct {
 	"quint8": {"", 1}, "qint8": {"", 1}, "qint32": {"", 4},
 	"quint4x2": {"", 1}, "quint2x4": {"", 1},
 	"float8_e4m3fnuz": {"", 1}, "float8_e5m2fnuz": {"", 1}, "float8_e8m0fnu": {"", 1},
-	"float4_e2m1fn_x2": {"", 1},
+	"float4_e2m1fn_x2": {"", 1}, "bcomplex32": {"", 4},
+	"bits1x8": {"", 1}, "bits2x4": {"", 1}, "bits4x2": {"", 1}, "bits8": {"", 1}, "bits16": {"", 2},
+	"int1": {"", 1}, "int2": {"", 1}, "int3": {"", 1}, "int4": {"", 1}, "int5": {"", 1}, "int6": {"", 1}, "int7": {"", 1},
+	"uint1": {"", 1}, "uint2": {"", 1}, "uint3": {"", 1}, "uint4": {"", 1}, "uint5": {"", 1}, "uint6": {"", 1}, "uint7": {"", 1},
 }
 
 // constant is a named value such as torch.strided. It cannot be changed, as it
@@ -75,16 +78,14 @@ var dtypeAliases = map[string]dtype{
 // training scripts put beside the weights.
 var inertClasses = []string{
 	"torch.Size", "torch.device", "torch.layout", "torch.memory_format", "torch.Generator",
-	"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer",
-	"torch.nn.parameter.UninitializedParameter", "torch.nn.parameter.UninitializedBuffer",
 	"torch.serialization._get_layout", "torch._utils._get_layout",
-	"torch.torch_version.TorchVersion", "torch.version.TorchVersion",
+	"torch.torch_version.TorchVersion", "torch.version.TorchVersion", "torch.storage.TypedStorage",
 	"builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.complex",
 	"builtins.slice", "builtins.range", "builtins.list", "builtins.tuple", "builtins.int",
 	"builtins.float", "builtins.bool", "builtins.str", "builtins.bytes", "builtins.object",
 	"builtins.long", "builtins.unicode", "builtins.xrange", // int, str and range in protocol 2
 	"collections.deque", "datetime.datetime", "datetime.date", "datetime.timedelta",
-	"datetime.timezone", "decimal.Decimal", "fractions.Fraction", "uuid.UUID",
+	"datetime.timezone", "datetime.time", "decimal.Decimal", "fractions.Fraction", "uuid.UUID",
 	"argparse.Namespace", "types.SimpleNamespace",
 	"pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePath",
 	"pathlib.PurePosixPath", "pathlib.PureWindowsPath",
@@ -94,7 +95,17 @@ var inertClasses = []string{
 	"numpy.float16", "numpy.float32", "numpy.float64", "numpy.int8", "numpy.int16",
 	"numpy.int32", "numpy.int64", "numpy.uint8", "numpy.uint16", "numpy.uint32",
 	"numpy.uint64", "numpy.bool_", "numpy.bool", "numpy.str_", "numpy.bytes_",
-	"easydict.EasyDict", "addict.addict.Dict", "yacs.config.CfgNode",
+	"numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
+	"numpy.random._pickle.__bit_generator_ctor", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+	"numpy.random.bit_generator.SeedSequence", "numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64",
+	"numpy.random._philox.Philox", "numpy.random._sfc64.SFC64",
+	"numpy.ma.core._mareconstruct", "numpy.ma.core.MaskedArray", "numpy.ma.MaskedArray",
+	"easydict.EasyDict", "addict.addict.Dict", "yacs.config.CfgNode", "munch.Munch", "box.box.Box",
+	"dotmap.DotMap", "attrdict.dictionary.AttrDict", "ml_collections.config_dict.config_dict.ConfigDict",
+	"mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict",
+	"pytorch_lightning.utilities.parsing.AttributeDict", "lightning_fabric.utilities.data.AttributeDict",
+	"lightning.fabric.utilities.data.AttributeDict", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+	"lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
 	"omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig",
 	"omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata",
 	"omegaconf.nodes.AnyNode", "omegaconf.nodes.StringNode", "omegaconf.nodes.IntegerNode",
@@ -121,6 +132,8 @@ var refusedTensors = map[string]string{
 	"_rebuild_ipu_tensor":                    "a tensor of another device; call cpu() before saving",
 }
 
+const rebuildJagged = "torch.nested._internal.nested_tensor._rebuild_njt"
+
 var globals = makeGlobals()
 
 func makeGlobals() map[string]any {
@@ -129,14 +142,18 @@ func makeGlobals() map[string]any {
 	for _, name := range inertClasses {
 		g[name] = inert(name)
 	}
+	tensorClass := func(name string) { def(name, newOfClass) }
+	for _, name := range []string{"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer",
+		"torch.nn.parameter.UninitializedParameter", "torch.nn.parameter.UninitializedBuffer"} {
+		tensorClass(name)
+	}
 	for name, elem := range storageTypes {
 		for _, module := range []string{"torch.", "torch.cuda.", "torch.storage."} {
 			g[module+name] = &storageType{name, elem}
 		}
 		// Tensor types are named by legacy tar files.
-		for _, module := range []string{"torch.", "torch.cuda."} {
-			tensor := module + strings.Replace(name, "Storage", "Tensor", 1)
-			g[tensor] = inert(tensor)
+		for _, module := range []string{"torch.", "torch.cuda.", "torch.sparse.", "torch.cuda.sparse."} {
+			tensorClass(module + strings.Replace(name, "Storage", "Tensor", 1))
 		}
 	}
 	for d := range elemTypes {
@@ -147,6 +164,9 @@ func makeGlobals() map[string]any {
 	}
 	for _, name := range []string{"strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "jagged", "contiguous_format", "channels_last", "channels_last_3d", "preserve_format", "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams", "per_tensor_symmetric", "per_channel_symmetric"} {
 		g["torch."+name] = constant("torch." + name)
+	}
+	for _, name := range []string{"Ellipsis", "NotImplemented"} {
+		g["builtins."+name] = constant(name)
 	}
 	for _, t := range []string{"Float64", "Float32", "Float16", "Int64", "Int32", "Int16", "Int8", "UInt64", "UInt32", "UInt16", "UInt8", "Bool"} {
 		g["numpy.dtypes."+t+"DType"] = inert("numpy.dtypes." + t + "DType")
@@ -194,10 +214,26 @@ func makeGlobals() map[string]any {
 	def("torch._utils._rebuild_parameter_with_state", first)
 	def("torch._tensor._rebuild_from_type_v2", rebuildFromType)
 	def("torch._tensor._rebuild_from_type", rebuildFromType)
-	for name, why := range refusedTensors {
-		def("torch._utils."+name, func([]any) (any, error) { return &tensor{refused: why}, nil })
+	refuse := func(name, why string) {
+		def(name, func([]any) (any, error) { return &tensor{refused: why}, nil })
 	}
+	for name, why := range refusedTensors {
+		refuse("torch._utils."+name, why)
+	}
+	refuse(rebuildJagged, refusedTensors["_rebuild_nested_tensor"])
+	tensorClass("torch.nested._internal.nested_tensor.NestedTensor")
 	return g
+}
+
+// newOfClass calls a class of tensors: with a tensor, as torch 0.4 wrote
+// parameters, or with nothing that has data.
+func newOfClass(args []any) (any, error) {
+	if len(args) > 0 {
+		if t, ok := args[0].(*tensor); ok {
+			return t, nil
+		}
+	}
+	return &tensor{refused: "a tensor without data (an uninitialized parameter); run the model once before saving"}, nil
 }
 
 // rebuildFromType gives a tensor with Python attributes, without the
@@ -208,7 +244,7 @@ func rebuildFromType(args []any) (any, error) {
 		return nil, fmt.Errorf("%d arguments", len(args))
 	}
 	fn, ok := args[0].(*class)
-	if !ok || !strings.HasPrefix(fn.name, "torch._utils._rebuild_") {
+	if !ok || !strings.HasPrefix(fn.name, "torch._utils._rebuild_") && fn.name != rebuildJagged {
 		return nil, fmt.Errorf("%s is no function that rebuilds a tensor", text(args[0]))
 	}
 	inner, ok := elements(args[2])
@@ -360,7 +396,9 @@ func (o *object) text(depth int) string {
 		}
 	}
 	l := o.args
-	if len(l) == 1 { // set([...]), torch.Size((...))
+	if len(o.items) > 0 { // a deque
+		l = o.items
+	} else if len(l) == 1 { // set([...]), torch.Size((...))
 		if inner, ok := elements(l[0]); ok {
 			l = inner
 		}

@@ -108,7 +108,8 @@ func openLegacy(f raw) (root any, err error) {
 			return nil, err
 		}
 		for _, s := range users {
-			if s.typ.size() != users[0].typ.size() || s.elems != n {
+			// torch lets tensors of several types share a storage of nothing.
+			if (s.typ.size() != users[0].typ.size() && n > 0) || s.elems != n {
 				return nil, fmt.Errorf("storage %.200q: %d elements of %s in the pickle, %d in the file; the file is damaged", key, s.elems, s.typ.name, n)
 			}
 			s.setBlob(b)

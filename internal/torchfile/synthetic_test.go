@@ -179,6 +179,17 @@ func TestTensorForms(t *testing.T) {
 			tt.Global{Module: "collections", Name: "OrderedDict"}, torch("Tensor"), tt.Tuple{}, nil,
 		}}, want: "no function that rebuilds"},
 		{name: "fnuz", value: v3("float8_e4m3fnuz", 0, tt.Tuple{1}, tt.Tuple{1}), want: `tensor "w" is of type float8_e4m3fnuz`},
+		{name: "negated view", value: tt.Reduce{Func: utils("_rebuild_tensor_v2"), Args: tt.Tuple{
+			tt.Storage("U8", "0", 24), 1, tt.Tuple{2}, tt.Tuple{1}, false, tt.OrderedDict{}, tt.Dict{{Key: "neg", Value: true}},
+		}}, want: `tensor "w" is a view with the flag neg`},
+		{name: "flags not set", value: tt.Reduce{Func: utils("_rebuild_tensor_v2"), Args: tt.Tuple{
+			tt.Storage("U8", "0", 24), 1, tt.Tuple{2}, tt.Tuple{1}, false, tt.OrderedDict{}, tt.Dict{{Key: "neg", Value: false}},
+		}}, dtype: "U8", shape: []int64{2}, data: []byte{1, 2}},
+		{name: "parameter of torch 0.4", value: tt.Reduce{Func: tt.Global{Module: "torch.nn.parameter", Name: "Parameter"}, Args: tt.Tuple{one, true}}, dtype: "U8", shape: []int64{1}, data: []byte{0}},
+		{name: "uninitialized parameter", value: tt.Reduce{Func: tt.Global{Module: "torch.nn.parameter", Name: "UninitializedParameter"}, Args: tt.Tuple{true}}, want: `tensor "w" is a tensor without data`},
+		{name: "jagged", value: tt.Reduce{Func: tt.Global{Module: "torch._tensor", Name: "_rebuild_from_type_v2"}, Args: tt.Tuple{
+			tt.Global{Module: "torch.nested._internal.nested_tensor", Name: "_rebuild_njt"}, torch("Tensor"), tt.Tuple{}, nil,
+		}}, want: "to_padded_tensor()"},
 		{name: "complex", value: v3("complex64", 0, tt.Tuple{1}, tt.Tuple{1}), want: "view_as_real"},
 		{name: "sparse", value: tt.Reduce{Func: utils("_rebuild_sparse_tensor"), Args: tt.Tuple{1}}, want: "to_dense()"},
 		{name: "quantized", value: tt.Reduce{Func: utils("_rebuild_qtensor"), Args: tt.Tuple{1}}, want: "dequantize()"},
@@ -433,12 +444,15 @@ func TestOther(t *testing.T) {
 		{Key: "step", Value: tt.Reduce{Func: np("scalar"), Args: tt.Tuple{dtype("i2", ">"), []byte{0xff, 0xfe}}}},
 		{Key: "args", Value: tt.Build{Object: tt.Reduce{Func: tt.Global{Module: "argparse", Name: "Namespace"}}, State: tt.Dict{{Key: "wd", Value: 0.5}, {Key: "betas", Value: tt.Tuple{0.9, 0.98}}}}},
 		{Key: "dtype", Value: tt.Global{Module: "torch", Name: "bfloat16"}},
+		{Key: "format", Value: tt.Global{Module: "torch._utils", Name: "torch.channels_last"}},
+		{Key: "last", Value: tt.Raw("ccollections\ndeque\n)K\x03\x86R(K\x01K\x02e")},
 		{Key: 3, Value: nil},
 	}, 2), count(24)), "")
 	want := []Entry{
 		{"epoch", "int", "7"}, {"name", "str", "run"}, {"lr", "numpy scalar", "0.5"}, {"step", "numpy scalar", "-2"},
 		{"args/wd", "float", "0.5"}, {"args/betas", "tuple", "(0.9, 0.98)"},
-		{"dtype", "torch.dtype", "torch.bfloat16"}, {"3", "None", "None"},
+		{"dtype", "torch.dtype", "torch.bfloat16"}, {"format", "constant", "torch.channels_last"},
+		{"last", "collections.deque", "(1, 2)"}, {"3", "None", "None"},
 	}
 	if got := c.Other(); !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
@@ -547,6 +561,15 @@ func TestLegacyViews(t *testing.T) {
 		if _, err := openBytes(raw, ""); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+	// Tensors of nothing share a storage, whatever their types are.
+	empty := func(class string) any {
+		return tt.View(tt.Persistent{ID: tt.Tuple{"storage", tt.Global{Module: "torch", Name: class}, "7", "cpu", 0, nil}}, 0, []int64{0}, []int64{1})
+	}
+	raw := legacyOf(t, tt.Dict{{Key: "a", Value: empty("ByteStorage")}, {Key: "b", Value: empty("LongStorage")}}, tt.List{"7"})
+	raw = append(raw[:len(raw)-8-24], make([]byte, 8)...)
+	if got := mustOpen(t, raw, "").Tensors(); len(got) != 2 || got[0].DType != tensorfile.U8 || got[1].DType != tensorfile.I64 {
+		t.Errorf("empty tensors: %v", got)
 	}
 	if new(big.Int).Set(legacyMagic).BitLen() != 77 {
 		t.Errorf("magic number %x", legacyMagic)

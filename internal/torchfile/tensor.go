@@ -31,7 +31,7 @@ type tensor struct {
 const maxDims = 64
 
 // rebuildTensor is torch._utils._rebuild_tensor(storage, offset, size, stride)
-// and _v2, whose further arguments do not change the data.
+// and _v2(…, requires_grad, backward_hooks, metadata).
 func rebuildTensor(args []any) (any, error) {
 	if len(args) < 4 {
 		return nil, fmt.Errorf("%d arguments", len(args))
@@ -40,7 +40,26 @@ func rebuildTensor(args []any) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("the storage is a %s", kind(args[0]))
 	}
-	return newTensor(s, s.typ.elem, args[1], args[2], args[3])
+	return lazy(args, 6)(newTensor(s, s.typ.elem, args[1], args[2], args[3]))
+}
+
+// lazy refuses a tensor whose metadata, if there is any at args[i], says that
+// its values are others than its bytes: the negation or conjugation of a view
+// that torch has not carried out.
+func lazy(args []any, i int) func(any, error) (any, error) {
+	return func(v any, err error) (any, error) {
+		t, ok := v.(*tensor)
+		if !ok || t.refused != "" || i >= len(args) {
+			return v, err
+		}
+		e, _ := entries(args[i])
+		for _, x := range e {
+			if x.Value != false {
+				return &tensor{refused: fmt.Sprintf("a view with the flag %s, which its bytes do not show; call resolve_neg() and clone() before saving", text(x.Key))}, err
+			}
+		}
+		return v, err
+	}
 }
 
 // rebuildTensorV3 is _rebuild_tensor_v3(storage, offset, size, stride,
@@ -60,7 +79,7 @@ func rebuildTensorV3(args []any) (any, error) {
 	size := elemTypes[d].size
 	typed := *s
 	typed.elems = s.elems * s.typ.size() / size
-	return newTensorOf(&typed, s, d, args[1], args[2], args[3])
+	return lazy(args, 7)(newTensorOf(&typed, s, d, args[1], args[2], args[3]))
 }
 
 func newTensor(s *storage, d dtype, offset, size, stride any) (any, error) {

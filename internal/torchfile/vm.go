@@ -103,6 +103,11 @@ func (v *vm) find(module, name string) (any, error) {
 	if c, ok := globals[full]; ok {
 		return c, nil
 	}
+	// torch.channels_last and its like are pickled as an attribute of whatever
+	// module has imported torch.
+	if c, ok := globals[name].(constant); ok && strings.HasPrefix(module, "torch.") {
+		return c, nil
+	}
 	if v.script && (module == "__torch__" || strings.HasPrefix(module, "__torch__.")) {
 		return inert(full), nil
 	}
