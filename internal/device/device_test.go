@@ -340,6 +340,13 @@ func TestSaveMemory(t *testing.T) {
 	defer func() { memoryOrder = known }()
 	memoryOrder = bytes.Replace(known, []byte("xla_cpu"), []byte("unknown"), 1)
 	must[MemoryUse](t)(d.Program("older plugin", chains, SaveMemory()).Memory(a))
+	if d.hook.refused == "" {
+		t.Error("an unknown option was taken")
+	}
+	p := d.Program("cuda", nil)
+	if got := p.attempts(KindCUDA); len(got) != 2 || got[0] != nil || string(got[1]) != "\x3a\x20\x0a\x1axla_gpu_enable_triton_gemm\x12\x02\x10\x00" {
+		t.Errorf("attempts of a GPU's program: %q", got)
+	}
 }
 
 // TestMemory: donated state needs its memory once, not twice.

@@ -30,10 +30,11 @@ type hook struct {
 	version string
 	err     error
 
-	mu      sync.Mutex // held while compiling, so that cache and options are those of the program that is compiled
-	cache   *cache
-	options []byte // added to the compile options
-	fused   int    // fused attention operations in the program compiled last
+	mu       sync.Mutex // held while compiling, so that what follows is about the program that is compiled
+	cache    *cache
+	attempts [][]byte // what is added to the compile options, tried in this order
+	refused  string   // why the last attempt but one failed, "" when there was none
+	fused    int      // fused attention operations in the program
 }
 
 var (
@@ -64,7 +65,7 @@ func loadHook(path, kind string) (_ *hook, err error) {
 	if slot < 0 {
 		return nil, fault.Envf("%s: cannot load the plugin: %s", path, strings.TrimPrefix(takeText(cerr), path+": "))
 	}
-	h := &hook{path: path, slot: int(slot), kind: kind}
+	h := &hook{path: path, slot: int(slot), kind: kind, attempts: [][]byte{nil}}
 	hooks[slot] = h
 	defer func() { h.err = err }()
 	var major, minor C.int
@@ -99,13 +100,35 @@ func preload(path string) bool {
 	return C.preload(cpath) != 0
 }
 
-// memoryOrder is an entry of CompileOptionsProto.env_option_overrides:
-// xla_cpu_scheduler_type = CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED.
-var memoryOrder = func() []byte {
-	field := func(number byte, text []byte) []byte { return append([]byte{number<<3 | 2, byte(len(text))}, text...) }
-	value := field(1, []byte("CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED")) // OptionOverrideProto.string_field
-	return field(7, slices.Concat(field(1, []byte("xla_cpu_scheduler_type")), field(2, value)))
-}()
+// option is an entry of CompileOptionsProto.env_option_overrides; value is an
+// OptionOverrideProto.
+func option(name string, value ...byte) []byte {
+	return protoField(7, slices.Concat(protoField(1, []byte(name)), protoField(2, value)))
+}
+
+func protoField(number byte, text []byte) []byte {
+	return append([]byte{number<<3 | 2, byte(len(text))}, text...)
+}
+
+var (
+	// memoryOrder has the CPU plugin schedule for memory (a string, field 1).
+	memoryOrder = option("xla_cpu_scheduler_type", protoField(1, []byte("CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"))...)
+	// noTriton leaves a GPU's products to cuBLAS (a bool, field 2: false). XLA's
+	// own kernels cannot be cut for every product, and then it gives up; seen
+	// with a float32 training step and no autotuner.
+	noTriton = option("xla_gpu_enable_triton_gemm", 2<<3, 0)
+)
+
+// attempts are the compile options to try for a program.
+func (p *Program) attempts(kind string) [][]byte {
+	switch {
+	case kind == KindCUDA:
+		return [][]byte{nil, noTriton}
+	case kind == KindCPU && p.saveMemory:
+		return [][]byte{memoryOrder, nil} // an older plugin does not know it
+	}
+	return [][]byte{nil}
+}
 
 // evatoolCompile stands for PJRT_Client_Compile.
 //
@@ -114,21 +137,23 @@ func evatoolCompile(slot C.int, args unsafe.Pointer) unsafe.Pointer {
 	a := (*C.client_compile_args)(args)
 	h := hooks[slot]
 	h.fused = bytes.Count(unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size), []byte("__cudnn$fmha"))
-	if len(h.options) == 0 {
-		return h.compile(a)
-	}
+	h.refused = ""
 	plain, size := a.options, a.options_size
-	options := slices.Concat(unsafe.Slice((*byte)(unsafe.Pointer(plain)), size), h.options)
-	more := C.CBytes(options)
-	defer C.free(more)
-	a.options, a.options_size = (*C.char)(more), C.size_t(len(options))
-	e := h.compile(a)
-	a.options, a.options_size = plain, size
-	if e == nil {
-		return nil
+	defer func() { a.options, a.options_size = plain, size }()
+	var e unsafe.Pointer
+	for i, more := range h.attempts {
+		if i > 0 {
+			h.refused = takeText(C.error_text(slot, e))
+		}
+		options := C.CBytes(slices.Concat(unsafe.Slice((*byte)(unsafe.Pointer(plain)), size), more))
+		a.options, a.options_size = (*C.char)(options), size+C.size_t(len(more))
+		e = h.compile(a)
+		C.free(options)
+		if e == nil {
+			break
+		}
 	}
-	C.free(unsafe.Pointer(C.error_text(slot, e)))
-	return h.compile(a) // an older plugin does not know the options
+	return e
 }
 
 // compile takes the program from the cache, or has the plugin compile it.

@@ -188,10 +188,7 @@ func (p *Program) build(args []*Array) (*executable, error) {
 	if h := p.d.hook; h != nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.cache, h.options = p.d.cache, nil
-		if p.saveMemory && h.kind == KindCPU {
-			h.options = memoryOrder
-		}
+		h.cache, h.attempts = p.d.cache, p.attempts(h.kind)
 	}
 	if err := g.CompileWithSharding(nodes, specs); err != nil {
 		return nil, err
@@ -200,6 +197,10 @@ func (p *Program) build(args []*Array) (*executable, error) {
 	p.d.log.Debug("compiled", "program", p.name, "seconds", time.Since(start).Seconds())
 	if h := p.d.hook; h != nil {
 		e.fused = h.fused
+		if h.refused != "" {
+			reason, _, _ := strings.Cut(h.refused, "\n")
+			p.d.log.Info("compiled at the second attempt, with other options", "program", p.name, "reason", reason)
+		}
 	}
 	if p.d.info.Kind == KindCUDA {
 		p.d.log.Info("attention", "program", p.name, "fused_operations", e.fused)
