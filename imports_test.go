@@ -13,7 +13,7 @@ import (
 var layers = []string{
 	".", "benchmarks", "internal/cli", "trainer", "eval", "convert",
 	"internal/clip", "internal/weights", "internal/arch", "internal/torchfile", "internal/tensorfile",
-	"internal/bpe", "internal/img", "internal/dataset", "internal/device", "internal/shard", "internal/runlog", "internal/fault",
+	"internal/bpe", "internal/img", "internal/dataset", "internal/device", "internal/digest", "internal/shard", "internal/runlog", "internal/fault",
 	"benchmarks/published", // a table of figures
 }
 

@@ -18,8 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -92,7 +90,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		r.finish(start)
 		return r, err
 	}
-	j := &job{src: in, items: p.items, saturate: o.Saturate, progress: o.Progress}
+	j := &job{src: in, sources: in.files, items: p.items, saturate: o.Saturate, progress: o.Progress}
 	if err := j.run(ctx, in, p, o, beside, r); err != nil {
 		return nil, about(o.Sources, err)
 	}
@@ -116,21 +114,10 @@ func (j *job) run(ctx context.Context, in *input, p *plan, o Options, beside []s
 	if err != nil {
 		return err
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return j.transfer(gctx) })
-	g.Go(func() error {
-		for _, f := range in.files {
-			s, err := hashFile(gctx, f)
-			if err != nil {
-				return err
-			}
-			r.Source = append(r.Source, s)
-		}
-		return nil
-	})
-	if err := g.Wait(); err != nil {
+	if err := j.transfer(ctx); err != nil {
 		return err
 	}
+	r.Source = j.hashed
 	var sums []string
 	for _, s := range r.Source {
 		sums = append(sums, s.SHA256)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 )
 
 const (
-	workers   = 2       // tensors in flight, for the copy and for the proof
+	workers   = 2       // tensors in flight, for the copy and for the proof of others
 	chunkSize = 1 << 18 // bytes, to stay in a core's cache
 	// ahead tensors may be copied and not yet proven: enough for the disk to be
 	// busy, and as many as memory surely still has.
@@ -37,14 +38,18 @@ type job struct {
 	metadata map[string]string
 	saturate bool
 	progress func(done, total int64)
+	sources  []string // files to hash on the way
 
-	files []*output
-	where []slot   // of item i
-	sums  []string // SHA-256 of item i
-	total int64
-	done  atomic.Int64
+	files  []*output
+	where  []slot   // of item i
+	sums   []string // SHA-256 of item i
+	hashed []SourceFile
+	total  int64
+	done   atomic.Int64
 
-	written chan *output // files with something for the disk
+	written chan *output    // files with something for the disk
+	copied  []chan struct{} // closed when item i is, where walk waits for it
+	room    chan struct{}   // holds an element per item that is not yet proven
 }
 
 // slot is the place of a tensor.
@@ -114,24 +119,48 @@ func indexName(path string) string {
 // quick, runs ahead, so that the disk has its work early; the proof follows,
 // and syncs make the disk work beside both.
 func (j *job) transfer(ctx context.Context) error {
+	order, inFiles := j.route()
+	j.room = make(chan struct{}, ahead)
+	j.copied = make([]chan struct{}, len(j.items))
+	for _, tensors := range inFiles {
+		for _, t := range tensors {
+			j.copied[t.item] = make(chan struct{})
+		}
+	}
 	j.written = make(chan *output, 1)
-	copied := make(chan int, ahead)
+	others := make(chan int, len(j.items)) // are proven one by one
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(j.written)
-		defer close(copied)
-		return j.each(ctx, j.all(), func(ctx context.Context, i int, a, b []byte) error {
+		defer close(others)
+		return j.each(ctx, order, func(ctx context.Context, i int, a, b []byte) error {
+			select {
+			case j.room <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 			if err := j.write(ctx, i, a, b); err != nil {
 				return err
 			}
-			select {
-			case copied <- i:
-			case <-ctx.Done():
+			if j.copied[i] != nil {
+				close(j.copied[i])
+			} else {
+				others <- i
 			}
-			return ctx.Err()
+			return nil
 		})
 	})
-	g.Go(func() error { return j.each(ctx, copied, j.prove) })
+	g.Go(func() error { return j.each(ctx, others, j.prove) })
+	g.Go(func() error {
+		for k, path := range j.sources {
+			s, err := j.walk(ctx, path, inFiles[k])
+			if err != nil {
+				return err
+			}
+			j.hashed = append(j.hashed, s)
+		}
+		return nil
+	})
 	g.Go(func() error {
 		for o := range j.written {
 			if err := o.sync(); err != nil {
@@ -141,16 +170,6 @@ func (j *job) transfer(ctx context.Context) error {
 		return nil
 	})
 	return g.Wait()
-}
-
-// all is a channel with the number of every item.
-func (j *job) all() <-chan int {
-	c := make(chan int, len(j.items))
-	for i := range j.items {
-		c <- i
-	}
-	close(c)
-	return c
 }
 
 // each calls f for the items from a channel, a few at a time; each worker has
@@ -201,8 +220,7 @@ func (j *job) write(ctx context.Context, i int, buf, _ []byte) error {
 // prove reads a tensor back, compares every byte with the source's, and hashes
 // it.
 func (j *job) prove(ctx context.Context, i int, buf, back []byte) error {
-	it, o := j.items[i], j.files[j.where[i].file]
-	at := o.at[j.where[i].index]
+	it := j.items[i]
 	r, ok := it.direct(j.from(it))
 	if !ok {
 		var err error
@@ -210,20 +228,36 @@ func (j *job) prove(ctx context.Context, i int, buf, back []byte) error {
 			return err
 		}
 	}
-	h := sha256.New()
+	h, done := sha256.New(), int64(0)
 	err := it.stream(ctx, r, buf, func(b []byte) error {
-		if _, err := o.f.ReadAt(back[:len(b)], at); err != nil {
-			return o.fail(err)
+		if err := j.compare(i, done, b, back); err != nil {
+			return err
 		}
-		if !bytes.Equal(b, back[:len(b)]) {
-			return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, it.out.Name)
-		}
-		h.Write(back[:len(b)])
-		at += int64(len(b))
+		done += int64(len(b))
+		h.Write(b)
 		return nil
 	})
-	j.sums[i] = hex.EncodeToString(h.Sum(nil))
+	j.proven(i, h)
 	return err
+}
+
+// compare reads back what the output has of item i from byte off of it on.
+func (j *job) compare(i int, off int64, want, back []byte) error {
+	o := j.files[j.where[i].file]
+	back = back[:len(want)]
+	if _, err := o.f.ReadAt(back, o.at[j.where[i].index]+off); err != nil {
+		return o.fail(err)
+	}
+	if !bytes.Equal(want, back) {
+		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, j.items[i].out.Name)
+	}
+	return nil
+}
+
+// proven notes an item's hash and makes room for another.
+func (j *job) proven(i int, h hash.Hash) {
+	j.sums[i] = hex.EncodeToString(h.Sum(nil))
+	<-j.room
 }
 
 // from is where an item's parts are.
@@ -320,39 +354,6 @@ func (j *job) discard() {
 	for _, o := range j.files {
 		o.discard()
 	}
-}
-
-// hashFile is the SHA-256 of a file that must not change meanwhile.
-func hashFile(ctx context.Context, path string) (SourceFile, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return SourceFile{}, fault.File(path, wantCheckpoint, err)
-	}
-	defer f.Close()
-	before, err := f.Stat()
-	if err != nil {
-		return SourceFile{}, fault.File(path, wantCheckpoint, err)
-	}
-	h, buf := sha256.New(), make([]byte, chunkSize)
-	n := int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
-			return SourceFile{}, err
-		}
-		k, err := f.Read(buf)
-		h.Write(buf[:k])
-		n += int64(k)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return SourceFile{}, fault.File(path, wantCheckpoint, err)
-		}
-	}
-	if n != before.Size() {
-		return SourceFile{}, changed(path)
-	}
-	return SourceFile{File: path, Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, nil
 }
 
 func changed(path string) error {

@@ -442,41 +442,41 @@ func TestWriteErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// A byte that changes on its way to the disk is found.
-func TestSourceThatChanges(t *testing.T) {
-	in, err := openInput([]string{formats + "01_zip_fp32.pt"}, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	p, err := newPlan(in.inventory(), planOptions{layout: "source", dtype: "keep"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	j := &job{src: in, items: p.items}
-	if err := j.create(filepath.Join(dir, "x.safetensors"), 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := j.each(context.Background(), j.all(), j.write); err != nil {
-		t.Fatal(err)
-	}
-	// One bit of the output flips on its way to the disk.
-	b := make([]byte, 1)
-	at := j.files[0].at[50]
-	if _, err := j.files[0].f.ReadAt(b, at); err != nil {
-		t.Fatal(err)
-	}
-	b[0] ^= 1
-	if _, err := j.files[0].f.WriteAt(b, at); err != nil {
-		t.Fatal(err)
-	}
-	if err := j.each(context.Background(), j.all(), j.prove); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
-		t.Errorf("got %v", err)
-	}
-	j.discard()
-	if left, _ := os.ReadDir(dir); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+// A byte that changes on its way to the disk is found, in a tensor that lies in
+// the source as it is written and in one that does not.
+func TestOutputThatChanges(t *testing.T) {
+	for _, dtype := range []string{"keep", "fp16"} {
+		t.Run(dtype, func(t *testing.T) {
+			in, err := openInput([]string{formats + "01_zip_fp32.pt"}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			p, err := newPlan(in.inventory(), planOptions{layout: "source", dtype: dtype, include: []string{"logit_scale"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			j := &job{src: in, sources: in.files, items: p.items}
+			defer j.discard()
+			if err := j.create(filepath.Join(dir, "x.safetensors"), 0); err != nil {
+				t.Fatal(err)
+			}
+			at := j.files[0].at[0]
+			j.progress = func(int64, int64) { // after the only write
+				b := make([]byte, 1)
+				j.files[0].f.ReadAt(b, at)
+				b[0] ^= 1
+				j.files[0].f.WriteAt(b, at)
+			}
+			if err := j.transfer(t.Context()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
+				t.Errorf("got %v", err)
+			}
+			j.discard()
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -29,8 +30,18 @@ func writeCheckpoint(path string, c *arch.Config, storage string, size int64, ze
 	out := &holes{f: f}
 	buf := bufio.NewWriterSize(out, 1<<20)
 	z := zip.NewWriter(buf)
+	descriptor := int64(0) // bytes that end the member before
 	member := func(name string, r io.Reader) error {
-		w, err := z.CreateHeader(&zip.FileHeader{Name: "archive/" + name, Method: zip.Store})
+		if err := errors.Join(z.Flush(), buf.Flush()); err != nil {
+			return err
+		}
+		// torch.save aligns the bytes of a storage with an extra field.
+		h := &zip.FileHeader{Name: "archive/" + name, Method: zip.Store}
+		pad := 63 - (out.at+descriptor+30+int64(len(h.Name))+4+63)%64
+		h.Extra = append([]byte("FB"), binary.LittleEndian.AppendUint16(nil, uint16(pad))...)
+		h.Extra = append(h.Extra, bytes.Repeat([]byte("Z"), int(pad))...)
+		descriptor = 16
+		w, err := z.CreateHeader(h)
 		if err != nil {
 			return err
 		}
