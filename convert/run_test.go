@@ -585,7 +585,7 @@ func TestOpenModel(t *testing.T) {
 
 // A file with one tower says which one is not there.
 func TestOpenModelOfOneTower(t *testing.T) {
-	const model = "../testdata/models/eva02-b-tiny/"
+	const model = "../testdata/models/eva01-tiny/"
 	src, err := tensorfile.OpenFile(model + "model.safetensors")
 	if err != nil {
 		t.Fatal(err)
@@ -694,7 +694,30 @@ func TestInspect(t *testing.T) {
 // The same weights under Hugging Face's and OpenAI's names, made by the
 // original code: transposed and fused as they must be.
 func TestHuggingFaceNamesMeanTheSameWeights(t *testing.T) {
-	d, err := Diff(context.Background(), formats+"11_hf", "../testdata/models/openai-vit-tiny/model.safetensors", DiffOptions{})
+	text, err := os.ReadFile(formats + "11_openai_names.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]struct {
+		DType  string
+		Shape  []int64
+		SHA256 string
+	}
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "openai.safetensors")
+	run(t, Options{Sources: []string{formats + "11_hf"}, Layout: "openclip", Output: out})
+	got := sums(t, out)
+	if len(got) != len(want) {
+		t.Errorf("%d tensors, want %d", len(got), len(want))
+	}
+	for name, w := range want {
+		if s := w.DType + " " + string(mustJSON(notNil(w.Shape))) + " " + w.SHA256; got[name] != s {
+			t.Errorf("%s: %s, want %s", name, got[name], s)
+		}
+	}
+	d, err := Diff(context.Background(), formats+"11_hf", out, DiffOptions{})
 	if err != nil || !d.Equal || d.Map != "eva" || len(d.Tensors) != 50 {
 		t.Errorf("%+v, %v", d, err)
 	}

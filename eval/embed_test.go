@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -17,13 +18,12 @@ import (
 // Features and logits are the original code's within 1e-4: every family on the
 // Go backend, one on XLA, whose compiler takes seconds for each.
 func TestEmbedTensors(t *testing.T) {
-	models, err := filepath.Glob("../testdata/models/*/model.safetensors")
-	if err != nil || len(models) == 0 {
-		t.Fatalf("no models in testdata (%v)", err)
+	dirs, err := filepath.Glob("../testdata/models/*-tiny")
+	if err != nil || len(dirs) != 11 {
+		t.Fatalf("%d models in testdata, want 11 (%v)", len(dirs), err)
 	}
 	eachBackend(t, func(t *testing.T, dev *device.Device) {
-		for i, model := range models {
-			dir := filepath.Dir(model)
+		for i, dir := range dirs {
 			if dev.Info().Kind != "go" && filepath.Base(dir) != "eva02-b-tiny" {
 				continue
 			}
@@ -31,7 +31,7 @@ func TestEmbedTensors(t *testing.T) {
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				in := filepath.Join(dir, "forward.safetensors")
 				o := EmbedOptions{
-					Device: dev, Model: model, Config: filepath.Join(dir, "config.json"),
+					Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 					Tensors: in, Normalize: normalize, Out: filepath.Join(t.TempDir(), "out.safetensors"),
 				}
 				if _, err := Embed(context.Background(), o); err != nil {
@@ -57,7 +57,7 @@ func TestEmbedBlocks(t *testing.T) {
 	eachBackend(t, func(t *testing.T, dev *device.Device) {
 		out := filepath.Join(t.TempDir(), "out.safetensors")
 		_, err := Embed(context.Background(), EmbedOptions{
-			Device: dev, Model: filepath.Join(dir, "model.safetensors"), Config: filepath.Join(dir, "config.json"),
+			Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 			Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Blocks: true, Batch: 2,
 		})
 		if err != nil {
@@ -83,7 +83,7 @@ func TestEmbedBatches(t *testing.T) {
 		for _, batch := range []int{5, 2} {
 			out := filepath.Join(t.TempDir(), "out.safetensors")
 			_, err := Embed(context.Background(), EmbedOptions{
-				Device: dev, Model: filepath.Join(dir, "model.safetensors"), Config: filepath.Join(dir, "config.json"),
+				Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 				Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Batch: batch,
 			})
 			if err != nil {
@@ -184,7 +184,7 @@ func TestWrongTensors(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := Embed(context.Background(), EmbedOptions{
-			Device: dev, Model: filepath.Join(dir, "model.safetensors"), Config: filepath.Join(dir, "config.json"),
+			Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 			Tensors: in, Out: filepath.Join(t.TempDir(), "o.safetensors"),
 		})
 		if err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {

@@ -22,6 +22,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/parquet-go/parquet-go"
 
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/dataset/datasettest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -126,7 +127,7 @@ func TestReplay(t *testing.T) {
 	readJSON(t, &want, "train", family, "lamb.json")
 	f := newFixture(t, family, func(r *Recipe) {
 		r.Data = []Source{{Tensors: filepath.Join(testdata, "train", family, "batches.safetensors")}}
-		r.Init.Model = filepath.Join(testdata, "models", family, "model.safetensors")
+		r.Init.Model = archtest.Weights(filepath.Join(testdata, "models", family))
 	})
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.json")

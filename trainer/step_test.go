@@ -14,7 +14,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -96,7 +98,7 @@ func floats(t *testing.T, f tensorfile.Source, name string) []float32 {
 // fixture is a reference training setup.
 type fixture struct {
 	family  string
-	model   *tensorfile.File
+	model   tensorfile.Source
 	batches *replayed
 	recipe  *Recipe
 	cfg     *arch.Config
@@ -128,7 +130,13 @@ func newFixture(t *testing.T, family string, change func(r *Recipe)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fixture{family, openTensorFile(t, "models", family, "model.safetensors"), batches, r, cfg}
+	dir := filepath.Join(testdata, "models", family)
+	model, err := convert.OpenModel(t.Context(), archtest.Weights(dir), convert.ModelOptions{Config: filepath.Join(dir, "config.json")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { model.Close() })
+	return &fixture{family, model.Source, batches, r, cfg}
 }
 
 func (f *fixture) weights(p arch.Param) ([]float32, error) {

@@ -3,16 +3,14 @@ package clip
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
-	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/convert"
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -42,34 +40,6 @@ func must[T any](t *testing.T) func(T, error) T {
 	}
 }
 
-// evaLayout shows a state dict of OpenAI's and OpenCLIP's with the text
-// tower's names under text.
-type evaLayout struct{ tensorfile.Source }
-
-func (s evaLayout) Tensors() []tensorfile.Info {
-	infos := slices.Clone(s.Source.Tensors())
-	for i := range infos {
-		infos[i].Name = evaName(infos[i].Name)
-	}
-	return infos
-}
-
-func (s evaLayout) Open(name string) (io.ReadCloser, error) {
-	for _, t := range s.Source.Tensors() {
-		if evaName(t.Name) == name {
-			return s.Source.Open(t.Name)
-		}
-	}
-	return nil, fmt.Errorf("no tensor %s", name)
-}
-
-func evaName(name string) string {
-	if strings.HasPrefix(name, "visual.") || strings.HasPrefix(name, "text.") || name == "logit_scale" {
-		return name
-	}
-	return "text." + name
-}
-
 func openFile(t *testing.T, path string) *tensorfile.File {
 	t.Helper()
 	f := must[*tensorfile.File](t)(tensorfile.OpenFile(path))
@@ -77,10 +47,12 @@ func openFile(t *testing.T, path string) *tensorfile.File {
 	return f
 }
 
-func loadModel(t *testing.T, d *device.Device, dir, config, dtype string) *weights.Set {
+// loadModel has the weights of the model in dir, a folder of models.
+func loadModel(t *testing.T, d *device.Device, dir, dtype string) *weights.Set {
 	t.Helper()
-	cfg := must[*arch.Config](t)(arch.Parse(must[[]byte](t)(os.ReadFile(filepath.Join(config, "config.json")))))
-	set := must[*weights.Set](t)(weights.Load(context.Background(), d, cfg, evaLayout{openFile(t, filepath.Join(dir, "model.safetensors"))}, dtype))
+	m := must[*convert.Model](t)(convert.OpenModel(context.Background(), archtest.Weights(dir), convert.ModelOptions{Config: filepath.Join(dir, "config.json")}))
+	defer m.Close()
+	set := must[*weights.Set](t)(weights.Load(context.Background(), d, m.Config, m.Source, dtype))
 	t.Cleanup(set.Free)
 	return set
 }
@@ -131,11 +103,7 @@ func TestForward(t *testing.T) {
 	backends(t, func(t *testing.T, d *device.Device) {
 		for _, dir := range dirs {
 			t.Run(filepath.Base(dir), func(t *testing.T) {
-				from := dir
-				if filepath.Base(dir) == "hf-clip-tiny" { // the same weights under other names
-					from = models + "openai-vit-tiny"
-				}
-				set := loadModel(t, d, from, dir, "fp32")
+				set := loadModel(t, d, dir, "fp32")
 				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 6}))
 				in := openFile(t, filepath.Join(dir, "forward.safetensors"))
 				img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
@@ -172,7 +140,7 @@ func TestBlocks(t *testing.T) {
 				continue // TestForward has them all
 			}
 			t.Run(filepath.Base(dir), func(t *testing.T) {
-				set := loadModel(t, d, dir, dir, "fp32")
+				set := loadModel(t, d, dir, "fp32")
 				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 1}))
 				in, want := openFile(t, filepath.Join(dir, "forward.safetensors")), openFile(t, path)
 				size, context77 := set.Config.Vision.ImageSize, set.Config.Text.ContextLength

@@ -31,7 +31,7 @@ func openTiny(t *testing.T, backend, name, dtype string) *tinyCase {
 	t.Cleanup(func() { d.Close() })
 	dir := models + name
 	in := openFile(t, dir+"/forward.safetensors")
-	return &tinyCase{t, d, loadModel(t, d, dir, dir, dtype), dir, floats(t, in, "images"), readTokens(t, in, "tokens")}
+	return &tinyCase{t, d, loadModel(t, d, dir, dtype), dir, floats(t, in, "images"), readTokens(t, in, "tokens")}
 }
 
 // run runs f over the images, an int32 input and the visual weights.
@@ -341,7 +341,7 @@ func TestTwoDevices(t *testing.T) {
 	defer d.Close()
 	dir := models + "openai-vit-tiny"
 	in := openFile(t, dir+"/forward.safetensors")
-	r := must[*Runner](t)(NewRunner(d, loadModel(t, d, dir, dir, "fp32"), RunnerOptions{Batch: 3}))
+	r := must[*Runner](t)(NewRunner(d, loadModel(t, d, dir, "fp32"), RunnerOptions{Batch: 3}))
 	if r.Batch() != 4 {
 		t.Errorf("batch %d, want 4", r.Batch())
 	}
