@@ -175,11 +175,11 @@ def main():
     ways = [("torch.compile", Clip, True), ("eager", Clip, False)]
     try:
         import open_clip  # noqa: F401
-        ways.append(("open_clip", OpenClip, False))
-    except ImportError:
-        pass
+        ways.insert(0, ("open_clip", OpenClip, False))  # first: the one to compare with
+    except Exception as e:  # not there, or not with this torch
+        print(f"no open_clip: {e}", flush=True)
     rows = []
-    for row in json.load(open(a.ours))["train"]:
+    for row in json.load(open(a.ours))["train"] or []:
         if row["model"] not in MODELS:
             continue
         for way, make, compiled in ways:
@@ -196,7 +196,8 @@ def main():
             if device == "cuda":
                 torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
             rows.append({"way": way, **key, **r})
-    json.dump({"torch": torch.__version__, "device": device, "rows": rows}, open(a.out, "w"), indent=1)
+            with open(a.out, "w") as f:  # after every row: the next one may not come back
+                json.dump({"torch": torch.__version__, "device": device, "rows": rows}, f, indent=1)
 
 
 main()

@@ -35,6 +35,7 @@ func (b *bench) matmul() error {
 			return err
 		}
 		b.report.MatMul = append(b.report.MatMul, MatMul{strings.ToLower(dtype.String()), b.sizes.matmul, gflops / 1000})
+		b.save()
 	}
 	return nil
 }
@@ -54,74 +55,70 @@ var (
 	lossTolerance    = map[string]float64{"fp32": 5e-3, "bf16": 5e-2}
 )
 
-func (b *bench) parity() error {
+// parity compares the features of a model in every dtype and, for the tiny
+// one, the losses of its training: a big one would take the Go backend minutes.
+func (b *bench) parity(model string) error {
 	ref, err := device.Open(b.ctx, device.Options{Backend: "go", Log: b.log})
 	if err != nil {
 		return err
 	}
 	defer ref.Close()
-	for _, model := range b.sizes.parity {
-		if err := b.parityOf(ref, model); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *bench) parityOf(ref *device.Device, model string) error {
 	cfg, name, err := configOf(model)
 	if err != nil {
 		return err
 	}
 	images, tokens := inputs(cfg, 2)
-	want, err := features(b, ref, cfg, "fp32", images, tokens)
+	err = b.parityOf(name+" features", featureTolerance, func(dev *device.Device, dtype string) ([]float64, error) {
+		if dev == nil {
+			dev = ref
+		}
+		return features(b, dev, cfg, dtype, images, tokens)
+	})
+	if err != nil || model != tinyModel {
+		return err
+	}
+	return b.parityOf(name+" loss over 4 steps", lossTolerance, func(dev *device.Device, dtype string) ([]float64, error) {
+		if dev == nil {
+			dev = ref
+		}
+		// Without random choices: their streams differ between backends.
+		r, err := recipe(trainCase{model: model, precision: dtype, batch: 8})
+		if err != nil {
+			return nil, err
+		}
+		res, err := trainer.Bench(b.ctx, dev, r, trainer.BenchOptions{Steps: 2})
+		if err != nil {
+			return nil, err
+		}
+		return res.Losses, nil
+	})
+}
+
+// parityOf compares what compute gives on this device in each dtype with what
+// it gives on the reference, a nil device, in float32.
+func (b *bench) parityOf(what string, tolerance map[string]float64, compute func(*device.Device, string) ([]float64, error)) error {
+	want, err := compute(nil, "fp32")
 	if err != nil {
 		return err
 	}
 	for _, dtype := range []string{"fp32", "bf16"} {
-		got, err := features(b, b.dev, cfg, dtype, images, tokens)
+		got, err := compute(b.dev, dtype)
 		if err != nil {
-			return err
+			b.skip("parity "+what+" "+dtype, err)
+			continue
 		}
 		worst := 0.0
 		for i := range want {
 			worst = max(worst, math.Abs(want[i]-got[i]))
 		}
-		b.compare(name+" features "+dtype, worst, featureTolerance[dtype])
-	}
-	if model != tinyModel { // a big model's training step takes the Go backend minutes
-		return nil
-	}
-	var losses []float64
-	for _, precision := range []string{"", "fp32", "bf16"} {
-		dev, p := b.dev, precision
-		if precision == "" {
-			dev, p = ref, "fp32"
-		}
-		// Without random choices: their streams differ between backends.
-		r, err := recipe(trainCase{model: model, precision: p, batch: 8})
-		if err != nil {
-			return err
-		}
-		res, err := trainer.Bench(b.ctx, dev, r, trainer.BenchOptions{Steps: 2})
-		if err != nil {
-			return err
-		}
-		if precision == "" {
-			losses = res.Losses
-			continue
-		}
-		worst := 0.0
-		for i := range losses {
-			worst = max(worst, math.Abs(losses[i]-res.Losses[i]))
-		}
-		b.compare(fmt.Sprintf("%s loss over %d steps %s", name, len(losses), precision), worst, lossTolerance[precision])
+		b.compare(what+" "+dtype, worst, tolerance[dtype])
 	}
 	return nil
 }
 
 func (b *bench) compare(what string, difference, tolerance float64) {
 	b.report.Parity = append(b.report.Parity, Parity{what, difference, tolerance, difference <= tolerance}) // not so for NaN
+	b.save()
 }
 
 // inputs are n random images, normalised, and texts.
@@ -190,24 +187,19 @@ type Forward struct {
 	MFU    float64 `json:"mfu,omitempty"`
 }
 
-func (b *bench) forward() error {
-	for _, c := range b.sizes.forward {
-		cfg, name, err := configOf(c.model)
-		if err != nil {
-			return err
-		}
-		if b.late("forward " + name + " " + c.dtype) {
-			continue
-		}
-		row, err := b.forwardOf(cfg, c)
-		if err != nil {
-			b.skip("forward "+name+" "+c.dtype, err)
-			continue
-		}
-		row.Model = name
-		b.report.Forward = append(b.report.Forward, *row)
-		b.log.Info("forward", "model", name, "dtype", c.dtype, "images_per_second", row.Images)
+func (b *bench) forward(c forwardCase) error {
+	cfg, name, err := configOf(c.model)
+	if err != nil {
+		return err
 	}
+	row, err := b.forwardOf(cfg, c)
+	if err != nil {
+		return err
+	}
+	row.Model = name
+	b.report.Forward = append(b.report.Forward, *row)
+	b.save()
+	b.log.Info("forward", "model", name, "dtype", c.dtype, "images_per_second", row.Images)
 	return nil
 }
 
@@ -268,42 +260,36 @@ type Train struct {
 	*trainer.BenchResult
 }
 
-func (b *bench) train() error {
-	for _, c := range b.sizes.train {
-		_, name, err := configOf(c.model)
+// train measures the largest batch that fits: the case's own or a half, a quarter…
+func (b *bench) train(c trainCase, what string) error {
+	_, name, err := configOf(c.model)
+	if err != nil {
+		return err
+	}
+	for ; ; c.batch /= 2 {
+		r, err := recipe(c)
 		if err != nil {
 			return err
 		}
-		what := fmt.Sprintf("training %s %s, patch dropout %v, checkpointing %v", name, c.precision, c.patchDropout, c.checkpoint)
-		for ; ; c.batch /= 2 {
-			if b.late(what) {
-				break
-			}
-			r, err := recipe(c)
-			if err != nil {
+		res, err := trainer.Bench(b.ctx, b.dev, r, trainer.BenchOptions{Steps: b.sizes.steps, Donation: c.donation})
+		if err != nil {
+			if !device.OutOfMemory(err) || c.batch <= 8 || b.ctx.Err() != nil || !time.Now().Before(b.end) {
 				return err
 			}
-			res, err := trainer.Bench(b.ctx, b.dev, r, trainer.BenchOptions{Steps: b.sizes.steps, Donation: c.donation})
-			if err != nil {
-				runtime.GC() // arrays of the failed step
-				if fault.Code(err) == int(fault.Environment) && c.batch > 8 && b.ctx.Err() == nil {
-					b.log.Info("does not fit, halved", "batch", c.batch, "reason", fault.Line(err))
-					continue
-				}
-				b.skip(what, err)
-				break
-			}
-			sorted := slices.Sorted(slices.Values(res.Seconds))
-			rate := float64(c.batch) / sorted[len(sorted)/2]
-			b.report.Train = append(b.report.Train, Train{
-				Model: name, Precision: c.precision, PatchDropout: c.patchDropout, Checkpoint: c.checkpoint,
-				Samples: rate, MFU: b.mfu(rate*res.GFLOPs["model"], c.precision), BenchResult: res,
-			})
-			b.log.Info(what, "batch", c.batch, "samples_per_second", rate)
-			break
+			b.log.Info("does not fit, halved", "batch", c.batch, "reason", fault.Line(err))
+			runtime.GC() // arrays of the failed step
+			continue
 		}
+		sorted := slices.Sorted(slices.Values(res.Seconds))
+		rate := float64(c.batch) / sorted[len(sorted)/2]
+		b.report.Train = append(b.report.Train, Train{
+			Model: name, Precision: c.precision, PatchDropout: c.patchDropout, Checkpoint: c.checkpoint,
+			Samples: rate, MFU: b.mfu(rate*res.GFLOPs["model"], c.precision), BenchResult: res,
+		})
+		b.save()
+		b.log.Info(what, "batch", c.batch, "samples_per_second", rate)
+		return nil
 	}
-	return nil
 }
 
 // recipe is the recipe of a training case.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/trainer"
 )
 
@@ -28,10 +29,10 @@ type Pipeline struct {
 }
 
 func (b *bench) pipeline() error {
-	if len(b.report.Train) == 0 || b.late("data pipeline") {
-		return nil
+	if len(b.before.Train) == 0 {
+		return fault.Envf("needs the first training row")
 	}
-	ready := b.report.Train[0]
+	ready := b.before.Train[0]
 	dir, err := os.MkdirTemp("", "evatool-gpu-")
 	if err != nil {
 		return err
@@ -66,6 +67,7 @@ func (b *bench) pipeline() error {
 		Model: ready.Model, Batch: c.batch, Pictures: b.sizes.pictures,
 		Real: float64(c.batch) / median.Seconds, Synthetic: ready.Samples, Wait: median.DataWait / median.Seconds,
 	})
+	b.save()
 	return nil
 }
 

@@ -26,10 +26,16 @@ func catch(what string, f func() error) (err error) {
 	return nil
 }
 
+const noMemory = "not enough memory on the device"
+
+const lessMemory = noMemory + "; use a smaller batch or micro_batch, or gradient checkpointing"
+
 // known explains what XLA and its plugins say about the machine.
 var known = []struct{ text, means string }{
-	{"RESOURCE_EXHAUSTED", "not enough memory on the device; use a smaller batch or micro_batch, or gradient checkpointing"},
-	{"Out of memory", "not enough memory on the device; use a smaller batch or micro_batch, or gradient checkpointing"},
+	{"RESOURCE_EXHAUSTED", lessMemory},
+	{"Out of memory", lessMemory},
+	{"CUDA_ERROR_OUT_OF_MEMORY", lessMemory},
+	{"STATUS_ALLOC_FAILED", lessMemory}, // of cuBLAS, cuDNN
 	{"No visible GPU devices", "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the CPU plugin"},
 	{"CUDA_ERROR_NO_DEVICE", "no NVIDIA GPU is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the CPU plugin"},
 	{"CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "the NVIDIA driver is too old for this plugin; update the driver"},
@@ -50,5 +56,9 @@ func explain(err error) error {
 	}
 	return err
 }
+
+// OutOfMemory says whether an error of this package is the device's memory
+// being too small.
+func OutOfMemory(err error) bool { return err != nil && strings.Contains(err.Error(), noMemory) }
 
 var errConsumed = errors.New("the array was donated or freed")
