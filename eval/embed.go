@@ -70,20 +70,24 @@ func (o *EmbedOptions) Check() error {
 	case ext == ".npy" && len(o.Images) > 0 && o.Texts != "":
 		return fault.Usagef("embed: a .npy holds one array; write images and texts to .safetensors")
 	}
-	if err := checkOut(filepath.Dir(o.Out)); err != nil {
+	if err := checkOut(o.Out); err != nil {
 		return err
 	}
 	return checkDType(o.DType)
 }
 
-// checkOut says whether files can be written into dir.
-func checkOut(dir string) error {
+// checkOut says whether the file path can be written, before there is work to lose.
+func checkOut(path string) error {
+	dir := filepath.Dir(path)
 	st, err := os.Stat(dir)
 	if err != nil {
-		return fault.File(dir, "a folder that exists, for the output", err)
+		return fault.As(fault.Environment, fmt.Errorf("%s: no such folder for the output; make it first", dir))
 	}
 	if !st.IsDir() {
-		return fault.Inputf("%s: not a folder; give another output", dir)
+		return fault.Envf("%s: not a folder; give another output", dir)
+	}
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return fault.Envf("%s: is a directory; give the name of a file to write", path)
 	}
 	return nil
 }

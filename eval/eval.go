@@ -7,7 +7,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -108,7 +107,7 @@ func (o Options) Check() error {
 	}
 	for _, file := range []string{o.Predictions, o.SaveClassifier} {
 		if file != "" {
-			if err := checkOut(filepath.Dir(file)); err != nil {
+			if err := checkOut(file); err != nil {
 				return err
 			}
 		}

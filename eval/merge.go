@@ -45,7 +45,14 @@ func Merge(dirs []string, o MergeOptions) (*Result, error) {
 
 func merge(dirs []string, out string) (*Result, error) {
 	parts := make([]part, 0, len(dirs))
+	into, _ := os.Stat(out)
+	if into != nil && !into.IsDir() {
+		return nil, fault.Inputf("%s: is a file; -o wants a folder", out)
+	}
 	for _, dir := range dirs {
+		if st, err := os.Stat(dir); err == nil && os.SameFile(st, into) {
+			return nil, fault.Usagef("-o %s: is one of the parts, which the whole would overwrite; give another folder", out)
+		}
 		p, err := readPart(dir)
 		if err != nil {
 			return nil, err
@@ -96,7 +103,10 @@ func (s *Seconds) add(o Seconds) {
 func readPart(dir string) (part, error) {
 	p := part{dir: dir}
 	path := filepath.Join(dir, resultFile)
-	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+	if st, err := os.Stat(dir); err == nil {
+		if !st.IsDir() {
+			return p, fault.Inputf("%s: is a file; give the folder that a part was written into (its --out)", dir)
+		}
 		if _, err := os.Stat(path); os.IsNotExist(err) {
 			return p, fault.Inputf("%s: no %s: the shard is not finished; run it again with the same --out", dir, resultFile)
 		}

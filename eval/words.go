@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
@@ -80,6 +81,9 @@ func Lines(path, what string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !utf8.Valid(b) {
+		return nil, fault.Inputf("%s: not UTF-8; save %s as UTF-8, one a line", path, what)
+	}
 	var out []string
 	for line := range strings.Lines(strings.TrimPrefix(string(b), "\ufeff")) {
 		if line = strings.TrimSpace(line); line != "" {
@@ -90,6 +94,15 @@ func Lines(path, what string) ([]string, error) {
 		return nil, fault.Inputf("%s: empty; want %s, one a line", path, what)
 	}
 	return out, nil
+}
+
+// Templates reads a file of templates, one a line, and checks them.
+func Templates(path string) ([]string, error) {
+	list, err := Lines(path, "templates")
+	if err != nil {
+		return nil, err
+	}
+	return list, dataset.CheckTemplates(path, list)
 }
 
 // spoken is a folder name as a class name.

@@ -107,7 +107,7 @@ func (r *Recipe) words(e Evaluation) (names, templates []string, err error) {
 		}
 	}
 	if e.Templates != "" {
-		templates, err = eval.Lines(r.path(e.Templates), "templates")
+		templates, err = eval.Templates(r.path(e.Templates))
 	}
 	return names, templates, err
 }

@@ -21,7 +21,7 @@ GPUs. --backend auto (the default of every command) takes the CUDA plugin if
 there is a GPU, else the CPU plugin, else the Go backend.` + exitStatus,
 		Example: `  evatool backend list
   evatool backend install cpu`,
-		Args: cobra.NoArgs,
+		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newBackendList(app), newBackendInstall(app))

@@ -11,9 +11,11 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/evatool/evatool/internal/device"
@@ -107,12 +109,17 @@ OpenAI, OpenCLIP) and gives back, without Python: safe weights (convert), a
 number you can trust (zeroshot), and a better model (train).` + exitStatus,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		Args:          noCommand,
+		Version:       runlog.Versions()["evatool"],
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{"auto", "off"}, app.HugePages) {
+				return fault.Usagef("--huge-pages %q: want auto or off", app.HugePages)
+			}
 			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
 			if cmd.Annotations[computes] != "" && app.HugePages != "off" {
 				device.Reexec(app.Backend, app.Log)
 			}
+			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -128,7 +135,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
 	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fault.Usagef("%w; see %s --help", err, cmd.CommandPath())
+		return fault.Usagef("%s; see %s --help", plain(err), cmd.CommandPath())
 	})
 	for _, c := range commands {
 		cmd := c(app)
@@ -138,6 +145,35 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 		root.AddCommand(cmd)
 	}
 	return root
+}
+
+// noCommand is the check of a command that has subcommands only: an argument
+// is one that does not exist.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	near := ""
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		near = "; did you mean " + strings.Join(like, " or ") + "?"
+	}
+	return fault.Usagef("unknown command %q for %q%s; %s --help lists them", args[0], cmd.CommandPath(), near, cmd.CommandPath())
+}
+
+// plain says what is wrong with a flag's value without the names of Go's
+// functions.
+func plain(err error) string {
+	var bad *pflag.InvalidValueError
+	var number *strconv.NumError
+	if !errors.As(err, &bad) || !errors.As(err, &number) {
+		return err.Error()
+	}
+	want := map[string]string{"ParseInt": "a whole number", "ParseUint": "a whole number of 0 or more", "ParseFloat": "a number", "ParseBool": "true or false"}[number.Func]
+	if want == "" || errors.Is(err, strconv.ErrRange) {
+		return fmt.Sprintf("--%s %q: %s", bad.GetFlag().Name, bad.GetValue(), number.Err)
+	}
+	return fmt.Sprintf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
 }
 
 // markComputes marks cmd and its subcommands.

@@ -53,7 +53,7 @@ An image that does not decode is skipped, counted and listed; more than
 				}
 			}
 			if templates != "" {
-				if o.Templates, err = eval.Lines(templates, "templates"); err != nil {
+				if o.Templates, err = eval.Templates(templates); err != nil {
 					return err
 				}
 			}

@@ -100,7 +100,7 @@ func TestPrompt(t *testing.T) {
 			t.Errorf("Prompt(%q) = %q, want %q", template, got, want)
 		}
 	}
-	if err := CheckTemplates("t.txt", []string{"{c}", "a photo"}); err == nil || !strings.Contains(err.Error(), "line 2") {
+	if err := CheckTemplates("t.txt", []string{"{c}", "a photo"}); err == nil || !strings.Contains(err.Error(), "t.txt: template 2") {
 		t.Errorf("template without a place: %v", err)
 	}
 }

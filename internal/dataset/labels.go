@@ -117,6 +117,6 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 		}
 	}
 	slices.Sort(unknown)
-	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, or the class names in use",
+	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, and name them after the classes or by class number (0, 1, …)",
 		where, len(unknown), len(dirs), len(l.names), unknown[0], l.names[0])
 }

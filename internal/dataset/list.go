@@ -66,7 +66,7 @@ func (d *list) Read(i int) (Example, error) {
 		var dir bool
 		var err error
 		if size, dir, err = d.st.stat(d.ctx, r.file.path); err != nil {
-			return ex, explain(r.file.path, "the image of "+r.key, err)
+			return ex, explain(r.file.path, fmt.Sprintf("an image, which the table calls %q", r.key), err)
 		}
 		if dir {
 			return ex, fault.Inputf("%s: is a directory; want an image", r.file.path)

@@ -137,6 +137,9 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (rows 
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	if err := noLZ4(f.Metadata()); err != nil {
+		return nil, nil, nil, err
+	}
 	if c.label >= 0 {
 		names = huggingFaceNames(f, f.Schema().Columns()[c.label][0])
 	}
@@ -191,6 +194,19 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (rows 
 		return rows, nil, names, err
 	}
 	return rows, &bytesColumn{name: name, size: size, groups: f.RowGroups(), leaf: c.image, group: -1}, names, nil
+}
+
+// noLZ4 refuses LZ4: the library gets whole pages of it wrong, and on a damaged
+// one it asks for twice the memory until there is none.
+func noLZ4(m *format.FileMetaData) error {
+	for _, g := range m.RowGroups {
+		for _, c := range g.Columns {
+			if c.MetaData.Codec == format.Lz4Raw {
+				return fmt.Errorf("column %s is compressed with LZ4, which is not read; write the table with snappy, zstd, gzip or brotli", strings.Join(c.MetaData.PathInSchema, "."))
+			}
+		}
+	}
+	return nil
 }
 
 // huggingFaceNames are the class names that a Hugging Face table says about

@@ -75,6 +75,9 @@ func (disk) stat(_ context.Context, name string) (int64, bool, error) {
 	if err != nil {
 		return 0, false, err
 	}
+	if !st.IsDir() && !st.Mode().IsRegular() {
+		return 0, false, fault.Inputf("%s: not a regular file; reading a pipe or a device may never end, give a file", name)
+	}
 	return st.Size(), st.IsDir(), nil
 }
 

@@ -92,6 +92,8 @@ func File(path, want string, err error) error {
 		return Inputf("%s: no such file; give the path of %s", path, want)
 	case errors.Is(err, fs.ErrPermission):
 		return Envf("%s: permission denied; make it readable and try again", path)
+	case errors.Is(err, syscall.ENOTDIR):
+		return Inputf("%s: a part of this path is a file, not a folder; give the path of %s", path, want)
 	case errors.Is(err, syscall.EISDIR):
 		return Inputf("%s: is a directory; give %s", path, want)
 	}
