@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -73,7 +74,7 @@ func (o *EmbedOptions) Check() error {
 	if err := checkOut(o.Out); err != nil {
 		return err
 	}
-	return checkDType(o.DType)
+	return cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkDType(o.DType))
 }
 
 // checkOut says whether the file path can be written, before there is work to lose.

@@ -94,13 +94,8 @@ func (o Options) Check() error {
 			return err
 		}
 	}
-	for _, n := range []struct {
-		flag string
-		v    int
-	}{{"batch", o.Batch}, {"workers", o.Workers}, {"limit", o.Limit}, {"max-bad", o.MaxBad}} {
-		if n.v < 0 {
-			return fault.Usagef("--%s %d: want 0 or more", n.flag, n.v)
-		}
+	if err := checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad); err != nil {
+		return err
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
 		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
@@ -113,6 +108,18 @@ func (o Options) Check() error {
 		}
 	}
 	return checkDType(o.DType)
+}
+
+func checkCounts(batch, workers, limit, maxBad int) error {
+	for _, n := range []struct {
+		flag string
+		v    int
+	}{{"batch", batch}, {"workers", workers}, {"limit", limit}, {"max-bad", maxBad}} {
+		if n.v < 0 {
+			return fault.Usagef("--%s %d: want 0 or more", n.flag, n.v)
+		}
+	}
+	return nil
 }
 
 func (o Options) defaults() Options {

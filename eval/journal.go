@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -51,7 +50,7 @@ type journal struct {
 // kill leaves it, is cut off.
 func openJournal(dir, key string, fresh bool) (j *journal, done map[int]entry, other bool, err error) {
 	path := filepath.Join(dir, journalFile)
-	j = &journal{lock: flock.New(path)}
+	j = &journal{lock: flock.New(path, flock.SetPermissions(0o644))}
 	free, err := j.lock.TryLock()
 	if err != nil {
 		return nil, nil, false, fault.File(path, "a folder that can be written, as --out", err)
@@ -106,10 +105,10 @@ func replay(b []byte, key string, done map[int]entry) (keep int, same bool) {
 
 func (j *journal) begin(keep int64, key string) error {
 	if err := j.f.Truncate(keep); err != nil {
-		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+		return err
 	}
 	if _, err := j.f.Seek(keep, 0); err != nil {
-		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+		return err
 	}
 	if keep > 0 {
 		return nil
@@ -138,12 +137,9 @@ func (j *journal) append(entries []entry) error {
 
 func (j *journal) write(b []byte) error {
 	if _, err := j.f.Write(b); err != nil {
-		return fmt.Errorf("write %s: %w", j.f.Name(), err)
+		return err
 	}
-	if err := j.f.Sync(); err != nil {
-		return fmt.Errorf("write %s: %w", j.f.Name(), err)
-	}
-	return nil
+	return j.f.Sync()
 }
 
 // Close also lets the next run in.

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -75,7 +76,10 @@ func (o *RetrievalOptions) Check() error {
 	if o.Set != "flickr30k" && o.Set != "coco" && o.Set != "csv" {
 		return fault.Usagef("retrieval %q: want flickr30k, coco or csv", o.Set)
 	}
-	return checkDType(o.DType)
+	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
+		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
+	}
+	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkDType(o.DType))
 }
 
 // Retrieval scores both directions: for an image any of its captions is right,

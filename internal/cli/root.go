@@ -190,22 +190,23 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 	app := &App{In: in, Out: out, Err: errw, Log: runlog.NewLogger(errw, false, false)}
 	root := newRoot(app)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	// A command that stopped because of Ctrl-C may report the interrupted call.
 	if ctx.Err() != nil {
-		fmt.Fprintln(errw, "evatool: interrupted:", strings.TrimPrefix(fault.Line(err), "context canceled"))
+		fmt.Fprintln(errw, "evatool: interrupted:", strings.TrimSuffix(strings.TrimSuffix(fault.Line(err), "context canceled"), ": "))
 		return int(fault.Interrupted)
 	}
+	err = usageOf(cmd, err)
 	fmt.Fprintln(errw, "evatool:", fault.Line(err))
-	return fault.Code(usageOf(err))
+	return fault.Code(err)
 }
 
 // usageOf gives cobra's own errors (unknown command, missing argument) the
-// usage status: they carry no kind, and every error of ours does.
-func usageOf(err error) error {
+// usage status and a next step: they carry no kind, and every error of ours does.
+func usageOf(cmd *cobra.Command, err error) error {
 	var e *fault.Error
 	if errors.As(err, &e) {
 		return err
@@ -213,7 +214,7 @@ func usageOf(err error) error {
 	s := err.Error()
 	for _, p := range []string{"unknown command", "unknown flag", "accepts ", "requires ", "required flag", "invalid argument", "if any flags in the group", "at least one of the flags"} {
 		if strings.HasPrefix(s, p) {
-			return fault.As(fault.Usage, err)
+			return fault.Usagef("%w; see %s --help", err, cmd.CommandPath())
 		}
 	}
 	return err
