@@ -46,7 +46,7 @@ normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
 the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor
 (CHW, float32, little-endian, CLIP's mean and standard deviation).
 
-JPEG, PNG, WebP, GIF, BMP and TIFF are recognised by content. EXIF orientation
+JPEG, PNG, WebP, GIF, BMP, TIFF, PGM and PPM are recognised by content. EXIF orientation
 is not applied. Truncated files and images of more than 178,956,970 pixels are
 refused.
 

@@ -19,7 +19,7 @@ const MaxPixels = 2 * 89478485
 
 // Image is a decoded image in PIL's mode.
 type Image struct {
-	Format  string // JPEG, PNG, WEBP, GIF, BMP or TIFF
+	Format  string // JPEG, PNG, WEBP, GIF, BMP, TIFF or PPM
 	Decoder string // "go", or the library that decoded a JPEG
 	Mode    string // 1, L, LA, P, RGB, RGBA, RGBX, CMYK, I or I;16
 	W, H    int
@@ -62,6 +62,7 @@ var formats = []format{
 	{"GIF", prefix("GIF87a", "GIF89a"), decodeGIF},
 	{"BMP", prefix("BM"), decodeBMP},
 	{"TIFF", prefix("II*\x00", "MM\x00*"), decodeTIFF},
+	{"PPM", prefix("P5", "P6"), decodePNM},
 }
 
 // maxFile is the largest image file that Open reads, in bytes.
@@ -86,8 +87,8 @@ func Open(path string) (*Image, error) {
 	return im, nil
 }
 
-// Decode reads a JPEG, PNG, WebP, GIF, BMP or TIFF file, recognised by its
-// first bytes. Of an animation it reads the first frame. EXIF orientation is
+// Decode reads a JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM file, recognised by
+// its first bytes. Of an animation it reads the first frame. EXIF orientation is
 // not applied.
 func Decode(data []byte) (im *Image, err error) {
 	if len(data) == 0 {
@@ -112,7 +113,7 @@ func Decode(data []byte) (im *Image, err error) {
 		}
 		return im, nil
 	}
-	return nil, fault.Inputf("not an image that evatool reads (it starts with %q); use JPEG, PNG, WebP, GIF, BMP or TIFF", data[:min(8, len(data))])
+	return nil, fault.Inputf("not an image that evatool reads (it starts with %q); use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", data[:min(8, len(data))])
 }
 
 // checkSize refuses empty images and decompression bombs.
