@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -39,22 +39,14 @@ func stateDict(t *testing.T, raw json.RawMessage) []tensorfile.Info {
 // structures are the published architectures by name.
 func structures(t *testing.T) map[string][]tensorfile.Info {
 	t.Helper()
-	paths, err := filepath.Glob("../testdata/structure/*.json")
-	if err != nil || len(paths) < 23 {
-		t.Fatalf("%d structure files, %v", len(paths), err)
-	}
 	out := map[string][]tensorfile.Info{}
-	for _, p := range paths {
-		b, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, text := range archtest.Structures(t, "../testdata/structure") {
 		var s struct {
 			Name string          `json:"name"`
 			Dict json.RawMessage `json:"state_dict"`
 		}
-		if err := json.Unmarshal(b, &s); err != nil {
-			t.Fatal(p, err)
+		if err := json.Unmarshal(text, &s); err != nil {
+			t.Fatal(err)
 		}
 		out[s.Name] = stateDict(t, s.Dict)
 	}

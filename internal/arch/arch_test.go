@@ -3,14 +3,13 @@ package arch
 import (
 	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -25,27 +24,13 @@ type structure struct {
 
 func structures(t *testing.T) []structure {
 	t.Helper()
-	paths, err := filepath.Glob("../../testdata/structure/*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var out []structure
-	for _, p := range paths {
-		if filepath.Base(p) == "index.json" {
-			continue
-		}
-		data, err := os.ReadFile(p)
-		if err != nil {
+	for _, text := range archtest.Structures(t, "../../testdata/structure") {
+		var s structure
+		if err := json.Unmarshal(text, &s); err != nil {
 			t.Fatal(err)
 		}
-		var s structure
-		if err := json.Unmarshal(data, &s); err != nil {
-			t.Fatal(p, err)
-		}
 		out = append(out, s)
-	}
-	if len(out) < 23 {
-		t.Fatalf("%d structure files, want all 23", len(out))
 	}
 	return out
 }

@@ -1,7 +1,14 @@
-// Package archtest finds the tiny models of testdata for tests.
+// Package archtest finds the models of testdata for tests.
 package archtest
 
-import "path/filepath"
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 // inFormats are the models whose weights testdata/formats has as they are.
 var inFormats = map[string]string{
@@ -18,4 +25,30 @@ func Weights(dir string) string {
 		return filepath.Join(filepath.Dir(filepath.Dir(dir)), "formats", file)
 	}
 	return filepath.Join(dir, "model.safetensors")
+}
+
+// Structures are the JSON files of testdata/structure, dir, unpacked.
+func Structures(t *testing.T, dir string) [][]byte {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "*.json.gz"))
+	if err != nil || len(paths) < 23 {
+		t.Fatalf("%d structure files, want all 23 (%v)", len(paths), err)
+	}
+	var out [][]byte
+	for _, p := range paths {
+		packed, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, err := gzip.NewReader(bytes.NewReader(packed))
+		if err != nil {
+			t.Fatal(p, err)
+		}
+		text, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(p, err)
+		}
+		out = append(out, text)
+	}
+	return out
 }
