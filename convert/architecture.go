@@ -67,8 +67,10 @@ func identify(v *view, inv *inventory, config string) (architecture, error) {
 		return architecture{name: canonicalName(c), config: c, how: "the file says it"}, nil
 	case inv.config != nil:
 		return architecture{name: canonicalName(inv.config), config: inv.config, how: "the config.json beside it says it"}, nil
-	case v.tower():
+	case v.alone() == "visual.":
 		return v.identifyTower(), nil
+	case v.alone() == "text.":
+		return architecture{how: "a text tower alone; evatool init builds a CLIP model from it and a vision tower"}, nil
 	}
 	return v.identifyModel(inv)
 }
@@ -102,6 +104,9 @@ func (v *view) identifyModel(inv *inventory) (architecture, error) {
 	}
 	if family, _, _ := origin(v, inv); family == "openclip" && found[0].config.Family() == "openai" {
 		found[0].warn = "read as a model with QuickGELU, but the order of its keys is OpenCLIP's, whose models mostly have GELU; if this one has, give a --config FILE.json without quick_gelu"
+	}
+	if c := found[0].config; c.Family() == "openclip" && !c.QuickGELU && found[0].warn == "" {
+		found[0].warn = maybeQuick
 	}
 	found[0].how = "recognised from " + found[0].how
 	return found[0], nil
@@ -196,6 +201,10 @@ func sameShape(a, b []int64) bool {
 	return slices.Equal(a, b) || len(a)+len(b) == 1 && slices.Concat(a, b)[0] == 1
 }
 
+// maybeQuick is said where only the user can know: OpenCLIP's models of either
+// activation have the same names and shapes.
+const maybeQuick = "read as an OpenCLIP model with GELU; if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config"
+
 // origin tells OpenAI's files from OpenCLIP's, which have the same names and
 // shapes but another activation, by facts that only one of them has.
 func origin(v *view, inv *inventory) (family, evidence, warn string) {
@@ -224,11 +233,26 @@ func origin(v *view, inv *inventory) (family, evidence, warn string) {
 	weight, bias, ln := index[prefix+"attn.in_proj_weight"], index[prefix+"attn.in_proj_bias"], index[prefix+"ln_1.weight"]
 	switch {
 	case ln > 0 && ln < weight:
-		return "openclip", " and the order of the keys", "read as an OpenCLIP model with GELU; if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config"
+		return "openclip", " and the order of the keys", maybeQuick
 	case weight > 0 && weight < bias && bias < ln:
 		return "openai", " and the order of the keys", ""
 	}
 	return "", "", ""
+}
+
+// clipTowers are the published models whose vision tower this is, its projection
+// left aside.
+func (v *view) clipTowers() (names []string) {
+	for _, n := range arch.Names() {
+		differs := func(p arch.Param) bool {
+			e := v.byName[p.Name]
+			return p.Tower == arch.VisualTower && p.Name != "visual.proj" && (e == nil || !sameShape(e.shape, p.Shape))
+		}
+		if !slices.ContainsFunc(published()[n], differs) {
+			names = append(names, n)
+		}
+	}
+	return names
 }
 
 // towers are the published EVA vision towers by width, blocks and patch size.
@@ -241,6 +265,13 @@ var towers = map[[3]int64]string{
 }
 
 func (v *view) identifyTower() architecture {
+	if v.byName["visual.conv1.weight"] != nil {
+		how := "a vision tower alone"
+		if names := v.clipTowers(); len(names) > 0 {
+			how += ", the one of " + strings.Join(names, " and ")
+		}
+		return architecture{how: how + "; evatool init builds a CLIP model from it and a text tower"}
+	}
 	patch := v.byName["visual.patch_embed.proj.weight"]
 	if patch == nil || len(patch.shape) != 4 {
 		return architecture{how: "not recognised"}
@@ -249,8 +280,11 @@ func (v *view) identifyTower() architecture {
 	for v.byName[fmt.Sprintf("visual.blocks.%d.norm1.weight", blocks)] != nil {
 		blocks++
 	}
+	// Other models share these three numbers: ViT (biases of query, key and value
+	// as one), EVA's first large one (a plain MLP).
 	name, ok := towers[[3]int64{patch.shape[0], blocks, patch.shape[3]}]
-	if !ok {
+	swiglu := strings.HasPrefix(name, "EVA02_B") || strings.HasPrefix(name, "EVA02_L")
+	if !ok || v.byName["visual.blocks.0.attn.qkv.bias"] != nil || swiglu != (v.byName["visual.blocks.0.mlp.w1.weight"] != nil) {
 		return architecture{how: "not recognised"}
 	}
 	return architecture{name: name, how: "a vision tower, recognised from its shapes"}

@@ -79,6 +79,9 @@ func (in *input) openFile(path, key string) (tensorfile.Source, error) {
 	if err := fault.RegularFile(path, wantCheckpoint); err != nil {
 		return nil, err
 	}
+	if isDistributed(path) {
+		return nil, distributed(filepath.Dir(path))
+	}
 	in.files = append(in.files, path)
 	st, err := isSafetensors(path)
 	if err != nil {
@@ -150,12 +153,29 @@ func (in *input) choose(dir string) (string, error) {
 	if _, err := os.Stat(filepath.Join(dir, deepspeedModel)); err == nil {
 		return in.deepspeed(dir)
 	}
+	if isDistributed(filepath.Join(dir, ".metadata")) {
+		return "", distributed(dir)
+	}
 	for _, name := range folderFiles {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			return filepath.Join(dir, name), nil
 		}
 	}
 	return "", fault.Inputf("%s: no weights here; expected %s, or DeepSpeed's latest; or name the files themselves", dir, strings.Join(folderFiles, ", "))
+}
+
+// isDistributed says whether a file is a piece of a torch.distributed.checkpoint.
+func isDistributed(path string) bool {
+	if filepath.Base(path) == ".metadata" {
+		pieces, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.distcp"))
+		_, err := os.Stat(path)
+		return err == nil && len(pieces) > 0
+	}
+	return strings.HasSuffix(path, ".distcp")
+}
+
+func distributed(dir string) error {
+	return fault.Inputf("%s: a checkpoint of torch.distributed, in pieces (.metadata and *.distcp), which is not supported; make one file of it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch %s model.pt", dir, dir)
 }
 
 func (in *input) deepspeed(dir string) (string, error) {

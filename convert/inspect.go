@@ -105,6 +105,10 @@ func (r *Inspection) identify(in *input) {
 		r.Recognised = fault.Line(err)
 		return
 	}
+	if err := v.foreign(); err != nil {
+		r.Recognised = fault.Line(err)
+		return
+	}
 	r.Family = v.family.name
 	a, err := identify(v, in.inventory(), "")
 	if err != nil {

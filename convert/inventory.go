@@ -36,8 +36,25 @@ type view struct {
 	unknown []string // names that the family does not know
 }
 
-func (v *view) tower() bool {
-	return !slices.ContainsFunc(v.exprs, func(e *expr) bool { return strings.HasPrefix(e.eva, "text.") })
+// alone is "visual." or "text." when there is only this tower, else "".
+func (v *view) alone() string {
+	for _, t := range []struct{ has, lacks string }{{"visual.", "text."}, {"text.", "visual."}} {
+		if !slices.ContainsFunc(v.exprs, func(e *expr) bool { return strings.HasPrefix(e.eva, t.lacks) }) {
+			return t.has
+		}
+	}
+	return ""
+}
+
+// foreign is an error when the tensors are not those of a CLIP model.
+func (v *view) foreign() error {
+	if kind, name := notCLIP(v.unknown); kind != "" {
+		return fault.Inputf("%s (it has %s); --layout source converts any state dict as it is", kind, name)
+	}
+	if len(v.unknown) > 0 {
+		return fault.Inputf("the file has the names of %s, but not for %s; --exclude leaves tensors out, --layout source keeps all as they are", v.family.name, list(v.unknown))
+	}
+	return nil
 }
 
 // see recognises the key family and maps every tensor.

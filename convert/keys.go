@@ -33,7 +33,7 @@ const (
 )
 
 // families in the order of recognition: the first whose marks are all there.
-var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower})
+var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
 
 // layouts are the families that --layout writes.
 var layouts = map[string][]*family{

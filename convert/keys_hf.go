@@ -1,5 +1,31 @@
 package convert
 
+import "strings"
+
+// hfTowers are transformers' CLIPVisionModel and CLIPTextModel. With a projection
+// the names are CLIPModel's (a text tower's are those of hfCLIP), without one
+// they may lack "vision_model." or "text_model.".
+var hfTowers = []*family{
+	{name: "hf-clip-tower", has: []string{"vision_model.embeddings.class_embedding", "vision_model.pre_layrnorm.weight"}, rules: hfCLIP.rules},
+	{name: "hf-clip-tower", has: []string{"embeddings.class_embedding", "pre_layrnorm.weight"}, rules: hfBare("vision_model.")},
+	{name: "hf-clip-tower", has: []string{"embeddings.token_embedding.weight", "final_layer_norm.weight"}, rules: hfBare("text_model.")},
+}
+
+// hfBare are the rules of one tower without its prefix.
+func hfBare(prefix string) (rules []rule) {
+	for _, r := range hfCLIP.rules {
+		if !strings.HasPrefix(r.src[0], prefix) {
+			continue
+		}
+		bare := rule{eva: r.eva, op: r.op}
+		for _, s := range r.src {
+			bare.src = append(bare.src, strings.TrimPrefix(s, prefix))
+		}
+		rules = append(rules, bare)
+	}
+	return rules
+}
+
 // hfCLIP is transformers' CLIPModel: query, key and value apart, projections
 // as Linear weights, and its own spelling of "pre_layrnorm".
 var hfCLIP = &family{

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
@@ -56,11 +58,12 @@ func (in *input) model(path, config string) (*Model, error) {
 		return &Model{}, err
 	}
 	if p.config == nil {
-		switch p.name {
-		case "":
-		case custom:
+		switch {
+		case p.lacks("visual."):
+			return &Model{}, fault.Inputf("%s has no vision tower, only a text tower; evatool init builds a CLIP model from it and a vision tower", path)
+		case p.lacks("text.") && (p.name == "" || p.name == custom):
 			return &Model{}, fault.Inputf("%s has no text tower, only a vision tower; evatool init builds a CLIP model from it and a text tower", path)
-		default:
+		case p.lacks("text."):
 			return &Model{}, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.name)
 		}
 		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give --config NAME or FILE.json", path)
@@ -70,6 +73,11 @@ func (in *input) model(path, config string) (*Model, error) {
 		m.Name = p.name
 	}
 	return m, nil
+}
+
+// lacks says whether no tensor is of this tower.
+func (p *plan) lacks(tower string) bool {
+	return !slices.ContainsFunc(p.items, func(it *item) bool { return strings.HasPrefix(it.eva, tower) })
 }
 
 // mapped is a checkpoint seen through a plan.

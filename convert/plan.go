@@ -162,11 +162,8 @@ func (p *plan) mapped(inv *inventory, o planOptions) error {
 		}
 		return out
 	})
-	if len(v.unknown) > 0 {
-		if kind, name := notCLIP(v.unknown); kind != "" {
-			return fault.Inputf("%s (it has %s); --layout source converts any state dict as it is", kind, name)
-		}
-		return fault.Inputf("the file has the names of %s, but not for %s; --exclude leaves tensors out, --layout source keeps all as they are", v.family.name, list(v.unknown))
+	if err := v.foreign(); err != nil {
+		return err
 	}
 	a, err := identify(v, inv, o.config)
 	if err != nil {
@@ -207,7 +204,7 @@ func (p *plan) shape(v *view, items []*item, o planOptions) error {
 		if err := v.consistent(); err != nil {
 			return err
 		}
-		if !v.tower() {
+		if v.alone() == "" {
 			p.warnings = append(p.warnings, "the architecture is not a published one, so the output does not describe itself; give --config FILE.json to change that")
 		}
 		return nil
@@ -228,10 +225,11 @@ func (p *plan) shape(v *view, items []*item, o planOptions) error {
 		m = methods[o.method]
 	}
 	allowed := o.imageSize != 0 || o.method != ""
-	tower := v.tower()
+	only := v.alone()
+	tower := only == "visual."
 	want := map[string][]int64{}
 	for _, q := range p.config.Params() {
-		if tower && q.Tower != arch.VisualTower {
+		if !strings.HasPrefix(q.Name, only) && v.byName[q.Name] == nil {
 			continue
 		}
 		want[q.Name] = q.Shape
@@ -264,16 +262,12 @@ func (p *plan) shape(v *view, items []*item, o planOptions) error {
 	if err := onlyKernel(items); err != nil {
 		return err
 	}
-	vision := func(it *item) bool { return strings.HasPrefix(it.eva, "visual.") }
-	if len(want) > 0 && !slices.ContainsFunc(items, vision) {
-		return fault.Inputf("has no vision tower, only a text tower; evatool init builds a CLIP model from it and a vision tower")
-	}
 	for _, q := range p.config.Params() {
 		if _, missing := want[q.Name]; missing && !(tower && strings.HasPrefix(q.Name, "visual.head.")) {
 			return fault.Inputf("%s is missing, which the architecture %s has; give the right --config", q.Name, p.name)
 		}
 	}
-	if tower {
+	if only != "" {
 		p.config = nil // the file is no model
 	}
 	return nil

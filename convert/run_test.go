@@ -722,3 +722,19 @@ func TestHuggingFaceNamesMeanTheSameWeights(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
+
+// A checkpoint of torch.distributed is named, with the command that joins it.
+func TestDistributedCheckpoint(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{".metadata", "__0_0.distcp"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("\x80\x02}."), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{dir, filepath.Join(dir, ".metadata"), filepath.Join(dir, "__0_0.distcp")} {
+		_, err := Inspect(context.Background(), path, InspectOptions{})
+		if err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "dcp_to_torch "+dir) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
