@@ -71,7 +71,7 @@ func TestOtherTowersAreNotTakenForEVA(t *testing.T) {
 		return out
 	}
 	for _, c := range []struct{ name, old, other string }{
-		{"EVA01-CLIP-B-16", "attn.q_bias", "attn.qkv.bias"}, // a plain ViT
+		{"EVA01-CLIP-g-14", "attn.q_bias", "attn.qkv.bias"}, // a plain ViT
 		{"EVA02-CLIP-L-14", "mlp.w", "mlp.fc"},              // EVA's first large tower
 	} {
 		in := tower(c.name)
