@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/evatool/evatool/internal/arch/archtest"
 )
 
 func TestMain(m *testing.M) {
@@ -27,10 +29,12 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Skip("no cache folder for the user: set HOME")
 	}
+	model := archtest.ZeroShotModel(t, filepath.Join(data, "zeroshot"))
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("DATA", data)
+			e.Setenv("MODEL", model)
 			e.Setenv("XDG_CACHE_HOME", home) // an installed plugin stays visible
 			return nil
 		},

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -62,9 +63,10 @@ func eachBackend(t *testing.T, f func(t *testing.T, dev *device.Device)) {
 	}
 }
 
-func fixtureOptions(e expected) Options {
+func fixtureOptions(t *testing.T, e expected) Options {
+	t.Helper()
 	return Options{
-		Model: filepath.Join(fixture, "model.safetensors"), Config: filepath.Join(fixture, "config.json"),
+		Model: archtest.ZeroShotModel(t, fixture), Config: filepath.Join(fixture, "config.json"),
 		Data: filepath.Join(fixture, "inputs.safetensors"), ClassNames: e.ClassNames, Templates: e.Templates,
 		Cache: "off",
 	}
@@ -75,7 +77,7 @@ func fixtureOptions(e expected) Options {
 func TestFixture(t *testing.T) {
 	e := readExpected(t)
 	eachBackend(t, func(t *testing.T, dev *device.Device) {
-		o := fixtureOptions(e)
+		o := fixtureOptions(t, e)
 		o.Device = dev
 		o.Out = t.TempDir()
 		o.SaveClassifier = filepath.Join(o.Out, "classifier.safetensors")

@@ -36,19 +36,35 @@ func Structures(t *testing.T, dir string) [][]byte {
 	}
 	var out [][]byte
 	for _, p := range paths {
-		packed, err := os.ReadFile(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		z, err := gzip.NewReader(bytes.NewReader(packed))
-		if err != nil {
-			t.Fatal(p, err)
-		}
-		text, err := io.ReadAll(z)
-		if err != nil {
-			t.Fatal(p, err)
-		}
-		out = append(out, text)
+		out = append(out, unpack(t, p))
 	}
 	return out
+}
+
+// ZeroShotModel is the model of testdata/zeroshot, dir, unpacked: of its
+// 49,408 token embeddings those that the references use, the others zero.
+func ZeroShotModel(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "model.safetensors")
+	if err := os.WriteFile(path, unpack(t, filepath.Join(dir, "model.safetensors.gz")), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func unpack(t *testing.T, path string) []byte {
+	t.Helper()
+	packed, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(path, err)
+	}
+	data, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(path, err)
+	}
+	return data
 }
