@@ -283,13 +283,28 @@ func checkKeys(name string, n ast.Node, t reflect.Type, at string) error {
 	case *ast.MappingValueNode:
 		return checkKey(name, n, t, at)
 	case *ast.SequenceNode:
-		if t.Kind() != reflect.Slice {
+		// The decoder would keep the default for what is missing.
+		if t.Kind() == reflect.Array && len(n.Values) != t.Len() {
+			return fault.Usagef("%s: %s: a list of %d; want %d numbers", place(name, n), strings.TrimSuffix(at, "."), len(n.Values), t.Len())
+		}
+		if t.Kind() != reflect.Slice && t.Kind() != reflect.Array {
 			return nil
 		}
 		for i, v := range n.Values {
 			if err := checkKeys(name, v, t.Elem(), fmt.Sprintf("%s%d.", at, i)); err != nil {
 				return err
 			}
+		}
+	case *ast.StringNode: // the decoder would not name the key
+		want := ""
+		switch t.Kind() {
+		case reflect.Int, reflect.Int64, reflect.Uint64, reflect.Float64:
+			want = "a number"
+		case reflect.Bool:
+			want = "true or false"
+		}
+		if _, err := strconv.ParseFloat(n.Value, 64); want != "" && err != nil {
+			return fault.Usagef("%s: %s: %q is a string; want %s", place(name, n), strings.TrimSuffix(at, "."), n.Value, want)
 		}
 	case *ast.FloatNode: // the decoder would cut the fraction off
 		if (t.Kind() == reflect.Int || t.Kind() == reflect.Int64) && n.Value != math.Trunc(n.Value) {
@@ -368,7 +383,7 @@ func (r *Recipe) check(name string) error {
 		return fault.Usagef("%s: %s: %s", name, key, fmt.Sprintf(format, args...))
 	}
 	if r.Model == nil || r.Model == "" {
-		return bad("model", "missing; give a name (evatool models list), a config JSON file or the config itself")
+		return bad("model", "missing; give a name (evatool models lists them), a config JSON file or the config itself")
 	}
 	if len(r.Data) == 0 {
 		return bad("data", "missing; give a list such as [{source: \"shards/{0000..0099}.tar\"}]")
@@ -517,7 +532,7 @@ func (r *Recipe) Config() (*arch.Config, error) {
 		}
 		text, err := os.ReadFile(r.path(m))
 		if err != nil {
-			return nil, fault.Usagef("%q is neither a known architecture nor a config JSON file; see evatool models list", m)
+			return nil, fault.Usagef("%q is neither a known architecture nor a config JSON file; evatool models lists the names", m)
 		}
 		c, err := arch.Parse(text)
 		if err != nil {
