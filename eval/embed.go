@@ -87,8 +87,9 @@ func checkOut(path string) error {
 	if !st.IsDir() {
 		return fault.Envf("%s: not a folder; give another output", dir)
 	}
-	if st, err := os.Stat(path); err == nil && st.IsDir() {
-		return fault.Envf("%s: is a directory; give the name of a file to write", path)
+	// What is written takes the name of what was there, were it a device.
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return fault.Envf("%s: is a directory or a device; give the name of a file to write", path)
 	}
 	return nil
 }

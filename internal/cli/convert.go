@@ -2,6 +2,7 @@ package cli
 
 import (
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +42,9 @@ these names do it.` + exitStatus,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if o.ShardSize, err = parseSize(shardSize); err != nil {
+				return err
+			}
+			if err := checkOutput(o.Output); err != nil {
 				return err
 			}
 			o.Sources, o.Log = args, app.Log
@@ -119,6 +123,18 @@ func printReport(app *App, r *convert.Report) {
 	if r.Verified {
 		app.Printf("%s: written, read back and equal to the source; %.2f s, peak memory %d MB\n", r.Output, r.Seconds, r.PeakRSS>>20)
 	}
+}
+
+// checkOutput refuses what cannot become a file that is proved by reading it
+// back: standard output, and devices, which the file would take the name of.
+func checkOutput(path string) error {
+	if path == "-" {
+		return fault.Usagef("-o -: the output is read back, which standard output cannot be; give the name of a file")
+	}
+	if st, err := os.Stat(path); err == nil && !st.IsDir() && !st.Mode().IsRegular() {
+		return fault.Usagef("-o %s: is not a regular file; give the name of a file to write", path)
+	}
+	return nil
 }
 
 // parseSize reads a size such as 5GB (10^9) or 5GiB (2^30).

@@ -27,6 +27,9 @@ read as what it is.` + exitStatus,
   evatool init --config EVA01-CLIP-g-14-plus --vision EVA01_g_psz14.pt --text open_clip_pytorch_model.bin --seed 4096 -o start.safetensors`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(o.Output); err != nil {
+				return err
+			}
 			o.Log = app.Log
 			o.Skip = append([]string{}, strings.FieldsFunc(skip, func(r rune) bool { return r == ',' || r == ' ' })...)
 			r, err := convert.Init(cmd.Context(), o)
