@@ -68,17 +68,33 @@ func TestTwins(t *testing.T) {
 		"broadcast": func(x, y, v n) n {
 			return graph.Div(graph.Sub(graph.Mul(x, graph.ExpandLeftToRank(v, 2)), graph.AddScalar(x, 2)), graph.ReduceAllSum(v))
 		},
-		"exp":           func(x, y, v n) n { return graph.Exp(x) },
-		"erf":           func(x, y, v n) n { return graph.Erf(x) },
-		"logistic":      func(x, y, v n) n { return graph.Sigmoid(x) },
-		"gelu":          func(x, y, v n) n { return activation.Gelu(x) },
-		"layer norm":    func(x, y, v n) n { return nn.LayerNorm(x, []int{1}, 1e-5, v, graph.Sin(v), nil) },
-		"softmax":       func(x, y, v n) n { return graph.Softmax(x, -1) },
-		"softmax first": func(x, y, v n) n { return graph.Softmax(x, 0) },
+		"exp":                          func(x, y, v n) n { return graph.Exp(x) },
+		"erf":                          func(x, y, v n) n { return graph.Erf(x) },
+		"logistic":                     func(x, y, v n) n { return graph.Sigmoid(x) },
+		"gelu":                         func(x, y, v n) n { return activation.Gelu(x) },
+		"layer norm":                   func(x, y, v n) n { return nn.LayerNorm(x, []int{1}, 1e-5, v, graph.Sin(v), nil) },
+		"layer norm of the first axis": func(x, y, v n) n { return nn.LayerNorm(x, []int{0}, 1e-5, nil, nil, nil) },
+		"layer norm of two axes":       func(x, y, v n) n { return nn.LayerNorm(split(x), []int{1, 2}, 1e-5, nil, nil, nil) },
+		"softmax":                      func(x, y, v n) n { return graph.Softmax(x, -1) },
+		"softmax first":                func(x, y, v n) n { return graph.Softmax(x, 0) },
 		"sums": func(x, y, v n) n {
 			return graph.Add(graph.Mul(graph.ReduceSum(x, 0), v), graph.ReduceSum(graph.ReduceSum(split(x), 0, 2), 0))
 		},
-		"sum of ends": func(x, y, v n) n { return graph.ReduceSum(split(x), 0, 2) },
+		"sums of all sets of axes": func(x, y, v n) n {
+			var all []n
+			for _, dims := range [][]int{{37, 65}, {37, 5, 13}, {37, 1, 65}, {37, 5, 1, 13}, {1, 37, 13, 5}, {37, 13, 5, 1}} {
+				for set := 1; set < 1<<len(dims); set++ {
+					var axes []int
+					for i := range dims {
+						if set>>i&1 == 1 {
+							axes = append(axes, i)
+						}
+					}
+					all = append(all, graph.Reshape(graph.ReduceSum(graph.Reshape(x, dims...), axes...), -1))
+				}
+			}
+			return graph.Concatenate(all, 0)
+		},
 		"slice": func(x, y, v n) n {
 			return graph.Slice(split(x), graph.AxisRange(2, 9), graph.AxisRange(1, 4), graph.AxisRange(3))
 		},

@@ -31,25 +31,47 @@ func TestMatMul(t *testing.T) {
 		{2, 197, 197, 64, false}, {2, 50, 64, 50, false}, {1, 13, 400, 600, false}, {1, 100, 3, 513, false}, {1, 3, 5, 0, false}, {1, 999, 40, 30, false},
 	} {
 		for _, p.Transposed = range []bool{false, true} {
-			a, b := randoms(p.Batch*p.M*p.K), randoms(p.Batch*p.N*p.K)
-			out := randoms(p.Batch * p.M * p.N)
-			MatMul(out, a, b, p)
-			for i, got := range out {
-				n, m, batch := i%p.N, i/p.N%p.M, i/p.N/p.M
-				var want, size float64
-				for k := range p.K {
-					at := (batch*p.K+k)*p.N + n
-					if p.Transposed {
-						at = (batch*p.N+n)*p.K + k
-					}
-					term := float64(a[(batch*p.M+m)*p.K+k]) * float64(b[at])
-					want += term
-					size += math.Abs(term)
-				}
-				// The bound of any order of sums is K roundings; in practice a few.
-				if math.Abs(float64(got)-want) > 1e-6*size {
-					t.Fatalf("%+v: [%d,%d,%d] is %g, want %g", p, batch, m, n, got, want)
-				}
+			checkMatMul(t, p)
+		}
+	}
+}
+
+func checkMatMul(t testing.TB, p Product) {
+	t.Helper()
+	a, b := randoms(p.Batch*p.M*p.K), randoms(p.Batch*p.N*p.K)
+	out := odd(p.Batch * p.M * p.N)
+	MatMul(out, a, b, p)
+	for i, got := range out {
+		n, m, batch := i%p.N, i/p.N%p.M, i/p.N/p.M
+		var want, size float64
+		for k := range p.K {
+			at := (batch*p.K+k)*p.N + n
+			if p.Transposed {
+				at = (batch*p.N+n)*p.K + k
+			}
+			term := float64(a[(batch*p.M+m)*p.K+k]) * float64(b[at])
+			want += term
+			size += math.Abs(term)
+		}
+		// The bound of any order of sums is K roundings; in practice a few.
+		if !(math.Abs(float64(got)-want) <= 1e-6*size) {
+			t.Fatalf("%+v: [%d,%d,%d] is %g, want %g", p, batch, m, n, got, want)
+		}
+	}
+}
+
+// TestMatMulOfSpecialValues: NaN and infinities go into their row or column
+// alone, also beside the zeros that fill up a tile.
+func TestMatMulOfSpecialValues(t *testing.T) {
+	needFast(t)
+	for _, v := range []float64{math.NaN(), math.Inf(1)} {
+		p := Product{1, 13, 35, 9, false}
+		a, b, out := randoms(p.M*p.K), randoms(p.K*p.N), make([]float32, p.M*p.N)
+		a[12*p.K+8], b[3*p.N+34] = float32(v), float32(v)
+		MatMul(out, a, b, p)
+		for i, got := range out {
+			if finite := !math.IsNaN(float64(got)) && !math.IsInf(float64(got), 0); finite != (i/p.N != 12 && i%p.N != 34) {
+				t.Fatalf("%g: [%d,%d] is %g", v, i/p.N, i%p.N, got)
 			}
 		}
 	}
