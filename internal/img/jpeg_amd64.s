@@ -1,65 +1,29 @@
 #include "textflag.h"
 
+// CONST is the 32 bytes of two quad words, twice.
+#define CONST(name, low, high) \
+	DATA name<>+0(SB)/8, $low \
+	DATA name<>+8(SB)/8, $high \
+	DATA name<>+16(SB)/8, $low \
+	DATA name<>+24(SB)/8, $high \
+	GLOBL name<>(SB), RODATA|NOPTR, $32
+
 // Pairs of factors for VPMADDWD, eight times each; see idct for their names.
-DATA c0<>+0(SB)/8, $0x25a1e6dc25a1e6dc
-DATA c0<>+8(SB)/8, $0x25a1e6dc25a1e6dc
-DATA c0<>+16(SB)/8, $0x25a1e6dc25a1e6dc
-DATA c0<>+24(SB)/8, $0x25a1e6dc25a1e6dc
-GLOBL c0<>(SB), RODATA|NOPTR, $32
-DATA c1<>+0(SB)/8, $0x192525a1192525a1
-DATA c1<>+8(SB)/8, $0x192525a1192525a1
-DATA c1<>+16(SB)/8, $0x192525a1192525a1
-DATA c1<>+24(SB)/8, $0x192525a1192525a1
-GLOBL c1<>(SB), RODATA|NOPTR, $32
-DATA c2<>+0(SB)/8, $0xe333ecc1e333ecc1
-DATA c2<>+8(SB)/8, $0xe333ecc1e333ecc1
-DATA c2<>+16(SB)/8, $0xe333ecc1e333ecc1
-DATA c2<>+24(SB)/8, $0xe333ecc1e333ecc1
-GLOBL c2<>(SB), RODATA|NOPTR, $32
-DATA c3<>+0(SB)/8, $0x133ee333133ee333
-DATA c3<>+8(SB)/8, $0x133ee333133ee333
-DATA c3<>+16(SB)/8, $0x133ee333133ee333
-DATA c3<>+24(SB)/8, $0x133ee333133ee333
-GLOBL c3<>(SB), RODATA|NOPTR, $32
-DATA c4<>+0(SB)/8, $0xadfdefb0adfdefb0
-DATA c4<>+8(SB)/8, $0xadfdefb0adfdefb0
-DATA c4<>+16(SB)/8, $0xadfdefb0adfdefb0
-DATA c4<>+24(SB)/8, $0xadfdefb0adfdefb0
-GLOBL c4<>(SB), RODATA|NOPTR, $32
-DATA c5<>+0(SB)/8, $0x1051adfd1051adfd
-DATA c5<>+8(SB)/8, $0x1051adfd1051adfd
-DATA c5<>+16(SB)/8, $0x1051adfd1051adfd
-DATA c5<>+24(SB)/8, $0x1051adfd1051adfd
-GLOBL c5<>(SB), RODATA|NOPTR, $32
-DATA c6<>+0(SB)/8, $0x115129cf115129cf
-DATA c6<>+8(SB)/8, $0x115129cf115129cf
-DATA c6<>+16(SB)/8, $0x115129cf115129cf
-DATA c6<>+24(SB)/8, $0x115129cf115129cf
-GLOBL c6<>(SB), RODATA|NOPTR, $32
-DATA c7<>+0(SB)/8, $0xd6301151d6301151
-DATA c7<>+8(SB)/8, $0xd6301151d6301151
-DATA c7<>+16(SB)/8, $0xd6301151d6301151
-DATA c7<>+24(SB)/8, $0xd6301151d6301151
-GLOBL c7<>(SB), RODATA|NOPTR, $32
+CONST(c0, 0x25a1e6dc25a1e6dc, 0x25a1e6dc25a1e6dc)
+CONST(c1, 0x192525a1192525a1, 0x192525a1192525a1)
+CONST(c2, 0xe333ecc1e333ecc1, 0xe333ecc1e333ecc1)
+CONST(c3, 0x133ee333133ee333, 0x133ee333133ee333)
+CONST(c4, 0xadfdefb0adfdefb0, 0xadfdefb0adfdefb0)
+CONST(c5, 0x1051adfd1051adfd, 0x1051adfd1051adfd)
+CONST(c6, 0x115129cf115129cf, 0x115129cf115129cf)
+CONST(c7, 0xd6301151d6301151, 0xd6301151d6301151)
 
 // The roundings of the two passes.
-DATA round1<>+0(SB)/8, $0x0000040000000400
-DATA round1<>+8(SB)/8, $0x0000040000000400
-DATA round1<>+16(SB)/8, $0x0000040000000400
-DATA round1<>+24(SB)/8, $0x0000040000000400
-GLOBL round1<>(SB), RODATA|NOPTR, $32
-DATA round2<>+0(SB)/8, $0x0002000000020000
-DATA round2<>+8(SB)/8, $0x0002000000020000
-DATA round2<>+16(SB)/8, $0x0002000000020000
-DATA round2<>+24(SB)/8, $0x0002000000020000
-GLOBL round2<>(SB), RODATA|NOPTR, $32
+CONST(round1, 0x0000040000000400, 0x0000040000000400)
+CONST(round2, 0x0002000000020000, 0x0002000000020000)
 
 // Words of two rows of four, column by column.
-DATA columns<>+0(SB)/8, $0x0b0a030209080100
-DATA columns<>+8(SB)/8, $0x0f0e07060d0c0504
-DATA columns<>+16(SB)/8, $0x0b0a030209080100
-DATA columns<>+24(SB)/8, $0x0f0e07060d0c0504
-GLOBL columns<>(SB), RODATA|NOPTR, $32
+CONST(columns, 0x0b0a030209080100, 0x0f0e07060d0c0504)
 
 DATA sign<>+0(SB)/1, $0x80
 GLOBL sign<>(SB), RODATA|NOPTR, $1
@@ -222,11 +186,7 @@ DATA white<>+0(SB)/4, $0x000000ff
 GLOBL white<>(SB), RODATA|NOPTR, $4
 
 // Three of every four bytes.
-DATA triples<>+0(SB)/8, $0x0908060504020100
-DATA triples<>+8(SB)/8, $0x808080800e0d0c0a
-DATA triples<>+16(SB)/8, $0x0908060504020100
-DATA triples<>+24(SB)/8, $0x808080800e0d0c0a
-GLOBL triples<>(SB), RODATA|NOPTR, $32
+CONST(triples, 0x0908060504020100, 0x808080800e0d0c0a)
 
 // func yccAVX2(dst, y, cb, cr *byte, n int)
 // n is a multiple of 8; 4 bytes behind the last pixel are written.
