@@ -48,6 +48,45 @@ func sums(t *testing.T, path string) map[string]string {
 	return m
 }
 
+// wantTensor is a tensor as testdata describes it.
+type wantTensor struct {
+	DType  string
+	Shape  []int64
+	SHA256 string
+}
+
+// String is as sums has it.
+func (w wantTensor) String() string {
+	return w.DType + " " + string(mustJSON(notNil(w.Shape))) + " " + w.SHA256
+}
+
+func wantTensors(t *testing.T, path string) map[string]wantTensor {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want map[string]wantTensor
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	return want
+}
+
+func sameSums(t *testing.T, got map[string]string, want map[string]wantTensor) {
+	t.Helper()
+	for name, w := range want {
+		if got[name] != w.String() {
+			t.Errorf("%s: %s, want %s", name, got[name], w)
+		}
+	}
+	for name := range got {
+		if _, ok := want[name]; !ok {
+			t.Errorf("%s is too much", name)
+		}
+	}
+}
+
 // Every container, exactly as found.
 func TestSourceLayoutIsByteExact(t *testing.T) {
 	paths, err := filepath.Glob(formats + "expected/*.json")
@@ -61,11 +100,7 @@ func TestSourceLayoutIsByteExact(t *testing.T) {
 		}
 		var want struct {
 			File    string
-			Tensors map[string]struct {
-				DType  string
-				Shape  []int64
-				SHA256 string
-			}
+			Tensors map[string]wantTensor
 		}
 		if err := json.Unmarshal(b, &want); err != nil {
 			t.Fatal(err)
@@ -74,16 +109,7 @@ func TestSourceLayoutIsByteExact(t *testing.T) {
 		t.Run(filepath.Base(src), func(t *testing.T) {
 			out := filepath.Join(t.TempDir(), "x.safetensors")
 			r := run(t, Options{Sources: []string{src}, Output: out, Layout: "source"})
-			got := sums(t, out)
-			for name, w := range want.Tensors {
-				if s := w.DType + " " + string(mustJSON(notNil(w.Shape))) + " " + w.SHA256; got[name] != s {
-					t.Errorf("%s: %s, want %s", name, got[name], s)
-				}
-				delete(got, name)
-			}
-			for name := range got {
-				t.Errorf("%s is too much", name)
-			}
+			sameSums(t, sums(t, out), want.Tensors)
 			for _, x := range r.Tensors {
 				if x.SHA256 != want.Tensors[x.Name].SHA256 {
 					t.Errorf("the report's hash of %s is wrong", x.Name)
@@ -694,29 +720,10 @@ func TestInspect(t *testing.T) {
 // The same weights under Hugging Face's and OpenAI's names, made by the
 // original code: transposed and fused as they must be.
 func TestHuggingFaceNamesMeanTheSameWeights(t *testing.T) {
-	text, err := os.ReadFile(formats + "11_openai_names.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want map[string]struct {
-		DType  string
-		Shape  []int64
-		SHA256 string
-	}
-	if err := json.Unmarshal(text, &want); err != nil {
-		t.Fatal(err)
-	}
+	want := wantTensors(t, formats+"11_openai_names.json")
 	out := filepath.Join(t.TempDir(), "openai.safetensors")
 	run(t, Options{Sources: []string{formats + "11_hf"}, Layout: "openclip", Output: out})
-	got := sums(t, out)
-	if len(got) != len(want) {
-		t.Errorf("%d tensors, want %d", len(got), len(want))
-	}
-	for name, w := range want {
-		if s := w.DType + " " + string(mustJSON(notNil(w.Shape))) + " " + w.SHA256; got[name] != s {
-			t.Errorf("%s: %s, want %s", name, got[name], s)
-		}
-	}
+	sameSums(t, sums(t, out), want)
 	d, err := Diff(context.Background(), formats+"11_hf", out, DiffOptions{})
 	if err != nil || !d.Equal || d.Map != "eva" || len(d.Tensors) != 50 {
 		t.Errorf("%+v, %v", d, err)
