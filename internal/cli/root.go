@@ -9,14 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -85,12 +83,6 @@ func (a *App) Progress(label string, total int64, unit string) *runlog.Progress 
 		return runlog.NewProgress(nil, label, total, unit)
 	}
 	return runlog.NewProgress(a.Err, label, total, unit)
-}
-
-// Interactive says whether stderr is a terminal.
-func (a *App) Interactive() bool {
-	f, ok := a.Err.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // commands lists every command's constructor, in the order of the help.
