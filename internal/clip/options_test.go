@@ -3,6 +3,7 @@ package clip
 import (
 	"context"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -256,6 +257,15 @@ func TestParts(t *testing.T) {
 	c := openTiny(t, "xla", "eva02-b-tiny", "fp32")
 	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 3}))
 	row := r.imageBytes()
+	if r.cache != cacheBytes {
+		t.Errorf("%d bytes on a CPU, not %d", r.cache, cacheBytes)
+	}
+	for name, want := range map[string]int{"EVA02-CLIP-B-16": 197 * 2048 * 4, "RN50": 56 * 56 * 256 * 4} {
+		cfg, _ := arch.Named(name)
+		if got := (&Runner{cfg: cfg}).imageBytes(); got != want {
+			t.Errorf("%s: an image's widest activations take %d bytes, not %d", name, got, want)
+		}
+	}
 	r.cache = 13 * row
 	for batch, part := range map[int]int{1: 1, 8: 8, 13: 13, 14: 7, 32: 11, 64: 13} {
 		r.batch = batch
@@ -269,15 +279,82 @@ func TestParts(t *testing.T) {
 	}
 	in := openFile(t, c.dir+"/forward.safetensors")
 	ctx := context.Background()
-	r.cache = 2 * row // parts of two, the second padded
-	got := must[[]float32](t)(r.Images(ctx, c.images, 3))
+	runs := func(want int64, f func()) {
+		t.Helper()
+		before := c.d.Traffic().Runs
+		f()
+		if n := c.d.Traffic().Runs - before; n != want {
+			t.Errorf("%d parts, not %d", n, want)
+		}
+	}
+	r.cache = 2 * row // parts of two, the second padded; what is behind the images stays
+	held := slices.Concat(c.images, []float32{7}, c.images)
+	var got []float32
+	runs(2, func() { got = must[[]float32](t)(r.Images(ctx, held[:len(c.images)], 3)) })
+	if held[len(c.images)] != 7 {
+		t.Error("the caller's memory was written")
+	}
 	if d := diff(t, got, floats(t, in, "expected.image_features")); d > tolerance {
 		t.Errorf("image features differ by %.2g", d)
 	}
-	r.batch, r.cache = 5, 2*c.set.Config.Text.ContextLength*c.set.Config.TextHidden()*4
-	got = must[[]float32](t)(r.Texts(ctx, c.tokens, 5))
+	r.batch = 5
+	length := r.textLength(c.tokens)
+	r.cache = 2 * length * c.set.Config.TextHidden() * 4
+	runs(3, func() { got = must[[]float32](t)(r.Texts(ctx, c.tokens, 5)) })
 	if d := diff(t, got, floats(t, in, "expected.text_features")); d > tolerance {
 		t.Errorf("text features differ by %.2g", d)
+	}
+}
+
+// In half precision a hidden width that is no multiple of 64 is lengthened by
+// zeros, which change nothing: not the norm behind it either.
+func TestWide(t *testing.T) {
+	d := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
+	defer d.Close()
+	const rows, in = 3, 8
+	rng := rand.New(rand.NewPCG(1, 2))
+	for width, wide := range map[int]int{170: 192, 128: 128, 96: 128} {
+		values := make([]float32, (rows+width)*in+2*width)
+		for i := range values {
+			values[i] = float32(rng.NormFloat64()) + 0.5
+		}
+		for _, dtype := range []dtypes.DType{dtypes.BFloat16, dtypes.Float32} {
+			p := d.Program("test", func(n []*Node) []*Node {
+				take := func(from, rows, cols int) *Node {
+					return graph.Reshape(graph.Slice(n[0], graph.AxisRange(from, from+rows*cols)), rows, cols)
+				}
+				x := to(take(0, rows, in), dtype)
+				v := take((rows+width)*in, 2, width)
+				row := func(i int) *Node { return graph.Squeeze(graph.Slice(v, graph.AxisElem(i)), 0) }
+				tw := &tower{dtype: dtype, w: Weights{"a.weight": take(rows*in, width, in), "a.bias": row(0)}}
+				got, want := tw.denseWide(x, "a"), tw.dense(x, "a")
+				out := []*Node{got, want, layerNorm(got, row(0), row(1), 1e-6), layerNorm(want, row(0), row(1), 1e-6)}
+				for i := range out {
+					out[i] = to(out[i], dtypes.Float32)
+				}
+				return out
+			})
+			put := must[*device.Array](t)(d.PutF32(device.Replicated, values, len(values)))
+			out := must[[]*device.Array](t)(p.Call(context.Background(), put))
+			long := wide
+			if dtype == dtypes.Float32 {
+				long = width
+			}
+			if n := out[0].Dims()[1]; n != long {
+				t.Fatalf("%s: a width of %d became %d, not %d", dtype, width, n, long)
+			}
+			for i, what := range []string{"product", "norm"} {
+				got, want := must[[]float32](t)(out[2*i].Float32s()), must[[]float32](t)(out[2*i+1].Float32s())
+				for r := range rows {
+					if e := diff(t, got[r*long:r*long+width], want[r*width:(r+1)*width]); e > 0.02 {
+						t.Errorf("%s, width %d: the %s differs by %.2g", dtype, width, what, e)
+					}
+					if e := diff(t, got[r*long+width:(r+1)*long], make([]float32, long-width)); e > 0 {
+						t.Errorf("%s, width %d: behind the %s there is %.2g", dtype, width, what, e)
+					}
+				}
+			}
+		}
 	}
 }
 
@@ -345,9 +422,22 @@ func TestTwoDevices(t *testing.T) {
 	if r.Batch() != 4 {
 		t.Errorf("batch %d, want 4", r.Batch())
 	}
+	// In parts of one row for each device.
+	r.cache = r.imageBytes()
+	if n := r.part(r.imageBytes()); n != 2 {
+		t.Errorf("parts of %d rows, not 2", n)
+	}
 	img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
 	if e := diff(t, img, floats(t, in, "expected.image_features")); e > tolerance {
 		t.Errorf("image features differ by %.2g", e)
+	}
+	r.cache = 3 * r.imageBytes() / 2
+	if n := r.part(r.imageBytes()); n != 2 {
+		t.Errorf("parts of %d rows, not 2", n)
+	}
+	r.cache = 2 * r.imageBytes() // of each device
+	if n := r.part(r.imageBytes()); n != 4 {
+		t.Errorf("parts of %d rows, not 4", n)
 	}
 	txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens")[:4*77], 4))
 	if e := diff(t, txt, floats(t, in, "expected.text_features")[:4*32]); e > tolerance {

@@ -139,7 +139,6 @@ func (r *Runner) part(bytes int) int {
 	n := r.dev.N()
 	each := r.batch / n
 	parts := (each*bytes + r.cache - 1) / r.cache
-	parts = min(max(parts, 1), each)
 	return (each + parts - 1) / parts * n
 }
 
