@@ -62,16 +62,18 @@ func (r *Runner) program(set *weights.Set, t arch.Tower, dt dtypes.DType, name s
 	names, values := set.Tower(t)
 	p := &program{weights: values}
 	sharding := device.In(device.SplitRows, device.Replicated)
+	// Half-precision weights become float32 on a CPU: one after the other.
+	memory := device.SaveMemory()
 	p.features = r.dev.Program(name, func(in []*Node) []*Node {
 		return []*Node{f(r.cfg, weights.Bind(names, in[1:]), in[0], Options{DType: dt})}
-	}, sharding)
+	}, sharding, memory)
 	p.blocks = r.dev.Program(name+" with blocks", func(in []*Node) []*Node {
 		p.names = nil
 		var out []*Node
 		capture := func(name string, x *Node) { p.names, out = append(p.names, name), append(out, x) }
 		y := f(r.cfg, weights.Bind(names, in[1:]), in[0], Options{DType: dt, Capture: capture})
 		return append([]*Node{y}, out...)
-	}, sharding)
+	}, sharding, memory)
 	return p
 }
 
