@@ -498,9 +498,9 @@ func pictureFiles(paths []string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fault.Inputf("%s: no images; want .jpg .png .webp .gif .bmp or .tif files", strings.Join(paths, " "))
+		return nil, fault.Inputf("%s: no images; want .jpg .png .webp .gif .bmp .tif or .ppm files", strings.Join(paths, " "))
 	}
 	return out, nil
 }
 
-var pictureExt = map[string]bool{".jpg": true, ".jpeg": true, ".png": true, ".webp": true, ".gif": true, ".bmp": true, ".tif": true, ".tiff": true}
+var pictureExt = map[string]bool{".jpg": true, ".jpeg": true, ".png": true, ".webp": true, ".gif": true, ".bmp": true, ".tif": true, ".tiff": true, ".ppm": true, ".pgm": true}

@@ -51,6 +51,9 @@ write report.html. OUT is made anew when it is a demo's folder.` + exitStatus,
   evatool demo --backend go --out demo-on-go`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if steps < 0 {
+				return fault.Usagef("--steps %d: want 0 or more", steps)
+			}
 			return runDemo(cmd.Context(), app, out, steps)
 		},
 	}

@@ -239,6 +239,9 @@ func missingFile(names []string, i int, err error) error {
 	return err
 }
 
+// evaluationParts are the parts of a set that are scored, best first.
+var evaluationParts = []string{"test", "val", "validation"}
+
 // evaluationFolders hold the images to score inside a complete ImageNet tree.
 var evaluationFolders = []string{"val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val"}
 
@@ -307,7 +310,7 @@ func (s source) withExt(exts ...string) ([]string, error) {
 	}
 	files := filesWithExt(s.files, exts...)
 	// test/0.tar as CLIP_benchmark has it, test-00000-of-00001.parquet as Hugging Face.
-	for _, part := range []string{"test", "val", "validation"} {
+	for _, part := range evaluationParts {
 		in := slices.DeleteFunc(slices.Clone(files), func(f file) bool {
 			return !strings.HasPrefix(f.name, part+"/") && !strings.HasPrefix(path.Base(f.name), part+"-")
 		})

@@ -96,8 +96,14 @@ func atClasses(files []file, l *labels) []file {
 			if !hasImageSuffix(f.name) {
 				continue
 			}
-			if !ok || !strings.Contains(rest, "/") || top != "" && class != top {
+			if !ok || !strings.Contains(rest, "/") {
 				return files
+			}
+			if top != "" && class != top {
+				if top = evaluationPart(files, l); top == "" {
+					return files
+				}
+				break
 			}
 			top = class
 		}
@@ -109,6 +115,22 @@ func atClasses(files []file, l *labels) []file {
 			files[i].name = files[i].name[len(top)+1:]
 		}
 	}
+}
+
+// evaluationPart is the one of several folders that is to be scored, as test/
+// beside train/: the first with class folders in it, "" when there is none.
+func evaluationPart(files []file, l *labels) string {
+	for _, part := range evaluationParts {
+		for _, f := range files {
+			if rest, ok := strings.CutPrefix(f.name, part+"/"); ok {
+				class, _, deeper := strings.Cut(rest, "/")
+				if _, known := l.named(class); known && deeper {
+					return part
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // withoutTop cuts off the folders that hold every class folder, as the

@@ -45,3 +45,59 @@ func TestNoLZ4(t *testing.T) {
 		t.Errorf("Open: %v, want an error about LZ4", err)
 	}
 }
+
+// A mask beside the picture is not the picture, whatever comes first.
+func TestMaskBesideImage(t *testing.T) {
+	for _, entries := range [][]entry{
+		{{"a.seg.png", "mask"}, {"a.jpg", "picture"}, {"a.cls", "0"}},
+		{{"a.jpg", "picture"}, {"a.seg.png", "mask"}, {"a.cls", "0"}},
+		{{"a.img.png", "picture"}, {"a.cls", "0"}},
+	} {
+		name := filepath.Join(t.TempDir(), "t.tar")
+		write(t, name, string(tarBytes(t, entries)))
+		d, err := Open(context.Background(), name, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ex, err := d.Read(0); err != nil || string(ex.Image) != "picture" {
+			t.Errorf("%v: image %q, %v; want the picture", entries, ex.Image, err)
+		}
+	}
+}
+
+// Of train/ and test/ only test/ is read, and of a tree whose test/ has no
+// classes val/.
+func TestFolderParts(t *testing.T) {
+	for _, c := range []struct{ have, want string }{
+		{"train/cat/1.png train/dog/2.png test/cat/3.png test/dog/4.png", "cat/3.png dog/4.png"},
+		{"train/cat/1.png test/5.png val/dog/6.png", ""}, // pictures that lie loose: not a tree of classes
+		{"train/cat/1.png test/x/5.png val/dog/6.png", "dog/6.png"},
+		{"train/cat/1.png validation/dog/6.png", "dog/6.png"},
+		{"test/cat/1.png", "cat/1.png"},
+	} {
+		dir := t.TempDir()
+		for name := range strings.FieldsSeq(c.have) {
+			write(t, filepath.Join(dir, name), "x")
+		}
+		d, err := newFolders(context.Background(), disk{}, dir, mustList(t, dir), Options{ClassNames: []string{"cat", "dog"}})
+		var got []string
+		if err == nil {
+			for i := range d.Len() {
+				ex, _ := d.Read(i)
+				got = append(got, ex.Key)
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: %v, %v; want %s", c.have, got, err, c.want)
+		}
+	}
+}
+
+func mustList(t *testing.T, dir string) []file {
+	t.Helper()
+	files, err := disk{}.list(context.Background(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}

@@ -138,11 +138,12 @@ func (d *webDataset) Read(i int) (Example, error) {
 		return ex, err
 	}
 	var meta []byte
+	compound := false // a.seg.png is the image only when there is no a.jpg
 	ex.Key, err = unpack(span, func(ext string, data []byte) error {
 		switch {
 		case isImage(ext):
-			if ex.Image == nil {
-				ex.Image = data
+			if plain := !strings.Contains(ext, "."); ex.Image == nil || compound && plain {
+				ex.Image, compound = data, !plain
 			}
 		case ext == "txt" || ext == "caption":
 			ex.Captions = captionsOf(string(data), d.o.CaptionLines)
