@@ -26,7 +26,7 @@ type release struct {
 	pkg, version, sha256 string
 	file                 string // the plugin in the wheel
 	kind                 string
-	folder               string // in PluginFolder, without the version
+	folder               string // in pluginFolder, without the version
 }
 
 var releases = map[string]release{
@@ -46,7 +46,7 @@ type Installed struct {
 	Method  string `json:"method,omitempty"`
 }
 
-// Install puts the plugin "cpu" or "cuda" into PluginFolder. It takes it from
+// Install puts the plugin "cpu" or "cuda" into pluginFolder. It takes it from
 // the wheel file when one is given, else from the Python package index, with
 // go-xla's downloader or with pip. Done twice it does nothing the second time.
 func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Installed, error) {
@@ -57,7 +57,7 @@ func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Instal
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil, fault.Envf("backend install %s: there is no plugin for %s/%s; use --backend go", what, runtime.GOOS, runtime.GOARCH)
 	}
-	folder, err := PluginFolder()
+	folder, err := pluginFolder()
 	if err != nil {
 		return nil, err
 	}

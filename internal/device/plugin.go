@@ -37,8 +37,8 @@ var hasNVIDIA = sync.OnceValue(func() bool {
 	return len(gpus)+len(wsl) > 0
 })
 
-// PluginFolder is where Install puts plugins.
-func PluginFolder() (string, error) {
+// pluginFolder is where Install puts plugins.
+func pluginFolder() (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return "", fault.Envf("no cache folder: %w; set HOME or XDG_CACHE_HOME", err)
@@ -63,7 +63,7 @@ func FindPlugins() []Plugin {
 			}
 		}
 	}
-	if folder, err := PluginFolder(); err == nil {
+	if folder, err := pluginFolder(); err == nil {
 		add("cache", folder, "*/*.so")
 	}
 	for _, site := range sitePackages() {
