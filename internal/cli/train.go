@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"math"
 	"path/filepath"
 	"strings"
 	"time"
@@ -41,6 +42,12 @@ that was not.` + exitStatus,
 			r, err := trainer.LoadRecipe(args[0], sets...)
 			if err != nil {
 				return err
+			}
+			if workers < 0 {
+				return fault.Usagef("--workers %d: want 0 or more", workers)
+			}
+			if !(rate >= 0) || math.IsInf(rate, 0) {
+				return fault.Usagef("--rate %v: want samples per second, 0 for not known", rate)
 			}
 			ctx := cmd.Context()
 			if dryRun {
