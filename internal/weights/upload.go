@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -16,7 +17,7 @@ import (
 )
 
 // chunk is the size of the read buffer in bytes.
-const chunk = 1 << 20
+const chunk = 1 << 17
 
 // decoders turn little-endian elements into float32 values.
 var decoders = map[tensorfile.DType]func(dst []float32, src []byte){
@@ -31,8 +32,9 @@ var decoders = map[tensorfile.DType]func(dst []float32, src []byte){
 		}
 	},
 	tensorfile.F16: func(dst []float32, src []byte) {
+		table := f16Values()
 		for i := range dst {
-			dst[i] = tensorfile.F16toF32(binary.LittleEndian.Uint16(src[2*i:]))
+			dst[i] = table[binary.LittleEndian.Uint16(src[2*i:])]
 		}
 	},
 	tensorfile.BF16: func(dst []float32, src []byte) {
@@ -44,13 +46,32 @@ var decoders = map[tensorfile.DType]func(dst []float32, src []byte){
 
 func isFloat(d tensorfile.DType) bool { return decoders[d] != nil }
 
-// half are the 16-bit types: the file's name for it, and float32 to bits.
-var half = map[dtypes.DType]struct {
-	file   tensorfile.DType
-	encode func(float32) uint16
-}{
-	dtypes.Float16:  {tensorfile.F16, tensorfile.F32toF16},
-	dtypes.BFloat16: {tensorfile.BF16, tensorfile.F32toBF16},
+// f16Values has the value of every F16.
+var f16Values = sync.OnceValue(func() *[1 << 16]float32 {
+	t := new([1 << 16]float32)
+	for i := range t {
+		t[i] = tensorfile.F16toF32(uint16(i))
+	}
+	return t
+})
+
+// encoders turn float32 values into 16-bit elements.
+var encoders = map[dtypes.DType]func(dst []byte, src []float32){
+	dtypes.Float16: func(dst []byte, src []float32) {
+		for i, v := range src {
+			binary.LittleEndian.PutUint16(dst[2*i:], tensorfile.F32toF16(v))
+		}
+	},
+	dtypes.BFloat16: func(dst []byte, src []float32) {
+		for i, v := range src {
+			binary.LittleEndian.PutUint16(dst[2*i:], tensorfile.F32toBF16(v))
+		}
+	},
+}
+
+// inFile is the file's name for a type of the device.
+var inFile = map[dtypes.DType]tensorfile.DType{
+	dtypes.Float32: tensorfile.F32, dtypes.Float16: tensorfile.F16, dtypes.BFloat16: tensorfile.BF16,
 }
 
 // loader uploads tensors through one buffer.
@@ -83,7 +104,7 @@ func (l *loader) upload(t tensorfile.Info, to dtypes.DType) (*device.Array, erro
 // fill reads elements of type from into flat, a slice of elements of type to.
 func (l *loader) fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Reader) error {
 	raw := dtypes.UnsafeByteSliceFromAny(flat)
-	if from == half[to].file {
+	if from == inFile[to] {
 		_, err := io.ReadFull(r, raw)
 		return err
 	}
@@ -100,9 +121,7 @@ func (l *loader) fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Rea
 			flat = dst[k:]
 		} else {
 			decoders[from](l.vals[:k], src)
-			for i, v := range l.vals[:k] {
-				binary.LittleEndian.PutUint16(raw[2*i:], half[to].encode(v))
-			}
+			encoders[to](raw, l.vals[:k])
 			raw = raw[2*k:]
 		}
 		n -= k
