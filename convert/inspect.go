@@ -65,7 +65,7 @@ func Inspect(ctx context.Context, path string, o InspectOptions) (*Inspection, e
 	for _, t := range in.Tensors() {
 		it := inspected(t)
 		if o.Hash {
-			if it.SHA256, err = hashTensor(ctx, in, t.Name); err != nil {
+			if it.SHA256, err = hashTensor(ctx, in, t); err != nil {
 				return nil, about([]string{path}, err)
 			}
 		}
@@ -118,14 +118,14 @@ func (r *Inspection) identify(in *input) {
 	r.Config, r.Recognised = a.name, a.how
 }
 
-func hashTensor(ctx context.Context, src tensorfile.Source, name string) (string, error) {
-	r, err := src.Open(name)
+func hashTensor(ctx context.Context, src tensorfile.Source, t tensorfile.Info) (string, error) {
+	r, err := src.Open(t.Name)
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
 	h := sha256.New()
-	if _, err := io.CopyBuffer(h, ctxReader{ctx, r}, make([]byte, chunkSize)); err != nil {
+	if _, err := io.CopyBuffer(h, ctxReader{ctx, r}, make([]byte, min(chunkSize, t.NumBytes()+1))); err != nil {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
