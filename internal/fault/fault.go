@@ -91,7 +91,7 @@ func File(path, want string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return Inputf("%s: no such file; give the path of %s", path, want)
 	case errors.Is(err, fs.ErrPermission):
-		return Envf("%s: permission denied; make it readable and try again", path)
+		return Envf("%s: permission denied; change its permissions, or give another path", path)
 	case errors.Is(err, syscall.ENOTDIR):
 		return Inputf("%s: a part of this path is a file, not a folder; give the path of %s", path, want)
 	case errors.Is(err, syscall.EISDIR):
