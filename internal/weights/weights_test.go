@@ -3,9 +3,11 @@ package weights
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
@@ -90,6 +92,48 @@ func TestLoadConverts(t *testing.T) {
 			t.Errorf("%d names, %d values", n, len(set.Values()))
 		}
 		set.Free()
+	}
+}
+
+// TestFill: every pair of types, over several buffers, bit by bit.
+func TestFill(t *testing.T) {
+	const n = 1<<16 + 3*chunk/4
+	rng := rand.New(rand.NewPCG(1, 2))
+	le := binary.LittleEndian
+	for from, c := range map[tensorfile.DType]struct {
+		bits  func(i int) uint64
+		value func(b []byte) float32
+	}{
+		tensorfile.F64:  {func(int) uint64 { return math.Float64bits(rng.NormFloat64()) }, func(b []byte) float32 { return float32(math.Float64frombits(le.Uint64(b))) }},
+		tensorfile.F32:  {func(int) uint64 { return uint64(math.Float32bits(float32(rng.NormFloat64()))) }, func(b []byte) float32 { return math.Float32frombits(le.Uint32(b)) }},
+		tensorfile.F16:  {func(i int) uint64 { return uint64(i) }, func(b []byte) float32 { return tensorfile.F16toF32(le.Uint16(b)) }},
+		tensorfile.BF16: {func(i int) uint64 { return uint64(i) }, func(b []byte) float32 { return tensorfile.BF16toF32(le.Uint16(b)) }},
+	} {
+		var raw []byte
+		for i := range n {
+			raw = append(raw, le.AppendUint64(nil, c.bits(i))[:from.Size()]...)
+		}
+		for to, encode := range map[dtypes.DType]func(float32) uint32{
+			dtypes.Float32:  math.Float32bits,
+			dtypes.Float16:  func(v float32) uint32 { return uint32(tensorfile.F32toF16(v)) },
+			dtypes.BFloat16: func(v float32) uint32 { return uint32(tensorfile.F32toBF16(v)) },
+		} {
+			flat := dtypes.MakeAnySlice(to, n)
+			if err := new(loader).fill(flat, to, from, bytes.NewReader(raw)); err != nil {
+				t.Fatal(err)
+			}
+			got := dtypes.UnsafeByteSliceFromAny(flat)
+			for i := range n {
+				b := raw[i*from.Size():][:from.Size()]
+				want := b // as it is, NaNs too
+				if from != inFile[to] {
+					want = le.AppendUint32(nil, encode(c.value(b)))[:to.Size()]
+				}
+				if g := got[i*to.Size():][:to.Size()]; !bytes.Equal(g, want) {
+					t.Fatalf("%s to %s: element %d is %x, want %x", from, to, i, g, want)
+				}
+			}
+		}
 	}
 }
 
