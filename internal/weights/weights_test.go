@@ -206,30 +206,3 @@ func TestLoadRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// fill is exact over chunk borders and rounds to nearest even.
-func TestFill(t *testing.T) {
-	const n = chunk/2 + 3
-	raw := make([]byte, 2*n)
-	for i := range n {
-		raw[2*i], raw[2*i+1] = byte(i), 0x3f // bfloat16 0.5…
-	}
-	flat := make([]float32, n)
-	l := new(loader)
-	if err := l.fill(flat, dtypes.Float32, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
-		t.Fatal(err)
-	}
-	for i, v := range flat {
-		if want := math.Float32frombits(0x3f000000 | uint32(byte(i))<<16); v != want {
-			t.Fatalf("%d: %v, want %v", i, v, want)
-		}
-	}
-	half := dtypes.MakeAnySlice(dtypes.Float16, n)
-	if err := l.fill(half, dtypes.Float16, tensorfile.BF16, bytes.NewReader(raw)); err != nil {
-		t.Fatal(err)
-	}
-	bits := dtypes.UnsafeByteSliceFromAny(half)
-	if i := n - 1; uint16(bits[2*i])|uint16(bits[2*i+1])<<8 != tensorfile.F32toF16(flat[i]) {
-		t.Error("last value is wrong")
-	}
-}
