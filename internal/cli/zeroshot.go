@@ -86,7 +86,7 @@ An image that does not decode is skipped, counted and listed; more than
 	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order")
 	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
 	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
-	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8); Slurm arrays and Kubernetes indexed jobs give it by themselves")
+	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, which also count without the flag")
 	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
 	f.StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`, such as 0.747±0.004")
