@@ -182,6 +182,7 @@ func TestTensorForms(t *testing.T) {
 		{name: "negated view", value: tt.Reduce{Func: utils("_rebuild_tensor_v2"), Args: tt.Tuple{
 			tt.Storage("U8", "0", 24), 1, tt.Tuple{2}, tt.Tuple{1}, false, tt.OrderedDict{}, tt.Dict{{Key: "neg", Value: true}},
 		}}, want: `tensor "w" is a view with the flag neg`},
+		{name: "long integers", value: tt.Reduce{Func: utils("_rebuild_tensor"), Args: tt.Tuple{tt.Storage("U8", "0", 24), tt.Raw("\x8a\x09\x01\x00\x00\x00\x00\x00\x00\x00\x00"), tt.Tuple{2}, tt.Tuple{1}}}, dtype: "U8", shape: []int64{2}, data: []byte{1, 2}},
 		{name: "flags not set", value: tt.Reduce{Func: utils("_rebuild_tensor_v2"), Args: tt.Tuple{
 			tt.Storage("U8", "0", 24), 1, tt.Tuple{2}, tt.Tuple{1}, false, tt.OrderedDict{}, tt.Dict{{Key: "neg", Value: false}},
 		}}, dtype: "U8", shape: []int64{2}, data: []byte{1, 2}},

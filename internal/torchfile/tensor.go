@@ -3,6 +3,7 @@ package torchfile
 import (
 	"fmt"
 	"math"
+	"math/big"
 
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -155,6 +156,9 @@ func (t *tensor) info(name string) tensorfile.Info {
 }
 
 func integer(v any) (int64, bool) {
+	if b, ok := v.(*big.Int); ok && b.IsInt64() { // written with more bytes than it needs
+		return b.Int64(), true
+	}
 	i, ok := v.(int)
 	return int64(i), ok
 }
