@@ -36,6 +36,7 @@ const (
 
 // open prepares the run folder, the data and the state.
 func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
+	_, missing := os.Stat(r.out)
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return fault.Envf("%s: cannot be a run folder: %w; give another --out", r.out, err)
 	}
@@ -45,6 +46,11 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	} else if !ok {
 		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another --out", r.out)
 	}
+	defer func() {
+		if err != nil && missing != nil {
+			r.vacate()
+		}
+	}()
 	from, err := r.resumeFrom(o.Resume)
 	if err != nil {
 		return err
@@ -100,6 +106,18 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
 		"devices", o.Device.N(), "backend", o.Device.Info().Kind, "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
 	return nil
+}
+
+// vacate removes the new folder of a run that has not begun.
+func (r *run) vacate() {
+	left, err := os.ReadDir(r.out)
+	if err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile && e.Name() != configFile }) {
+		return
+	}
+	for _, e := range left {
+		os.Remove(filepath.Join(r.out, e.Name()))
+	}
+	os.Remove(r.out)
 }
 
 // openData opens the sources; the feed of a tensors source is ready at once.

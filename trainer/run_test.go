@@ -329,9 +329,13 @@ func TestRunRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.o.Device = onDevice(t, 0)
+			_, before := os.Stat(c.o.Out)
 			_, err := Run(t.Context(), c.recipe, c.o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error %v; want it to contain %q", err, c.want)
+			}
+			if _, after := os.Stat(c.o.Out); before != nil && after == nil && name != "NaN" {
+				t.Error("a run that did not begin left its folder")
 			}
 			if got := fault.Code(err); got != int(c.kind) {
 				t.Errorf("error %q has exit status %d, want %d", err, got, c.kind)

@@ -44,6 +44,9 @@ these names do it.` + exitStatus,
 			if o.ShardSize, err = parseSize(shardSize); err != nil {
 				return err
 			}
+			if o.Resize != "" && o.ImageSize == 0 {
+				return fault.Usagef("--resize %s: says how to resize, --image-size N says to what; give both", o.Resize)
+			}
 			if err := checkOutput(o.Output); err != nil {
 				return err
 			}
