@@ -18,6 +18,7 @@ var roundConstants = [64]uint32{
 }
 
 // blocks2 takes n blocks of 64 bytes from p into both states.
-//
+func blocks2(a, b *[8]uint32, p *byte, n int) { rounds2(a, b, p, n, &roundConstants) }
+
 //go:noescape
-func blocks2(a, b *[8]uint32, p *byte, n int)
+func rounds2(a, b *[8]uint32, p *byte, n int, k *[64]uint32)

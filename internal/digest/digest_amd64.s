@@ -28,13 +28,13 @@ GLOBL flip<>(SB), RODATA|NOPTR, $16
 	PADDD X9, next; \
 	SHA256MSG2 this, next
 
-// func blocks2(a, b *[8]uint32, p *byte, n int)
-TEXT ·blocks2(SB), NOSPLIT, $0-32
+// func rounds2(a, b *[8]uint32, p *byte, n int, k *[64]uint32)
+TEXT ·rounds2(SB), NOSPLIT, $0-40
 	MOVQ a+0(FP), DI
 	MOVQ b+8(FP), DX
 	MOVQ p+16(FP), SI
 	MOVQ n+24(FP), CX
-	LEAQ ·roundConstants(SB), AX
+	MOVQ k+32(FP), AX
 	MOVOU flip<>(SB), X14
 	MOVOU (DI), X1
 	MOVOU 16(DI), X2
