@@ -25,6 +25,7 @@ type Runner struct {
 	cfg   *arch.Config
 	batch int
 	cache int // bytes that a layer's widest activations may take; 0: any
+	half  bool
 	image *program
 	text  *program
 }
@@ -48,7 +49,7 @@ func NewRunner(dev *device.Device, set *weights.Set, o RunnerOptions) (*Runner, 
 	}
 	// Every device takes the same number of rows.
 	n := dev.N()
-	r := &Runner{dev: dev, cfg: set.Config, batch: (o.Batch + n - 1) / n * n}
+	r := &Runner{dev: dev, cfg: set.Config, batch: (o.Batch + n - 1) / n * n, half: o.DType == "bf16" || o.DType == "fp16"}
 	if dev.Info().Kind == device.KindCPU {
 		r.cache = cacheBytes
 	}
@@ -61,19 +62,21 @@ func (r *Runner) program(set *weights.Set, t arch.Tower, dt dtypes.DType, name s
 	f func(*arch.Config, Weights, *Node, Options) *Node) *program {
 	names, values := set.Tower(t)
 	p := &program{weights: values}
-	sharding := device.In(device.SplitRows, device.Replicated)
-	// Half-precision weights become float32 on a CPU: one after the other.
-	memory := device.SaveMemory()
+	options := []device.ProgramOption{device.In(device.SplitRows, device.Replicated)}
+	if r.half {
+		// The weights become float32 on most CPUs: one after the other.
+		options = append(options, device.SaveMemory())
+	}
 	p.features = r.dev.Program(name, func(in []*Node) []*Node {
 		return []*Node{f(r.cfg, weights.Bind(names, in[1:]), in[0], Options{DType: dt})}
-	}, sharding, memory)
+	}, options...)
 	p.blocks = r.dev.Program(name+" with blocks", func(in []*Node) []*Node {
 		p.names = nil
 		var out []*Node
 		capture := func(name string, x *Node) { p.names, out = append(p.names, name), append(out, x) }
 		y := f(r.cfg, weights.Bind(names, in[1:]), in[0], Options{DType: dt, Capture: capture})
 		return append([]*Node{y}, out...)
-	}, sharding, memory)
+	}, options...)
 	return p
 }
 
