@@ -13,7 +13,7 @@ import (
 // after any beginning, is what they get one by one.
 func TestWrite(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	noise := make([]byte, 5000)
+	noise := make([]byte, 300+2*parallel)
 	for i := range noise {
 		noise[i] = byte(rnd.Uint32())
 	}
@@ -28,6 +28,9 @@ func TestWrite(t *testing.T) {
 			n := rnd.IntN(600)
 			if rnd.IntN(2) == 0 {
 				n = 64 * rnd.IntN(20)
+			}
+			if rnd.IntN(20) == 0 {
+				n = parallel + rnd.IntN(parallel)
 			}
 			p := noise[rnd.IntN(300):][:n]
 			Write(a, b, p)
