@@ -14,7 +14,7 @@ var layers = []string{
 	".", "benchmarks", "internal/cli", "trainer", "eval", "convert",
 	"internal/clip", "internal/weights", "internal/arch", "internal/torchfile", "internal/tensorfile",
 	"internal/bpe", "internal/img", "internal/dataset", "internal/device", "internal/digest", "internal/shard", "internal/runlog", "internal/fault",
-	"benchmarks/published", // a table of figures
+	"internal/published", // a table of figures
 }
 
 // mayUseGoMLX lists the packages that know the compute library; the others go
@@ -75,6 +75,9 @@ func TestImportsPointDown(t *testing.T) {
 				} else if !strings.HasSuffix(path, "_test.go") && to <= from && !in(rest, []string{layers[from]}) {
 					t.Errorf("%s imports %s, which is above it", path, rest)
 				}
+			}
+			if strings.HasPrefix(p, module+"/benchmarks") && !in(dir, []string{"benchmarks"}) {
+				t.Errorf("%s imports %s: benchmarks measure the product and are no part of it", path, p)
 			}
 			if strings.HasPrefix(p, "github.com/gomlx/") && !in(dir, mayUseGoMLX) {
 				t.Errorf("%s imports %s: only %v may", path, p, mayUseGoMLX)

@@ -7,10 +7,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/evatool/evatool/benchmarks/published"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/published"
 )
 
 // The named sets bring their own words, and folders named by WordNet id or by

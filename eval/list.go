@@ -1,8 +1,8 @@
 package eval
 
 import (
-	"github.com/evatool/evatool/benchmarks/published"
 	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/published"
 )
 
 // ListEntry is one benchmark of `evatool zeroshot list`.

@@ -3,8 +3,8 @@ package eval
 import (
 	"math"
 
-	"github.com/evatool/evatool/benchmarks/published"
 	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/published"
 )
 
 // publishedFor is what was published for the architecture of res on its

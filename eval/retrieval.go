@@ -13,12 +13,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/evatool/evatool/benchmarks/published"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/published"
 	"github.com/evatool/evatool/internal/runlog"
 )
 

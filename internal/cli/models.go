@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/evatool/evatool/benchmarks/published"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/published"
 )
 
 // modelEntry is one row of the list.
