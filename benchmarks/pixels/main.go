@@ -1,7 +1,7 @@
 //go:build unix
 
 // Command pixels times JPEG file to normalised 224 x 224 tensor on one core,
-// with libjpeg-turbo and with the decoder in Go, against PIL and torchvision on
+// with our decoder (and with libjpeg-turbo where it is used) against PIL and torchvision on
 // the same bytes in the same run.
 //
 //	go run ./benchmarks/pixels --peer /path/to/python

@@ -23,8 +23,12 @@ type opener func() *library
 var probes embed.FS
 
 // turbo is the first library that is there and gives the pixels of the decoder
-// in Go; nil without one.
+// in Go; nil without one. Where there is vector code the decoder in Go is
+// faster (benchmarks/pixels), and none is looked for.
 var turbo = sync.OnceValue(func() *library {
+	if haveAVX2 {
+		return nil
+	}
 	for _, open := range openers {
 		if l := open(); l != nil && l.exact() {
 			return l

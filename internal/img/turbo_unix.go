@@ -10,7 +10,7 @@ import (
 )
 
 // openers are the ways to a library, best first.
-var openers = []opener{openTurboJPEG, openLibjpeg}
+var openers = []opener{openTurboJPEG}
 
 // dlopen opens the first of names that is there.
 func dlopen(names ...string) (handle uintptr, name string) {
