@@ -11,8 +11,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Kind is a documented exit status.
@@ -84,9 +87,32 @@ func Line(err error) string {
 	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
 }
 
+// Name is s as a message may show it. A name that a file, a server or a user
+// gave stays as it is when a terminal prints it as it is written. One that holds
+// control characters, marks that turn the direction of writing, characters that
+// take no room, or bytes that are no UTF-8 is quoted, with those escaped.
+func Name(s string) string {
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && n == 1 || obeyed(r) {
+			return strconv.QuoteToGraphic(s)
+		}
+		i += n
+	}
+	return s
+}
+
+// obeyed are the characters that a terminal does not show: it obeys or hides
+// them. Unicode's Cc and Cf are those, the bidirectional marks and zero-width
+// characters among them; lines and paragraphs have separators of their own.
+func obeyed(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
+}
+
 // File explains a failed open or stat of path in the user's words.
 // want says what was expected there, such as "a checkpoint".
 func File(path, want string, err error) error {
+	path = Name(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return Inputf("%s: no such file; give the path of %s", path, want)
@@ -110,7 +136,7 @@ func RegularFile(path, want string) error {
 		return File(path, want, syscall.EISDIR)
 	}
 	if !st.Mode().IsRegular() {
-		return Inputf("%s: not a regular file; give %s", path, want)
+		return Inputf("%s: not a regular file; give %s", Name(path), want)
 	}
 	return nil
 }

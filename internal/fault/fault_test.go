@@ -61,3 +61,34 @@ func TestRegularFile(t *testing.T) {
 		}
 	}
 }
+
+func TestName(t *testing.T) {
+	for _, clean := range []string{"", "a b.jpg", "naïve café", "日本語/犬.png", "say \"hi\"", `back\slash`, "e\u0301", "🦊", "\ufffd", "a\u00a0b"} {
+		if got := Name(clean); got != clean {
+			t.Errorf("Name(%q) = %q", clean, got)
+		}
+	}
+	for s, want := range map[string]string{
+		"a\x1b[2Jb":     `"a\x1b[2Jb"`,
+		"two\nlines":    `"two\nlines"`,
+		"nul\x00":       `"nul\x00"`,
+		"bell\a":        `"bell\a"`,
+		"del\x7f":       `"del\x7f"`,
+		"c1\u009b31m":   `"c1\u009b31m"`,
+		"gpj.\u202ea":   `"gpj.\u202ea"`,
+		"iso\u2066late": `"iso\u2066late"`,
+		"zero\u200bgap": `"zero\u200bgap"`,
+		"mark\u200f":    `"mark\u200f"`,
+		"bom\ufeff":     `"bom\ufeff"`,
+		"tag\U000e0041": `"tag\U000e0041"`,
+		"line\u2028":    `"line\u2028"`,
+		"soft\u00adhy":  `"soft\u00adhy"`,
+		"latin\xe9":     `"latin\xe9"`,
+		"\"q\"\t":       `"\"q\"\t"`,
+		"日本\u202e語":     `"日本\u202e語"`,
+	} {
+		if got := Name(s); got != want {
+			t.Errorf("Name(%q) = %s, want %s", s, got, want)
+		}
+	}
+}
