@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -75,7 +76,7 @@ func main() {
 	defer stop()
 	log := runlog.NewLogger(os.Stderr, false, false)
 	if *huge {
-		device.Reexec(*backend, log)
+		hugepages.Reexec(*backend, log)
 	}
 	o := device.Options{Backend: *backend, DeviceCount: 1, Log: log}
 	if !*cache {

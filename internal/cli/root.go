@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -109,7 +110,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 			}
 			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
 			if cmd.Annotations[computes] != "" && app.HugePages != "off" {
-				device.Reexec(app.Backend, app.Log)
+				hugepages.Reexec(app.Backend, app.Log)
 			}
 			return nil
 		},

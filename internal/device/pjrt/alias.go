@@ -1,4 +1,4 @@
-package device
+package pjrt
 
 import (
 	"reflect"
@@ -14,12 +14,12 @@ func field(v reflect.Value, name string) reflect.Value {
 	return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
 }
 
-// markAlias makes input in of an XLA graph under construction share its
+// Alias makes input in of an XLA graph under construction share its
 // memory with output out. go-xla donates buffers but does not say which output
 // may have them, and without that XLA reuses none: this reaches into the
 // StableHLO function for the attribute that does. TestDonate notices when a
 // new version moves the fields.
-func markAlias(g *graph.Graph, in, out int) {
+func Alias(g *graph.Graph, in, out int) {
 	builder := field(reflect.ValueOf(g), "builder").Elem() // compute.Builder → *xla.Builder
 	main := field(field(builder, "mainFn"), "fn").Interface().(*stablehlo.Function)
 	input := main.Inputs[in]

@@ -1,4 +1,4 @@
-package device
+package pjrt
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -31,7 +32,7 @@ func cudaMajor(plugin string) string {
 func nvidiaFolders(plugin string) (libs, cuda []string) {
 	here := filepath.Dir(plugin)
 	roots := []string{filepath.Join(here, "nvidia"), filepath.Join(here, "..", "nvidia"), filepath.Join(here, "..", "..", "nvidia")}
-	for _, site := range sitePackages() {
+	for _, site := range plugins.SitePackages() {
 		roots = append(roots, filepath.Join(site, "nvidia"))
 	}
 	for _, root := range roots {

@@ -1,4 +1,4 @@
-package device
+package pjrt
 
 import (
 	"os"
@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestABI compiles pjrt_abi.h together with the PJRT header that go-xla ships
+// TestABI compiles abi.h together with the PJRT header that go-xla ships
 // and lets the C compiler compare positions, sizes and offsets.
 func TestABI(t *testing.T) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/gomlx/go-xla").Output()
@@ -17,7 +17,7 @@ func TestABI(t *testing.T) {
 		t.Skip("needs the go command and a C compiler")
 	}
 	header := filepath.Join(strings.TrimSpace(string(out)), "pjrt", "pjrt_c_api.h")
-	ours, err := filepath.Abs("pjrt_abi.h")
+	ours, err := filepath.Abs("abi.h")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
-#ifndef EVATOOL_HOOK_H
-#define EVATOOL_HOOK_H
-#include "pjrt_abi.h"
+#ifndef EVATOOL_TABLE_H
+#define EVATOOL_TABLE_H
+#include "abi.h"
 
 #define SLOTS 4 // plugins in one process
 
@@ -20,6 +20,6 @@ void* load_program(int slot, client_compile_args* a, const void* bytes, size_t n
 void* serialize_program(int slot, void* loaded, executable_serialize_args* s);
 void free_serialized(executable_serialize_args* s);
 char* error_text(int slot, void* error); // to be freed; destroys error
-// memory_stats of the first device: bytes in use, peak, limit; 0 when the plugin does not say.
-int memory_stats(int slot, int64_t* in_use, int64_t* peak, int64_t* limit);
+// memory_stats of a client's first device: bytes in use, peak, limit; 0 when the plugin does not say.
+int memory_stats(int slot, void* client, int64_t* in_use, int64_t* peak, int64_t* limit);
 #endif

@@ -1,4 +1,4 @@
-package device
+package plugins
 
 import (
 	"archive/zip"
@@ -26,14 +26,14 @@ type release struct {
 	pkg, version, sha256 string
 	file                 string // the plugin in the wheel
 	kind                 string
-	folder               string // in pluginFolder, without the version
+	folder               string // in Folder, without the version
 }
 
 var releases = map[string]release{
 	"cpu": {"lammps-jax-pjrt-cpu", "0.11.2", "1319390d948b39f69f7dade496b7c385149d9ca6097a6b62114da113216d9ad1",
-		"pjrt_c_api_cpu_plugin.so", KindCPU, "cpu"},
+		"pjrt_c_api_cpu_plugin.so", CPU, "cpu"},
 	"cuda": {"jax-cuda13-pjrt", "0.12.0.1", "5899bb6177eda86ea532afb9a26794f2bdd04966f6a01f9028266b16c2b6cf90",
-		"xla_cuda_plugin.so", KindCUDA, "cuda13"},
+		"xla_cuda_plugin.so", CUDA, "cuda13"},
 }
 
 // Installed says what Install did.
@@ -46,7 +46,7 @@ type Installed struct {
 	Method  string `json:"method,omitempty"`
 }
 
-// Install puts the plugin "cpu" or "cuda" into pluginFolder. It takes it from
+// Install puts the plugin "cpu" or "cuda" into Folder. It takes it from
 // the wheel file when one is given, else from the Python package index, with
 // go-xla's downloader or with pip. Done twice it does nothing the second time.
 func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Installed, error) {
@@ -57,7 +57,7 @@ func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Instal
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil, fault.Envf("backend install %s: there is no plugin for %s/%s; use --backend go", what, runtime.GOOS, runtime.GOARCH)
 	}
-	folder, err := pluginFolder()
+	folder, err := Folder()
 	if err != nil {
 		return nil, err
 	}

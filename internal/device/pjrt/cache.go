@@ -1,4 +1,4 @@
-package device
+package pjrt
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/google/renameio/v2"
 )
 
@@ -39,7 +40,7 @@ type cache struct {
 
 // openCache opens the folder for a plugin and the libraries loaded for it; nil
 // when there is to be none.
-func openCache(dir string, h *hook, libraries string, log *slog.Logger) *cache {
+func openCache(dir string, p *Plugin, log *slog.Logger) *cache {
 	if dir == "off" {
 		return nil
 	}
@@ -54,14 +55,14 @@ func openCache(dir string, h *hook, libraries string, log *slog.Logger) *cache {
 		log.Debug("no compile cache", "reason", err)
 		return nil
 	}
-	id, err := fileID(h.path)
+	id, err := fileID(p.path)
 	if err != nil {
 		log.Debug("no compile cache", "reason", err)
 		return nil
 	}
 	// Code for a CPU uses what that CPU has.
-	salt := strings.Join([]string{h.kind, h.version, id, os.Getenv("XLA_FLAGS"), os.Getenv("NPROC"),
-		runtime.GOARCH, cpuModel(), gpuModel(h.kind), libraries}, "\x00")
+	salt := strings.Join([]string{p.Kind, p.Version, id, os.Getenv("XLA_FLAGS"), os.Getenv("NPROC"),
+		runtime.GOARCH, cpuModel(), gpuModel(p.Kind), p.libraries}, "\x00")
 	return &cache{dir: dir, salt: []byte(salt), max: cacheBytes, log: log}
 }
 
@@ -108,7 +109,7 @@ func cpuModel() string {
 
 // gpuModel names the GPUs and their driver.
 func gpuModel(kind string) string {
-	if kind != KindCUDA {
+	if kind != plugins.CUDA {
 		return ""
 	}
 	files, _ := filepath.Glob("/proc/driver/nvidia/gpus/*/information")

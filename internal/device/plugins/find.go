@@ -1,4 +1,6 @@
-package device
+// Package plugins finds, installs and removes the XLA plugins (PJRT) of this
+// machine. It loads none.
+package plugins
 
 import (
 	"os"
@@ -11,6 +13,12 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
+// The kinds of plugins.
+const (
+	CPU  = "xla-cpu"
+	CUDA = "xla-cuda"
+)
+
 // Plugin is a PJRT plugin file.
 type Plugin struct {
 	Path string `json:"path"`
@@ -18,27 +26,27 @@ type Plugin struct {
 	From string `json:"from"` // where it was found: cache, python, go-xla
 }
 
-// kindOfPath is the kind that a plugin's path tells, or "".
-func kindOfPath(path string) string {
+// KindOf is the kind that a plugin's path tells, or "".
+func KindOf(path string) string {
 	p := strings.ToLower(path)
 	switch {
 	case strings.Contains(p, "cuda"), strings.Contains(p, "nvidia"):
-		return KindCUDA
+		return CUDA
 	case strings.Contains(p, "cpu"):
-		return KindCPU
+		return CPU
 	}
 	return ""
 }
 
-// hasNVIDIA tells whether the kernel shows an NVIDIA GPU.
-var hasNVIDIA = sync.OnceValue(func() bool {
+// HasNVIDIA tells whether the kernel shows an NVIDIA GPU.
+var HasNVIDIA = sync.OnceValue(func() bool {
 	gpus, _ := filepath.Glob("/dev/nvidia[0-9]*")
 	wsl, _ := filepath.Glob("/usr/lib/wsl/lib/libcuda.so*")
 	return len(gpus)+len(wsl) > 0
 })
 
-// pluginFolder is where Install puts plugins.
-func pluginFolder() (string, error) {
+// Folder is where Install puts plugins.
+func Folder() (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return "", fault.Envf("no cache folder: %w; set HOME or XDG_CACHE_HOME", err)
@@ -46,10 +54,10 @@ func pluginFolder() (string, error) {
 	return filepath.Join(base, "evatool", "plugins"), nil
 }
 
-// FindPlugins lists the plugins on this machine in the order of preference:
+// Find lists the plugins on this machine in the order of preference:
 // the user's cache folder, the packages of a Python on PATH, go-xla's folder.
 // Within a folder the newest version is first. No Python is run.
-func FindPlugins() []Plugin {
+func Find() []Plugin {
 	var found []Plugin
 	add := func(from, folder string, patterns ...string) {
 		for _, pattern := range patterns {
@@ -57,16 +65,16 @@ func FindPlugins() []Plugin {
 			slices.Reverse(m)
 			for _, path := range m {
 				// Only what was added to folder counts: the folder may be anywhere.
-				if kind := kindOfPath(strings.TrimPrefix(path, folder)); kind != "" {
+				if kind := KindOf(strings.TrimPrefix(path, folder)); kind != "" {
 					found = append(found, Plugin{path, kind, from})
 				}
 			}
 		}
 	}
-	if folder, err := pluginFolder(); err == nil {
+	if folder, err := Folder(); err == nil {
 		add("cache", folder, "*/*.so")
 	}
-	for _, site := range sitePackages() {
+	for _, site := range SitePackages() {
 		add("python", site, "jax_plugins/xla_cuda*/xla_cuda_plugin.so", "*/pjrt_c_api_cpu_plugin.so")
 	}
 	if home, err := os.UserHomeDir(); err == nil {
@@ -75,8 +83,8 @@ func FindPlugins() []Plugin {
 	return found
 }
 
-// sitePackages are the package folders of the Pythons on PATH.
-func sitePackages() []string {
+// SitePackages are the package folders of the Pythons on PATH.
+func SitePackages() []string {
 	var prefixes []string
 	for _, env := range []string{"VIRTUAL_ENV", "CONDA_PREFIX"} {
 		if v := os.Getenv(env); v != "" {

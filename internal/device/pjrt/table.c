@@ -1,4 +1,4 @@
-#include "hook.h"
+#include "table.h"
 
 #include <dlfcn.h>
 #include <stdlib.h>
@@ -9,10 +9,8 @@
 
 #include "_cgo_export.h"
 
-
 static const pjrt_api* real[SLOTS];
 static pjrt_api* ours[SLOTS];
-static void* last_client[SLOTS];
 static int loaded_plugins;
 
 static void* call(int slot, int fn, void* args) { return real[slot]->fn[fn](args); }
@@ -37,10 +35,9 @@ static void* await(int slot, void* a) {
 }
 
 // A table entry does not know which plugin it belongs to: one set for each slot.
-#define SET(n)                                                                            \
-  static void* compile_##n(void* a) { last_client[n] = ((client_compile_args*)a)->client; \
-                                      return evatoolCompile(n, a); }                      \
-  static void* execute_##n(void* a) { return execute(n, a); }                             \
+#define SET(n)                                                        \
+  static void* compile_##n(void* a) { return evatoolCompile(n, a); }  \
+  static void* execute_##n(void* a) { return execute(n, a); }         \
   static void* await_##n(void* a) { return await(n, a); }
 SET(0) SET(1) SET(2) SET(3)
 #define ENTRY(n) {compile_##n, execute_##n, await_##n}
@@ -145,9 +142,8 @@ void* serialize_program(int slot, void* loaded, executable_serialize_args* s) {
 
 void free_serialized(executable_serialize_args* s) { s->deleter(s->serialized); }
 
-int memory_stats(int slot, int64_t* in_use, int64_t* peak, int64_t* limit) {
-  if (!last_client[slot]) return 0;
-  client_addressable_devices_args a = {sizeof a, NULL, last_client[slot]};
+int memory_stats(int slot, void* client, int64_t* in_use, int64_t* peak, int64_t* limit) {
+  client_addressable_devices_args a = {sizeof a, NULL, client};
   void* e = call(slot, FN_CLIENT_ADDRESSABLE_DEVICES, &a);
   if (!e && a.num_devices > 0) {
     device_memory_stats_args m = {sizeof m, NULL, a.devices[0]};

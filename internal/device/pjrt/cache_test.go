@@ -1,8 +1,7 @@
-package device
+package pjrt
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,69 +15,57 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// cached opens n devices of the CPU plugin with a compile cache in dir, runs
-// a program of some size and returns its result and the device.
-func cached(t *testing.T, dir string, n int) ([]float32, *Device) {
+// cached opens the CPU plugin with a compile cache in dir, runs a program of
+// some size and returns its result and the client.
+func cached(t *testing.T, dir string) ([]float32, *Client) {
 	t.Helper()
-	d, err := Open(context.Background(), Options{Backend: "xla:" + cpuPlugin(t), DeviceCount: n, CompileCache: dir})
+	c := open(t, dir)
+	e, _, err := compiled(t, c, false, func(x *graph.Node) *graph.Node {
+		return graph.Gradient(graph.ReduceAllSum(graph.Square(graph.Tanh(graph.MulScalar(graph.Dot(x, x).Product(), 1e-4)))), x)[0]
+	}, 8, 8)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.Close() })
-	p := d.Program("cached", func(in []*graph.Node) []*graph.Node {
-		loss := graph.ReduceAllSum(graph.Square(graph.Tanh(graph.Dot(in[0], in[1]).General([]int{1}, nil, []int{0}, nil))))
-		return []*graph.Node{loss, graph.Sub(in[1], graph.Gradient(loss, in[1])[0])}
-	}, In(SplitRows, Replicated), Donate(map[int]int{1: 1}))
-	x := must[*Array](t)(d.PutF32(SplitRows, iota32(64), 8, 8))
-	w := must[*Array](t)(d.PutF32(Replicated, iota32(64), 8, 8))
-	out := must[[]*Array](t)(p.Call(t.Context(), x, w))
-	return must[[]float32](t)(out[1].Float32s()), d
+	return result(t, c, e, 8, 8), c
 }
 
 // TestCompileCache: the second start compiles nothing and gives the same
 // bits; a damaged entry is compiled again.
 func TestCompileCache(t *testing.T) {
-	for _, n := range []int{1, 4} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			dir := t.TempDir()
-			want, d := cached(t, dir, n)
-			if h, m := d.cache.hits.Load(), d.cache.misses.Load(); h != 0 || m != 1 {
-				t.Fatalf("first start: %d hits, %d misses", h, m)
-			}
-			files := must[[]string](t)(filepath.Glob(filepath.Join(dir, "*")))
-			if len(files) != 1 {
-				t.Fatalf("cache holds %v", files)
-			}
-			good := must[[]byte](t)(os.ReadFile(files[0]))
-			// A whole entry that is no program of this plugin.
-			c := d.cache
-			c.put("0", []byte("not a program"))
-			foreign := must[[]byte](t)(os.ReadFile(c.path("0")))
-			flipped := bytes.Clone(good)
-			flipped[len(flipped)/2] ^= 1
-			for _, e := range []struct {
-				name string
-				data []byte
-				hits int64
-			}{
-				{"whole", good, 1}, {"flipped bit", flipped, 0}, {"cut", good[:len(good)/2], 0},
-				{"empty", nil, 0}, {"foreign", foreign, 0},
-			} {
-				if n > 1 && e.name != "whole" {
-					continue // damage has nothing to do with the number of devices
-				}
-				if err := os.WriteFile(files[0], e.data, 0o644); err != nil {
-					t.Fatal(err)
-				}
-				got, d := cached(t, dir, n)
-				if !slices.Equal(got, want) {
-					t.Errorf("%s: other bits", e.name)
-				}
-				if h := d.cache.hits.Load(); h != e.hits {
-					t.Errorf("%s: %d hits, not %d", e.name, h, e.hits)
-				}
-			}
-		})
+	dir := t.TempDir()
+	want, client := cached(t, dir)
+	if h, m := client.CacheUse(); h != 0 || m != 1 {
+		t.Fatalf("first start: %d hits, %d misses", h, m)
+	}
+	files := must[[]string](t)(filepath.Glob(filepath.Join(dir, "*")))
+	if len(files) != 1 {
+		t.Fatalf("cache holds %v", files)
+	}
+	good := must[[]byte](t)(os.ReadFile(files[0]))
+	// A whole entry that is no program of this plugin.
+	c := client.cache
+	c.put("0", []byte("not a program"))
+	foreign := must[[]byte](t)(os.ReadFile(c.path("0")))
+	flipped := bytes.Clone(good)
+	flipped[len(flipped)/2] ^= 1
+	for _, e := range []struct {
+		name string
+		data []byte
+		hits int64
+	}{
+		{"whole", good, 1}, {"flipped bit", flipped, 0}, {"cut", good[:len(good)/2], 0},
+		{"empty", nil, 0}, {"foreign", foreign, 0},
+	} {
+		if err := os.WriteFile(files[0], e.data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got, c := cached(t, dir)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: other bits", e.name)
+		}
+		if h, _ := c.CacheUse(); h != e.hits {
+			t.Errorf("%s: %d hits, not %d", e.name, h, e.hits)
+		}
 	}
 }
 
@@ -87,7 +74,7 @@ func TestCompileCache(t *testing.T) {
 func TestCacheTwoProcesses(t *testing.T) {
 	if dir := os.Getenv("EVATOOL_TEST_CACHE"); dir != "" {
 		for range 5 {
-			cached(t, dir, 1)
+			cached(t, dir)
 			os.Remove(filepath.Join(dir, "gone")) // other files do no harm
 		}
 		return
@@ -109,7 +96,8 @@ func TestCacheTwoProcesses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, d := cached(t, dir, 1); d.cache.hits.Load() != 1 {
+	_, c := cached(t, dir)
+	if h, _ := c.CacheUse(); h != 1 {
 		t.Error("no good entry was left")
 	}
 }
@@ -157,7 +145,7 @@ func TestNoCacheFolder(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, d := cached(t, filepath.Join(file, "cache"), 1); d.cache != nil {
+	if _, c := cached(t, filepath.Join(file, "cache")); c.cache != nil {
 		t.Error("a cache inside a file")
 	}
 }

@@ -1,4 +1,7 @@
-package device
+// Package hugepages starts the program again with malloc's memory in huge
+// pages, when the XLA CPU plugin is going to compute in it. It replaces the
+// process: only a command line may use it, never a library.
+package hugepages
 
 /*
 #define _GNU_SOURCE
@@ -18,6 +21,8 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/evatool/evatool/internal/device/plugins"
 )
 
 // The tunables that Reexec sets: malloc's memory in transparent huge pages,
@@ -72,22 +77,22 @@ func whyNotReexec(backend string) string {
 	return ""
 }
 
-// choosesCPUPlugin foretells Open, without loading anything.
+// choosesCPUPlugin foretells device.Open, without loading anything.
 func choosesCPUPlugin(backend string) bool {
 	name, arg, _ := strings.Cut(backend, ":")
 	if name == "xla" && arg != "" {
 		path, _, _ := strings.Cut(arg, ",")
-		return kindOfPath(path) == KindCPU
+		return plugins.KindOf(path) == plugins.CPU
 	}
 	if name != "" && name != "auto" && name != "xla" {
 		return false
 	}
 	cpu := false
-	for _, p := range FindPlugins() {
-		if p.Kind == KindCUDA && hasNVIDIA() {
+	for _, p := range plugins.Find() {
+		if p.Kind == plugins.CUDA && plugins.HasNVIDIA() {
 			return false
 		}
-		cpu = cpu || p.Kind == KindCPU
+		cpu = cpu || p.Kind == plugins.CPU
 	}
 	return cpu
 }
