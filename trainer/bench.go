@@ -61,7 +61,7 @@ func Bench(ctx context.Context, dev *device.Device, r *Recipe, o BenchOptions) (
 		Batch: r.Batch, BatchBytes: int64(len(b.pixels) + 4*len(b.tokens)),
 		GFLOPs: map[string]float64{"model": model.GFLOPsPerSample, "executed": plan.GFLOPsPerSample},
 	}
-	if m.program != nil {
+	if m.whole != nil {
 		if err := m.inspect(b, res, o.Donation); err != nil {
 			return nil, err
 		}
@@ -138,27 +138,22 @@ func (m *machine) inspect(b *hostBatch, res *BenchResult, donation bool) error {
 		return err
 	}
 	defer rates.Free()
-	batch, err := m.put(b, 0, m.recipe.Batch, m.rows)
+	x, err := m.inputs(b, rates)
 	if err != nil {
 		return err
 	}
-	args := append([]*device.Array{batch[0], batch[1], rates}, m.buffers...)
-	args = append(args, m.state...)
-	defer func() {
-		for _, a := range batch {
-			a.Free()
-		}
-	}()
+	defer free(x.rows())
+	args := flat(m.whole.in, x)
 	start := time.Now()
-	if res.Memory, err = m.program.Memory(args...); err != nil {
+	if res.Memory, err = m.whole.Memory(args...); err != nil {
 		return err
 	}
 	res.First = time.Since(start).Seconds()
-	if res.FusedAttention, err = m.program.FusedAttention(args...); err != nil {
+	if res.FusedAttention, err = m.whole.FusedAttention(args...); err != nil {
 		return err
 	}
 	if donation {
-		kept, err := m.program.Without().Memory(args...)
+		kept, err := m.whole.Without().Memory(args...)
 		if err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func (e *encoder) Texts(ctx context.Context, tokens []int32, n int) ([]float32, 
 
 func (e *encoder) features(ctx context.Context, p *device.Program, x *device.Array, n int) ([]float32, error) {
 	defer x.Free()
-	args := slices.Concat([]*device.Array{x}, e.m.state[:len(e.m.params)], e.m.buffers)
+	args := slices.Concat([]*device.Array{x}, e.m.state.params, e.m.buffers)
 	out, err := p.Call(ctx, args...)
 	if err != nil {
 		return nil, err

@@ -606,13 +606,12 @@ func TestHalf(t *testing.T) {
 			near(t, "bf16 loss", float64(m.must(t, &f.batches.batches[0], 0)[metricLoss]), 3.26226, 0.05)
 
 			m, f = machineOf("fp16")
-			slot := 3*len(m.params) + slotScale
 			set := func(scale float32) {
 				a, err := dev.Put(device.Replicated, tensors.FromScalar(scale))
 				if err != nil {
 					t.Fatal(err)
 				}
-				m.state[slot] = a
+				m.state.scale = a
 			}
 			set(64)
 			v := m.must(t, &f.batches.batches[0], 0)
@@ -627,7 +626,7 @@ func TestHalf(t *testing.T) {
 				near(t, "finite", float64(v[metricFinite]), 0, 0)
 				near(t, "skipped", float64(v[metricSkipped]), float64(k+1), 0)
 			}
-			scale, err := m.state[slot].Float32s()
+			scale, err := m.state.scale.Float32s()
 			if err != nil {
 				t.Fatal(err)
 			}
