@@ -3,18 +3,18 @@ package eval
 import (
 	"context"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/weights"
 )
 
 // model is an opened checkpoint.
-type model struct{ *convert.Model }
+type model struct{ *checkpoint.Model }
 
 func openModel(ctx context.Context, o Options) (*model, error) {
-	m, err := convert.OpenModel(ctx, o.Model, convert.ModelOptions{Config: o.Config, Key: o.Key})
+	m, err := checkpoint.OpenModel(ctx, o.Model, checkpoint.ModelOptions{ConfigName: o.Config, Key: o.Key})
 	if err != nil {
 		return nil, err
 	}

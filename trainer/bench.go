@@ -5,8 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -42,7 +42,7 @@ func Bench(ctx context.Context, dev *device.Device, r *Recipe, o BenchOptions) (
 		return nil, err
 	}
 	defer m.close()
-	err = m.start(func(p arch.Param) ([]float32, error) { return convert.RandomTensor(m.cfg, p, uint64(r.Seed)), nil })
+	err = m.start(func(p arch.Param) ([]float32, error) { return checkpoint.RandomTensor(m.cfg, p, uint64(r.Seed)), nil })
 	if err != nil {
 		return nil, err
 	}

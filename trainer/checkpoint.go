@@ -24,8 +24,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -242,7 +242,7 @@ func (v *saver) fill(dir string, s *snapshot) error {
 	for _, name := range []string{modelFile, optimizerFile} {
 		var meta map[string]string
 		if name == modelFile {
-			meta = convert.ModelMetadata(s.cfg)
+			meta = checkpoint.ModelMetadata(s.cfg)
 		}
 		list, err := s.entries(name)
 		if err != nil {
@@ -306,7 +306,7 @@ func (v *saver) model(path string, s *snapshot) error {
 	if err != nil {
 		return err
 	}
-	_, err = v.tensors(tmp, list, convert.ModelMetadata(s.cfg))
+	_, err = v.tensors(tmp, list, checkpoint.ModelMetadata(s.cfg))
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}

@@ -743,4 +743,9 @@ lr: {vision: 0, text: 0, other: 0}
 	if same < 20 {
 		t.Errorf("only %d tensors compared", same)
 	}
+	for _, name := range []string{"config.json", "init.safetensors", "init.report.json"} {
+		if exists(filepath.Join(tmp, "run", name)) {
+			t.Errorf("%s in the run's folder: the start is not written", name)
+		}
+	}
 }

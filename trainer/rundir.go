@@ -28,14 +28,13 @@ const (
 	finalFile   = "final.safetensors"
 	reportFile  = "report.html"
 	badFile     = "bad_samples.jsonl"
-	configFile  = "config.json" // of the model, for the start
 	lockFile    = ".lock"
 )
 
 // vacate removes the new folder of a run that has not begun.
 func (r *run) vacate() {
 	left, err := os.ReadDir(r.out)
-	if err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile && e.Name() != configFile }) {
+	if err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile }) {
 		return
 	}
 	for _, e := range left {

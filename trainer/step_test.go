@@ -14,9 +14,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/arch/archtest"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -131,7 +131,7 @@ func newFixture(t *testing.T, family string, change func(r *Recipe)) *fixture {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(testdata, "models", family)
-	model, err := convert.OpenModel(t.Context(), archtest.Weights(dir), convert.ModelOptions{Config: filepath.Join(dir, "config.json")})
+	model, err := checkpoint.OpenModel(t.Context(), archtest.Weights(dir), checkpoint.ModelOptions{ConfigName: filepath.Join(dir, "config.json")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch/archtest"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -50,7 +50,7 @@ func openFile(t *testing.T, path string) *tensorfile.File {
 // loadModel has the weights of the model in dir, a folder of models.
 func loadModel(t *testing.T, d *device.Device, dir, dtype string) *weights.Set {
 	t.Helper()
-	m := must[*convert.Model](t)(convert.OpenModel(context.Background(), archtest.Weights(dir), convert.ModelOptions{Config: filepath.Join(dir, "config.json")}))
+	m := must[*checkpoint.Model](t)(checkpoint.OpenModel(context.Background(), archtest.Weights(dir), checkpoint.ModelOptions{ConfigName: filepath.Join(dir, "config.json")}))
 	defer m.Close()
 	set := must[*weights.Set](t)(weights.Load(context.Background(), d, m.Config, m.Source, dtype))
 	t.Cleanup(set.Free)

@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 // flatCLIP is OpenAI's naming, which OpenCLIP's CLIP class has kept: the text
 // tower's tensors stand beside "visual.…" without a prefix. It holds for

@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"encoding/binary"
@@ -10,14 +10,6 @@ import (
 )
 
 var le = binary.LittleEndian
-
-// decoders widen an element to float64, exactly.
-var decoders = map[tensorfile.DType]func([]byte) float64{
-	tensorfile.F64:  func(b []byte) float64 { return math.Float64frombits(le.Uint64(b)) },
-	tensorfile.F32:  func(b []byte) float64 { return float64(math.Float32frombits(le.Uint32(b))) },
-	tensorfile.F16:  func(b []byte) float64 { return float64(tensorfile.F16toF32(le.Uint16(b))) },
-	tensorfile.BF16: func(b []byte) float64 { return float64(tensorfile.BF16toF32(le.Uint16(b))) },
-}
 
 // encoders round to nearest even; the result says whether a finite value
 // became infinite. largest is what saturation clamps to.
@@ -72,7 +64,7 @@ func (c *caster) convert(dst, src []byte) (int, error) {
 		c.done += int64(n)
 		return done, nil
 	}
-	dec, enc := decoders[c.from], encoders[c.to]
+	dec, enc := tensorfile.Decoder(c.from), encoders[c.to]
 	for i := range n {
 		v := dec(src[i*in:])
 		if enc.encode(dst[i*out:], v) && !math.IsInf(v, 0) {

@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"encoding/json"
@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/runlog"
 )
 
 // The keys with which a model file describes itself.
@@ -25,9 +26,9 @@ func ModelMetadata(c *arch.Config) map[string]string {
 		metaConfig:     string(c.JSON()),
 		metaPreprocess: string(mustJSON(c.Preprocess())),
 		metaModel:      "",
-		metaVersion:    version(),
+		metaVersion:    runlog.Version,
 	}
-	if name := canonicalName(c); name != custom {
+	if name := canonicalName(c); name != Custom {
 		m[metaModel] = name
 	}
 	return m
@@ -38,22 +39,26 @@ type sourceNote struct {
 	SHA256 string `json:"sha256"`
 }
 
-// metadata describes the output of a plan. sums are the hashes of the input's
-// files.
-func (p *plan) metadata(in *input, sums []string) map[string]string {
-	m := map[string]string{"format": "pt", metaVersion: version()}
-	switch {
-	case p.layout == "source":
-		maps.Copy(m, in.Metadata())
-	case p.config != nil:
-		m = ModelMetadata(p.config)
-	default:
-		m[metaModel] = p.name
-	}
-	var notes []sourceNote
-	for i, f := range in.files {
+func sourceNotes(files, sums []string) (notes []sourceNote) {
+	for i, f := range files {
 		notes = append(notes, sourceNote{filepath.Base(f), sums[i]})
 	}
+	return notes
+}
+
+// Metadata describes the output of a plan. sums are the SHA-256 of the input's
+// files.
+func (p *Plan) Metadata(sums []string) map[string]string {
+	m := map[string]string{"format": "pt", metaVersion: runlog.Version}
+	switch {
+	case p.Layout == "source":
+		maps.Copy(m, p.in.Metadata())
+	case p.Config != nil:
+		m = ModelMetadata(p.Config)
+	default:
+		m[metaModel] = p.Name
+	}
+	notes := sourceNotes(p.in.Files, sums)
 	m[metaSource] = string(mustJSON(notes))
 	if len(notes) == 1 {
 		m[metaSource] = string(mustJSON(notes[0]))

@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"fmt"
@@ -46,25 +46,25 @@ func FuzzPlan(f *testing.F) {
 			}
 			inv.tensors = append(inv.tensors, info)
 		}
-		o := planOptions{layout: []string{"eva", "openclip", "hf", "source"}[choice%4], dtype: []string{"keep", "fp16"}[choice>>2&1]}
+		o := PlanOptions{Layout: []string{"eva", "openclip", "hf", "source"}[choice%4], DType: []string{"keep", "fp16"}[choice>>2&1]}
 		if choice&8 != 0 {
-			o.method = "eva"
+			o.Resize = "eva"
 		}
 		p, err := newPlan(inv, o)
 		if err != nil {
 			return
 		}
 		used := map[string]bool{}
-		for _, it := range p.items {
+		for _, it := range p.Items {
 			_ = it.String()
-			for _, s := range it.sources() {
+			for _, s := range it.Sources() {
 				used[s] = true
 			}
-			if n := it.bytesIn(); it.raw() && n != it.out.NumBytes() {
-				t.Fatalf("%v has %d bytes of source for %d", it, n, it.out.NumBytes())
+			if n := it.bytesIn(); it.raw() && n != it.Out.NumBytes() {
+				t.Fatalf("%v has %d bytes of source for %d", it, n, it.Out.NumBytes())
 			}
 		}
-		for _, d := range p.dropped {
+		for _, d := range p.Dropped {
 			used[d.Name] = true
 		}
 		for _, in := range inv.tensors {

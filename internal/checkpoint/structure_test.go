@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"bytes"
@@ -40,7 +40,7 @@ func stateDict(t *testing.T, raw json.RawMessage) []tensorfile.Info {
 func structures(t *testing.T) map[string][]tensorfile.Info {
 	t.Helper()
 	out := map[string][]tensorfile.Info{}
-	for _, text := range archtest.Structures(t, "../testdata/structure") {
+	for _, text := range archtest.Structures(t, "../../testdata/structure") {
 		var s struct {
 			Name string          `json:"name"`
 			Dict json.RawMessage `json:"state_dict"`
@@ -53,9 +53,9 @@ func structures(t *testing.T) map[string][]tensorfile.Info {
 	return out
 }
 
-func mustPlan(t *testing.T, inv *inventory, o planOptions) *plan {
+func mustPlan(t *testing.T, inv *inventory, o PlanOptions) *Plan {
 	t.Helper()
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		t.Fatal(err)
 	}
 	p, err := newPlan(inv, o)
@@ -66,10 +66,10 @@ func mustPlan(t *testing.T, inv *inventory, o planOptions) *plan {
 }
 
 // outputs is what a plan writes, as an inventory.
-func outputs(p *plan) *inventory {
+func outputs(p *Plan) *inventory {
 	inv := &inventory{}
-	for _, it := range p.items {
-		inv.tensors = append(inv.tensors, it.out)
+	for _, it := range p.Items {
+		inv.tensors = append(inv.tensors, it.Out)
 	}
 	return inv
 }
@@ -85,7 +85,7 @@ func sameTensors(t *testing.T, got, want []tensorfile.Info) {
 		w, ok := m[g.Name]
 		if !ok {
 			t.Errorf("%s is too much", g.Name)
-		} else if !sameShape(g.Shape, w.Shape) || g.DType != w.DType {
+		} else if !SameShape(g.Shape, w.Shape) || g.DType != w.DType {
 			t.Errorf("%s %s %v, want %s %v", g.Name, g.DType, g.Shape, w.DType, w.Shape)
 		}
 		delete(m, g.Name)
@@ -98,21 +98,21 @@ func sameTensors(t *testing.T, got, want []tensorfile.Info) {
 func TestPublishedModelsAreRecognised(t *testing.T) {
 	for name, tensors := range structures(t) {
 		t.Run(name, func(t *testing.T) {
-			p := mustPlan(t, &inventory{tensors: tensors}, planOptions{})
-			if p.name != name {
-				t.Fatalf("recognised as %q (%s)", p.name, p.recognised)
+			p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{})
+			if p.Name != name {
+				t.Fatalf("recognised as %q (%s)", p.Name, p.Recognised)
 			}
 			var want []tensorfile.Info
-			for _, q := range p.config.Params() {
+			for _, q := range p.Config.Params() {
 				want = append(want, tensorfile.Info{Name: q.Name, DType: tensorfile.F32, Shape: q.Shape})
 			}
 			sameTensors(t, outputs(p).tensors, want)
 			// OpenCLIP's CustomTextCLIP has EVA's names.
-			if again := mustPlan(t, outputs(p), planOptions{}); again.name != name {
-				t.Errorf("under EVA's names it is %q", again.name)
+			if again := mustPlan(t, outputs(p), PlanOptions{}); again.Name != name {
+				t.Errorf("under EVA's names it is %q", again.Name)
 			}
-			if len(p.items)+len(p.dropped) != len(tensors) {
-				t.Errorf("%d tensors in, %d out, %d dropped", len(tensors), len(p.items), len(p.dropped))
+			if len(p.Items)+len(p.Dropped) != len(tensors) {
+				t.Errorf("%d tensors in, %d out, %d dropped", len(tensors), len(p.Items), len(p.Dropped))
 			}
 		})
 	}
@@ -121,11 +121,11 @@ func TestPublishedModelsAreRecognised(t *testing.T) {
 // Every model that a layout can say comes back from it unchanged.
 func TestLayoutsRoundTrip(t *testing.T) {
 	for name, tensors := range structures(t) {
-		eva := mustPlan(t, &inventory{tensors: tensors}, planOptions{})
+		eva := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{})
 		for _, layout := range []string{"eva", "openclip", "hf"} {
 			t.Run(name+"/"+layout, func(t *testing.T) {
-				o := planOptions{layout: layout}
-				if err := o.check(); err != nil {
+				o := PlanOptions{Layout: layout}
+				if err := o.Check(); err != nil {
 					t.Fatal(err)
 				}
 				p, err := newPlan(outputs(eva), o)
@@ -140,11 +140,11 @@ func TestLayoutsRoundTrip(t *testing.T) {
 					t.Fatal(err)
 				}
 				inv := outputs(p)
-				inv.metadata = ModelMetadata(eva.config)
-				back := mustPlan(t, inv, planOptions{})
+				inv.metadata = ModelMetadata(eva.Config)
+				back := mustPlan(t, inv, PlanOptions{})
 				sameTensors(t, outputs(back).tensors, outputs(eva).tensors)
-				if back.name != name {
-					t.Errorf("comes back as %s", back.name)
+				if back.Name != name {
+					t.Errorf("comes back as %s", back.Name)
 				}
 			})
 		}
@@ -164,11 +164,11 @@ func TestTimmNames(t *testing.T) {
 				t.Fatal(err)
 			}
 			timm := stateDict(t, b)
-			p := mustPlan(t, &inventory{tensors: timm}, planOptions{})
-			if p.name != name || p.family != "timm-eva-clip" {
-				t.Fatalf("recognised as %q, %s", p.name, p.family)
+			p := mustPlan(t, &inventory{tensors: timm}, PlanOptions{})
+			if p.Name != name || p.Family != "timm-eva-clip" {
+				t.Fatalf("recognised as %q, %s", p.Name, p.Family)
 			}
-			back := mustPlan(t, &inventory{tensors: all[name]}, planOptions{layout: "openclip"})
+			back := mustPlan(t, &inventory{tensors: all[name]}, PlanOptions{Layout: "openclip"})
 			sameTensors(t, outputs(back).tensors, timm)
 		})
 	}
@@ -191,12 +191,12 @@ func TestTowersAreRecognised(t *testing.T) {
 		tower = append(tower, tensorfile.Info{Name: "mask_token", DType: tensorfile.F16, Shape: []int64{1, 1, w}},
 			tensorfile.Info{Name: "lm_head.weight", DType: tensorfile.F16, Shape: []int64{1024, w}},
 			tensorfile.Info{Name: "lm_head.bias", DType: tensorfile.F16, Shape: []int64{1024}})
-		p := mustPlan(t, &inventory{tensors: tower}, planOptions{})
-		if p.name != want || p.family != "eva-tower" || p.config != nil {
-			t.Errorf("%s: recognised as %q, %s", name, p.name, p.family)
+		p := mustPlan(t, &inventory{tensors: tower}, PlanOptions{})
+		if p.Name != want || p.Family != "eva-tower" || p.Config != nil {
+			t.Errorf("%s: recognised as %q, %s", name, p.Name, p.Family)
 		}
-		if back := mustPlan(t, outputs(p), planOptions{}); back.name != want || len(back.items) != len(p.items) {
-			t.Errorf("%s: converted, it is recognised as %q", name, back.name)
+		if back := mustPlan(t, outputs(p), PlanOptions{}); back.Name != want || len(back.Items) != len(p.Items) {
+			t.Errorf("%s: converted, it is recognised as %q", name, back.Name)
 		}
 	}
 }
@@ -213,7 +213,7 @@ func sorted(tensors []tensorfile.Info) []tensorfile.Info {
 func TestWhatTellsOpenAIFromOpenCLIP(t *testing.T) {
 	const name = "openai-ViT-B-32"
 	tensors := sorted(structures(t)[name])
-	if _, err := newPlan(&inventory{tensors: tensors}, planOptions{layout: "eva", dtype: "keep"}); err == nil || !strings.Contains(err.Error(), "openclip-ViT-B-32") {
+	if _, err := newPlan(&inventory{tensors: tensors}, PlanOptions{Layout: "eva", DType: "keep"}); err == nil || !strings.Contains(err.Error(), "openclip-ViT-B-32") {
 		t.Errorf("sorted names say nothing, but: %v", err)
 	}
 	facts := slices.Clone(tensors)
@@ -227,13 +227,13 @@ func TestWhatTellsOpenAIFromOpenCLIP(t *testing.T) {
 		}
 	}
 	for _, inv := range [][]tensorfile.Info{facts, mix} {
-		if p := mustPlan(t, &inventory{tensors: inv}, planOptions{}); p.name != name || !p.config.QuickGELU {
-			t.Errorf("recognised as %s", p.name)
+		if p := mustPlan(t, &inventory{tensors: inv}, PlanOptions{}); p.Name != name || !p.Config.QuickGELU {
+			t.Errorf("recognised as %s", p.Name)
 		}
 	}
 	// Hugging Face names leave no order to go by.
-	p := mustPlan(t, &inventory{tensors: structures(t)[name]}, planOptions{layout: "hf"})
-	if _, err := newPlan(outputs(p), planOptions{layout: "eva", dtype: "keep"}); err == nil || !strings.Contains(err.Error(), "ambiguous") {
+	p := mustPlan(t, &inventory{tensors: structures(t)[name]}, PlanOptions{Layout: "hf"})
+	if _, err := newPlan(outputs(p), PlanOptions{Layout: "eva", DType: "keep"}); err == nil || !strings.Contains(err.Error(), "ambiguous") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -241,14 +241,14 @@ func TestWhatTellsOpenAIFromOpenCLIP(t *testing.T) {
 // OpenCLIP has trained ResNets too, with GELU: shapes do not show it.
 func TestOpenCLIPResNetIsNotTakenSilently(t *testing.T) {
 	tensors := structures(t)["openai-RN50"]
-	if p := mustPlan(t, &inventory{tensors: tensors}, planOptions{}); len(p.warnings) > 0 {
-		t.Errorf("OpenAI's order warns: %v", p.warnings)
+	if p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{}); len(p.Warnings) > 0 {
+		t.Errorf("OpenAI's order warns: %v", p.Warnings)
 	}
 	slices.SortStableFunc(tensors, func(a, b tensorfile.Info) int {
 		return strings.Compare(fmt.Sprint(!strings.Contains(a.Name, "ln_1")), fmt.Sprint(!strings.Contains(b.Name, "ln_1")))
 	})
-	if p := mustPlan(t, &inventory{tensors: tensors}, planOptions{}); len(p.warnings) != 1 {
-		t.Errorf("warnings %v", p.warnings)
+	if p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{}); len(p.Warnings) != 1 {
+		t.Errorf("warnings %v", p.Warnings)
 	}
 }
 
@@ -260,9 +260,9 @@ func TestOtherImageSizeIsRecognised(t *testing.T) {
 			tensors[i].Shape = []int64{1, 28*28 + 1, 768}
 		}
 	}
-	p := mustPlan(t, &inventory{tensors: tensors}, planOptions{})
-	if p.config == nil || p.config.Vision.ImageSize != 448 || !strings.Contains(p.recognised, "EVA02-CLIP-B-16") {
-		t.Errorf("recognised as %s (%s)", p.name, p.recognised)
+	p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{})
+	if p.Config == nil || p.Config.Vision.ImageSize != 448 || !strings.Contains(p.Recognised, "EVA02-CLIP-B-16") {
+		t.Errorf("recognised as %s (%s)", p.Name, p.Recognised)
 	}
 }
 
@@ -277,10 +277,10 @@ func TestLogitScaleOfTheTextTower(t *testing.T) {
 		} else {
 			in[i].Name = "text.logit_scale"
 		}
-		p := mustPlan(t, &inventory{tensors: in}, planOptions{})
-		j := slices.IndexFunc(p.items, func(it *item) bool { return it.out.Name == "logit_scale" })
-		if j < 0 || p.items[j].sources()[0] != "text.logit_scale" || p.name != "EVA02-CLIP-B-16" {
-			t.Errorf("both %v: %d, recognised as %s", both, j, p.name)
+		p := mustPlan(t, &inventory{tensors: in}, PlanOptions{})
+		j := slices.IndexFunc(p.Items, func(it *Item) bool { return it.Out.Name == "logit_scale" })
+		if j < 0 || p.Items[j].Sources()[0] != "text.logit_scale" || p.Name != "EVA02-CLIP-B-16" {
+			t.Errorf("both %v: %d, recognised as %s", both, j, p.Name)
 		}
 	}
 }

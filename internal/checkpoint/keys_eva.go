@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 // evaCLIP is EVA-CLIP's CustomCLIP naming; OpenCLIP's CustomTextCLIP with its
 // own vision tower has it too.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -40,11 +41,10 @@ func (j *job) route() (<-chan int, [][]extent) {
 	places := make([]place, len(j.items))
 	for i, it := range j.items {
 		p := place{extent: extent{i, math.MaxInt64}, file: len(j.sources)}
-		first := it.parts[0]
-		if f, at, ok := j.from(it).Extent(first.src.Name); ok {
+		if f, at, ok := it.Begins(); ok {
 			if k, ok := file[f.Name()]; ok {
-				p.at, p.file = at+first.from, k
-				p.one = it.raw() && len(it.parts) == 1
+				p.at, p.file = at, k
+				_, _, p.one = it.Extent()
 			}
 		}
 		places[i] = p
@@ -58,7 +58,7 @@ func (j *job) route() (<-chan int, [][]extent) {
 		order <- p.item
 		if p.one && p.at >= ends[p.file] {
 			extents[p.file] = append(extents[p.file], p.extent)
-			ends[p.file] = p.at + j.items[p.item].out.NumBytes()
+			ends[p.file] = p.at + j.items[p.item].Out.NumBytes()
 		}
 	}
 	return order, extents
@@ -70,12 +70,12 @@ func (j *job) route() (<-chan int, [][]extent) {
 func (j *job) walk(ctx context.Context, path string, tensors []extent) (SourceFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return SourceFile{}, fault.File(path, wantCheckpoint, err)
+		return SourceFile{}, fault.File(path, checkpoint.Want, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return SourceFile{}, fault.File(path, wantCheckpoint, err)
+		return SourceFile{}, fault.File(path, checkpoint.Want, err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	w := &walker{job: j, ctx: ctx, f: f, pieces: make(chan piece, 2), free: make(chan []byte, 4)}
@@ -92,11 +92,6 @@ func (j *job) walk(ctx context.Context, path string, tensors []extent) (SourceFi
 		return SourceFile{}, err
 	}
 	return SourceFile{File: path, Size: st.Size(), SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
-}
-
-// hashFile is the SHA-256 of a file that must not change meanwhile.
-func hashFile(ctx context.Context, path string) (SourceFile, error) {
-	return new(job).walk(ctx, path, nil)
 }
 
 type walker struct {
@@ -128,7 +123,7 @@ func (w *walker) read(size int64, tensors []extent) error {
 		case <-w.ctx.Done():
 			return w.ctx.Err()
 		}
-		if err := w.stretch(t.at+w.items[t.item].out.NumBytes(), t.item, back); err != nil {
+		if err := w.stretch(t.at+w.items[t.item].Out.NumBytes(), t.item, back); err != nil {
 			return err
 		}
 	}
@@ -136,7 +131,7 @@ func (w *walker) read(size int64, tensors []extent) error {
 		return err
 	}
 	if n, err := w.f.Read(back[:1]); n > 0 || err != io.EOF {
-		return changed(w.f.Name())
+		return checkpoint.Changed(w.f.Name())
 	}
 	return nil
 }
@@ -153,9 +148,9 @@ func (w *walker) stretch(end int64, item int, back []byte) error {
 		}
 		buf = buf[:min(chunkSize, end-w.pos)]
 		if _, err := io.ReadFull(w.f, buf); err == io.EOF || err == io.ErrUnexpectedEOF {
-			return changed(w.f.Name())
+			return checkpoint.Changed(w.f.Name())
 		} else if err != nil {
-			return fault.File(w.f.Name(), wantCheckpoint, err)
+			return fault.File(w.f.Name(), checkpoint.Want, err)
 		}
 		if item != none {
 			if err := w.compare(item, w.pos-start, buf, back); err != nil {

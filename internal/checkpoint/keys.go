@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"slices"
@@ -133,13 +133,14 @@ func fill(pattern string, caps []string) string {
 	return b.String()
 }
 
-// toEVA is the EVA name of a family's tensor: which of the rule's parts it is.
-func (f *family) toEVA(name string) (eva string, r *rule, part int, ok bool) {
+// toEVA is the EVA name of a family's tensor, the rule for it, and which of
+// the rule's sources it is.
+func (f *family) toEVA(name string) (eva string, r *rule, nth int, ok bool) {
 	for i := range f.rules {
 		r := &f.rules[i]
-		for part, pattern := range r.src {
+		for nth, pattern := range r.src {
 			if caps, ok := match(pattern, name); ok {
-				return fill(r.eva, caps), r, part, true
+				return fill(r.eva, caps), r, nth, true
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"bytes"
@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// open streams the bytes of an output tensor from its sources: in constant
+// Open streams the bytes of an output tensor from its sources: in constant
 // memory, except for what is transposed or resized (some megabytes).
-func (it *item) open(src tensorfile.Source, saturate bool) (io.ReadCloser, error) {
-	var r io.ReadCloser = &parts{src: src, todo: it.parts}
+func (it *Item) Open(saturate bool) (io.ReadCloser, error) {
+	var r io.ReadCloser = &partsReader{src: it.from, todo: it.parts}
 	from := it.parts[0].src.DType
 	switch {
 	case it.resize != nil:
@@ -22,57 +23,74 @@ func (it *item) open(src tensorfile.Source, saturate bool) (io.ReadCloser, error
 	case it.transpose:
 		b, err := readAll(r, it.bytesIn())
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", it.out.Name, err)
+			return nil, fmt.Errorf("%s: %w", it.Out.Name, err)
 		}
-		rows, cols := int(it.out.Shape[1]), int(it.out.Shape[0]) // of the source
+		rows, cols := int(it.Out.Shape[1]), int(it.Out.Shape[0]) // of the source
 		r = io.NopCloser(bytes.NewReader(transposed(b, rows, cols, from.Size())))
 	}
-	if it.out.DType == from {
+	if it.Out.DType == from {
 		return r, nil
 	}
-	if decoders[from] == nil {
-		return nil, fault.Inputf("%s: no cast from %s to %s", it.out.Name, from, it.out.DType)
+	if !isFloat(from) {
+		return nil, fault.Inputf("%s: no cast from %s to %s", it.Out.Name, from, it.Out.DType)
 	}
-	c := caster{name: it.out.Name, from: from, to: it.out.DType, saturate: saturate}
+	c := caster{name: it.Out.Name, from: from, to: it.Out.DType, saturate: saturate}
 	return struct {
 		io.Reader
 		io.Closer
 	}{newCastReader(r, c), r}, nil
 }
 
-// direct reads the bytes of an output tensor where they lie in the source's
+// Direct reads the bytes of an output tensor where they lie in the source's
 // files, without their checksums, if they lie there.
-func (it *item) direct(src tensorfile.Source) (io.ReadCloser, bool) {
+func (it *Item) Direct() (io.ReadCloser, bool) {
 	if !it.raw() {
 		return nil, false
 	}
 	var runs []io.Reader
 	for _, p := range it.parts {
-		f, at, ok := src.Extent(p.src.Name)
+		f, at, ok := it.from.Extent(p.src.Name)
 		if !ok {
 			return nil, false
 		}
-		runs = append(runs, io.NewSectionReader(f, at+p.from, p.to-p.from))
+		runs = append(runs, io.NewSectionReader(f, at+p.start, p.end-p.start))
 	}
 	return io.NopCloser(io.MultiReader(runs...)), true
 }
 
-func (it *item) bytesIn() int64 {
+// Extent says where the item's bytes lie as one run in a file of the source,
+// when they lie there as they are written.
+func (it *Item) Extent() (f *os.File, at int64, ok bool) {
+	if !it.raw() || len(it.parts) != 1 {
+		return nil, 0, false
+	}
+	return it.Begins()
+}
+
+// Begins says where in a file of the source reading the item begins, where the
+// source knows it.
+func (it *Item) Begins() (f *os.File, at int64, ok bool) {
+	first := it.parts[0]
+	f, at, ok = it.from.Extent(first.src.Name)
+	return f, at + first.start, ok
+}
+
+func (it *Item) bytesIn() int64 {
 	n := int64(0)
 	for _, p := range it.parts {
-		n += p.to - p.from
+		n += p.end - p.start
 	}
 	return n
 }
 
 // openResized reads in float32, whatever the source's type, and interpolates.
-func (it *item) openResized(r io.ReadCloser, saturate bool) (io.ReadCloser, error) {
+func (it *Item) openResized(r io.ReadCloser, saturate bool) (io.ReadCloser, error) {
 	b, err := readAll(r, it.bytesIn())
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", it.out.Name, err)
+		return nil, fmt.Errorf("%s: %w", it.Out.Name, err)
 	}
 	from := it.parts[0].src.DType
-	dec, size := decoders[from], from.Size()
+	dec, size := tensorfile.Decoder(from), from.Size()
 	x := make([]float32, len(b)/size)
 	for i := range x {
 		x[i] = float32(dec(b[i*size:]))
@@ -82,10 +100,10 @@ func (it *item) openResized(r io.ReadCloser, saturate bool) (io.ReadCloser, erro
 	for i, v := range y {
 		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
 	}
-	if it.out.DType == tensorfile.F32 {
+	if it.Out.DType == tensorfile.F32 {
 		return io.NopCloser(bytes.NewReader(b)), nil
 	}
-	c := caster{name: it.out.Name, from: tensorfile.F32, to: it.out.DType, saturate: saturate}
+	c := caster{name: it.Out.Name, from: tensorfile.F32, to: it.Out.DType, saturate: saturate}
 	return io.NopCloser(newCastReader(bytes.NewReader(b), c)), nil
 }
 
@@ -113,16 +131,16 @@ func transposed(b []byte, rows, cols, size int) []byte {
 	return out
 }
 
-// parts streams runs of source tensors one after the other. Every tensor is
+// partsReader streams runs of source tensors one after the other. Every tensor is
 // read to its end, where the source checks it.
-type parts struct {
+type partsReader struct {
 	src  tensorfile.Source
 	todo []part
 	r    io.ReadCloser
 	left int64 // bytes of the current part
 }
 
-func (p *parts) Read(b []byte) (int, error) {
+func (p *partsReader) Read(b []byte) (int, error) {
 	for {
 		if p.r == nil {
 			if len(p.todo) == 0 {
@@ -152,21 +170,21 @@ func (p *parts) Read(b []byte) (int, error) {
 	}
 }
 
-func (p *parts) next() error {
+func (p *partsReader) next() error {
 	t := p.todo[0]
 	r, err := p.src.Open(t.src.Name)
 	if err != nil {
 		return p.named(err)
 	}
-	p.r, p.left = r, t.to-t.from
-	if _, err := io.CopyN(io.Discard, r, t.from); err != nil {
+	p.r, p.left = r, t.end-t.start
+	if _, err := io.CopyN(io.Discard, r, t.start); err != nil {
 		return p.named(err)
 	}
 	return nil
 }
 
 // drain reads to the tensor's end and closes it.
-func (p *parts) drain() error {
+func (p *partsReader) drain() error {
 	_, err := io.Copy(io.Discard, p.r)
 	if cerr := p.r.Close(); err == nil {
 		err = cerr
@@ -179,11 +197,11 @@ func (p *parts) drain() error {
 	return err
 }
 
-func (p *parts) named(err error) error {
+func (p *partsReader) named(err error) error {
 	return fault.As(fault.Input, fmt.Errorf("tensor %s: %w", p.todo[0].src.Name, err))
 }
 
-func (p *parts) Close() error {
+func (p *partsReader) Close() error {
 	if p.r == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"strings"
@@ -28,7 +28,7 @@ func TestCLIPTowersAlone(t *testing.T) {
 	}
 	text := func(n string) (string, bool) { return n, !strings.HasPrefix(n, "visual.") }
 	vit, rn, h14 := all["openai-ViT-B-32"], all["openai-RN50"], all["openclip-ViT-H-14"]
-	hf := outputs(mustPlan(t, &inventory{tensors: vit}, planOptions{layout: "hf"})).tensors
+	hf := outputs(mustPlan(t, &inventory{tensors: vit}, PlanOptions{Layout: "hf"})).tensors
 	const both, onlyRN, onlyH, onlyText = "one of openai-ViT-B-32 and openclip-ViT-B-32;", "one of openai-RN50;", "one of openclip-ViT-H-14;", "a text tower alone"
 	for i, c := range []struct {
 		tensors []tensorfile.Info
@@ -42,21 +42,21 @@ func TestCLIPTowersAlone(t *testing.T) {
 		{part(hf, with("text_model.")), onlyText}, {part(hf, without("text_model.")), onlyText},
 		{append(part(hf, with("text_model.")), part(hf, with("text_projection"))...), onlyText},
 	} {
-		p := mustPlan(t, &inventory{tensors: c.tensors}, planOptions{})
-		if !strings.Contains(p.recognised, c.how) || p.config != nil || len(p.warnings) > 0 {
-			t.Errorf("case %d: recognised as %q, warnings %v", i, p.recognised, p.warnings)
+		p := mustPlan(t, &inventory{tensors: c.tensors}, PlanOptions{})
+		if !strings.Contains(p.Recognised, c.how) || p.Config != nil || len(p.Warnings) > 0 {
+			t.Errorf("case %d: recognised as %q, warnings %v", i, p.Recognised, p.Warnings)
 		}
-		for _, it := range p.items {
-			if !strings.HasPrefix(it.out.Name, "visual.") && !strings.HasPrefix(it.out.Name, "text.") && it.out.Name != "logit_scale" {
-				t.Errorf("case %d: %s in EVA's layout", i, it.out.Name)
+		for _, it := range p.Items {
+			if !strings.HasPrefix(it.Out.Name, "visual.") && !strings.HasPrefix(it.Out.Name, "text.") && it.Out.Name != "logit_scale" {
+				t.Errorf("case %d: %s in EVA's layout", i, it.Out.Name)
 			}
 		}
-		back := mustPlan(t, outputs(p), planOptions{})
+		back := mustPlan(t, outputs(p), PlanOptions{})
 		sameTensors(t, outputs(back).tensors, outputs(p).tensors)
 	}
-	p := mustPlan(t, &inventory{tensors: part(vit, text)}, planOptions{config: "openai-ViT-B-32"})
-	if p.config != nil || len(p.items) != len(part(vit, text))-len(p.dropped) {
-		t.Errorf("with --config: %d tensors", len(p.items))
+	p := mustPlan(t, &inventory{tensors: part(vit, text)}, PlanOptions{ConfigName: "openai-ViT-B-32"})
+	if p.Config != nil || len(p.Items) != len(part(vit, text))-len(p.Dropped) {
+		t.Errorf("with --config: %d tensors", len(p.Items))
 	}
 }
 
@@ -78,8 +78,8 @@ func TestOtherTowersAreNotTakenForEVA(t *testing.T) {
 		for i := range in {
 			in[i].Name = strings.Replace(in[i].Name, c.old, c.other, 1)
 		}
-		if p := mustPlan(t, &inventory{tensors: in}, planOptions{}); p.name != "" {
-			t.Errorf("%s with %s is recognised as %s", c.name, c.other, p.name)
+		if p := mustPlan(t, &inventory{tensors: in}, PlanOptions{}); p.Name != "" {
+			t.Errorf("%s with %s is recognised as %s", c.name, c.other, p.Name)
 		}
 	}
 }
@@ -88,12 +88,12 @@ func TestOtherTowersAreNotTakenForEVA(t *testing.T) {
 func TestGELUIsNotTakenSilently(t *testing.T) {
 	all := structures(t)
 	for _, name := range []string{"openclip-ViT-H-14", "openclip-ViT-bigG-14"} {
-		p := mustPlan(t, &inventory{tensors: all[name]}, planOptions{})
-		if len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "QuickGELU") {
-			t.Errorf("%s: warnings %v", name, p.warnings)
+		p := mustPlan(t, &inventory{tensors: all[name]}, PlanOptions{})
+		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "QuickGELU") {
+			t.Errorf("%s: warnings %v", name, p.Warnings)
 		}
 	}
-	if p := mustPlan(t, &inventory{tensors: all["EVA02-CLIP-B-16"]}, planOptions{}); len(p.warnings) > 0 {
-		t.Errorf("EVA: warnings %v", p.warnings)
+	if p := mustPlan(t, &inventory{tensors: all["EVA02-CLIP-B-16"]}, PlanOptions{}); len(p.Warnings) > 0 {
+		t.Errorf("EVA: warnings %v", p.Warnings)
 	}
 }

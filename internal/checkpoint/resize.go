@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"fmt"
@@ -34,21 +34,21 @@ type resize struct {
 }
 
 // planResize decides how it gets the shape to; an error when it cannot.
-func planResize(it *item, to []int64, m method) (*resize, error) {
-	from := it.out.Shape
-	errShape := fault.Inputf("%s: no way from %v to %v", it.eva, from, to)
-	if len(from) != len(to) || len(from) < 2 || !isFloat(it.out.DType) || it.transpose || len(it.parts) != 1 {
+func planResize(it *Item, to []int64, m method) (*resize, error) {
+	from := it.Out.Shape
+	errShape := fault.Inputf("%s: no way from %v to %v", it.EVA, from, to)
+	if len(from) != len(to) || len(from) < 2 || !isFloat(it.Out.DType) || it.transpose || len(it.parts) != 1 {
 		return nil, errShape
 	}
 	r := &resize{method: m, from: from}
 	n := len(from)
 	switch {
-	case strings.HasSuffix(it.eva, "pos_embed") || strings.HasPrefix(it.eva, "visual.") && strings.HasSuffix(it.eva, "positional_embedding"):
+	case strings.HasSuffix(it.EVA, "pos_embed") || strings.HasPrefix(it.EVA, "visual.") && strings.HasSuffix(it.EVA, "positional_embedding"):
 		r.in, r.out, r.channels = grid(from[n-2]), grid(to[n-2]), int(from[n-1])
 		if from[n-1] != to[n-1] || n == 3 && (from[0] != 1 || to[0] != 1) || n > 3 {
 			return nil, errShape
 		}
-	case it.eva == "visual.patch_embed.proj.weight" && m.kernel && n == 4:
+	case it.EVA == "visual.patch_embed.proj.weight" && m.kernel && n == 4:
 		r.kernel, r.in, r.out = true, int(from[3]), int(to[3])
 		if from[0] != to[0] || from[1] != to[1] || from[2] != from[3] || to[2] != to[3] {
 			return nil, errShape
@@ -76,8 +76,8 @@ func (r *resize) grids() [2]string {
 // onlyKernel refuses a patch kernel of another size on the same grid: the
 // original resizes the kernel only together with the grid, and the two
 // together say that the file is of another model.
-func onlyKernel(items []*item) error {
-	var kernel *item
+func onlyKernel(items []*Item) error {
+	var kernel *Item
 	for _, it := range items {
 		if it.resize != nil && !it.resize.kernel {
 			return nil
@@ -89,7 +89,7 @@ func onlyKernel(items []*item) error {
 	if kernel == nil {
 		return nil
 	}
-	return fault.Inputf("%s (%s) has patches of %s pixels, but the architecture wants %s on the same grid; give the --config of the file", kernel.parts[0].src.Name, kernel.eva, kernel.resize.grids()[0], kernel.resize.grids()[1])
+	return fault.Inputf("%s (%s) has patches of %s pixels, but the architecture wants %s on the same grid; give the --config of the file", kernel.parts[0].src.Name, kernel.EVA, kernel.resize.grids()[0], kernel.resize.grids()[1])
 }
 
 // apply interpolates x, which has the shape r.from, in float64.

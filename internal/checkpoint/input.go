@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 import (
 	"bytes"
@@ -18,32 +18,39 @@ import (
 	"github.com/evatool/evatool/internal/torchfile"
 )
 
-// input is an opened checkpoint: one file or the shards of one.
-type input struct {
+// Input is an opened checkpoint: one file or the shards of one. Its tensors
+// are those of the state dict.
+type Input struct {
 	tensorfile.Source
-	container   string
-	key, prefix string            // where the state dict was, what was taken off its names
-	files       []string          // every file with tensors
-	all         []tensorfile.Info // every tensor of the files, by path
-	other       []OtherEntry      // what is not a tensor
-	config      *arch.Config      // from a config.json beside the weights
-	ignored     []Dropped         // files that are not read, and why
-	inDict      map[string]bool   // paths of the state dict's tensors, made on demand
+	Container string
+	Key       string    // where the state dict was in the file, empty: the file is one
+	Prefix    string    // what was taken off its names
+	Files     []string  // every file with tensors
+	Other     []Entry   // what is not a tensor
+	Ignored   []Dropped // files that are not read, and why
+
+	all    []tensorfile.Info // every tensor of the files, by path
+	config *arch.Config      // from a config.json beside the weights
 }
 
-func (in *input) inventory() *inventory {
+// Entry is something in a checkpoint that is not a tensor.
+type Entry struct{ Path, Kind, Value string }
+
+func (in *Input) inventory() *inventory {
 	return &inventory{tensors: in.Tensors(), metadata: in.Metadata(), config: in.config}
 }
 
-const wantCheckpoint = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, a Hugging Face or DeepSpeed folder)"
+// Want is what Open takes, for messages.
+const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, a Hugging Face or DeepSpeed folder)"
 
-// openInput opens what the user names: a file, a folder, or several files that
-// together hold one model. key is the path of the state dict, or empty.
-func openInput(paths []string, key string) (in *input, err error) {
+// Open opens what the user names: a file, a folder, or several files that
+// together hold one model. key is the path of the state dict in a wrapper, or
+// empty. No tensor bytes are read.
+func Open(paths []string, key string) (in *Input, err error) {
 	if len(paths) == 0 {
-		return nil, fault.Usagef("no source; give %s", wantCheckpoint)
+		return nil, fault.Usagef("no source; give %s", Want)
 	}
-	in = &input{}
+	in = &Input{}
 	defer func() {
 		if err != nil && in != nil && in.Source != nil {
 			in.Source.Close()
@@ -55,7 +62,7 @@ func openInput(paths []string, key string) (in *input, err error) {
 	path := paths[0]
 	st, err := os.Stat(path)
 	if err != nil {
-		return in, fault.File(path, wantCheckpoint, err)
+		return in, fault.File(path, Want, err)
 	}
 	if st.IsDir() {
 		if path, err = in.choose(path); err != nil {
@@ -64,7 +71,7 @@ func openInput(paths []string, key string) (in *input, err error) {
 	}
 	if strings.HasSuffix(path, ".index.json") {
 		in.Source, err = tensorfile.OpenShards(path, func(p string) (tensorfile.Source, error) { return in.openFile(p, key) })
-		in.container = "hf-sharded-" + map[bool]string{true: "safetensors", false: "bin"}[in.container == "safetensors"]
+		in.Container = "hf-sharded-" + map[bool]string{true: "safetensors", false: "bin"}[in.Container == "safetensors"]
 	} else {
 		in.Source, err = in.openFile(path, key)
 	}
@@ -75,14 +82,14 @@ func openInput(paths []string, key string) (in *input, err error) {
 }
 
 // openFile opens one file and adds to in what it says.
-func (in *input) openFile(path, key string) (tensorfile.Source, error) {
-	if err := fault.RegularFile(path, wantCheckpoint); err != nil {
+func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
+	if err := fault.RegularFile(path, Want); err != nil {
 		return nil, err
 	}
 	if isDistributed(path) {
 		return nil, distributed(filepath.Dir(path))
 	}
-	in.files = append(in.files, path)
+	in.Files = append(in.Files, path)
 	st, err := isSafetensors(path)
 	if err != nil {
 		return nil, err
@@ -95,7 +102,7 @@ func (in *input) openFile(path, key string) (tensorfile.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		in.container = "safetensors"
+		in.Container = "safetensors"
 		in.all = append(in.all, f.Tensors()...)
 		return f, nil
 	}
@@ -103,10 +110,10 @@ func (in *input) openFile(path, key string) (tensorfile.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	in.container, in.key, in.prefix = c.Container(), c.StateDictKey(), c.StripPrefix()
+	in.Container, in.Key, in.Prefix = c.Container(), c.StateDictKey(), c.StripPrefix()
 	in.all = append(in.all, c.AllTensors()...)
 	for _, e := range c.Other() {
-		in.other = append(in.other, OtherEntry{e.Path, e.Kind, e.Value})
+		in.Other = append(in.Other, Entry{e.Path, e.Kind, e.Value})
 	}
 	return c, nil
 }
@@ -115,7 +122,7 @@ func (in *input) openFile(path, key string) (tensorfile.Source, error) {
 func isSafetensors(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return false, fault.File(path, wantCheckpoint, err)
+		return false, fault.File(path, Want, err)
 	}
 	defer f.Close()
 	if strings.HasSuffix(path, ".safetensors") {
@@ -138,7 +145,7 @@ var folderFiles = []string{
 const deepspeedModel = "mp_rank_00_model_states.pt"
 
 // choose finds the weights in a folder of Hugging Face or DeepSpeed.
-func (in *input) choose(dir string) (string, error) {
+func (in *Input) choose(dir string) (string, error) {
 	tag, err := os.ReadFile(filepath.Join(dir, "latest"))
 	switch {
 	case err == nil:
@@ -178,7 +185,7 @@ func distributed(dir string) error {
 	return fault.Inputf("%s: a checkpoint of torch.distributed, in pieces (.metadata and *.distcp), which is not supported; make one file of it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch %s model.pt", dir, dir)
 }
 
-func (in *input) deepspeed(dir string) (string, error) {
+func (in *Input) deepspeed(dir string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", fault.File(dir, "a DeepSpeed checkpoint", err)
@@ -193,7 +200,7 @@ func (in *input) deepspeed(dir string) (string, error) {
 			strings.HasPrefix(name, "zero_pp_rank_") && strings.HasSuffix(name, "_model_states.pt"):
 			return "", fault.Inputf("%s: %s: the weights are partitioned over ranks, which is not supported; gather them with DeepSpeed's zero_to_fp32.py first", dir, name)
 		case strings.HasSuffix(name, "_optim_states.pt"):
-			in.ignored = append(in.ignored, Dropped{name, "optimizer state of DeepSpeed ZeRO, no weights"})
+			in.Ignored = append(in.Ignored, Dropped{name, "optimizer state of DeepSpeed ZeRO, no weights"})
 		}
 	}
 	if model == "" {
@@ -204,7 +211,7 @@ func (in *input) deepspeed(dir string) (string, error) {
 
 // sidecar reads the configuration beside the weights. In a folder any
 // architecture file counts, beside a single file only one that is clearly its.
-func (in *input) sidecar(dir string, folder bool) error {
+func (in *Input) sidecar(dir string, folder bool) error {
 	for _, name := range []string{"open_clip_config.json", "config.json"} {
 		path := filepath.Join(dir, name)
 		b, err := os.ReadFile(path)
@@ -233,7 +240,7 @@ func (in *input) sidecar(dir string, folder bool) error {
 	return nil
 }
 
-func (in *input) openSeveral(paths []string, key string) error {
+func (in *Input) openSeveral(paths []string, key string) error {
 	j := &joined{of: map[string]tensorfile.Source{}}
 	in.Source = j
 	for _, p := range paths {
@@ -241,7 +248,7 @@ func (in *input) openSeveral(paths []string, key string) error {
 		if err != nil {
 			return err
 		}
-		j.parts = append(j.parts, src)
+		j.files = append(j.files, src)
 		for _, t := range src.Tensors() {
 			if j.of[t.Name] != nil {
 				return fault.Inputf("%s: tensor %s is in an earlier file too; several sources must be the shards of one model", p, t.Name)
@@ -253,20 +260,93 @@ func (in *input) openSeveral(paths []string, key string) error {
 	return in.sidecar(filepath.Dir(paths[0]), false)
 }
 
+// Outside lists the tensors that are not in the state dict, such as optimizer
+// state, by their paths.
+func (in *Input) Outside() (out []tensorfile.Info) {
+	if len(in.all) == len(in.Tensors()) {
+		return nil
+	}
+	prefix := in.Key
+	if prefix != "" {
+		prefix += "/"
+	}
+	inside := map[string]bool{}
+	for _, t := range in.Tensors() {
+		inside[prefix+in.Prefix+t.Name] = true
+		inside[prefix+t.Name] = true
+	}
+	for _, t := range in.all {
+		if !inside[t.Name] {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Identity is what the names and shapes of a checkpoint say about it.
+type Identity struct {
+	Family string // of the names, empty when not known
+	Config string // published name of the architecture, Custom, or empty
+	How    string // how it was found, or why it was not
+}
+
+// Identify recognises the key family and the architecture.
+func (in *Input) Identify() (id Identity) {
+	m, err := mapToEVA(in.inventory())
+	if err == nil {
+		err = m.foreign()
+	}
+	if err != nil {
+		id.How = fault.Line(err)
+		return id
+	}
+	id.Family = m.family.name
+	a, err := identify(m, in.inventory(), PlanOptions{})
+	if err != nil {
+		id.How = fault.Line(err)
+		return id
+	}
+	id.Config, id.How = a.name, a.how
+	return id
+}
+
+// AsNamed are the tensors under their own names.
+func (in *Input) AsNamed() (items []*Item) {
+	for _, t := range in.Tensors() {
+		it := asNamed(t)
+		it.from = in
+		items = append(items, it)
+	}
+	return items
+}
+
+// InEVA are the tensors in EVA's layout, whatever the architecture; not ok when
+// they are no CLIP model's.
+func (in *Input) InEVA() (items []*Item, ok bool) {
+	m, err := mapToEVA(in.inventory())
+	if err != nil || len(m.unknown) > 0 {
+		return nil, false
+	}
+	for _, it := range m.items {
+		it.from = in
+	}
+	return m.items, true
+}
+
 // joined is several sources as one.
 type joined struct {
-	parts   []tensorfile.Source
+	files   []tensorfile.Source
 	tensors []tensorfile.Info
 	of      map[string]tensorfile.Source
 }
 
 func (j *joined) Tensors() []tensorfile.Info { return j.tensors }
 
-func (j *joined) Metadata() map[string]string { return j.parts[0].Metadata() }
+func (j *joined) Metadata() map[string]string { return j.files[0].Metadata() }
 
 func (j *joined) Open(name string) (io.ReadCloser, error) {
 	if j.of[name] == nil {
-		return nil, fault.Inputf("no tensor %s in the %d files", name, len(j.parts))
+		return nil, fault.Inputf("no tensor %s in the %d files", name, len(j.files))
 	}
 	return j.of[name].Open(name)
 }
@@ -280,7 +360,7 @@ func (j *joined) Extent(name string) (*os.File, int64, bool) {
 
 func (j *joined) Close() error {
 	var errs []error
-	for _, p := range j.parts {
+	for _, p := range j.files {
 		errs = append(errs, p.Close())
 	}
 	return errors.Join(errs...)

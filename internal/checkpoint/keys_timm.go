@@ -1,4 +1,4 @@
-package convert
+package checkpoint
 
 // timm names EVA's towers in its own way; OpenCLIP's EVA models carry such a
 // tower as "visual.trunk". fc2 means w3 in a SwiGLU block and fc2 in a plain
