@@ -17,7 +17,6 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/device"
-	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
 )
@@ -55,7 +54,7 @@ func main() {
 	flag.Parse()
 	var err error
 	if only != "" {
-		hugepages.Reexec(backend, log)
+		device.Reexec(backend, log)
 		err = measure(backend, setups[index], steps)
 	} else {
 		err = compare(python, backend, rounds, steps)
@@ -75,12 +74,7 @@ func measure(backend string, s setup, steps int) error {
 	if err != nil {
 		return err
 	}
-	dev, err := device.Open(ctx, device.Options{Backend: backend})
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	res, err := trainer.Bench(ctx, dev, r, trainer.BenchOptions{Steps: steps})
+	res, err := trainer.Bench(ctx, r, trainer.BenchOptions{Steps: steps, Backend: backend})
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
@@ -143,7 +142,7 @@ func (d *Device) PutFlat(s Sharding, flat any, shape shapes.Shape) (*Array, erro
 	})
 	if err != nil {
 		a.Free()
-		return nil, pjrt.Explain(err)
+		return nil, explain(err)
 	}
 	d.traffic.puts.Add(1)
 	return a, nil
@@ -195,7 +194,7 @@ func (a *Array) Fetch() (*tensors.Tensor, error) {
 		return err
 	})
 	if err != nil {
-		return nil, pjrt.Explain(err)
+		return nil, explain(err)
 	}
 	return t, nil
 }
@@ -231,7 +230,7 @@ func (a *Array) Float32s() ([]float32, error) {
 		return nil, fault.As(fault.Environment, errConsumed)
 	}
 	err := catch("copy from the device", func() error { return a.fetch(flat) })
-	return flat, pjrt.Explain(err)
+	return flat, explain(err)
 }
 
 // Free releases the device memory. The array cannot be used afterwards.
