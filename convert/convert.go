@@ -2,15 +2,13 @@
 // safetensors: it reads the container without executing anything, recognises
 // the key family and the architecture, plans every output tensor before it
 // reads a byte, streams in constant memory, and proves the result by reading
-// it back. It also builds a starting model from two towers (Init), opens any
-// checkpoint as a model in EVA's key layout (OpenModel), and looks into and
-// compares files (Inspect, Diff).
+// it back. It also builds a starting model from two towers (Init), and looks
+// into and compares files (Inspect, Diff).
 package convert
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -18,8 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/evatool/evatool/internal/runlog"
 )
 
 // Options says what Run does. The zero value of every field but Sources and
@@ -51,9 +49,9 @@ type Options struct {
 // and proven, or absent.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	start := time.Now()
-	po := planOptions{config: o.Config, layout: o.Layout, dtype: o.DType, method: o.Resize,
-		imageSize: o.ImageSize, include: o.Include, exclude: o.Exclude}
-	if err := po.check(); err != nil {
+	po := checkpoint.PlanOptions{ConfigName: o.Config, Layout: o.Layout, DType: o.DType, Resize: o.Resize,
+		ImageSize: o.ImageSize, Include: o.Include, Exclude: o.Exclude}
+	if err := po.Check(); err != nil {
 		return nil, err
 	}
 	if o.ShardSize < 0 {
@@ -64,53 +62,53 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, err
 		}
 	}
-	in, err := openInput(o.Sources, o.Key)
+	in, err := checkpoint.Open(o.Sources, o.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	p, err := newPlan(in.inventory(), po)
+	p, err := in.Plan(po)
 	if err != nil {
-		return nil, about(o.Sources, err)
+		return nil, checkpoint.About(o.Sources, err)
 	}
-	beside, config, err := p.configFile(o)
+	beside, config, err := configFile(p, o)
 	if err != nil {
 		return nil, err
 	}
-	r := p.report(in, o.Output)
+	r := newReport(in, p, o.Output)
 	r.ConfigFile = config
-	for _, w := range p.warnings {
+	for _, w := range p.Warnings {
 		if o.Log != nil {
 			o.Log.Warn(w)
 		}
 	}
 	if o.DryRun {
-		r.DryRun, r.Plan = true, p.lines()
-		r.Source, err = sizes(in.files)
+		r.DryRun, r.Plan = true, lines(p)
+		r.Source, err = sizes(in.Files)
 		r.finish(start)
 		return r, err
 	}
-	j := &job{src: in, sources: in.files, items: p.items, saturate: o.Saturate, progress: o.Progress}
+	j := &job{sources: in.Files, items: p.Items, saturate: o.Saturate, progress: o.Progress}
 	if err := j.run(ctx, in, p, o, beside, r); err != nil {
-		return nil, about(o.Sources, err)
+		return nil, checkpoint.About(o.Sources, err)
 	}
 	r.Verified = true
 	r.finish(start)
 	return r, writeAtomic(reportName(o.Output), append(mustIndent(r), '\n'))
 }
 
-func (j *job) run(ctx context.Context, in *input, p *plan, o Options, beside []small, r *Report) error {
+func (j *job) run(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan, o Options, beside []small, r *Report) error {
 	removeStale(filepath.Dir(o.Output))
 	defer j.discard()
-	hidden := make([]string, len(in.files))
+	hidden := make([]string, len(in.Files))
 	for i := range hidden {
 		hidden[i] = strings.Repeat("0", 64)
 	}
-	j.metadata = p.metadata(in, hidden)
+	j.metadata = p.Metadata(hidden)
 	if err := j.create(o.Output, o.ShardSize); err != nil {
 		return err
 	}
-	stamps, err := stamp(in.files)
+	stamps, err := stamp(in.Files)
 	if err != nil {
 		return err
 	}
@@ -122,15 +120,15 @@ func (j *job) run(ctx context.Context, in *input, p *plan, o Options, beside []s
 	for _, s := range r.Source {
 		sums = append(sums, s.SHA256)
 	}
-	metadata := p.metadata(in, sums)
+	metadata := p.Metadata(sums)
 	for _, f := range j.files {
 		if err := f.rewriteHeader(metadata); err != nil {
 			return err
 		}
 	}
 	for i, s := range stamps {
-		if now, err := os.Stat(in.files[i]); err != nil || now.Size() != s.Size() || !now.ModTime().Equal(s.ModTime()) {
-			return changed(in.files[i])
+		if now, err := os.Stat(in.Files[i]); err != nil || now.Size() != s.Size() || !now.ModTime().Equal(s.ModTime()) {
+			return checkpoint.Changed(in.Files[i])
 		}
 	}
 	written, err := j.commit(o.Output, beside...)
@@ -151,7 +149,7 @@ func stamp(files []string) ([]fs.FileInfo, error) {
 	for _, f := range files {
 		st, err := os.Stat(f)
 		if err != nil {
-			return nil, fault.File(f, wantCheckpoint, err)
+			return nil, fault.File(f, checkpoint.Want, err)
 		}
 		out = append(out, st)
 	}
@@ -189,20 +187,6 @@ func checkTarget(path string, force bool, sources []string) error {
 	return nil
 }
 
-// about puts the file in front of an error about its content that does not
-// name it.
-func about(sources []string, err error) error {
-	if len(sources) == 0 || fault.Code(err) != int(fault.Input) {
-		return err
-	}
-	for _, s := range sources {
-		if strings.Contains(err.Error(), filepath.Base(s)) {
-			return err
-		}
-	}
-	return fmt.Errorf("%s: %w", sources[0], err)
-}
-
 func sizes(files []string) ([]SourceFile, error) {
 	var out []SourceFile
 	infos, err := stamp(files)
@@ -216,5 +200,3 @@ func sizes(files []string) ([]SourceFile, error) {
 func reportName(output string) string {
 	return strings.TrimSuffix(output, ".safetensors") + ".report.json"
 }
-
-func version() string { return runlog.Version }

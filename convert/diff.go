@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -52,62 +53,41 @@ func Diff(ctx context.Context, a, b string, o DiffOptions) (*Difference, error) 
 		return nil, fault.Usagef("--atol %v: want 0 or more", o.ATol)
 	}
 	d := &Difference{A: a, B: b, ATol: o.ATol, Map: "none"}
-	var in [2]*input
-	var plans [2]*plan
+	var named, eva [2][]*checkpoint.Item
+	mapped := o.Map != "none"
 	for i, path := range []string{a, b} {
-		var err error
-		if in[i], err = openInput([]string{path}, o.Key); err != nil {
+		in, err := checkpoint.Open([]string{path}, o.Key)
+		if err != nil {
 			return nil, err
 		}
-		defer in[i].Close()
-		plans[i] = tensorsOf(in[i].inventory(), o.Map != "none")
-	}
-	if plans[0] != nil && plans[1] != nil {
-		d.Map = "eva"
-	} else {
-		for i := range plans {
-			plans[i] = tensorsOf(in[i].inventory(), false)
+		defer in.Close()
+		named[i] = in.AsNamed()
+		if mapped {
+			eva[i], mapped = in.InEVA()
 		}
 	}
-	return d, d.compare(ctx, in, plans)
+	if mapped {
+		d.Map, named = "eva", eva
+	}
+	return d, d.compare(ctx, named[0], named[1])
 }
 
-// tensorsOf is a plan for the tensors by EVA's names, or by their own; nil when
-// they are no CLIP model's.
-func tensorsOf(inv *inventory, mapped bool) *plan {
-	p := &plan{}
-	if !mapped {
-		for _, t := range inv.tensors {
-			p.items = append(p.items, &item{out: t, eva: t.Name, parts: []part{whole(t)}})
-		}
-		return p
-	}
-	v, err := see(inv)
-	if err != nil || len(v.unknown) > 0 {
-		return nil
-	}
-	for _, e := range v.exprs {
-		p.items = append(p.items, e.item())
-	}
-	return p
-}
-
-func (d *Difference) compare(ctx context.Context, in [2]*input, plans [2]*plan) error {
-	other := map[string]*item{}
-	for _, it := range plans[1].items {
-		other[it.out.Name] = it
+func (d *Difference) compare(ctx context.Context, a, b []*checkpoint.Item) error {
+	other := map[string]*checkpoint.Item{}
+	for _, it := range b {
+		other[it.Out.Name] = it
 	}
 	d.Equal, d.Tensors, d.OnlyA, d.OnlyB = true, []TensorDiff{}, []string{}, []string{}
-	for _, it := range plans[0].items {
-		peer := other[it.out.Name]
+	for _, it := range a {
+		peer := other[it.Out.Name]
 		if peer == nil {
-			d.OnlyA, d.Equal = append(d.OnlyA, it.out.Name), false
+			d.OnlyA, d.Equal = append(d.OnlyA, it.Out.Name), false
 			continue
 		}
-		delete(other, it.out.Name)
-		t, err := diffTensor(ctx, in, it, peer, d.ATol)
+		delete(other, it.Out.Name)
+		t, err := diffTensor(ctx, it, peer, d.ATol)
 		if err != nil {
-			return about([]string{d.A}, err)
+			return checkpoint.About([]string{d.A}, err)
 		}
 		d.Tensors = append(d.Tensors, t)
 		d.Equal = d.Equal && t.Equal
@@ -119,29 +99,29 @@ func (d *Difference) compare(ctx context.Context, in [2]*input, plans [2]*plan) 
 	return nil
 }
 
-func diffTensor(ctx context.Context, in [2]*input, a, b *item, atol float64) (TensorDiff, error) {
-	t := TensorDiff{Name: a.out.Name, DTypeA: string(a.out.DType), DTypeB: string(b.out.DType), Equal: true}
-	if !sameShape(a.out.Shape, b.out.Shape) {
-		t.Equal, t.Problem = false, fmt.Sprintf("shapes %v and %v", a.out.Shape, b.out.Shape)
+func diffTensor(ctx context.Context, a, b *checkpoint.Item, atol float64) (TensorDiff, error) {
+	t := TensorDiff{Name: a.Out.Name, DTypeA: string(a.Out.DType), DTypeB: string(b.Out.DType), Equal: true}
+	if !checkpoint.SameShape(a.Out.Shape, b.Out.Shape) {
+		t.Equal, t.Problem = false, fmt.Sprintf("shapes %v and %v", a.Out.Shape, b.Out.Shape)
 		return t, nil
 	}
-	decA, decB := numbers[a.out.DType], numbers[b.out.DType]
+	decA, decB := tensorfile.Decoder(a.Out.DType), tensorfile.Decoder(b.Out.DType)
 	if decA == nil || decB == nil {
-		t.Equal, t.Problem = false, fmt.Sprintf("no comparison of %s with %s", a.out.DType, b.out.DType)
+		t.Equal, t.Problem = false, fmt.Sprintf("no comparison of %s with %s", a.Out.DType, b.Out.DType)
 		return t, nil
 	}
-	ra, err := a.open(in[0], false)
+	ra, err := a.Open(false)
 	if err != nil {
 		return t, err
 	}
 	defer ra.Close()
-	rb, err := b.open(in[1], false)
+	rb, err := b.Open(false)
 	if err != nil {
 		return t, err
 	}
 	defer rb.Close()
 	const block = 1 << 16 // elements
-	sa, sb := a.out.DType.Size(), b.out.DType.Size()
+	sa, sb := a.Out.DType.Size(), b.Out.DType.Size()
 	bufA, bufB := make([]byte, block*sa), make([]byte, block*sb)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -149,7 +129,7 @@ func diffTensor(ctx context.Context, in [2]*input, a, b *item, atol float64) (Te
 		}
 		n, errA := io.ReadFull(ra, bufA)
 		m, errB := io.ReadFull(rb, bufB)
-		same := a.out.DType == b.out.DType && bytes.Equal(bufA[:n], bufB[:m])
+		same := a.Out.DType == b.Out.DType && bytes.Equal(bufA[:n], bufB[:m])
 		for i := range min(n/sa, m/sb) {
 			if same {
 				break
@@ -183,24 +163,3 @@ func (t *TensorDiff) add(x, y, atol float64) {
 		t.MaxRel = min(rel, math.MaxFloat64)
 	}
 }
-
-// numbers widen an element to float64: exactly, but for integers beyond 2^53.
-var numbers = func() map[tensorfile.DType]func([]byte) float64 {
-	m := map[tensorfile.DType]func([]byte) float64{
-		tensorfile.BOOL:    func(b []byte) float64 { return float64(b[0]) },
-		tensorfile.U8:      func(b []byte) float64 { return float64(b[0]) },
-		tensorfile.I8:      func(b []byte) float64 { return float64(int8(b[0])) },
-		tensorfile.I16:     func(b []byte) float64 { return float64(int16(le.Uint16(b))) },
-		tensorfile.U16:     func(b []byte) float64 { return float64(le.Uint16(b)) },
-		tensorfile.I32:     func(b []byte) float64 { return float64(int32(le.Uint32(b))) },
-		tensorfile.U32:     func(b []byte) float64 { return float64(le.Uint32(b)) },
-		tensorfile.I64:     func(b []byte) float64 { return float64(int64(le.Uint64(b))) },
-		tensorfile.U64:     func(b []byte) float64 { return float64(le.Uint64(b)) },
-		tensorfile.F8_E4M3: func(b []byte) float64 { return float64(b[0]) }, // equal bits, equal value
-		tensorfile.F8_E5M2: func(b []byte) float64 { return float64(b[0]) },
-	}
-	for d, f := range decoders {
-		m[d] = f
-	}
-	return m
-}()

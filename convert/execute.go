@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -33,8 +34,7 @@ const (
 
 // job writes a plan's tensors to one or more files and proves them.
 type job struct {
-	src      tensorfile.Source
-	items    []*item
+	items    []*checkpoint.Item
 	metadata map[string]string
 	saturate bool
 	progress func(done, total int64)
@@ -59,11 +59,11 @@ type slot struct{ file, index int }
 // The items end up in file order.
 func (j *job) create(path string, shardSize int64) error {
 	infos := make([]tensorfile.Info, len(j.items))
-	byName := map[string]*item{}
+	byName := map[string]*checkpoint.Item{}
 	for i, it := range j.items {
-		infos[i] = it.out
-		byName[it.out.Name] = it
-		j.total += it.out.NumBytes()
+		infos[i] = it.Out
+		byName[it.Out.Name] = it
+		j.total += it.Out.NumBytes()
 	}
 	groups := [][]tensorfile.Info{infos}
 	if shardSize > 0 && j.total > shardSize {
@@ -194,11 +194,11 @@ func (j *job) each(ctx context.Context, items <-chan int, f func(ctx context.Con
 func (j *job) write(ctx context.Context, i int, buf, _ []byte) error {
 	it, o := j.items[i], j.files[j.where[i].file]
 	at := o.at[j.where[i].index]
-	r, err := it.open(j.from(it), j.saturate)
+	r, err := it.Open(j.saturate)
 	if err != nil {
 		return err
 	}
-	return it.stream(ctx, r, buf, func(b []byte) error {
+	return stream(ctx, it, r, buf, func(b []byte) error {
 		if _, err := o.f.WriteAt(b, at); err != nil {
 			return o.fail(err)
 		}
@@ -221,15 +221,15 @@ func (j *job) write(ctx context.Context, i int, buf, _ []byte) error {
 // it.
 func (j *job) prove(ctx context.Context, i int, buf, back []byte) error {
 	it := j.items[i]
-	r, ok := it.direct(j.from(it))
+	r, ok := it.Direct()
 	if !ok {
 		var err error
-		if r, err = it.open(j.from(it), j.saturate); err != nil {
+		if r, err = it.Open(j.saturate); err != nil {
 			return err
 		}
 	}
 	h, done := sha256.New(), int64(0)
-	err := it.stream(ctx, r, buf, func(b []byte) error {
+	err := stream(ctx, it, r, buf, func(b []byte) error {
 		if err := j.compare(i, done, b, back); err != nil {
 			return err
 		}
@@ -249,7 +249,7 @@ func (j *job) compare(i int, off int64, want, back []byte) error {
 		return o.fail(err)
 	}
 	if !bytes.Equal(want, back) {
-		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, j.items[i].out.Name)
+		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, j.items[i].Out.Name)
 	}
 	return nil
 }
@@ -260,25 +260,17 @@ func (j *job) proven(i int, h hash.Hash) {
 	<-j.room
 }
 
-// from is where an item's parts are.
-func (j *job) from(it *item) tensorfile.Source {
-	if it.in != nil {
-		return it.in
-	}
-	return j.src
-}
-
 // stream gives what r has of an output tensor to f, all of it and no more, and
 // closes r.
-func (it *item) stream(ctx context.Context, r io.ReadCloser, buf []byte, f func([]byte) error) error {
+func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byte, f func([]byte) error) error {
 	defer r.Close()
-	for left := it.out.NumBytes(); ; {
+	for left := it.Out.NumBytes(); ; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		n, err := io.ReadFull(r, buf)
 		if int64(n) > left {
-			return fault.Inputf("%s: more bytes than its shape %v has", it.out.Name, it.out.Shape)
+			return fault.Inputf("%s: more bytes than its shape %v has", it.Out.Name, it.Out.Shape)
 		}
 		left -= int64(n)
 		if ferr := f(buf[:n]); ferr != nil {
@@ -286,7 +278,7 @@ func (it *item) stream(ctx context.Context, r io.ReadCloser, buf []byte, f func(
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			if left > 0 {
-				return fault.Inputf("%s: the source ends %d bytes early", it.out.Name, left)
+				return fault.Inputf("%s: the source ends %d bytes early", it.Out.Name, left)
 			}
 			return nil
 		}
@@ -310,7 +302,7 @@ func (j *job) commit(path string, beside ...small) (written []string, err error)
 	if len(j.files) > 1 {
 		weights := map[string]string{}
 		for i, it := range j.items {
-			weights[it.out.Name] = filepath.Base(j.files[j.where[i].file].path)
+			weights[it.Out.Name] = filepath.Base(j.files[j.where[i].file].path)
 		}
 		index := mustJSON(map[string]any{"metadata": map[string]int64{"total_size": j.total}, "weight_map": weights})
 		beside = append(beside, small{indexName(path), index})
@@ -345,7 +337,7 @@ type small struct {
 func (j *job) tensors() []Tensor {
 	var out []Tensor
 	for i, it := range j.items {
-		out = append(out, Tensor{it.out.Name, it.sources(), string(it.out.DType), shapeOf(it.out), j.sums[i]})
+		out = append(out, Tensor{it.Out.Name, it.Sources(), string(it.Out.DType), shapeOf(it.Out), j.sums[i]})
 	}
 	return out
 }
@@ -354,8 +346,4 @@ func (j *job) discard() {
 	for _, o := range j.files {
 		o.discard()
 	}
-}
-
-func changed(path string) error {
-	return fault.Inputf("%s has changed while it was read; try again when nobody writes it", path)
 }

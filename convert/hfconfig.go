@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -59,13 +60,13 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 // configFile plans the config.json beside an output with transformers' names.
 // One that is there and says the same stays; one that says something else is
 // overwritten only for the folder's model.safetensors, and only with --force.
-func (p *plan) configFile(o Options) (write []small, path string, err error) {
-	if p.layout != "hf" || p.config == nil || len(o.Include)+len(o.Exclude) > 0 {
+func configFile(p *checkpoint.Plan, o Options) (write []small, path string, err error) {
+	if p.Layout != "hf" || p.Config == nil || len(o.Include)+len(o.Exclude) > 0 {
 		return nil, "", nil
 	}
-	content, why := hfConfig(p.config)
+	content, why := hfConfig(p.Config)
 	if why != "" {
-		p.warnings = append(p.warnings, "no config.json: transformers' CLIPModel does not compute this model ("+why+")")
+		p.Warnings = append(p.Warnings, "no config.json: transformers' CLIPModel does not compute this model ("+why+")")
 		return nil, "", nil
 	}
 	path = filepath.Join(filepath.Dir(o.Output), "config.json")
@@ -83,7 +84,7 @@ func (p *plan) configFile(o Options) (write []small, path string, err error) {
 	}
 	switch {
 	case filepath.Base(o.Output) != hfModel:
-		p.warnings = append(p.warnings, path+" is another model's and stays; transformers needs "+hfModel+" and its config.json in a folder of their own")
+		p.Warnings = append(p.Warnings, path+" is another model's and stays; transformers needs "+hfModel+" and its config.json in a folder of their own")
 		return nil, "", nil
 	case !o.Force:
 		return nil, "", fault.Usagef("%s exists and is another model's; --force overwrites it, or choose a folder of its own", path)

@@ -2,16 +2,11 @@ package convert
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
-	"path"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/fault"
-	"github.com/evatool/evatool/internal/tensorfile"
+	"github.com/evatool/evatool/internal/checkpoint"
 )
 
 // InitOptions says from what Init builds a starting model.
@@ -31,7 +26,7 @@ type InitOptions struct {
 // DefaultSkip is the recipe's skip list. Names are matched as they stand in
 // the vision file (so head.* is the head of a bare tower, not the projection
 // visual.head of a CLIP checkpoint) and by their name in the text tower.
-var DefaultSkip = []string{"head.*", "lm_head.*", "mask_token", "text_projection", "logit_scale"}
+var DefaultSkip = checkpoint.DefaultSkip
 
 // InitReport says where every tensor of the starting model comes from.
 type InitReport struct {
@@ -54,233 +49,58 @@ type InitReport struct {
 // output are F32.
 func Init(ctx context.Context, o InitOptions) (*InitReport, error) {
 	start := time.Now()
-	s, err := newStarter(o)
-	if err != nil {
+	so := checkpoint.StartOptions{ConfigName: o.Config, Vision: o.Vision, Text: o.Text, Base: o.Base,
+		Skip: o.Skip, Resize: o.Resize, Seed: o.Seed}
+	if err := so.Check(); err != nil {
 		return nil, err
-	}
-	defer s.close()
-	for _, t := range []struct {
-		path   string
-		prefix string
-		flag   string
-	}{{o.Vision, "visual.", "--vision"}, {o.Text, "text.", "--text"}} {
-		if t.path == "" {
-			continue
-		}
-		if err := s.load(t.path, t.prefix, t.flag); err != nil {
-			return nil, about([]string{t.path}, err)
-		}
-	}
-	if err := s.fill(o); err != nil {
-		return nil, err
-	}
-	if err := s.write(ctx, o); err != nil {
-		return nil, err
-	}
-	for _, w := range s.report.Warnings {
-		if o.Log != nil {
-			o.Log.Warn(w)
-		}
-	}
-	s.report.finish(start)
-	return s.report, writeAtomic(reportName(o.Output), append(mustIndent(s.report), '\n'))
-}
-
-// starter is a starting model in the making.
-type starter struct {
-	config *arch.Config
-	skip   []string
-	method method
-	items  map[string]*item // by EVA name
-	open   []tensorfile.Source
-	files  []string
-	report *InitReport
-}
-
-func newStarter(o InitOptions) (*starter, error) {
-	switch {
-	case o.Config == "":
-		return nil, fault.Usagef("init needs --config, a name of evatool models or a JSON file")
-	case o.Vision == "" && o.Text == "":
-		return nil, fault.Usagef("init needs --vision or --text, the checkpoints to start from")
 	}
 	if err := checkTarget(o.Output, o.Force, []string{o.Vision, o.Text, o.Base}); err != nil {
 		return nil, err
 	}
-	c, name, err := loadConfig(o.Config)
+	s, err := checkpoint.OpenStart(so)
 	if err != nil {
 		return nil, err
 	}
-	if o.Resize == "" {
-		o.Resize = "eva"
+	defer s.Close()
+	r := &InitReport{
+		Output: o.Output, Config: s.Name, Loaded: notNil(s.Loaded), Resized: resized(s.Resized), Skipped: dropped(s.Skipped),
+		FromBase: notNil(s.FromBase), Random: notNil(s.Random), Source: []SourceFile{}, Warnings: notNil(s.Warnings),
 	}
-	m, ok := methods[o.Resize]
-	if !ok {
-		return nil, fault.Usagef("--resize %s: want eva, clip-rei or openclip", o.Resize)
+	if err := r.write(ctx, s); err != nil {
+		return nil, err
 	}
-	if o.Skip == nil {
-		o.Skip = DefaultSkip
-	}
-	for _, g := range o.Skip {
-		if _, err := path.Match(g, ""); err != nil {
-			return nil, fault.Usagef("--skip %q: %w", g, err)
+	for _, w := range s.Warnings {
+		if o.Log != nil {
+			o.Log.Warn(w)
 		}
 	}
-	return &starter{config: c, skip: o.Skip, method: m, items: map[string]*item{}, report: &InitReport{Output: o.Output, Config: name}}, nil
+	r.Seconds = time.Since(start).Seconds()
+	return r, writeAtomic(reportName(o.Output), append(mustIndent(r), '\n'))
 }
 
-func (s *starter) close() {
-	for _, src := range s.open {
-		src.Close()
-	}
-}
-
-// load takes the tensors of one tower from a checkpoint.
-func (s *starter) load(file, prefix, flag string) error {
-	in, err := openInput([]string{file}, "")
-	if err != nil {
-		return err
-	}
-	s.open = append(s.open, in)
-	s.files = append(s.files, in.files...)
-	v, err := see(in.inventory())
-	if err != nil {
-		return err
-	}
-	shapes := map[string][]int64{}
-	for _, p := range s.config.Params() {
-		shapes[p.Name] = p.Shape
-	}
-	for _, d := range v.dropped {
-		s.skipped(d.Name, d.Reason)
-	}
-	var items []*item
-	for _, e := range v.exprs {
-		inTower, ok := strings.CutPrefix(e.eva, prefix)
-		src := e.parts[0].Name
-		switch {
-		case !ok:
-			if e.eva == "logit_scale" && flag == "--text" {
-				s.skipped(src, "belongs to no tower")
-			}
-			continue
-		case matchAny(s.skip, strings.TrimPrefix(src, v.prefix)), prefix == "text." && matchAny(s.skip, inTower):
-			s.skipped(src, "--skip")
-			continue
-		case shapes[e.eva] == nil:
-			s.skipped(src, "the architecture has no such tensor")
-			s.warn("%s: %s: the architecture %s has no such tensor; it is left out", file, src, s.report.Config)
-			continue
-		}
-		it := e.item()
-		it.in = in
-		if want := shapes[e.eva]; !sameShape(e.shape, want) {
-			r, err := planResize(it, want, s.method)
-			if err != nil {
-				return fault.Inputf("%s has shape %v, but %s of the architecture %s has %v; choose the --config of the file, or leave it at its start value with --skip %s", src, e.shape, e.eva, s.report.Config, want, src)
-			}
-			it.resize = r
-			s.report.Resized = append(s.report.Resized, Resized{e.eva, e.shape, want, s.method.name})
-		}
-		it.out.Shape, it.out.DType = shapes[e.eva], tensorfile.F32
-		items = append(items, it)
-		s.items[e.eva] = it
-		s.report.Loaded = append(s.report.Loaded, e.eva)
-	}
-	for _, name := range v.unknown {
-		s.skipped(name, "no name of "+v.family.name)
-		s.warn("%s: %s is no name of %s; it is left out", file, name, v.family.name)
-	}
-	if len(items) == 0 {
-		return fault.Inputf("no tensor of it is loaded for %s: it has the names of %s, but none for the %stower of the architecture %s", flag, v.family.name, strings.TrimSuffix(prefix, ".")+" ", s.report.Config)
-	}
-	return onlyKernel(items)
-}
-
-func (s *starter) skipped(name, reason string) {
-	s.report.Skipped = append(s.report.Skipped, Dropped{name, reason})
-}
-
-func (s *starter) warn(format string, args ...any) {
-	s.report.Warnings = append(s.report.Warnings, fmt.Sprintf(format, args...))
-}
-
-// originalHeadScale is what the original multiplies a fresh vision head with.
-const originalHeadScale = 0.001
-
-// fill takes what the towers have not given from the base, or draws it.
-func (s *starter) fill(o InitOptions) error {
-	var rest tensorfile.Source
-	if o.Base == "" {
-		r := newRandomSource(s.config, o.Seed)
-		r.scale["visual.head.weight"] = originalHeadScale
-		rest = r
-	} else {
-		in, err := openInput([]string{o.Base}, "")
+// write writes the model.
+func (r *InitReport) write(ctx context.Context, s *checkpoint.Start) error {
+	removeStale(filepath.Dir(r.Output))
+	var sums []string
+	for _, f := range s.Files {
+		sum, size, err := checkpoint.HashFile(ctx, f)
 		if err != nil {
 			return err
 		}
-		s.open, s.files = append(s.open, in), append(s.files, in.files...)
-		m, err := in.model(o.Base, o.Config)
-		if err != nil {
-			return about([]string{o.Base}, err)
-		}
-		rest = m.Source
+		r.Source = append(r.Source, SourceFile{f, size, sum})
+		sums = append(sums, sum)
 	}
-	infos := map[string]tensorfile.Info{}
-	for _, t := range rest.Tensors() {
-		infos[t.Name] = t
-	}
-	for _, p := range s.config.Params() {
-		if s.items[p.Name] != nil {
-			continue
-		}
-		src := infos[p.Name]
-		it := &item{eva: p.Name, in: rest, parts: []part{whole(src)}, out: tensorfile.Info{Name: p.Name, DType: tensorfile.F32, Shape: p.Shape}}
-		s.items[p.Name] = it
-		if o.Base == "" {
-			s.report.Random = append(s.report.Random, p.Name)
-		} else {
-			s.report.FromBase = append(s.report.FromBase, p.Name)
-		}
-	}
-	return nil
-}
-
-func (s *starter) write(ctx context.Context, o InitOptions) error {
-	removeStale(filepath.Dir(o.Output))
-	var notes []sourceNote
-	for _, f := range s.files {
-		sum, err := hashFile(ctx, f)
-		if err != nil {
-			return err
-		}
-		s.report.Source = append(s.report.Source, sum)
-		notes = append(notes, sourceNote{filepath.Base(f), sum.SHA256})
-	}
-	j := &job{metadata: ModelMetadata(s.config)}
-	j.metadata[metaSource] = string(mustJSON(notes))
-	for _, p := range s.config.Params() {
-		j.items = append(j.items, s.items[p.Name])
-	}
+	j := &job{items: s.Items, metadata: s.Metadata(sums)}
 	defer j.discard()
-	if err := j.create(o.Output, 0); err != nil {
+	if err := j.create(r.Output, 0); err != nil {
 		return err
 	}
 	if err := j.transfer(ctx); err != nil {
 		return err
 	}
-	if _, err := j.commit(o.Output); err != nil {
+	if _, err := j.commit(r.Output); err != nil {
 		return err
 	}
-	s.report.Verified = true
-	s.report.Tensors = j.tensors()
+	r.Verified, r.Tensors = true, j.tensors()
 	return nil
-}
-
-func (r *InitReport) finish(start time.Time) {
-	r.Seconds = time.Since(start).Seconds()
-	r.Loaded, r.Random, r.FromBase = notNil(r.Loaded), notNil(r.Random), notNil(r.FromBase)
-	r.Resized, r.Skipped, r.Source = notNil(r.Resized), notNil(r.Skipped), notNil(r.Source)
-	r.Warnings = notNil(r.Warnings)
 }

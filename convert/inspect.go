@@ -6,7 +6,7 @@ import (
 	"encoding/hex"
 	"io"
 
-	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -48,74 +48,32 @@ func inspected(t tensorfile.Info) InspectedTensor {
 
 // Inspect lists what is in a checkpoint.
 func Inspect(ctx context.Context, path string, o InspectOptions) (*Inspection, error) {
-	in, err := openInput([]string{path}, o.Key)
+	in, err := checkpoint.Open([]string{path}, o.Key)
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
 	r := &Inspection{
-		File: path, Container: in.container, StripPrefix: in.prefix,
-		Other: notNil(in.other), Metadata: in.Metadata(), Files: in.files, Ignored: notNil(in.ignored),
-		Tensors: []InspectedTensor{}, Outside: []InspectedTensor{},
+		File: path, Container: in.Container, StripPrefix: in.Prefix,
+		Other: others(in.Other), Metadata: in.Metadata(), Files: in.Files, Ignored: dropped(in.Ignored),
+		Tensors: []InspectedTensor{},
 	}
-	if in.key != "" {
-		r.StateDictKey = &in.key
+	if in.Key != "" {
+		r.StateDictKey = &in.Key
 	}
-	r.identify(in)
+	id := in.Identify()
+	r.Family, r.Config, r.Recognised = id.Family, id.Config, id.How
 	for _, t := range in.Tensors() {
 		it := inspected(t)
 		if o.Hash {
 			if it.SHA256, err = hashTensor(ctx, in, t); err != nil {
-				return nil, about([]string{path}, err)
+				return nil, checkpoint.About([]string{path}, err)
 			}
 		}
 		r.Tensors = append(r.Tensors, it)
 	}
-	if outside := len(in.all) - len(r.Tensors); outside > 0 {
-		for _, t := range in.all {
-			if !in.holds(t) {
-				r.Outside = append(r.Outside, inspected(t))
-			}
-		}
-	}
+	r.Outside = each(in.Outside(), inspected)
 	return r, nil
-}
-
-// holds says whether a tensor of the file, by path, is one of the state dict.
-func (in *input) holds(t tensorfile.Info) bool {
-	if in.inDict == nil {
-		in.inDict = map[string]bool{}
-		prefix := in.key
-		if prefix != "" {
-			prefix += "/"
-		}
-		for _, s := range in.Tensors() {
-			in.inDict[prefix+in.prefix+s.Name] = true
-			in.inDict[prefix+s.Name] = true
-		}
-	}
-	return in.inDict[t.Name]
-}
-
-// identify fills in family and architecture; a file of which nothing is known
-// can be inspected too.
-func (r *Inspection) identify(in *input) {
-	v, err := see(in.inventory())
-	if err != nil {
-		r.Recognised = fault.Line(err)
-		return
-	}
-	if err := v.foreign(); err != nil {
-		r.Recognised = fault.Line(err)
-		return
-	}
-	r.Family = v.family.name
-	a, err := identify(v, in.inventory(), "")
-	if err != nil {
-		r.Recognised = fault.Line(err)
-		return
-	}
-	r.Config, r.Recognised = a.name, a.how
 }
 
 func hashTensor(ctx context.Context, src tensorfile.Source, t tensorfile.Info) (string, error) {

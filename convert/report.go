@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -81,34 +82,50 @@ type OtherEntry struct {
 	Value string `json:"value"`
 }
 
-// report starts a report with what the plan knows.
-func (p *plan) report(in *input, output string) *Report {
+// newReport starts a report with what the plan knows.
+func newReport(in *checkpoint.Input, p *checkpoint.Plan, output string) *Report {
 	r := &Report{
-		Output: output, Container: in.container, Family: p.family, Layout: p.layout, Config: p.name, Recognised: p.recognised,
-		TensorsIn: len(in.Tensors()), TensorsOut: len(p.items), Dropped: p.dropped, Ignored: in.ignored,
-		Renamed: p.renamed, Cast: p.cast, Resized: p.resized, Other: in.other, Warnings: p.warnings,
+		Output: output, Container: in.Container, Family: p.Family, Layout: p.Layout, Config: p.Name, Recognised: p.Recognised,
+		TensorsIn: len(in.Tensors()), TensorsOut: len(p.Items), Dropped: dropped(p.Dropped), Ignored: dropped(in.Ignored),
+		Renamed: p.Renamed, Cast: p.Cast, Resized: resized(p.Resized), Other: others(in.Other), Warnings: p.Warnings,
 	}
-	for _, it := range p.items {
-		r.Bytes += it.out.NumBytes()
+	for _, it := range p.Items {
+		r.Bytes += it.Out.NumBytes()
 	}
 	return r
 }
 
-// lines lists what a dry run would write, one line per tensor.
-func (p *plan) lines() []string {
-	var out []string
-	for _, it := range p.items {
-		out = append(out, it.String())
+func dropped(list []checkpoint.Dropped) []Dropped {
+	return each(list, func(d checkpoint.Dropped) Dropped { return Dropped(d) })
+}
+
+func resized(list []checkpoint.Resized) []Resized {
+	return each(list, func(r checkpoint.Resized) Resized { return Resized(r) })
+}
+
+func others(list []checkpoint.Entry) []OtherEntry {
+	return each(list, func(e checkpoint.Entry) OtherEntry { return OtherEntry(e) })
+}
+
+// each is a list made of another, never nil: JSON readers expect lists.
+func each[A, B any](list []A, f func(A) B) []B {
+	out := make([]B, len(list))
+	for i, a := range list {
+		out[i] = f(a)
 	}
 	return out
+}
+
+// lines lists what a dry run would write, one line per tensor.
+func lines(p *checkpoint.Plan) []string {
+	return each(p.Items, (*checkpoint.Item).String)
 }
 
 func (r *Report) finish(start time.Time) {
 	r.Seconds = time.Since(start).Seconds()
 	r.PeakRSS = runlog.PeakRSS()
 	// JSON readers expect lists, not null.
-	r.Source, r.Dropped, r.Ignored = notNil(r.Source), notNil(r.Dropped), notNil(r.Ignored)
-	r.Resized, r.Tensors, r.Other = notNil(r.Resized), notNil(r.Tensors), notNil(r.Other)
+	r.Source, r.Tensors = notNil(r.Source), notNil(r.Tensors)
 	r.Warnings, r.Files = notNil(r.Warnings), notNil(r.Files)
 }
 
@@ -125,6 +142,15 @@ func shapeOf(t tensorfile.Info) []int64 { return notNil(t.Shape) }
 // mustIndent encodes a report, which holds nothing that JSON cannot.
 func mustIndent(v any) []byte {
 	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// mustJSON is mustIndent on one line.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
 	if err != nil {
 		panic(err)
 	}

@@ -2,8 +2,10 @@ package convert
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -163,44 +167,6 @@ func TestRoundTripsAreByteExact(t *testing.T) {
 	}
 }
 
-// What wraps a model puts its own name before all others.
-func TestNamesBehindAPrefix(t *testing.T) {
-	for _, file := range []string{"01_zip_fp32.pt", "06_torchscript_openai_vit.pt", "11_hf"} {
-		in, err := openInput([]string{formats + file}, "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer in.Close()
-		plain := in.inventory()
-		wrapped := &inventory{}
-		for _, x := range plain.tensors {
-			x.Name = "_orig_mod.model." + x.Name
-			wrapped.tensors = append(wrapped.tensors, x)
-		}
-		a, err1 := see(plain)
-		b, err2 := see(wrapped)
-		if err1 != nil || err2 != nil {
-			t.Fatal(file, err1, err2)
-		}
-		if a.family != b.family || len(a.exprs) != len(b.exprs) || len(a.dropped) != len(b.dropped) || b.prefix != "_orig_mod.model." {
-			t.Errorf("%s: %s and %s, %d and %d tensors, %d and %d dropped, prefix %q", file, a.family.name, b.family.name, len(a.exprs), len(b.exprs), len(a.dropped), len(b.dropped), b.prefix)
-		}
-		for name := range a.byName {
-			if b.byName[name] == nil {
-				t.Errorf("%s: no %s behind the prefix", file, name)
-			}
-		}
-		x, _, _ := origin(a, plain)
-		if y, _, _ := origin(b, wrapped); x != y {
-			t.Errorf("%s: origin %q and %q", file, x, y)
-		}
-		wrapped.tensors[3].Name = "other." + wrapped.tensors[3].Name
-		if _, err := see(wrapped); err == nil {
-			t.Errorf("%s: a prefix that not all names have", file)
-		}
-	}
-}
-
 func TestShards(t *testing.T) {
 	dir := t.TempDir()
 	one, many := filepath.Join(dir, "one.safetensors"), filepath.Join(dir, "many.safetensors")
@@ -221,7 +187,7 @@ func TestShards(t *testing.T) {
 	for _, f := range r.Files {
 		files = append(files, f.File)
 	}
-	m, err := OpenModel(context.Background(), filepath.Join(dir, "many.safetensors.index.json"), ModelOptions{})
+	m, err := checkpoint.OpenModel(context.Background(), filepath.Join(dir, "many.safetensors.index.json"), checkpoint.ModelOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,9 +225,8 @@ func TestSelection(t *testing.T) {
 func writeF32(t *testing.T, name string, values []float32) string {
 	t.Helper()
 	b := make([]byte, 4*len(values))
-	enc := encoders[tensorfile.F32].encode
 	for i, v := range values {
-		enc(b[4*i:], float64(v))
+		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
 	}
 	path := filepath.Join(t.TempDir(), "in.safetensors")
 	info := tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: []int64{int64(len(values))}}
@@ -331,30 +296,16 @@ func TestNoTensorsAtAll(t *testing.T) {
 	}
 }
 
-// Two roundings, float64 to float32 to half, must not differ from one.
-func TestDoubleRounding(t *testing.T) {
-	// Just above the middle of 1 and the next half: float32 would round it to
-	// the middle, and that to even, which is 1.
-	v := 1 + 0x1p-11 + 0x1p-40
-	b := make([]byte, 2)
-	encoders[tensorfile.F16].encode(b, v)
-	if got := tensorfile.F16toF32(le.Uint16(b)); got != 1+0x1p-10 {
-		t.Errorf("%v becomes %v", v, got)
-	}
-	encoders[tensorfile.F16].encode(b, -v)
-	if got := tensorfile.F16toF32(le.Uint16(b)); got != -1-0x1p-10 {
-		t.Errorf("%v becomes %v", -v, got)
-	}
-}
-
 func TestRunErrors(t *testing.T) {
 	ambiguous := filepath.Join(t.TempDir(), "sorted.safetensors")
-	writeNames(t, ambiguous, structures(t)["openai-ViT-B-32"])
+	writeNames(t, ambiguous, params("openai-ViT-B-32"))
 	near := filepath.Join(t.TempDir(), "near.safetensors")
-	writeNames(t, near, structures(t)["EVA02-CLIP-B-16"][:430])
+	writeNames(t, near, slices.DeleteFunc(params("EVA02-CLIP-B-16"), func(x tensorfile.Info) bool {
+		return strings.HasPrefix(x.Name, "text.transformer.resblocks.11.")
+	}))
 	more := func(name string) string {
 		path := filepath.Join(t.TempDir(), "more.safetensors")
-		writeNames(t, path, append(slices.Clone(structures(t)["openclip-ViT-B-32"]), tensorfile.Info{Name: name, DType: tensorfile.F32}))
+		writeNames(t, path, append(params("openclip-ViT-B-32"), tensorfile.Info{Name: name, DType: tensorfile.F32}))
 		return path
 	}
 	cases := []struct {
@@ -400,10 +351,19 @@ func TestRunErrors(t *testing.T) {
 	}
 }
 
+// params are the tensors of a published architecture, in EVA's layout.
+func params(name string) (out []tensorfile.Info) {
+	c, _ := arch.Named(name)
+	for _, p := range c.Params() {
+		out = append(out, tensorfile.Info{Name: p.Name, DType: tensorfile.F32, Shape: p.Shape})
+	}
+	return out
+}
+
 // writeNames writes a sparse file of the given tensors, in alphabetical order.
 func writeNames(t *testing.T, path string, infos []tensorfile.Info) {
 	t.Helper()
-	infos = sorted(infos)
+	infos = slices.SortedFunc(slices.Values(infos), func(a, b tensorfile.Info) int { return strings.Compare(a.Name, b.Name) })
 	head, err := header(infos, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -473,17 +433,17 @@ func TestWriteErrorsSayWhatToDo(t *testing.T) {
 func TestOutputThatChanges(t *testing.T) {
 	for _, dtype := range []string{"keep", "fp16"} {
 		t.Run(dtype, func(t *testing.T) {
-			in, err := openInput([]string{formats + "01_zip_fp32.pt"}, "")
+			in, err := checkpoint.Open([]string{formats + "01_zip_fp32.pt"}, "")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer in.Close()
-			p, err := newPlan(in.inventory(), planOptions{layout: "source", dtype: dtype, include: []string{"logit_scale"}})
+			p, err := in.Plan(checkpoint.PlanOptions{Layout: "source", DType: dtype, Include: []string{"logit_scale"}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
-			j := &job{src: in, sources: in.files, items: p.items}
+			j := &job{sources: in.Files, items: p.Items}
 			defer j.discard()
 			if err := j.create(filepath.Join(dir, "x.safetensors"), 0); err != nil {
 				t.Fatal(err)
@@ -569,75 +529,6 @@ func TestInterrupt(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
-	}
-}
-
-func TestOpenModel(t *testing.T) {
-	for _, c := range []struct{ file, config string }{
-		{"01_zip_fp32.pt", "eva02-b-tiny"}, {"07_torchscript_openai_rn.pt", "openai-rn-tiny"}, {"10_deepspeed", "eva02-b-tiny"}, {"12_hf_sharded", ""},
-	} {
-		config := c.config
-		if config != "" {
-			config = "../testdata/models/" + config + "/config.json"
-		}
-		m, err := OpenModel(context.Background(), formats+c.file, ModelOptions{Config: config})
-		if err != nil {
-			t.Errorf("%s: %v", c.file, err)
-			continue
-		}
-		infos := map[string]tensorfile.Info{}
-		for _, info := range m.Source.Tensors() {
-			infos[info.Name] = info
-			if _, err := tensorfile.ReadAll(m.Source, info.Name); err != nil {
-				t.Errorf("%s: %v", c.file, err)
-			}
-		}
-		for _, p := range m.Config.Params() {
-			if !slices.Equal(infos[p.Name].Shape, p.Shape) {
-				t.Errorf("%s: %s %v, want %v", c.file, p.Name, infos[p.Name].Shape, p.Shape)
-			}
-			delete(infos, p.Name)
-		}
-		if len(infos) > 0 || len(m.SHA256) != 64 {
-			t.Errorf("%s: too much: %v", c.file, infos)
-		}
-		m.Close()
-	}
-	_, err := OpenModel(context.Background(), formats+"01_zip_fp32.pt", ModelOptions{})
-	if err == nil || !strings.Contains(err.Error(), "--config") {
-		t.Errorf("got %v", err)
-	}
-}
-
-// A file with one tower says which one is not there.
-func TestOpenModelOfOneTower(t *testing.T) {
-	const model = "../testdata/models/eva01-tiny/"
-	src, err := tensorfile.OpenFile(model + "model.safetensors")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	var towers [2][]tensorfile.Tensor
-	for _, info := range src.Tensors() {
-		b, err := tensorfile.ReadAll(src, info.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		i := 0
-		if !strings.HasPrefix(info.Name, "visual.") {
-			i = 1
-		}
-		towers[i] = append(towers[i], tensorfile.Tensor{Info: info, Data: b})
-	}
-	for i, want := range []string{"has no text tower, only a vision tower; evatool init", "has no vision tower, only a text tower; evatool init"} {
-		path := filepath.Join(t.TempDir(), "one.safetensors")
-		if err := tensorfile.WriteFile(path, towers[i], nil); err != nil {
-			t.Fatal(err)
-		}
-		_, err := OpenModel(context.Background(), path, ModelOptions{Config: model + "config.json"})
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
-			t.Errorf("%v; want %q", err, want)
-		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"math"
 	"testing"
 
+	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 )
 
@@ -26,8 +27,9 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	devicetest.Need(t, "xla")
-	res, err := Bench(t.Context(), r, BenchOptions{Steps: 3, Backend: "xla", CompileCache: "off"})
+	dev := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
+	defer dev.Close()
+	res, err := Bench(t.Context(), dev, r, BenchOptions{Steps: 3})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,8 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -66,7 +66,7 @@ type snapshot struct {
 // snapshot copies the state to the host.
 func (m *machine) snapshot() (*snapshot, error) {
 	s := &snapshot{slots: m.slots(), frozen: m.frozen, cfg: m.cfg}
-	for _, a := range m.state {
+	for _, a := range m.arrays() {
 		t, err := a.Fetch()
 		if err != nil {
 			return nil, err
@@ -88,14 +88,14 @@ var fileTypes = map[dtypes.DType]tensorfile.DType{
 }
 
 // entries are the tensors of one of the two files.
-func (s *snapshot) entries(model bool) (out []tensorfile.Tensor, err error) {
+func (s *snapshot) entries(file string) (out []tensorfile.Tensor, err error) {
 	add := func(info tensorfile.Info, t *tensors.Tensor) {
 		err = errors.Join(err, t.ConstBytes(func(b []byte) {
 			out = append(out, tensorfile.Tensor{Info: info, Data: b})
 		}))
 	}
 	for i, sl := range s.slots {
-		if strings.HasPrefix(sl.name, "optimizer.") == model {
+		if sl.file != file {
 			continue
 		}
 		info := tensorfile.Info{Name: sl.name, DType: fileTypes[sl.dtype]}
@@ -104,7 +104,7 @@ func (s *snapshot) entries(model bool) (out []tensorfile.Tensor, err error) {
 		}
 		add(info, s.vals[i])
 	}
-	if model {
+	if file == modelFile {
 		for i, p := range s.frozen {
 			add(tensorfile.Info{Name: p.Name, DType: tensorfile.F32, Shape: p.Shape},
 				tensors.FromFlatDataAndDimensions(s.buffers[i], intDims(p.Shape)...))
@@ -242,9 +242,9 @@ func (v *saver) fill(dir string, s *snapshot) error {
 	for _, name := range []string{modelFile, optimizerFile} {
 		var meta map[string]string
 		if name == modelFile {
-			meta = convert.ModelMetadata(s.cfg)
+			meta = checkpoint.ModelMetadata(s.cfg)
 		}
-		list, err := s.entries(name == modelFile)
+		list, err := s.entries(name)
 		if err != nil {
 			return err
 		}
@@ -302,11 +302,11 @@ func (v *saver) file(path string, fill func(w io.Writer) error) error {
 // model writes a model file under its final name at once.
 func (v *saver) model(path string, s *snapshot) error {
 	tmp := filepath.Join(filepath.Dir(path), temporary+filepath.Base(path))
-	list, err := s.entries(true)
+	list, err := s.entries(modelFile)
 	if err != nil {
 		return err
 	}
-	_, err = v.tensors(tmp, list, convert.ModelMetadata(s.cfg))
+	_, err = v.tensors(tmp, list, checkpoint.ModelMetadata(s.cfg))
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -423,11 +423,11 @@ func (m *machine) restore(path string, s *savedState) error {
 		return err
 	}
 	defer optimizer.Close()
-	err = m.putState(func(_ int, sl slot) (*tensors.Tensor, error) {
-		if strings.HasPrefix(sl.name, "optimizer.") {
-			return optimizer.read(sl)
+	err = m.putState(func(sl slot) (*tensors.Tensor, error) {
+		if sl.file == modelFile {
+			return model.read(sl)
 		}
-		return model.read(sl)
+		return optimizer.read(sl)
 	})
 	if err != nil {
 		return err
@@ -458,7 +458,7 @@ func (c *checkpointFile) read(sl slot) (*tensors.Tensor, error) {
 func checkHash(path, want string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return fault.File(path, "a part of the checkpoint", err)
+		return fault.File(path, "a file of the checkpoint", err)
 	}
 	defer f.Close()
 	h := sha256.New()

@@ -3,67 +3,62 @@ package trainer
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 // startWeights fills a fresh machine as the recipe's init says: a whole model,
-// two towers, or random. dir is the run folder.
+// two towers, or random.
 func (r *run) startWeights(ctx context.Context) error {
-	in := r.recipe.Init
-	config := filepath.Join(r.out, configFile)
-	if err := os.WriteFile(config, append(r.machine.cfg.JSON(), '\n'), 0o644); err != nil {
-		return fault.As(fault.Environment, err)
-	}
+	in, cfg, seed := r.recipe.Init, r.machine.cfg, uint64(r.recipe.Seed)
 	switch {
 	case in.Model != "":
-		return r.startFrom(ctx, r.recipe.path(in.Model), config)
+		path := r.recipe.path(in.Model)
+		m, err := checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{Config: cfg})
+		if err != nil {
+			return r.misfit(ctx, path, err)
+		}
+		defer m.Close()
+		return r.startFrom(m.Source, path)
 	case in.Vision != "" || in.Text != "":
-		start := filepath.Join(r.out, "init.safetensors")
-		report, err := convert.Init(ctx, convert.InitOptions{
-			Config: config, Vision: r.recipe.path(in.Vision), Text: r.recipe.path(in.Text), Skip: in.Skip,
-			Seed: uint64(r.recipe.Seed), Output: start, Force: true, Log: r.log,
+		s, err := checkpoint.OpenStart(checkpoint.StartOptions{
+			Config: cfg, Vision: r.recipe.path(in.Vision), Text: r.recipe.path(in.Text), Skip: in.Skip, Seed: seed,
 		})
 		if err != nil {
 			return fmt.Errorf("init: %w", err)
 		}
-		r.log.Info("start", "loaded", len(report.Loaded), "resized", len(report.Resized), "random", len(report.Random))
-		return r.startFrom(ctx, start, config)
+		defer s.Close()
+		for _, w := range s.Warnings {
+			r.log.Warn(w)
+		}
+		r.log.Info("start", "loaded", len(s.Loaded), "resized", len(s.Resized), "random", len(s.Random))
+		return r.startFrom(s.Source, s.Files...)
 	}
 	return r.machine.start(func(p arch.Param) ([]float32, error) {
-		return convert.RandomTensor(r.machine.cfg, p, uint64(r.recipe.Seed)), nil
+		return checkpoint.RandomTensor(cfg, p, seed), nil
 	})
 }
 
-func (r *run) startFrom(ctx context.Context, path, config string) error {
-	m, err := convert.OpenModel(ctx, path, convert.ModelOptions{Config: config})
-	if err != nil {
-		return r.misfit(ctx, path, err)
-	}
-	defer m.Close()
-	shapes := map[string][]int64{}
-	for _, t := range m.Source.Tensors() {
-		shapes[t.Name] = t.Shape
-	}
+// startFrom takes the weights from a source that has exactly the model's, read
+// from files.
+func (r *run) startFrom(src tensorfile.Source, files ...string) error {
 	return r.machine.start(func(p arch.Param) ([]float32, error) {
-		s, ok := shapes[p.Name]
-		if !ok || fmt.Sprint(s) != fmt.Sprint(p.Shape) {
-			return nil, fault.Inputf("%s: %s is %v, the recipe's model needs %v; give a model of this architecture, or vision and text towers", path, p.Name, s, p.Shape)
+		v, err := tensorfile.Float32s(src, p.Name)
+		if err != nil {
+			return nil, fmt.Errorf("init: %w", checkpoint.About(files, err))
 		}
-		return tensorfile.Float32s(m.Source, p.Name)
+		return v, nil
 	})
 }
 
 // misfit explains why init.model cannot be the start: err is what its opening
 // as the recipe's architecture said.
 func (r *run) misfit(ctx context.Context, path string, err error) error {
-	m, unread := convert.OpenModel(ctx, path, convert.ModelOptions{})
+	m, unread := checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{})
 	if unread != nil {
 		return fmt.Errorf("init.model: %w", err)
 	}

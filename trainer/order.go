@@ -29,13 +29,13 @@ func newOrder(seed int64, sizes []int64, weights []float64) (*order, error) {
 	for _, w := range weights {
 		sum += w
 	}
-	part := 0.0
+	before := 0.0
 	for i, w := range weights {
 		if w/sum*mixBlock < 2 {
 			return nil, fault.Usagef("data.%d.weight: %v of %v is less than one sample in %d; raise it or leave the source out", i, w, sum, mixBlock/2)
 		}
-		part += w
-		o.upTo = append(o.upTo, part/sum)
+		before += w
+		o.upTo = append(o.upTo, before/sum)
 	}
 	o.upTo[len(weights)] = 1
 	return o, nil

@@ -2,7 +2,6 @@ package trainer
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -135,8 +134,7 @@ func defaults() *Recipe {
 // LoadRecipe reads a recipe file, or a bundled recipe by its name, applies
 // "a.b=v" settings to it and checks it. A relative path in it is looked up
 // from the working directory, then from the recipe's folder.
-func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
-	defer fault.Public(context.Background(), &err)
+func LoadRecipe(path string, sets ...string) (*Recipe, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		b, ok := bundled(path)
@@ -149,8 +147,7 @@ func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
 }
 
 // ParseRecipe is LoadRecipe for a recipe in memory; name is for messages.
-func ParseRecipe(name string, text []byte, sets ...string) (_ *Recipe, err error) {
-	defer fault.Public(context.Background(), &err)
+func ParseRecipe(name string, text []byte, sets ...string) (*Recipe, error) {
 	file, err := parser.ParseBytes(text, 0)
 	if err != nil {
 		return nil, fault.Usagef("%s: %s", name, yamlError(err))
@@ -491,7 +488,7 @@ func (r *Recipe) check(name string) error {
 	if r.Init.Model != "" && (r.Init.Vision != "" || r.Init.Text != "") {
 		return bad("init", "give either a whole model, or vision and text")
 	}
-	cfg, err := r.config()
+	cfg, err := r.Config()
 	if err != nil {
 		return fault.Usagef("%s: model: %v", name, err)
 	}
@@ -526,8 +523,8 @@ func notFinite(v reflect.Value, at string) (key string) {
 	return key
 }
 
-// config is the architecture that the recipe names.
-func (r *Recipe) config() (*arch.Config, error) {
+// Config is the architecture that the recipe names.
+func (r *Recipe) Config() (*arch.Config, error) {
 	switch m := r.Model.(type) {
 	case string:
 		if c, ok := arch.Named(m); ok {

@@ -76,7 +76,7 @@ func TestRecipeErrors(t *testing.T) {
 				t.Errorf("error %q has more than one line", err)
 			}
 			var f *fault.Error
-			if !errors.As(err, &f) || f.Status != fault.Usage {
+			if !errors.As(err, &f) || f.Kind != fault.Usage {
 				t.Errorf("error %q is not a usage error", err)
 			}
 		})
@@ -130,7 +130,7 @@ func TestBundledRecipes(t *testing.T) {
 			t.Errorf("%v", err)
 			continue
 		}
-		p, err := DryRun(r, DryRunOptions{DeviceCount: 64, Rate: 20000})
+		p, err := DryRun(r, 64, 20000)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -14,9 +14,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/arch/archtest"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -120,7 +120,7 @@ func newFixture(t *testing.T, family string, change func(r *Recipe)) *fixture {
 	if err := r.check("fixture"); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := r.config()
+	cfg, err := r.Config()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func newFixture(t *testing.T, family string, change func(r *Recipe)) *fixture {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(testdata, "models", family)
-	model, err := convert.OpenModel(t.Context(), archtest.Weights(dir), convert.ModelOptions{Config: filepath.Join(dir, "config.json")})
+	model, err := checkpoint.OpenModel(t.Context(), archtest.Weights(dir), checkpoint.ModelOptions{ConfigName: filepath.Join(dir, "config.json")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func (m *machine) value(t *testing.T, name string) []float32 {
 	t.Helper()
 	for i, p := range m.params {
 		if p.Name == name {
-			v, err := m.state[i].Float32s()
+			v, err := m.state.params[i].Float32s()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -213,38 +213,32 @@ func near(t *testing.T, what string, got, want, tol float64) {
 func (f *fixture) gradientsAt(t *testing.T, dev *device.Device, b *hostBatch, replay bool) (loss float64, grads map[string][]float32) {
 	t.Helper()
 	m := f.machine(t, dev, replay)
-	batch, err := m.put(b, 0, m.recipe.Batch, m.rows)
+	x, err := m.inputs(b, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := []device.Sharding{device.SplitRows, device.SplitRows}
+	in := fields(fieldImages, fieldTokens)
 	if replay {
-		in = append(in, device.SplitRows)
+		in = append(in, fields(fieldKeep)...)
 	}
-	for range m.params {
-		in = append(in, device.Replicated)
-	}
-	n := len(batch)
-	p := dev.Program("gradients", func(in []*Node) []*Node {
-		s := &stateNodes{params: in[n:], scale: ScalarOne(in[0].Graph(), in[n].DType())}
-		var d draws
-		if replay {
-			d.keep = in[2]
-		}
-		loss, g := m.lossAndGradients(s, nil, in[0], in[1], d)
-		return append([]*Node{loss}, g...)
-	}, device.In(in...), device.Out(device.Replicated))
-	out, err := p.Call(context.Background(), append(batch, m.state[:len(m.params)]...)...)
+	n := len(m.params)
+	in = append(in, entry{fieldParams, n})
+	p := m.program("gradients", in, layout{{fieldLoss, 1}, {fieldSums, n}}, nil, func(x *values[*Node]) *values[*Node] {
+		x.scale = ScalarOne(x.tokens.Graph(), x.params[0].DType())
+		x.loss, x.sums = m.lossAndGradients(x)
+		return x
+	})
+	out, err := p.call(context.Background(), x)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := out[0].Float32s()
+	l, err := out.loss.Float32s()
 	if err != nil {
 		t.Fatal(err)
 	}
 	grads = map[string][]float32{}
 	for i, q := range m.params {
-		if grads[q.Name], err = out[1+i].Float32s(); err != nil {
+		if grads[q.Name], err = out.sums[i].Float32s(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -423,7 +417,7 @@ func TestAccumulation(t *testing.T) {
 						near(t, "loss", float64(v[metricLoss]), want.Loss, 1e-5)
 						grads := map[string][]float32{}
 						for k, p := range m.params {
-							g, err := m.state[len(m.params)+k].Float32s()
+							g, err := m.state.m[k].Float32s()
 							if err != nil {
 								t.Fatal(err)
 							}
@@ -490,8 +484,8 @@ func TestClamp(t *testing.T) {
 				var b hostBatch
 				for i := range c.Images {
 					im, tx := f.batches.batches[c.Images[i][0]], f.batches.batches[c.Texts[i][0]]
-					b.floats = append(b.floats, part(im.floats, c.Images[i][1], 6)...)
-					b.tokens = append(b.tokens, part(tx.tokens, c.Texts[i][1], 6)...)
+					b.floats = append(b.floats, share(im.floats, c.Images[i][1], 6)...)
+					b.tokens = append(b.tokens, share(tx.tokens, c.Texts[i][1], 6)...)
 				}
 				m, err := newMachine(dev, f.recipe, false, false)
 				if err != nil {
@@ -543,7 +537,7 @@ func TestClipping(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				m.state[3*len(m.params)+slotScale] = scale
+				m.state.scale = scale
 				v := m.must(t, &f.batches.batches[c.Batch], c.ScheduleStep)
 				near(t, "gradient norm", float64(v[metricGradNorm]), c.GradNorm, 1e-4*c.GradNorm)
 				for name, u := range c.Updates {

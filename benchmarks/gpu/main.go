@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -51,7 +52,6 @@ type Host struct {
 type bench struct {
 	ctx    context.Context
 	dev    *device.Device
-	opened device.Options // how dev was opened
 	sizes  sizes
 	report *Report // of this process; save writes it
 	before *Report // of the rows before
@@ -76,7 +76,7 @@ func main() {
 	defer stop()
 	log := runlog.NewLogger(os.Stderr, false, false)
 	if *huge {
-		device.Reexec(*backend, log)
+		hugepages.Reexec(*backend, log)
 	}
 	o := device.Options{Backend: *backend, DeviceCount: 1, Log: log}
 	if !*cache {
@@ -174,7 +174,7 @@ func measureRow(ctx context.Context, o device.Options, s sizes, i int, before *R
 		return err
 	}
 	defer dev.Close()
-	b := &bench{ctx: ctx, dev: dev, opened: o, sizes: s, report: &Report{Host: before.Host, Device: dev.Info()}, before: before, log: o.Log, end: end}
+	b := &bench{ctx: ctx, dev: dev, sizes: s, report: &Report{Host: before.Host, Device: dev.Info()}, before: before, log: o.Log, end: end}
 	b.report.Peak = peakOf(b.report.Host.GPU)
 	if _, _, limit, ok := dev.Memory(); ok {
 		b.report.Memory = limit

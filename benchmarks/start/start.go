@@ -9,8 +9,8 @@ import (
 	"math"
 	"os"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -29,7 +29,7 @@ func (s Model) Tensors() []tensorfile.Info {
 func (s Model) Open(name string) (io.ReadCloser, error) {
 	for _, p := range s.Config.Params() {
 		if p.Name == name {
-			values := convert.RandomTensor(s.Config, p, 1)
+			values := checkpoint.RandomTensor(s.Config, p, 1)
 			data := make([]byte, 4*len(values))
 			for i, v := range values {
 				binary.LittleEndian.PutUint32(data[4*i:], math.Float32bits(v))

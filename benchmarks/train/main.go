@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
 )
@@ -54,7 +55,7 @@ func main() {
 	flag.Parse()
 	var err error
 	if only != "" {
-		device.Reexec(backend, log)
+		hugepages.Reexec(backend, log)
 		err = measure(backend, setups[index], steps)
 	} else {
 		err = compare(python, backend, rounds, steps)
@@ -74,7 +75,12 @@ func measure(backend string, s setup, steps int) error {
 	if err != nil {
 		return err
 	}
-	res, err := trainer.Bench(ctx, r, trainer.BenchOptions{Steps: steps, Backend: backend})
+	dev, err := device.Open(ctx, device.Options{Backend: backend})
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	res, err := trainer.Bench(ctx, dev, r, trainer.BenchOptions{Steps: steps})
 	if err != nil {
 		return err
 	}

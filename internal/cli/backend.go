@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -125,7 +126,7 @@ named when the plugin is opened.` + exitStatus,
 		},
 		ValidArgs: []string{"cpu", "cuda"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in, err := device.Install(cmd.Context(), args[0], wheel, app.Log)
+			in, err := plugins.Install(cmd.Context(), args[0], wheel, app.Log)
 			if err != nil {
 				return err
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -50,6 +51,16 @@ type App struct {
 	Quiet       bool
 
 	Log *slog.Logger
+}
+
+// OpenDevice opens the backend that the common flags name.
+func (a *App) OpenDevice(ctx context.Context) (*device.Device, error) {
+	return device.Open(ctx, device.Options{
+		Backend:     a.Backend,
+		DeviceCount: a.DeviceCount,
+		Threads:     a.Threads,
+		Log:         a.Log,
+	})
 }
 
 // PrintJSON writes the one JSON value of --json.
@@ -99,7 +110,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 			}
 			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
 			if cmd.Annotations[computes] != "" && app.HugePages != "off" {
-				device.Reexec(app.Backend, app.Log)
+				hugepages.Reexec(app.Backend, app.Log)
 			}
 			return nil
 		},

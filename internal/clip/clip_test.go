@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/evatool/evatool/convert"
 	"github.com/evatool/evatool/internal/arch/archtest"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -50,7 +50,7 @@ func openFile(t *testing.T, path string) *tensorfile.File {
 // loadModel has the weights of the model in dir, a folder of models.
 func loadModel(t *testing.T, d *device.Device, dir, dtype string) *weights.Set {
 	t.Helper()
-	m := must[*convert.Model](t)(convert.OpenModel(context.Background(), archtest.Weights(dir), convert.ModelOptions{Config: filepath.Join(dir, "config.json")}))
+	m := must[*checkpoint.Model](t)(checkpoint.OpenModel(context.Background(), archtest.Weights(dir), checkpoint.ModelOptions{ConfigName: filepath.Join(dir, "config.json")}))
 	defer m.Close()
 	set := must[*weights.Set](t)(weights.Load(context.Background(), d, m.Config, m.Source, dtype))
 	t.Cleanup(set.Free)
@@ -104,7 +104,7 @@ func TestForward(t *testing.T) {
 		for _, dir := range dirs {
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				set := loadModel(t, d, dir, "fp32")
-				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 6, Texts: 6}))
+				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 6}))
 				in := openFile(t, filepath.Join(dir, "forward.safetensors"))
 				img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
 				txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens"), 5))
@@ -141,7 +141,7 @@ func TestBlocks(t *testing.T) {
 			}
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				set := loadModel(t, d, dir, "fp32")
-				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 1, Texts: 1}))
+				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 1}))
 				in, want := openFile(t, filepath.Join(dir, "forward.safetensors")), openFile(t, path)
 				size, context77 := set.Config.Vision.ImageSize, set.Config.Text.ContextLength
 				ctx := context.Background()

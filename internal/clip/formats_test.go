@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/evatool/evatool/convert"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -53,7 +53,7 @@ func TestForwardOfCheckpoints(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, err := convert.OpenModel(ctx, formats+tt.path, convert.ModelOptions{Config: filepath.Join(models, about.Family, "config.json")})
+			m, err := checkpoint.OpenModel(ctx, formats+tt.path, checkpoint.ModelOptions{ConfigName: filepath.Join(models, about.Family, "config.json")})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +63,7 @@ func TestForwardOfCheckpoints(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer set.Free()
-			r, err := clip.NewRunner(d, set, clip.RunnerOptions{Images: 5, Texts: 5})
+			r, err := clip.NewRunner(d, set, clip.RunnerOptions{Batch: 5})
 			if err != nil {
 				t.Fatal(err)
 			}

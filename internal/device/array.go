@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
@@ -142,7 +143,7 @@ func (d *Device) PutFlat(s Sharding, flat any, shape shapes.Shape) (*Array, erro
 	})
 	if err != nil {
 		a.Free()
-		return nil, explain(err)
+		return nil, pjrt.Explain(err)
 	}
 	d.traffic.puts.Add(1)
 	return a, nil
@@ -194,7 +195,7 @@ func (a *Array) Fetch() (*tensors.Tensor, error) {
 		return err
 	})
 	if err != nil {
-		return nil, explain(err)
+		return nil, pjrt.Explain(err)
 	}
 	return t, nil
 }
@@ -230,7 +231,7 @@ func (a *Array) Float32s() ([]float32, error) {
 		return nil, fault.As(fault.Environment, errConsumed)
 	}
 	err := catch("copy from the device", func() error { return a.fetch(flat) })
-	return flat, explain(err)
+	return flat, pjrt.Explain(err)
 }
 
 // Free releases the device memory. The array cannot be used afterwards.

@@ -9,10 +9,11 @@ import (
 	"sync"
 
 	"github.com/evatool/evatool/internal/device/goexec"
+	"github.com/evatool/evatool/internal/device/pjrt"
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/go-xla/compute/xla"
-	"github.com/gomlx/go-xla/pjrt"
 	"k8s.io/klog/v2"
 )
 
@@ -54,60 +55,24 @@ func openGo(why string) (*Device, error) {
 }
 
 // openPlugin opens an XLA plugin. options are go-xla's (tf32=false,preallocate…).
-func openPlugin(p Plugin, options, why string, o Options) (*Device, error) {
-	opening.Lock()
-	defer opening.Unlock()
-	if err := fault.RegularFile(p.Path, "a PJRT plugin (.so)"); err != nil {
-		return nil, fault.Envf("--backend xla:%w", err)
-	}
-	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD(), Why: why}}
-	var libraries string
-	var err error
-	if p.Kind == KindCUDA {
-		if !hasNVIDIA() {
-			return nil, fault.Envf("%s: no NVIDIA GPU on this machine; use --backend auto", p.Path)
-		}
-		if libraries, err = prepareCUDA(p.Path); err != nil {
-			return nil, err
-		}
-	}
-	h, err := loadHook(p.Path, p.Kind)
+func openPlugin(p plugins.Plugin, options, why string, o Options) (*Device, error) {
+	loaded, err := pjrt.Load(p.Path, p.Kind)
 	if err != nil {
 		return nil, err
 	}
-	d.hook, d.info.Kind, d.info.Version = h, h.kind, h.version
-	d.cache = openCache(o.CompileCache, h, libraries, o.Log)
-	config := h.name
+	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: loaded.Kind, Plugin: p.Path, Version: loaded.Version, SIMD: SIMD(), Why: why}}
 	if options != "" {
-		config += "," + options
 		d.info.Backend += "," + options
 	}
-	values := pjrt.NamedValuesMap{}
-	switch h.kind {
-	case KindCPU:
-		values["cpu_device_count"] = int64(max(1, o.DeviceCount))
-	case KindCUDA:
-		values["memory_fraction"] = float32(0.92) // the most that the pool may grow to; the plugin's own is 0.75
-		if o.DeviceCount > 0 {
-			ids := make([]int64, o.DeviceCount)
-			for i := range ids {
-				ids[i] = int64(i)
-			}
-			values["visible_devices"] = ids
-		}
-	}
-	err = catch("open "+p.Path, func() error {
-		b, err := xla.NewWithOptions(config, values)
-		if err != nil {
-			return err
-		}
-		d.backend = b
-		d.info.Devices = b.NumDevices()
-		return nil
+	err = catch("open "+p.Path, func() (err error) {
+		d.client, err = loaded.NewClient(pjrt.Options{GoXLA: options, DeviceCount: o.DeviceCount, Cache: o.CompileCache, Log: o.Log})
+		return err
 	})
 	if err != nil {
-		return nil, explain(err)
+		return nil, pjrt.Explain(err)
 	}
+	d.backend = d.client.Backend
+	d.info.Devices = d.backend.NumDevices()
 	if o.DeviceCount > d.info.Devices {
 		n := d.info.Devices
 		d.Close()

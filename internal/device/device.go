@@ -1,6 +1,8 @@
 // Package device runs computation graphs on the Go backend or on an XLA
-// plugin, on one or several devices. It finds, installs and opens backends,
-// and is the only place where a GoMLX panic becomes an error.
+// plugin, on one or several devices, and is the only place where a GoMLX panic
+// becomes an error. Below it: plugins finds and installs XLA plugins, pjrt
+// opens them, goexec and kernels make the Go backend fast, hugepages is for a
+// command line.
 //
 // A step: Put uploads the batch, Program.Call runs the compiled graph on
 // arrays that stay on the device, Fetch brings back what is asked for.
@@ -13,8 +15,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 
+	"github.com/evatool/evatool/internal/device/pjrt"
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
@@ -44,8 +47,8 @@ type Info struct {
 // The kinds of backends.
 const (
 	KindGo   = "go"
-	KindCPU  = "xla-cpu"
-	KindCUDA = "xla-cuda"
+	KindCPU  = plugins.CPU
+	KindCUDA = plugins.CUDA
 )
 
 // SIMD tells whether the Go backend of this binary was built with SIMD.
@@ -59,8 +62,7 @@ func SIMD() bool {
 type Device struct {
 	info    Info
 	backend compute.Backend
-	hook    *hook                   // nil for the Go backend
-	cache   *cache                  // nil when there is none
+	client  *pjrt.Client            // nil for the Go backend
 	mesh    *distributed.DeviceMesh // nil for one device
 	log     *slog.Logger
 	traffic traffic
@@ -127,7 +129,7 @@ func open(o Options) (*Device, error) {
 			if err != nil {
 				return nil, fault.File(path, "a PJRT plugin", err)
 			}
-			return openPlugin(Plugin{Path: path, Kind: kindOfPath(path)}, options, "asked for", o)
+			return openPlugin(plugins.Plugin{Path: path, Kind: plugins.KindOf(path)}, options, "asked for", o)
 		}
 		d, reasons := openBest(o)
 		if d == nil {
@@ -152,12 +154,12 @@ func openAuto(o Options) (*Device, error) {
 // openBest opens the first plugin that works; else it says why none does.
 func openBest(o Options) (*Device, string) {
 	var reasons []string
-	if !hasNVIDIA() {
+	if !plugins.HasNVIDIA() {
 		reasons = append(reasons, "no NVIDIA GPU")
 	}
-	found := FindPlugins()
+	found := plugins.Find()
 	for _, kind := range []string{KindCUDA, KindCPU} {
-		if kind == KindCUDA && !hasNVIDIA() {
+		if kind == KindCUDA && !plugins.HasNVIDIA() {
 			continue
 		}
 		i := 0
@@ -187,7 +189,11 @@ func (d *Device) Close() error {
 	backend := d.backend
 	d.backend = nil
 	return catch("close the backend", func() error {
-		backend.Finalize()
+		if d.client != nil {
+			d.client.Close()
+		} else {
+			backend.Finalize()
+		}
 		return nil
 	})
 }
@@ -197,6 +203,3 @@ func (d *Device) Info() Info { return d.info }
 
 // N is the number of devices.
 func (d *Device) N() int { return d.info.Devices }
-
-// opening serialises what changes the process's environment.
-var opening sync.Mutex

@@ -1,7 +1,6 @@
 package device
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,29 +8,24 @@ import (
 	"math"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/go-xla/compute/xla"
-	"github.com/gomlx/go-xla/pjrt"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
-	"github.com/gomlx/gomlx/ml/layers/attention"
 )
 
 // cpuPlugin is the CPU plugin of this machine; without one the test is skipped.
 func cpuPlugin(t testing.TB) string {
 	t.Helper()
-	for _, p := range FindPlugins() {
+	for _, p := range plugins.Find() {
 		if p.Kind == KindCPU {
 			return p.Path
 		}
@@ -336,17 +330,6 @@ func TestSaveMemory(t *testing.T) {
 	if saving.Temporary*2 > plain.Temporary {
 		t.Errorf("%d bytes of temporary memory, %d without saving", saving.Temporary, plain.Temporary)
 	}
-	known := memoryOrder
-	defer func() { memoryOrder = known }()
-	memoryOrder = bytes.Replace(known, []byte("xla_cpu"), []byte("unknown"), 1)
-	must[MemoryUse](t)(d.Program("older plugin", chains, SaveMemory()).Memory(a))
-	if d.hook.refused == "" {
-		t.Error("an unknown option was taken")
-	}
-	p := d.Program("cuda", nil)
-	if got := p.attempts(KindCUDA); len(got) != 2 || got[0] != nil || string(got[1]) != "\x3a\x20\x0a\x1axla_gpu_enable_triton_gemm\x12\x02\x10\x00" {
-		t.Errorf("attempts of a GPU's program: %q", got)
-	}
 }
 
 // TestMemory: donated state needs its memory once, not twice.
@@ -387,48 +370,6 @@ func TestPassThrough(t *testing.T) {
 			}
 		}
 	})
-}
-
-// TestFusedAttention: on a plugin that counts as CUDA's, half-precision
-// attention becomes cuDNN's operation, forward and backward, and is counted.
-// (The CPU plugin stands in: it gets the program, and cannot compile it.)
-func TestFusedAttention(t *testing.T) {
-	link := filepath.Join(t.TempDir(), "cpu.so")
-	if err := os.Symlink(cpuPlugin(t), link); err != nil {
-		t.Fatal(err)
-	}
-	h := must[*hook](t)(loadHook(link, KindCPU))
-	b, err := xla.NewWithOptions(h.name, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Finalize()
-	plugin, err := pjrt.GetPlugin(h.name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	field(reflect.ValueOf(plugin), "name").SetString("cuda") // go-xla goes by the name
-	for _, op := range []compute.OpType{compute.OpTypeFusedScaledDotProductAttention, compute.OpTypeFusedScaledDotProductAttentionVJP} {
-		b.Capabilities().Operations[op] = true
-	}
-	d := &Device{info: Info{Kind: KindCUDA, Devices: 1}, backend: b, hook: h, log: slog.New(slog.DiscardHandler)}
-	for _, c := range []struct {
-		dtype dtypes.DType
-		want  int
-	}{{dtypes.BFloat16, 2}, {dtypes.Float32, 0}} {
-		p := d.Program("attention", func(in []*graph.Node) []*graph.Node {
-			x := graph.ConvertDType(in[0], c.dtype)
-			y, _ := attention.Core(x, x, x, attention.LayoutBSHD, attention.CoreOptions{Scale: 0.125, UseCausalMask: true})
-			return graph.Gradient(graph.ReduceAllSum(graph.ConvertDType(y, dtypes.Float32)), in[0])
-		})
-		a := must[*Array](t)(d.PutF32(Replicated, iota32(2*8*2*64), 2, 8, 2, 64))
-		if _, err := p.FusedAttention(a); (err != nil) != (c.want > 0) {
-			t.Errorf("%s: %v", c.dtype, err)
-		}
-		if h.fused != c.want {
-			t.Errorf("%s: %d fused operations, not %d", c.dtype, h.fused, c.want)
-		}
-	}
 }
 
 // TestPutFunc: what is written is there, can be donated, and an error leaves nothing.
@@ -491,5 +432,32 @@ func TestTooBig(t *testing.T) {
 	}
 	if fault.Code(err) != 4 || !strings.Contains(err.Error(), "not enough memory") {
 		t.Errorf("exit status %d: %v", fault.Code(err), err)
+	}
+}
+
+// TestCompileCache: a second start on several devices compiles nothing and
+// gives the same bits.
+func TestCompileCache(t *testing.T) {
+	o := Options{Backend: "xla:" + cpuPlugin(t), DeviceCount: 4, CompileCache: t.TempDir()}
+	var first []float32
+	for start, want := range [][2]int64{{0, 1}, {1, 0}} {
+		d := must[*Device](t)(Open(t.Context(), o))
+		defer d.Close()
+		p := d.Program("cached", func(in []*graph.Node) []*graph.Node {
+			loss := graph.ReduceAllSum(graph.Square(graph.Tanh(graph.Dot(in[0], in[1]).Product())))
+			return []*graph.Node{loss, graph.Sub(in[1], graph.Gradient(loss, in[1])[0])}
+		}, In(SplitRows, Replicated), Donate(map[int]int{1: 1}))
+		x := must[*Array](t)(d.PutF32(SplitRows, iota32(64), 8, 8))
+		w := must[*Array](t)(d.PutF32(Replicated, iota32(64), 8, 8))
+		out := must[[]*Array](t)(p.Call(t.Context(), x, w))
+		got := must[[]float32](t)(out[1].Float32s())
+		if start == 0 {
+			first = got
+		} else if !slices.Equal(got, first) {
+			t.Error("other bits")
+		}
+		if h, m := d.client.CacheUse(); h != want[0] || m != want[1] {
+			t.Errorf("start %d: %d hits, %d misses", start, h, m)
+		}
 	}
 }

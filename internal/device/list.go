@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -58,7 +59,7 @@ func List(ctx context.Context, o Options) (list []Listed, chosen int, err error)
 		list = append(list, l)
 		return nil
 	}
-	for _, p := range FindPlugins() {
+	for _, p := range plugins.Find() {
 		l := Listed{Info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD()}, From: p.From}
 		err := add(l, func() (*Device, error) {
 			return openPlugin(p, "", "", o)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
@@ -95,7 +96,7 @@ func (p *Program) Call(ctx context.Context, args ...*Array) ([]*Array, error) {
 		return err
 	})
 	if err != nil {
-		return nil, explain(err)
+		return nil, pjrt.Explain(err)
 	}
 	p.d.traffic.runs.Add(1)
 	for i := range p.donate {
@@ -138,7 +139,7 @@ func (p *Program) executable(args []*Array) (*executable, error) {
 		return err
 	})
 	if err != nil {
-		return nil, explain(err)
+		return nil, pjrt.Explain(err)
 	}
 	p.built[key.String()] = e
 	return e, nil
@@ -185,22 +186,22 @@ func (p *Program) build(args []*Array) (*executable, error) {
 	if err := p.alias(g, args, e); err != nil {
 		return nil, err
 	}
-	if h := p.d.hook; h != nil {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.cache, h.attempts = p.d.cache, p.attempts(h.kind)
+	var c pjrt.Compiled
+	compile := func() error { return g.CompileWithSharding(nodes, specs) }
+	var err error
+	if p.d.client != nil {
+		c, err = p.d.client.Compile(p.saveMemory, compile)
+	} else {
+		err = compile()
 	}
-	if err := g.CompileWithSharding(nodes, specs); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	e.exec = g.Executable()
+	e.exec, e.fused = g.Executable(), c.Fused
 	p.d.log.Debug("compiled", "program", p.name, "seconds", time.Since(start).Seconds())
-	if h := p.d.hook; h != nil {
-		e.fused = h.fused
-		if h.refused != "" {
-			reason, _, _ := strings.Cut(h.refused, "\n")
-			p.d.log.Info("compiled at the second attempt, with other options", "program", p.name, "reason", reason)
-		}
+	if c.Refused != "" {
+		reason, _, _ := strings.Cut(c.Refused, "\n")
+		p.d.log.Info("compiled at the second attempt, with other options", "program", p.name, "reason", reason)
 	}
 	if p.d.info.Kind == KindCUDA {
 		p.d.log.Info("attention", "program", p.name, "fused_operations", e.fused)
@@ -222,7 +223,7 @@ func (p *Program) alias(g *graph.Graph, args []*Array, e *executable) error {
 			e.donate[k*len(args)+i] = true
 		}
 		if p.d.info.Kind != KindGo {
-			markAlias(g, i, o)
+			pjrt.Alias(g, i, o)
 		}
 	}
 	return nil
@@ -231,4 +232,37 @@ func (p *Program) alias(g *graph.Graph, args []*Array, e *executable) error {
 // Without is the same program with nothing donated.
 func (p *Program) Without() *Program {
 	return &Program{d: p.d, name: p.name, fn: p.fn, in: p.in, out: p.out, saveMemory: p.saveMemory, built: map[string]*executable{}}
+}
+
+// Memory is what the compiler says the program needs for these arguments; it
+// compiles the program if need be and runs nothing. It is zero on the Go backend.
+func (p *Program) Memory(args ...*Array) (MemoryUse, error) {
+	e, err := p.executable(args)
+	if err != nil || p.d.info.Kind == KindGo {
+		return MemoryUse{}, err
+	}
+	return pjrt.MemoryOf(e.exec), nil
+}
+
+// MemoryUse is the memory of a compiled program on one device, in bytes.
+type MemoryUse = pjrt.MemoryUse
+
+// FusedAttention is how many attention operations of the program, forward and
+// backward, run as one cuDNN operation (flash attention). It compiles the
+// program if need be and runs nothing. Only the CUDA plugin has them.
+func (p *Program) FusedAttention(args ...*Array) (int, error) {
+	e, err := p.executable(args)
+	if err != nil {
+		return 0, err
+	}
+	return e.fused, nil
+}
+
+// Memory is what the plugin says about the memory of the first device, in
+// bytes; ok is false when it does not say (CPU) or nothing was compiled yet.
+func (d *Device) Memory() (inUse, peak, limit int64, ok bool) {
+	if d.client == nil {
+		return 0, 0, 0, false
+	}
+	return d.client.Memory()
 }

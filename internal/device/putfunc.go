@@ -3,10 +3,9 @@ package device
 import (
 	"runtime"
 	"sync"
-	"syscall"
 	"unsafe"
 
-	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -55,30 +54,23 @@ func (d *Device) PutFunc(s Sharding, shape shapes.Shape, fill func(flat any) err
 		a.Free()
 		return nil, err
 	}
-	if d.info.Kind == KindGo { // PutFlat counts the others
-		d.traffic.puts.Add(1)
-		d.traffic.to.Add(shape.ByteSize())
-	}
+	d.traffic.puts.Add(1)
+	d.traffic.to.Add(shape.ByteSize())
 	return a, nil
 }
 
 // alloc makes an array on the one device of a CPU backend.
 func (d *Device) alloc(shape shapes.Shape) (*Array, error) {
-	if d.info.Kind == KindGo {
-		a := &Array{d: d, shape: shape}
-		return a, catch("allocate", func() error {
-			b, _, err := d.backend.NewSharedBuffer(0, shape)
-			a.buffers = []compute.Buffer{b}
-			return err
-		})
-	}
-	// go-xla's shared buffers are freed under a run that is not over, and
-	// cannot be donated; a copy of zeros has neither fault. Pages that are only
-	// read are all one page of zeros: the zeros take no memory.
-	zeros, err := syscall.Mmap(-1, 0, int(shape.ByteSize()), syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
-	if err != nil {
-		return nil, fault.Envf("%d bytes of address space: %w", shape.ByteSize(), err)
-	}
-	defer syscall.Munmap(zeros)
-	return d.PutFlat(Replicated, dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(&zeros[0]), shape.DType, shape.Size()), shape)
+	a := &Array{d: d, shape: shape}
+	return a, pjrt.Explain(catch("allocate", func() error {
+		var b compute.Buffer
+		var err error
+		if d.client != nil {
+			b, err = d.client.Zeros(shape)
+		} else {
+			b, _, err = d.backend.NewSharedBuffer(0, shape)
+		}
+		a.buffers = []compute.Buffer{b}
+		return err
+	}))
 }

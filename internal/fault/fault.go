@@ -1,5 +1,5 @@
-// Package fault carries the kind of an error from the place that knows its
-// cause to whoever asks: as an exit status on the command line, as a word in Go.
+// Package fault carries the exit status of an error from the place that knows
+// its cause to the command line.
 //
 // Every error that reaches the user is one line: what, where (file, tensor or
 // key, value), what to do next.
@@ -31,33 +31,13 @@ const (
 	Interrupted Kind = 130
 )
 
-// Word is the kind's name in Go, and empty for Done.
-func (k Kind) Word() string {
-	switch k {
-	case CheckFailed:
-		return "check"
-	case Usage:
-		return "usage"
-	case Input:
-		return "input"
-	case Environment:
-		return "environment"
-	case Interrupted:
-		return "interrupted"
-	}
-	return ""
-}
-
-// Error is an error with a kind.
+// Error is an error with an exit status.
 type Error struct {
-	Status Kind
-	err    error
+	Kind Kind
+	err  error
 }
 
 func (e *Error) Error() string { return e.err.Error() }
-
-// Kind is the word of the status: what the public packages' errors answer.
-func (e *Error) Kind() string { return e.Status.Word() }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.err }
@@ -86,38 +66,19 @@ func As(kind Kind, err error) error {
 }
 
 // Code is the exit status for err.
-func Code(err error) int { return int(kindOf(err)) }
-
-func kindOf(err error) Kind {
+func Code(err error) int {
 	var e *Error
 	switch {
 	case err == nil:
-		return Done
+		return int(Done)
 	case errors.Is(err, context.Canceled):
-		return Interrupted
+		return int(Interrupted)
 	case errors.As(err, &e):
-		return e.Status
+		return int(e.Kind)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return Environment
+		return int(Environment)
 	default:
-		return Input
-	}
-}
-
-// Public gives *err, on its way out of a public function, the kind of its exit
-// status, so that errors.As finds one in every error. An error by which ctx
-// ended is an interruption, a deadline too. It is for defer.
-func Public(ctx context.Context, err *error) {
-	if *err == nil {
-		return
-	}
-	kind := kindOf(*err)
-	if cause := ctx.Err(); cause != nil && errors.Is(*err, cause) {
-		kind = Interrupted
-	}
-	var e *Error
-	if !errors.As(*err, &e) || e.Status != kind {
-		*err = &Error{kind, *err}
+		return int(Input)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 )
 
 // TestVersion fails when go.mod takes another version of compute: then look
-// whether hook.go still says what is in there, and change version.
+// whether table.go still says what is in there, and change version.
 func TestVersion(t *testing.T) {
 	mod, err := os.ReadFile("../../../go.mod")
 	if err != nil {

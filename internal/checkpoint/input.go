@@ -1,0 +1,367 @@
+package checkpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+	"github.com/evatool/evatool/internal/torchfile"
+)
+
+// Input is an opened checkpoint: one file or the shards of one. Its tensors
+// are those of the state dict.
+type Input struct {
+	tensorfile.Source
+	Container string
+	Key       string    // where the state dict was in the file, empty: the file is one
+	Prefix    string    // what was taken off its names
+	Files     []string  // every file with tensors
+	Other     []Entry   // what is not a tensor
+	Ignored   []Dropped // files that are not read, and why
+
+	all    []tensorfile.Info // every tensor of the files, by path
+	config *arch.Config      // from a config.json beside the weights
+}
+
+// Entry is something in a checkpoint that is not a tensor.
+type Entry struct{ Path, Kind, Value string }
+
+func (in *Input) inventory() *inventory {
+	return &inventory{tensors: in.Tensors(), metadata: in.Metadata(), config: in.config}
+}
+
+// Want is what Open takes, for messages.
+const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, a Hugging Face or DeepSpeed folder)"
+
+// Open opens what the user names: a file, a folder, or several files that
+// together hold one model. key is the path of the state dict in a wrapper, or
+// empty. No tensor bytes are read.
+func Open(paths []string, key string) (in *Input, err error) {
+	if len(paths) == 0 {
+		return nil, fault.Usagef("no source; give %s", Want)
+	}
+	in = &Input{}
+	defer func() {
+		if err != nil && in != nil && in.Source != nil {
+			in.Source.Close()
+		}
+	}()
+	if len(paths) > 1 {
+		return in, in.openSeveral(paths, key)
+	}
+	path := paths[0]
+	st, err := os.Stat(path)
+	if err != nil {
+		return in, fault.File(path, Want, err)
+	}
+	if st.IsDir() {
+		if path, err = in.choose(path); err != nil {
+			return in, err
+		}
+	}
+	if strings.HasSuffix(path, ".index.json") {
+		in.Source, err = tensorfile.OpenShards(path, func(p string) (tensorfile.Source, error) { return in.openFile(p, key) })
+		in.Container = "hf-sharded-" + map[bool]string{true: "safetensors", false: "bin"}[in.Container == "safetensors"]
+	} else {
+		in.Source, err = in.openFile(path, key)
+	}
+	if err != nil {
+		return in, err
+	}
+	return in, in.sidecar(filepath.Dir(path), st.IsDir())
+}
+
+// openFile opens one file and adds to in what it says.
+func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
+	if err := fault.RegularFile(path, Want); err != nil {
+		return nil, err
+	}
+	if isDistributed(path) {
+		return nil, distributed(filepath.Dir(path))
+	}
+	in.Files = append(in.Files, path)
+	st, err := isSafetensors(path)
+	if err != nil {
+		return nil, err
+	}
+	if st {
+		if key != "" {
+			return nil, fault.Usagef("%s: a safetensors file has no wrappers; leave --key out", path)
+		}
+		f, err := tensorfile.OpenFile(path)
+		if err != nil {
+			return nil, err
+		}
+		in.Container = "safetensors"
+		in.all = append(in.all, f.Tensors()...)
+		return f, nil
+	}
+	c, err := torchfile.Open(path, torchfile.Options{Key: key})
+	if err != nil {
+		return nil, err
+	}
+	in.Container, in.Key, in.Prefix = c.Container(), c.StateDictKey(), c.StripPrefix()
+	in.all = append(in.all, c.AllTensors()...)
+	for _, e := range c.Other() {
+		in.Other = append(in.Other, Entry{e.Path, e.Kind, e.Value})
+	}
+	return c, nil
+}
+
+// isSafetensors looks at the content, and at the name where that is unclear.
+func isSafetensors(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fault.File(path, Want, err)
+	}
+	defer f.Close()
+	if strings.HasSuffix(path, ".safetensors") {
+		return true, nil
+	}
+	head := make([]byte, 9)
+	if _, err := io.ReadFull(f, head); err != nil {
+		return false, nil
+	}
+	// A header of less than 4 GB starts at byte 8; no PyTorch file looks so.
+	return head[8] == '{' && bytes.Equal(head[4:8], make([]byte, 4)), nil
+}
+
+// folderFiles are the weights that a folder may hold, best first.
+var folderFiles = []string{
+	"model.safetensors.index.json", "model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_model.safetensors",
+	"pytorch_model.bin.index.json", "pytorch_model.bin", "open_clip_pytorch_model.bin.index.json", "open_clip_pytorch_model.bin",
+}
+
+const deepspeedModel = "mp_rank_00_model_states.pt"
+
+// choose finds the weights in a folder of Hugging Face or DeepSpeed.
+func (in *Input) choose(dir string) (string, error) {
+	tag, err := os.ReadFile(filepath.Join(dir, "latest"))
+	switch {
+	case err == nil:
+		t := strings.TrimSpace(string(tag))
+		if t == "" || !filepath.IsLocal(t) {
+			return "", fault.Inputf("%s says %q, which names no folder; give the checkpoint's folder itself", filepath.Join(dir, "latest"), t)
+		}
+		return in.deepspeed(filepath.Join(dir, t))
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", fault.File(filepath.Join(dir, "latest"), "DeepSpeed's pointer file", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, deepspeedModel)); err == nil {
+		return in.deepspeed(dir)
+	}
+	if isDistributed(filepath.Join(dir, ".metadata")) {
+		return "", distributed(dir)
+	}
+	for _, name := range folderFiles {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return filepath.Join(dir, name), nil
+		}
+	}
+	return "", fault.Inputf("%s: no weights here; expected %s, or DeepSpeed's latest; or name the files themselves", dir, strings.Join(folderFiles, ", "))
+}
+
+// isDistributed says whether a file is a piece of a torch.distributed.checkpoint.
+func isDistributed(path string) bool {
+	if filepath.Base(path) == ".metadata" {
+		pieces, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.distcp"))
+		_, err := os.Stat(path)
+		return err == nil && len(pieces) > 0
+	}
+	return strings.HasSuffix(path, ".distcp")
+}
+
+func distributed(dir string) error {
+	return fault.Inputf("%s: a checkpoint of torch.distributed, in pieces (.metadata and *.distcp), which is not supported; make one file of it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch %s model.pt", dir, dir)
+}
+
+func (in *Input) deepspeed(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", fault.File(dir, "a DeepSpeed checkpoint", err)
+	}
+	model := ""
+	for _, e := range entries {
+		name := e.Name()
+		switch {
+		case name == deepspeedModel:
+			model = filepath.Join(dir, name)
+		case strings.HasPrefix(name, "mp_rank_") && strings.HasSuffix(name, "_model_states.pt"),
+			strings.HasPrefix(name, "zero_pp_rank_") && strings.HasSuffix(name, "_model_states.pt"):
+			return "", fault.Inputf("%s: %s: the weights are partitioned over ranks, which is not supported; gather them with DeepSpeed's zero_to_fp32.py first", dir, name)
+		case strings.HasSuffix(name, "_optim_states.pt"):
+			in.Ignored = append(in.Ignored, Dropped{name, "optimizer state of DeepSpeed ZeRO, no weights"})
+		}
+	}
+	if model == "" {
+		return "", fault.Inputf("%s: no %s here; give the folder that holds it", dir, deepspeedModel)
+	}
+	return model, nil
+}
+
+// sidecar reads the configuration beside the weights. In a folder any
+// architecture file counts, beside a single file only one that is clearly its.
+func (in *Input) sidecar(dir string, folder bool) error {
+	for _, name := range []string{"open_clip_config.json", "config.json"} {
+		path := filepath.Join(dir, name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		var kind struct {
+			ModelType string `json:"model_type"`
+		}
+		if json.Unmarshal(b, &kind) != nil {
+			continue
+		}
+		if !folder && (name == "config.json") != (kind.ModelType == "clip") {
+			continue
+		}
+		if !folder && kind.ModelType == "clip" && !slices.ContainsFunc(in.Tensors(), func(t tensorfile.Info) bool { return t.Name == hfCLIP.has[0] }) {
+			continue
+		}
+		c, err := arch.Parse(b)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		in.config = c
+		return nil
+	}
+	return nil
+}
+
+func (in *Input) openSeveral(paths []string, key string) error {
+	j := &joined{of: map[string]tensorfile.Source{}}
+	in.Source = j
+	for _, p := range paths {
+		src, err := in.openFile(p, key)
+		if err != nil {
+			return err
+		}
+		j.files = append(j.files, src)
+		for _, t := range src.Tensors() {
+			if j.of[t.Name] != nil {
+				return fault.Inputf("%s: tensor %s is in an earlier file too; several sources must be the shards of one model", p, t.Name)
+			}
+			j.of[t.Name] = src
+			j.tensors = append(j.tensors, t)
+		}
+	}
+	return in.sidecar(filepath.Dir(paths[0]), false)
+}
+
+// Outside lists the tensors that are not in the state dict, such as optimizer
+// state, by their paths.
+func (in *Input) Outside() (out []tensorfile.Info) {
+	if len(in.all) == len(in.Tensors()) {
+		return nil
+	}
+	prefix := in.Key
+	if prefix != "" {
+		prefix += "/"
+	}
+	inside := map[string]bool{}
+	for _, t := range in.Tensors() {
+		inside[prefix+in.Prefix+t.Name] = true
+		inside[prefix+t.Name] = true
+	}
+	for _, t := range in.all {
+		if !inside[t.Name] {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Identity is what the names and shapes of a checkpoint say about it.
+type Identity struct {
+	Family string // of the names, empty when not known
+	Config string // published name of the architecture, Custom, or empty
+	How    string // how it was found, or why it was not
+}
+
+// Identify recognises the key family and the architecture.
+func (in *Input) Identify() (id Identity) {
+	m, err := mapToEVA(in.inventory())
+	if err == nil {
+		err = m.foreign()
+	}
+	if err != nil {
+		id.How = fault.Line(err)
+		return id
+	}
+	id.Family = m.family.name
+	a, err := identify(m, in.inventory(), PlanOptions{})
+	if err != nil {
+		id.How = fault.Line(err)
+		return id
+	}
+	id.Config, id.How = a.name, a.how
+	return id
+}
+
+// AsNamed are the tensors under their own names.
+func (in *Input) AsNamed() (items []*Item) {
+	for _, t := range in.Tensors() {
+		it := asNamed(t)
+		it.from = in
+		items = append(items, it)
+	}
+	return items
+}
+
+// InEVA are the tensors in EVA's layout, whatever the architecture; not ok when
+// they are no CLIP model's.
+func (in *Input) InEVA() (items []*Item, ok bool) {
+	m, err := mapToEVA(in.inventory())
+	if err != nil || len(m.unknown) > 0 {
+		return nil, false
+	}
+	for _, it := range m.items {
+		it.from = in
+	}
+	return m.items, true
+}
+
+// joined is several sources as one.
+type joined struct {
+	files   []tensorfile.Source
+	tensors []tensorfile.Info
+	of      map[string]tensorfile.Source
+}
+
+func (j *joined) Tensors() []tensorfile.Info { return j.tensors }
+
+func (j *joined) Metadata() map[string]string { return j.files[0].Metadata() }
+
+func (j *joined) Open(name string) (io.ReadCloser, error) {
+	if j.of[name] == nil {
+		return nil, fault.Inputf("no tensor %s in the %d files", name, len(j.files))
+	}
+	return j.of[name].Open(name)
+}
+
+func (j *joined) Extent(name string) (*os.File, int64, bool) {
+	if j.of[name] == nil {
+		return nil, 0, false
+	}
+	return j.of[name].Extent(name)
+}
+
+func (j *joined) Close() error {
+	var errs []error
+	for _, p := range j.files {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}

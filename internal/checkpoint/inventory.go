@@ -1,0 +1,150 @@
+package checkpoint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// inventory is what a checkpoint holds, without its bytes: all that a plan
+// needs.
+type inventory struct {
+	tensors  []tensorfile.Info // in file order
+	metadata map[string]string // safetensors __metadata__
+	config   *arch.Config      // from a config.json beside the weights, or nil
+}
+
+// mapping relates a state dict to EVA's layout.
+type mapping struct {
+	family  *family
+	prefix  string  // that all names have before the family's
+	items   []*Item // tensors of EVA's layout, in file order
+	byName  map[string]*Item
+	dropped []Dropped
+	unknown []string // names that the family does not know
+}
+
+// alone is "visual." or "text." when there is only this tower, else "".
+func (m *mapping) alone() string {
+	for _, t := range []struct{ has, lacks string }{{"visual.", "text."}, {"text.", "visual."}} {
+		if !slices.ContainsFunc(m.items, func(it *Item) bool { return strings.HasPrefix(it.EVA, t.lacks) }) {
+			return t.has
+		}
+	}
+	return ""
+}
+
+// foreign is an error when the tensors are not those of a CLIP model.
+func (m *mapping) foreign() error {
+	if kind, name := notCLIP(m.unknown); kind != "" {
+		return fault.Inputf("%s (it has %s); --layout source converts any state dict as it is", kind, name)
+	}
+	if len(m.unknown) > 0 {
+		return fault.Inputf("the file has the names of %s, but not for %s; --exclude leaves tensors out, --layout source keeps all as they are", m.family.name, list(m.unknown))
+	}
+	return nil
+}
+
+// mapToEVA recognises the key family and maps every tensor.
+func mapToEVA(inv *inventory) (*mapping, error) {
+	f, prefix := recognise(inv.tensors)
+	if f == nil {
+		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); --layout source converts any state dict as it is, --key chooses another one in the file", sample(inv.tensors))
+	}
+	m := &mapping{family: f, prefix: prefix, byName: map[string]*Item{}}
+	for _, t := range inv.tensors {
+		if err := m.add(t); err != nil {
+			return nil, err
+		}
+	}
+	for _, it := range m.items {
+		if err := it.join(f); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *mapping) add(t tensorfile.Info) error {
+	name := strings.TrimPrefix(t.Name, m.prefix)
+	if reason, ok := dropReason(name); ok {
+		m.dropped = append(m.dropped, Dropped{t.Name, reason})
+		return nil
+	}
+	eva, r, nth, ok := m.family.toEVA(name)
+	if !ok || strings.HasPrefix(eva, "visual.trunk.") { // no name of EVA's layout
+		m.unknown = append(m.unknown, t.Name)
+		return nil
+	}
+	it := m.byName[eva]
+	if it == nil {
+		it = &Item{EVA: eva, parts: make([]part, len(r.src)), transpose: r.op == transpose}
+		m.byName[eva], m.items = it, append(m.items, it)
+	}
+	switch old := it.parts[nth].src; {
+	case old.Name == "":
+		it.parts[nth] = whole(t)
+	case eva == "logit_scale":
+		// EVA-CLIP's loader prefers the text tower's.
+		keep, drop := t, old.Name
+		if strings.TrimPrefix(old.Name, m.prefix) == "text.logit_scale" {
+			keep, drop = old, t.Name
+		}
+		it.parts[nth] = whole(keep)
+		m.dropped = append(m.dropped, Dropped{drop, keep.Name + " takes its place"})
+	default:
+		return fault.Inputf("%s and %s both stand for %s", old.Name, t.Name, eva)
+	}
+	return nil
+}
+
+// join checks the parts and computes what they make together.
+func (it *Item) join(f *family) error {
+	names, _, _ := f.fromEVA(it.EVA)
+	first := it.parts[0].src
+	for i, p := range it.parts {
+		if p.src.Name == "" {
+			return fault.Inputf("%s is missing: it belongs to %s", names[i], it.EVA)
+		}
+		if p.src.DType != first.DType || !slices.Equal(p.src.Shape, first.Shape) {
+			return fault.Inputf("%s is %s %v, but %s is %s %v; they belong to one tensor", p.src.Name, p.src.DType, p.src.Shape, first.Name, first.DType, first.Shape)
+		}
+	}
+	shape := slices.Clone(first.Shape)
+	if len(it.parts) > 1 {
+		if len(shape) == 0 {
+			return fault.Inputf("%s is a scalar; want rows of %s", first.Name, it.EVA)
+		}
+		shape[0] *= int64(len(it.parts))
+	}
+	if it.transpose {
+		if len(shape) != 2 {
+			return fault.Inputf("%s has shape %v; want a matrix", first.Name, shape)
+		}
+		shape[0], shape[1] = shape[1], shape[0]
+	}
+	it.Out = tensorfile.Info{Name: it.EVA, DType: first.DType, Shape: shape}
+	return nil
+}
+
+// sample names a few tensors for a message.
+func sample(ts []tensorfile.Info) string {
+	var names []string
+	for _, t := range ts {
+		names = append(names, t.Name)
+	}
+	return list(names)
+}
+
+// list shortens a list of names for a message.
+func list(names []string) string {
+	const most = 4
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}

@@ -1,0 +1,198 @@
+package checkpoint
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// A key family is one naming of CLIP's tensors. EVA's own layout ("visual.…",
+// "text.…", "logit_scale") is the common language: every family is a table
+// between its names and these, used in both directions.
+type family struct {
+	name  string
+	has   []string // names that a state dict of the family must have
+	fits  string   // a name without which the family cannot say the model (when writing)
+	rules []rule   // first match counts
+}
+
+// rule relates a tensor of EVA's layout to the tensors of a family. In a
+// pattern, # is a decimal number and a final * is any rest.
+type rule struct {
+	eva string
+	src []string // more than one: they are eva's consecutive equal row blocks
+	op  op
+}
+
+type op int
+
+const (
+	same      op = iota
+	transpose    // a matrix, the other way round
+)
+
+// families in the order of recognition: the first whose marks are all there.
+var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
+
+// layouts are the families that --layout writes.
+var layouts = map[string][]*family{
+	"eva":      {evaCLIP},
+	"openclip": append(slices.Clone(timmCLIPs), flatCLIP),
+	"hf":       {hfCLIP},
+}
+
+// notWeights are tensors in state dicts that no model needs, by their last
+// words, and why. Those of top stand in the top level or a vision tower only.
+var notWeights = []struct {
+	words  string
+	top    bool
+	reason string
+}{
+	{"rope.freqs_cos", false, ropeTable},
+	{"rope.freqs_sin", false, ropeTable},
+	{"input_resolution", true, notWeight},
+	{"context_length", true, notWeight},
+	{"vocab_size", true, notWeight},
+	{"position_ids", false, "0, 1, 2, …, not a weight"},
+	{"attn_mask", false, "causal mask, recomputed"},
+	{"num_batches_tracked", false, "a counter of the training, not a weight"},
+	{"mask_token", true, pretraining},
+	{"lm_head.weight", true, pretraining},
+	{"lm_head.bias", true, pretraining},
+}
+
+const (
+	ropeTable   = "RoPE table, recomputed from the configuration"
+	notWeight   = "a fact of the configuration, not a weight"
+	pretraining = "pretraining head, not part of a CLIP model"
+)
+
+func dropReason(name string) (string, bool) {
+	for _, d := range notWeights {
+		rest, ok := strings.CutSuffix(name, d.words)
+		if ok && (rest == "" || rest == "visual." || !d.top && strings.HasSuffix(rest, ".")) {
+			return d.reason, true
+		}
+	}
+	return "", false
+}
+
+// notCLIP names a model of another kind that shares most of CLIP's names, by one
+// that CLIP does not have.
+func notCLIP(unknown []string) (kind, name string) {
+	for _, n := range unknown {
+		switch {
+		case n == "logit_bias":
+			return "a SigLIP model, not a CLIP model", n
+		case strings.HasPrefix(n, "text_decoder."):
+			return "a CoCa model, not a CLIP model", n
+		case strings.HasPrefix(n, "visual.trunk."):
+			return "a model with a vision tower of timm that is not EVA's", n
+		}
+	}
+	return "", ""
+}
+
+// match applies a pattern to a name and returns what its # and * stand for.
+func match(pattern, name string) (caps []string, ok bool) {
+	for {
+		i := strings.IndexAny(pattern, "#*")
+		if i < 0 {
+			return caps, pattern == name
+		}
+		if !strings.HasPrefix(name, pattern[:i]) {
+			return nil, false
+		}
+		kind := pattern[i]
+		pattern, name = pattern[i+1:], name[i:]
+		if kind == '*' {
+			return append(caps, name), name != ""
+		}
+		n := 0
+		for n < len(name) && name[n] >= '0' && name[n] <= '9' {
+			n++
+		}
+		if n == 0 {
+			return nil, false
+		}
+		caps, name = append(caps, name[:n]), name[n:]
+	}
+}
+
+// fill puts captures into a pattern.
+func fill(pattern string, caps []string) string {
+	var b strings.Builder
+	for _, c := range caps {
+		i := strings.IndexAny(pattern, "#*")
+		b.WriteString(pattern[:i])
+		b.WriteString(c)
+		pattern = pattern[i+1:]
+	}
+	b.WriteString(pattern)
+	return b.String()
+}
+
+// toEVA is the EVA name of a family's tensor, the rule for it, and which of
+// the rule's sources it is.
+func (f *family) toEVA(name string) (eva string, r *rule, nth int, ok bool) {
+	for i := range f.rules {
+		r := &f.rules[i]
+		for nth, pattern := range r.src {
+			if caps, ok := match(pattern, name); ok {
+				return fill(r.eva, caps), r, nth, true
+			}
+		}
+	}
+	return "", nil, 0, false
+}
+
+// fromEVA gives the family's names for an EVA name.
+func (f *family) fromEVA(eva string) (names []string, r *rule, ok bool) {
+	for i := range f.rules {
+		r := &f.rules[i]
+		if caps, ok := match(r.eva, eva); ok {
+			for _, pattern := range r.src {
+				names = append(names, fill(pattern, caps))
+			}
+			return names, r, true
+		}
+	}
+	return nil, nil, false
+}
+
+// recognise finds the family by the names alone, nil when there is none. What a
+// program that wraps a model puts before every name ("_orig_mod.", "model.") is
+// no part of them.
+func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
+	for len(tensors) > 0 {
+		names := map[string]bool{}
+		for _, t := range tensors {
+			name, ok := strings.CutPrefix(t.Name, prefix)
+			if !ok {
+				return nil, ""
+			}
+			names[name] = true
+		}
+		for _, f := range families {
+			if f.marked(names) {
+				return f, prefix
+			}
+		}
+		word, _, ok := strings.Cut(tensors[0].Name[len(prefix):], ".")
+		if !ok {
+			break
+		}
+		prefix += word + "."
+	}
+	return nil, ""
+}
+
+func (f *family) marked(names map[string]bool) bool {
+	for _, n := range f.has {
+		if !names[n] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,62 @@
+package checkpoint
+
+// timm names EVA's towers in its own way; OpenCLIP's EVA models carry such a
+// tower as "visual.trunk". fc2 means w3 in a SwiGLU block and fc2 in a plain
+// one, and the biases of query and value stand elsewhere when the projections
+// are fused: one table for each combination.
+var timmCLIPs = []*family{
+	timmCLIP(true, true), timmCLIP(true, false), timmCLIP(false, true), timmCLIP(false, false),
+}
+
+// timmTowers are the same without "visual.trunk."; the plain fused one is
+// named exactly as EVA's own tower.
+var timmTowers = []*family{
+	timmTower(true, true), timmTower(true, false), timmTower(false, true),
+}
+
+func timmCLIP(swiglu, split bool) *family {
+	rules, marks := timmRules("visual.trunk.", swiglu, split)
+	rules = append(rules, rule{eva: "logit_scale", src: []string{"logit_scale"}}, rule{eva: "text.*", src: []string{"text.*"}})
+	return &family{name: "timm-eva-clip", has: append(marks, "text.token_embedding.weight"), rules: rules}
+}
+
+func timmTower(swiglu, split bool) *family {
+	rules, marks := timmRules("", swiglu, split)
+	return &family{name: "timm-eva-tower", has: append(marks, "cls_token"), rules: rules}
+}
+
+func timmRules(prefix string, swiglu, split bool) (rules []rule, marks []string) {
+	add := func(eva, timm string) {
+		rules = append(rules, rule{eva: "visual." + eva, src: []string{prefix + timm}})
+	}
+	for _, s := range []string{"cls_token", "pos_embed", "patch_embed.proj.*", "norm.*", "fc_norm.*", "head.*",
+		"blocks.#.norm1.*", "blocks.#.norm2.*", "blocks.#.gamma_1", "blocks.#.gamma_2", "blocks.#.attn.proj.*"} {
+		add(s, s)
+	}
+	add("blocks.#.attn.inner_attn_ln.*", "blocks.#.attn.norm.*")
+	add("blocks.#.mlp.ffn_ln.*", "blocks.#.mlp.norm.*")
+	if split {
+		for _, p := range []string{"q", "k", "v"} {
+			add("blocks.#.attn."+p+"_proj.weight", "blocks.#.attn."+p+"_proj.weight")
+		}
+		add("blocks.#.attn.q_bias", "blocks.#.attn.q_proj.bias")
+		add("blocks.#.attn.v_bias", "blocks.#.attn.v_proj.bias")
+		marks = append(marks, prefix+"blocks.0.attn.q_proj.bias")
+	} else {
+		for _, s := range []string{"qkv.weight", "q_bias", "v_bias"} {
+			add("blocks.#.attn."+s, "blocks.#.attn."+s)
+		}
+		marks = append(marks, prefix+"blocks.0.attn.qkv.weight")
+	}
+	if swiglu {
+		add("blocks.#.mlp.w1.*", "blocks.#.mlp.fc1_g.*")
+		add("blocks.#.mlp.w2.*", "blocks.#.mlp.fc1_x.*")
+		add("blocks.#.mlp.w3.*", "blocks.#.mlp.fc2.*")
+		marks = append(marks, prefix+"blocks.0.mlp.fc1_g.weight")
+	} else {
+		add("blocks.#.mlp.fc1.*", "blocks.#.mlp.fc1.*")
+		add("blocks.#.mlp.fc2.*", "blocks.#.mlp.fc2.*")
+		marks = append(marks, prefix+"blocks.0.mlp.fc1.weight")
+	}
+	return rules, marks
+}

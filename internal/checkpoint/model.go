@@ -1,0 +1,135 @@
+package checkpoint
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// ModelOptions says how OpenModel reads a checkpoint that does not describe
+// itself.
+type ModelOptions struct {
+	Config     *arch.Config // the architecture; nil: that of ConfigName
+	ConfigName string       // architecture name or JSON file; empty: the file's own, or recognised
+	Key        string       // path of the state dict inside a wrapper
+}
+
+// Model is an opened checkpoint, seen in EVA's key layout whatever it holds.
+type Model struct {
+	Path       string
+	Name       string // published name, or empty
+	SHA256     string // of the file (of the first, for a sharded model)
+	Config     *arch.Config
+	Preprocess arch.Preprocess
+	Source     tensorfile.Source // exactly Config.Params(), by their names
+}
+
+// Close closes the files.
+func (m *Model) Close() error { return m.Source.Close() }
+
+// OpenModel opens a model file or any checkpoint that Open takes, without
+// converting it on disk. It reads no tensor bytes except to hash the file.
+func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error) {
+	in, err := Open([]string{path}, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	m, err := in.model(path, o)
+	if err == nil {
+		m.SHA256, _, err = HashFile(ctx, in.Files[0])
+	}
+	if err != nil {
+		in.Close()
+		return nil, About([]string{path}, err)
+	}
+	return m, nil
+}
+
+// About puts the file in front of an error about its content that does not
+// name it.
+func About(files []string, err error) error {
+	if len(files) == 0 || fault.Code(err) != int(fault.Input) {
+		return err
+	}
+	for _, f := range files {
+		if strings.Contains(err.Error(), filepath.Base(f)) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s: %w", files[0], err)
+}
+
+func (in *Input) model(path string, o ModelOptions) (*Model, error) {
+	p, err := in.Plan(PlanOptions{Config: o.Config, ConfigName: o.ConfigName, Layout: "eva", DType: "keep"})
+	if err != nil {
+		return &Model{}, err
+	}
+	if p.Config == nil {
+		switch {
+		case p.lacks("visual."):
+			return &Model{}, fault.Inputf("%s has no vision tower, only a text tower; evatool init builds a CLIP model from it and a vision tower", path)
+		case p.lacks("text.") && (p.Name == "" || p.Name == Custom):
+			return &Model{}, fault.Inputf("%s has no text tower, only a vision tower; evatool init builds a CLIP model from it and a text tower", path)
+		case p.lacks("text."):
+			return &Model{}, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.Name)
+		}
+		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give --config NAME or FILE.json", path)
+	}
+	m := &Model{Path: path, Config: p.Config, Preprocess: p.Config.Preprocess(), Source: newItemSource(p.Items, p.Config, in.Close)}
+	if p.Name != Custom {
+		m.Name = p.Name
+	}
+	return m, nil
+}
+
+// lacks says whether no tensor is of this tower.
+func (p *Plan) lacks(tower string) bool {
+	return !slices.ContainsFunc(p.Items, func(it *Item) bool { return strings.HasPrefix(it.EVA, tower) })
+}
+
+// itemSource shows items as a tensorfile.Source.
+type itemSource struct {
+	items    map[string]*Item
+	tensors  []tensorfile.Info
+	metadata map[string]string
+	close    func() error
+}
+
+func newItemSource(items []*Item, c *arch.Config, close func() error) *itemSource {
+	s := &itemSource{items: map[string]*Item{}, metadata: ModelMetadata(c), close: close}
+	for _, it := range items {
+		s.items[it.Out.Name] = it
+		s.tensors = append(s.tensors, it.Out)
+	}
+	return s
+}
+
+func (s *itemSource) Tensors() []tensorfile.Info { return s.tensors }
+
+func (s *itemSource) Metadata() map[string]string { return s.metadata }
+
+func (s *itemSource) Open(name string) (io.ReadCloser, error) {
+	it := s.items[name]
+	if it == nil {
+		return nil, fault.Inputf("no tensor %s in the model", name)
+	}
+	return it.Open(false)
+}
+
+func (s *itemSource) Extent(name string) (*os.File, int64, bool) {
+	it := s.items[name]
+	if it == nil {
+		return nil, 0, false
+	}
+	return it.Extent()
+}
+
+func (s *itemSource) Close() error { return s.close() }

@@ -1,0 +1,436 @@
+package checkpoint
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// Plan says what becomes what, before any tensor byte is read.
+type Plan struct {
+	Family     string       // of the names in the source
+	Layout     string       // of the names in the output
+	Name       string       // of the architecture: published, Custom, or empty when unknown
+	Config     *arch.Config // nil: unknown, or the file is one tower
+	Recognised string       // how the architecture was found
+	Items      []*Item
+	Dropped    []Dropped
+	Resized    []Resized
+	Renamed    int // items under another name than their source's
+	Cast       int // items of another element type than their source's
+	Warnings   []string
+
+	in *Input
+}
+
+// Dropped is something in a checkpoint that is left out.
+type Dropped struct{ Name, Reason string }
+
+// Resized is a tensor that is interpolated to another grid.
+type Resized struct {
+	Name     string
+	From, To []int64 // shapes
+	Method   string
+}
+
+// Item is one output tensor: rows of source tensors, one after the other,
+// then transposed, resized and cast.
+type Item struct {
+	Out       tensorfile.Info
+	EVA       string // its name in EVA's layout
+	from      tensorfile.Source
+	parts     []part
+	transpose bool
+	resize    *resize
+}
+
+// part is a run of rows of a source tensor.
+type part struct {
+	src   tensorfile.Info
+	start int64 // bytes
+	end   int64
+}
+
+// Sources are the names of the source tensors.
+func (it *Item) Sources() []string {
+	var names []string
+	for _, p := range it.parts {
+		if !slices.Contains(names, p.src.Name) {
+			names = append(names, p.src.Name)
+		}
+	}
+	return names
+}
+
+// raw says whether the output bytes are source bytes.
+func (it *Item) raw() bool {
+	return !it.transpose && it.resize == nil && it.Out.DType == it.parts[0].src.DType
+}
+
+// PlanOptions says how a checkpoint is seen. The zero value sees it in EVA's
+// layout as it is.
+type PlanOptions struct {
+	Config     *arch.Config // the architecture; nil: that of ConfigName
+	ConfigName string       // published name or JSON file; empty: the file's own, or recognised
+	Layout     string       // eva (default), openclip, hf, source
+	DType      string       // keep (default), fp32, fp16, bf16
+	ImageSize  int          // new input size in pixels; 0: unchanged
+	Resize     string       // eva (default), clip-rei, openclip
+	Include    []string     // globs over tensor names; empty: all
+	Exclude    []string     // globs over tensor names
+}
+
+var dtypes = map[string]tensorfile.DType{"keep": "", "fp32": tensorfile.F32, "fp16": tensorfile.F16, "bf16": tensorfile.BF16}
+
+// Check finds what is wrong with the options and fills the defaults in.
+func (o *PlanOptions) Check() error {
+	if o.Layout == "" {
+		o.Layout = "eva"
+	}
+	if o.Layout != "source" && layouts[o.Layout] == nil {
+		return fault.Usagef("--layout %s: want eva, openclip, hf or source", o.Layout)
+	}
+	if o.DType == "" {
+		o.DType = "keep"
+	}
+	if _, ok := dtypes[o.DType]; !ok {
+		return fault.Usagef("--dtype %s: want keep, fp32, fp16 or bf16", o.DType)
+	}
+	if o.Resize != "" {
+		if _, ok := methods[o.Resize]; !ok {
+			return fault.Usagef("--resize %s: want eva, clip-rei or openclip", o.Resize)
+		}
+	}
+	if o.ImageSize < 0 || o.ImageSize > 1<<13 {
+		return fault.Usagef("--image-size %d: want 1 to 8192", o.ImageSize)
+	}
+	if o.Layout == "source" && (o.ImageSize != 0 || o.Resize != "") {
+		return fault.Usagef("--layout source keeps every tensor; it does not go with --image-size or --resize")
+	}
+	for _, g := range slices.Concat(o.Include, o.Exclude) {
+		if _, err := path.Match(g, ""); err != nil {
+			return fault.Usagef("glob %q: %w", g, err)
+		}
+	}
+	return nil
+}
+
+// Plan decides what becomes of every tensor. o has been checked.
+func (in *Input) Plan(o PlanOptions) (*Plan, error) {
+	p, err := newPlan(in.inventory(), o)
+	if err != nil {
+		return nil, err
+	}
+	p.in = in
+	for _, it := range p.Items {
+		it.from = in
+	}
+	return p, nil
+}
+
+// newPlan decides everything but where the bytes are. o has been checked.
+func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
+	if len(inv.tensors) == 0 && o.Layout != "source" {
+		return nil, fault.Inputf("no tensors; --key chooses another state dict in the file, inspect lists what is there")
+	}
+	p := &Plan{Layout: o.Layout}
+	if o.Layout == "source" {
+		p.Family, p.Recognised = "any", "not needed for --layout source"
+		for _, t := range inv.tensors {
+			p.Items = append(p.Items, asNamed(t))
+		}
+	} else if err := p.mapped(inv, o); err != nil {
+		return nil, err
+	}
+	p.filter(o)
+	if len(p.Items) == 0 && len(inv.tensors) > 0 {
+		return nil, fault.Usagef("--include and --exclude leave no tensor")
+	}
+	target := dtypes[o.DType]
+	seen := map[string]bool{}
+	for _, it := range p.Items {
+		if seen[it.Out.Name] {
+			return nil, fault.Inputf("two tensors would be called %s", it.Out.Name)
+		}
+		seen[it.Out.Name] = true
+		from := it.parts[0].src.DType
+		if target != "" && isFloat(from) {
+			it.Out.DType = target
+		}
+		if it.Out.DType != from {
+			p.Cast++
+		}
+		if s := it.Sources(); len(s) != 1 || s[0] != it.Out.Name {
+			p.Renamed++
+		}
+		if it.resize != nil {
+			p.Resized = append(p.Resized, Resized{Name: it.Out.Name, From: it.resize.from, To: it.Out.Shape, Method: it.resize.method.name})
+		}
+	}
+	return p, nil
+}
+
+// asNamed is a tensor as it stands in the source.
+func asNamed(t tensorfile.Info) *Item {
+	return &Item{Out: t, EVA: t.Name, parts: []part{whole(t)}}
+}
+
+func whole(t tensorfile.Info) part { return part{t, 0, t.NumBytes()} }
+
+func isFloat(d tensorfile.DType) bool {
+	switch d {
+	case tensorfile.F16, tensorfile.BF16, tensorfile.F32, tensorfile.F64:
+		return true
+	}
+	return false
+}
+
+// mapped plans a CLIP model: to EVA's names, then to the layout's.
+func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
+	m, err := mapToEVA(inv)
+	if err != nil {
+		return err
+	}
+	p.Family, p.Dropped = m.family.name, m.dropped
+	m.unknown = slices.DeleteFunc(m.unknown, func(name string) bool {
+		out := matchAny(o.Exclude, name)
+		if out {
+			p.Dropped = append(p.Dropped, Dropped{name, "--exclude"})
+		}
+		return out
+	})
+	if err := m.foreign(); err != nil {
+		return err
+	}
+	a, err := identify(m, inv, o)
+	if err != nil {
+		return err
+	}
+	p.Name, p.Config, p.Recognised = a.name, a.config, a.how
+	if m.prefix != "" {
+		p.Recognised += ", behind " + m.prefix
+	}
+	if a.warn != "" {
+		p.Warnings = append(p.Warnings, a.warn)
+	}
+	if err := p.shape(m, o); err != nil {
+		return err
+	}
+	return p.rename(m.items)
+}
+
+// shape holds the tensors against the architecture and plans the resizes.
+func (p *Plan) shape(m *mapping, o PlanOptions) error {
+	if p.Config == nil {
+		if o.ImageSize != 0 {
+			return fault.Inputf("--image-size needs the architecture, which is not recognised; give --config")
+		}
+		if err := m.consistent(); err != nil {
+			return err
+		}
+		if m.alone() == "" {
+			p.Warnings = append(p.Warnings, "the architecture is not a published one, so the output does not describe itself; give --config FILE.json to change that")
+		}
+		return nil
+	}
+	if o.ImageSize != 0 {
+		c := *p.Config
+		c.Vision.ImageSize = o.ImageSize
+		checked, err := arch.Parse(c.JSON())
+		if err != nil {
+			return fault.Usagef("--image-size %d: %w", o.ImageSize, err)
+		}
+		if string(checked.JSON()) != string(p.Config.JSON()) {
+			p.Config, p.Name = checked, canonicalName(checked)
+		}
+	}
+	way := methods["eva"]
+	if o.Resize != "" {
+		way = methods[o.Resize]
+	}
+	allowed := o.ImageSize != 0 || o.Resize != ""
+	only := m.alone()
+	tower := only == "visual."
+	want := map[string][]int64{}
+	for _, q := range p.Config.Params() {
+		if !strings.HasPrefix(q.Name, only) && m.byName[q.Name] == nil {
+			continue
+		}
+		want[q.Name] = q.Shape
+	}
+	for _, it := range m.items {
+		shape, ok := want[it.EVA]
+		if !ok {
+			if o.excludes(it) {
+				continue
+			}
+			return fault.Inputf("%s is in the file, but the architecture %s has no such tensor; give the right --config, or leave it out with --exclude", it.Sources()[0], p.Name)
+		}
+		delete(want, it.EVA)
+		if tower && strings.HasPrefix(it.EVA, "visual.head.") {
+			continue // a classifier's, or the projection of the CLIP it comes from
+		}
+		if SameShape(it.Out.Shape, shape) {
+			it.Out.Shape = shape
+			continue
+		}
+		r, err := planResize(it, shape, way)
+		if err != nil {
+			return fault.Inputf("%s has shape %v, but the architecture %s wants %v; give the right --config", it.Sources()[0], it.Out.Shape, p.Name, shape)
+		}
+		if !allowed {
+			return fault.Inputf("%s has a grid of %s, but the architecture %s wants %s; --resize eva|clip-rei|openclip resizes it", it.Sources()[0], r.grids()[0], p.Name, r.grids()[1])
+		}
+		it.resize, it.Out.Shape = r, shape
+	}
+	if err := onlyKernel(m.items); err != nil {
+		return err
+	}
+	for _, q := range p.Config.Params() {
+		if _, missing := want[q.Name]; missing && !(tower && strings.HasPrefix(q.Name, "visual.head.")) {
+			return fault.Inputf("%s is missing, which the architecture %s has; give the right --config", q.Name, p.Name)
+		}
+	}
+	if only != "" {
+		p.Config = nil // the file is no model
+	}
+	return nil
+}
+
+// rename gives the tensors their names in the layout, splitting where it must.
+func (p *Plan) rename(items []*Item) error {
+	if p.Layout == "eva" {
+		p.Items = items
+		return nil
+	}
+	for _, f := range layouts[p.Layout] {
+		if named, ok := f.write(items); ok {
+			p.Items = named
+			return nil
+		}
+	}
+	what := p.Name
+	if what == "" || what == Custom {
+		what = "this model"
+	}
+	return fault.Usagef("--layout %s has no names for %s (its tensor %s, for example); --layout eva has", p.Layout, what, items[len(items)/2].EVA)
+}
+
+// write names the items as f does.
+func (f *family) write(items []*Item) (out []*Item, ok bool) {
+	names := map[string]bool{}
+	for _, it := range items {
+		parts, r, ok := f.fromEVA(it.EVA)
+		if !ok {
+			return nil, false
+		}
+		split, ok := it.split(parts, r.op == transpose)
+		if !ok {
+			return nil, false
+		}
+		out = append(out, split...)
+		for _, s := range split {
+			names[s.Out.Name] = true
+		}
+	}
+	return out, f.marked(names) && (f.fits == "" || names[f.fits])
+}
+
+// split makes an item into equal row blocks with the given names.
+func (it *Item) split(names []string, flip bool) ([]*Item, bool) {
+	n := int64(len(names))
+	rank := len(it.Out.Shape)
+	if flip && rank != 2 || n > 1 && (rank == 0 || it.transpose || it.resize != nil || it.Out.Shape[0]%n != 0) {
+		return nil, false
+	}
+	var out []*Item
+	for i, name := range names {
+		s := &Item{Out: it.Out, EVA: it.EVA, transpose: it.transpose != flip, resize: it.resize}
+		s.Out.Name, s.Out.Shape = name, slices.Clone(it.Out.Shape)
+		if flip {
+			slices.Reverse(s.Out.Shape)
+		}
+		s.parts = it.parts
+		if n > 1 {
+			s.Out.Shape[0] /= n
+			size := s.Out.NumBytes()
+			s.parts = cut(it.parts, int64(i)*size, int64(i+1)*size)
+		}
+		out = append(out, s)
+	}
+	return out, true
+}
+
+// cut is the byte range [from, to) of consecutive parts.
+func cut(parts []part, from, to int64) []part {
+	var out []part
+	for _, p := range parts {
+		n := p.end - p.start
+		a, b := max(from, 0), min(to, n)
+		if a < b || (n == 0 && from == 0) {
+			out = append(out, part{p.src, p.start + a, p.start + b})
+		}
+		from, to = from-n, to-n
+	}
+	return out
+}
+
+// matchAny says whether a glob matches the name. Tensor names have no
+// slashes, so * spans dots; bad globs were refused before.
+func matchAny(globs []string, name string) bool {
+	return slices.ContainsFunc(globs, func(g string) bool {
+		ok, _ := path.Match(g, name)
+		return ok
+	})
+}
+
+// excludes and includes go by the output name and by those in the source.
+func (o *PlanOptions) excludes(it *Item) bool {
+	return matchAny(o.Exclude, it.Out.Name) || slices.ContainsFunc(it.Sources(), func(s string) bool { return matchAny(o.Exclude, s) })
+}
+
+func (o *PlanOptions) includes(it *Item) bool {
+	return len(o.Include) == 0 || matchAny(o.Include, it.Out.Name) ||
+		slices.ContainsFunc(it.Sources(), func(s string) bool { return matchAny(o.Include, s) })
+}
+
+// filter applies --include and --exclude.
+func (p *Plan) filter(o PlanOptions) {
+	p.Items = slices.DeleteFunc(p.Items, func(it *Item) bool {
+		reason := ""
+		switch {
+		case o.excludes(it):
+			reason = "--exclude"
+		case !o.includes(it):
+			reason = "not in --include"
+		default:
+			return false
+		}
+		for _, s := range it.Sources() {
+			if d := (Dropped{s, reason}); !slices.Contains(p.Dropped, d) {
+				p.Dropped = append(p.Dropped, d)
+			}
+		}
+		return true
+	})
+}
+
+// String is the plan for people, one line per output tensor.
+func (it *Item) String() string {
+	s := fmt.Sprintf("%s %s %v <- %s", it.Out.Name, it.Out.DType, it.Out.Shape, strings.Join(it.Sources(), " + "))
+	if it.transpose {
+		s += ", transposed"
+	}
+	if it.resize != nil {
+		s += fmt.Sprintf(", resized from %v (%s)", it.resize.from, it.resize.method.name)
+	}
+	if from := it.parts[0].src.DType; from != it.Out.DType {
+		s += ", from " + string(from)
+	}
+	return s
+}

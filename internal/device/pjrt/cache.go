@@ -1,0 +1,221 @@
+package pjrt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/evatool/evatool/internal/device/plugins"
+	"github.com/google/renameio/v2"
+)
+
+// cacheBytes bounds the folder of compiled programs; the least recently used go first.
+const cacheBytes = 2 << 30
+
+// cacheMagic begins a cached program; it is followed by the SHA-256 of the rest.
+const cacheMagic = "evatool program 1\n"
+
+// cache keeps compiled programs on disk. Any failure of it only means that
+// the program is compiled again.
+type cache struct {
+	dir          string
+	salt         []byte // what the machine code depends on besides the program
+	max          int64
+	log          *slog.Logger
+	hits, misses atomic.Int64
+}
+
+// openCache opens the folder for a plugin and the libraries loaded for it; nil
+// when there is to be none.
+func openCache(dir string, p *Plugin, log *slog.Logger) *cache {
+	if dir == "off" {
+		return nil
+	}
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return nil
+		}
+		dir = filepath.Join(base, "evatool", "compiled")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		log.Debug("no compile cache", "reason", err)
+		return nil
+	}
+	id, err := fileID(p.path)
+	if err != nil {
+		log.Debug("no compile cache", "reason", err)
+		return nil
+	}
+	// Code for a CPU uses what that CPU has.
+	salt := strings.Join([]string{p.Kind, p.Version, id, os.Getenv("XLA_FLAGS"), os.Getenv("NPROC"),
+		runtime.GOARCH, cpuModel(), gpuModel(p.Kind), p.libraries}, "\x00")
+	return &cache{dir: dir, salt: []byte(salt), max: cacheBytes, log: log}
+}
+
+// fileID identifies the contents of a plugin: the linker's build id, which is
+// a hash of them, or else a hash made here.
+func fileID(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if e, err := elf.NewFile(f); err == nil {
+		if s := e.Section(".note.gnu.build-id"); s != nil && s.Size < 1024 {
+			if id, err := s.Data(); err == nil {
+				return hex.EncodeToString(id), nil
+			}
+		}
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<62)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// cpuModel names the CPU and its instruction sets.
+func cpuModel() string {
+	data, _ := os.ReadFile("/proc/cpuinfo")
+	var model []string
+	for line := range strings.Lines(string(data)) {
+		if key, value, ok := strings.Cut(line, ":"); ok {
+			switch key = strings.TrimSpace(key); key {
+			case "model name", "flags", "Features":
+				model = append(model, strings.TrimSpace(value))
+			case "processor":
+				if len(model) > 0 {
+					return strings.Join(model, " ")
+				}
+			}
+		}
+	}
+	return strings.Join(model, " ")
+}
+
+// gpuModel names the GPUs and their driver.
+func gpuModel(kind string) string {
+	if kind != plugins.CUDA {
+		return ""
+	}
+	files, _ := filepath.Glob("/proc/driver/nvidia/gpus/*/information")
+	text, _ := os.ReadFile("/proc/driver/nvidia/version")
+	for _, f := range files {
+		data, _ := os.ReadFile(f)
+		for line := range strings.Lines(string(data)) {
+			if strings.HasPrefix(line, "Model:") {
+				text = append(text, line...)
+			}
+		}
+	}
+	return string(text)
+}
+
+func (c *cache) key(program, options []byte) string {
+	h := sha256.New()
+	for _, part := range [][]byte{c.salt, program, options} {
+		fmt.Fprintf(h, "%d\n", len(part))
+		h.Write(part)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func (c *cache) path(key string) string { return filepath.Join(c.dir, key+".xla") }
+
+// get returns the program, or nil when there is none that can be trusted.
+func (c *cache) get(key string) []byte {
+	data, err := os.ReadFile(c.path(key))
+	if err != nil {
+		return nil
+	}
+	sum, ok := bytes.CutPrefix(data, []byte(cacheMagic))
+	if !ok || len(sum) <= sha256.Size {
+		c.drop(key, errors.New("not a compiled program"))
+		return nil
+	}
+	body := sum[sha256.Size:]
+	if got := sha256.Sum256(body); !bytes.Equal(got[:], sum[:sha256.Size]) {
+		c.drop(key, errors.New("its checksum is wrong"))
+		return nil
+	}
+	now := time.Now()
+	_ = os.Chtimes(c.path(key), now, now) // used: the last to go
+	return body
+}
+
+// drop removes a damaged entry.
+func (c *cache) drop(key string, why error) {
+	c.log.Debug("cached program dropped", "file", c.path(key), "reason", why)
+	_ = os.Remove(c.path(key))
+}
+
+// put stores a program; two processes that do so at once both leave a whole file.
+func (c *cache) put(key string, body []byte) {
+	err := func() error {
+		f, err := renameio.NewPendingFile(c.path(key), renameio.WithTempDir(c.dir))
+		if err != nil {
+			return err
+		}
+		defer f.Cleanup()
+		sum := sha256.Sum256(body)
+		for _, part := range [][]byte{[]byte(cacheMagic), sum[:], body} {
+			if _, err := f.Write(part); err != nil {
+				return err
+			}
+		}
+		return f.CloseAtomicallyReplace()
+	}()
+	if err != nil {
+		c.log.Debug("compiled program not cached", "reason", err)
+		return
+	}
+	c.trim()
+}
+
+// trim removes the least recently used programs above the bound, and
+// temporary files that a killed process left behind.
+func (c *cache) trim() {
+	entries, err := os.ReadDir(c.dir)
+	if err != nil {
+		return
+	}
+	var files []fs.FileInfo
+	var total int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if !strings.HasSuffix(e.Name(), ".xla") {
+			if strings.Contains(e.Name(), ".xla") && time.Since(info.ModTime()) > time.Hour {
+				_ = os.Remove(filepath.Join(c.dir, e.Name()))
+			}
+			continue
+		}
+		files = append(files, info)
+		total += info.Size()
+	}
+	slices.SortFunc(files, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
+	for _, f := range files {
+		if total <= c.max {
+			return
+		}
+		if os.Remove(filepath.Join(c.dir, f.Name())) == nil {
+			total -= f.Size()
+		}
+	}
+}

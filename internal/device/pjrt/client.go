@@ -1,0 +1,86 @@
+package pjrt
+
+import (
+	"log/slog"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"github.com/evatool/evatool/internal/device/plugins"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/go-xla/compute/xla"
+	"github.com/gomlx/go-xla/pjrt"
+)
+
+// Options are those of a client.
+type Options struct {
+	GoXLA       string // go-xla's own options: tf32=false,preallocate=true…
+	DeviceCount int    // 0: all GPUs, one CPU device
+	Cache       string // folder of compiled programs; "": the user's cache folder; "off"
+	Log         *slog.Logger
+}
+
+// Client is a plugin with its devices.
+type Client struct {
+	Backend *xla.Backend
+
+	plugin *Plugin
+	cache  *cache         // nil when there is none
+	handle unsafe.Pointer // the plugin's client, known from the first compilation on
+}
+
+// opening serialises what changes the process's environment.
+var opening sync.Mutex
+
+// NewClient opens the plugin's devices. It panics where go-xla does.
+func (p *Plugin) NewClient(o Options) (*Client, error) {
+	opening.Lock()
+	defer opening.Unlock()
+	config := p.name
+	if o.GoXLA != "" {
+		config += "," + o.GoXLA
+	}
+	values := pjrt.NamedValuesMap{}
+	switch p.Kind {
+	case plugins.CPU:
+		values["cpu_device_count"] = int64(max(1, o.DeviceCount))
+	case plugins.CUDA:
+		values["memory_fraction"] = float32(0.92) // the most that the pool may grow to; the plugin's own is 0.75
+		if o.DeviceCount > 0 {
+			ids := make([]int64, o.DeviceCount)
+			for i := range ids {
+				ids[i] = int64(i)
+			}
+			values["visible_devices"] = ids
+		}
+	}
+	b, err := xla.NewWithOptions(config, values)
+	if err != nil {
+		return nil, Explain(err)
+	}
+	return &Client{Backend: b, plugin: p, cache: openCache(o.Cache, p, o.Log)}, nil
+}
+
+// Zeros makes an array of zeros on the one device of a CPU plugin, to be
+// written to in place. go-xla's shared buffers are freed under a run that is
+// not over, and cannot be donated; a copy of zeros has neither fault. Pages
+// that are only read are all one page of zeros: the zeros take no memory.
+func (c *Client) Zeros(shape shapes.Shape) (compute.Buffer, error) {
+	zeros, err := syscall.Mmap(-1, 0, int(shape.ByteSize()), syscall.PROT_READ, syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		return nil, fault.Envf("%d bytes of address space: %w", shape.ByteSize(), err)
+	}
+	defer syscall.Munmap(zeros)
+	return c.Backend.BufferFromFlatData(0, dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(&zeros[0]), shape.DType, shape.Size()), shape)
+}
+
+// CacheUse is how many programs came from the cache and how many were compiled.
+func (c *Client) CacheUse() (hits, misses int64) {
+	if c.cache == nil {
+		return 0, 0
+	}
+	return c.cache.hits.Load(), c.cache.misses.Load()
+}

@@ -1,0 +1,50 @@
+package pjrt
+
+/*
+#include "table.h"
+*/
+import "C"
+
+import (
+	"reflect"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/go-xla/pjrt"
+)
+
+// Memory is what the plugin says about the memory of the first device, in
+// bytes; ok is false when it does not say (CPU) or nothing was compiled yet.
+func (c *Client) Memory() (inUse, peak, limit int64, ok bool) {
+	c.plugin.mu.Lock()
+	defer c.plugin.mu.Unlock()
+	if c.handle == nil {
+		return 0, 0, 0, false
+	}
+	var a, b, l C.int64_t
+	ok = C.memory_stats(C.int(c.plugin.slot), c.handle, &a, &b, &l) != 0
+	return int64(a), int64(b), int64(l), ok
+}
+
+// Close frees the client and every array on it.
+func (c *Client) Close() {
+	c.plugin.mu.Lock()
+	c.handle = nil
+	c.plugin.mu.Unlock()
+	c.Backend.Finalize()
+}
+
+// MemoryUse is the memory of a compiled program on one device, in bytes.
+type MemoryUse struct {
+	Code, Inputs, Outputs, Aliased, Temporary int64
+}
+
+// Peak is what the program needs at most: outputs that take over an input's
+// memory count once.
+func (m MemoryUse) Peak() int64 { return m.Code + m.Inputs + m.Outputs - m.Aliased + m.Temporary }
+
+// MemoryOf is what the compiler says about a compiled program. go-xla knows it
+// and does not show it: this reaches into its executable.
+func MemoryOf(e compute.Executable) MemoryUse {
+	s := field(reflect.ValueOf(e), "exec").Interface().(*pjrt.LoadedExecutable).OnDeviceMemoryUsageStats
+	return MemoryUse{int64(s.GeneratedCode), int64(s.Inputs), int64(s.Outputs), int64(s.Aliases), int64(s.Temporary)}
+}

@@ -1,0 +1,132 @@
+package trainer
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// feed hands out the host batches of a run in order.
+type feed interface {
+	// next is the batch of the next step and how long it had to be waited for.
+	next(ctx context.Context) (*hostBatch, time.Duration, error)
+	// done gives a batch's memory back.
+	done(*hostBatch)
+	close()
+}
+
+// prefetch is how many batches lie ready or in the making; with the one in use
+// they bound the memory.
+const prefetch = 2
+
+// pipeline makes batches ahead of the run with a few goroutines.
+type pipeline struct {
+	pairs  *pairs
+	ready  chan *making
+	free   chan *hostBatch
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// making is a batch being filled.
+type making struct {
+	batch *hostBatch
+	left  atomic.Int64
+	full  chan struct{}
+	once  sync.Once
+	err   error
+}
+
+// row is one of its rows, to be filled with an example.
+type row struct {
+	to      *making
+	i       int // of the batch
+	pos     int64
+	source  int
+	example int64
+}
+
+// startPipeline makes the batches of steps from…to-1, counted from 0.
+func startPipeline(ctx context.Context, p *pairs, from, to int64, workers int) *pipeline {
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	pl := &pipeline{pairs: p, cancel: cancel, ready: make(chan *making, prefetch), free: make(chan *hostBatch, prefetch+1)}
+	b, size, words := p.recipe.Batch, p.recipe.Image.Size, p.cfg.Text.ContextLength
+	for range prefetch + 1 {
+		pl.free <- &hostBatch{pixels: make([]uint8, b*size*size*3), tokens: make([]int32, b*words)}
+	}
+	rows := make(chan row, workers)
+	pl.wg.Go(func() {
+		defer close(rows)
+		for step := from; step < to; step++ {
+			m := &making{full: make(chan struct{})}
+			select {
+			case m.batch = <-pl.free:
+			case <-ctx.Done():
+				return
+			}
+			m.left.Store(int64(b))
+			select {
+			case pl.ready <- m:
+			case <-ctx.Done():
+				return
+			}
+			for i := range b {
+				pos := step*int64(b) + int64(i)
+				source, example := p.order.at(pos)
+				select {
+				case rows <- row{m, i, pos, source, example}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	})
+	for range workers {
+		pl.wg.Go(func() {
+			for r := range rows {
+				px, tk := r.to.batch.pixels, r.to.batch.tokens
+				err := p.fill(r.pos, r.source, r.example, px[r.i*size*size*3:(r.i+1)*size*size*3], tk[r.i*words:(r.i+1)*words])
+				r.to.filled(err)
+			}
+		})
+	}
+	return pl
+}
+
+// filled counts a row; an error ends the batch at once.
+func (m *making) filled(err error) {
+	if err != nil {
+		m.once.Do(func() { m.err = err; close(m.full) })
+		return
+	}
+	if m.left.Add(-1) == 0 {
+		m.once.Do(func() { close(m.full) })
+	}
+}
+
+func (pl *pipeline) next(ctx context.Context) (*hostBatch, time.Duration, error) {
+	start := time.Now()
+	select {
+	case m := <-pl.ready:
+		select {
+		case <-m.full:
+			return m.batch, time.Since(start), m.err
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
+	}
+	return nil, 0, ctx.Err()
+}
+
+func (pl *pipeline) done(b *hostBatch) { pl.free <- b }
+
+func (pl *pipeline) close() {
+	pl.cancel()
+	pl.wg.Wait()
+	pl.pairs.close()
+}

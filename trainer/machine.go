@@ -1,0 +1,366 @@
+package trainer
+
+import (
+	"context"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/weights"
+)
+
+// machine holds the training state on the device(s) and advances it. A step
+// consumes the state and puts the new one into the same memory.
+type machine struct {
+	dev     *device.Device
+	recipe  *Recipe
+	cfg     *arch.Config
+	params  []arch.Param // trained, in the order of the state
+	frozen  []arch.Param // BatchNorm statistics
+	groups  []group
+	rule    lossScaleRule
+	pixels  bool // images arrive as bytes [B, S, S, 3], not as normalised floats [B, 3, S, S]
+	replay  bool // the kept patches are an input, not drawn: tests
+	rows    int  // batch, rounded up to a multiple of the devices
+	micros  int  // 1: the whole batch in one program
+	state   state[*device.Array]
+	buffers []*device.Array // values of frozen
+
+	compute dtypes.DType // of products and activations
+	fused   func(n int)  // told once how many attention operations run fused; may be nil
+
+	whole  *program        // micros == 1
+	cached *cachedPrograms // micros > 1
+}
+
+// The metrics of a step: one float32 vector, the only thing that is read back.
+const (
+	metricLoss = iota
+	metricGradNorm
+	metricLogitScale // exp
+	metricLossScale  // that the step used
+	metricSkipped
+	metricFinite // 1: the step was taken
+	numMetrics
+)
+
+func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, error) {
+	cfg, err := r.Config()
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{dev: dev, recipe: r, cfg: cfg, pixels: pixels, replay: replay, rule: defaultScaleRule}
+	for _, p := range cfg.Params() {
+		if p.Buffer {
+			m.frozen = append(m.frozen, p)
+		} else {
+			m.params = append(m.params, p)
+		}
+	}
+	m.groups = groups(cfg, m.params, r)
+	if m.compute, err = weights.ComputeDType(dev, r.Precision); err != nil {
+		return nil, err
+	}
+	n := dev.N()
+	m.rows, m.micros = (r.Batch+n-1)/n*n, 1
+	if r.MicroBatch > 0 && r.Batch > n*r.MicroBatch {
+		if r.Batch%(n*r.MicroBatch) != 0 {
+			return nil, fault.Usagef("batch %d is not a multiple of %d devices × micro_batch %d; change one of them", r.Batch, n, r.MicroBatch)
+		}
+		m.micros = r.Batch / (n * r.MicroBatch)
+	}
+	if replay && m.micros > 1 && r.DropPath > 0 {
+		return nil, fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/n)
+	}
+	if m.kept() == 0 {
+		return nil, fault.Usagef("patch_dropout %v keeps none of %d patches", r.PatchDropout, cfg.Tokens()-1)
+	}
+	if m.dropsPatches() && cfg.IsResNet() {
+		return nil, fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
+	}
+	if m.micros > 1 {
+		m.cached = m.newCached()
+	} else {
+		m.whole = m.newWhole()
+	}
+	return m, nil
+}
+
+// kept is the number of patch tokens that patch dropout leaves.
+func (m *machine) kept() int { return m.recipe.kept(m.cfg) }
+
+func (r *Recipe) kept(cfg *arch.Config) int {
+	return int(float64(cfg.Tokens()-1) * (1 - r.PatchDropout))
+}
+
+func (m *machine) dropsPatches() bool { return m.recipe.PatchDropout > 0 }
+
+// slot describes one array of the state.
+type slot struct {
+	field field
+	i     int    // of the field's list
+	name  string // in its file
+	file  string // of the checkpoint
+	dtype dtypes.DType
+	dims  []int
+	cut   device.Sharding
+}
+
+func (s slot) shape() shapes.Shape { return shapes.Make(s.dtype, s.dims...) }
+
+const numCounts = 4
+
+// stateLayout is the order of the state, in programs and in checkpoints.
+func (m *machine) stateLayout() layout {
+	n := len(m.params)
+	return layout{{fieldParams, n}, {fieldM, n}, {fieldV, n}, {fieldRNG, 1}, {fieldScale, 1}, {fieldCounts, 1}}
+}
+
+// slots describes the state.
+func (m *machine) slots() (out []slot) {
+	for _, e := range m.stateLayout() {
+		for i := range e.n {
+			out = append(out, m.slot(e.field, i))
+		}
+	}
+	return out
+}
+
+// slot is array number i of a field of the state. With zero_stage 1 the
+// moments are cut over the devices along the first axis that their number
+// divides.
+func (m *machine) slot(f field, i int) slot {
+	s := slot{field: f, i: i, file: optimizerFile, dtype: dtypes.Float32}
+	switch f {
+	case fieldParams, fieldM, fieldV:
+		s.name, s.dims = m.params[i].Name, intDims(m.params[i].Shape)
+	}
+	switch f {
+	case fieldParams:
+		s.file = modelFile
+		return s
+	case fieldM:
+		s.name = "optimizer.m." + s.name
+	case fieldV:
+		s.name = "optimizer.v." + s.name
+	case fieldRNG:
+		s.name, s.dtype, s.dims = "optimizer.rng", dtypes.Uint64, []int{3}
+	case fieldScale:
+		s.name = "optimizer.loss_scale"
+	case fieldCounts:
+		s.name, s.dtype, s.dims = "optimizer.counts", dtypes.Int32, []int{numCounts}
+	}
+	if (f == fieldM || f == fieldV) && m.recipe.ZeroStage > 0 {
+		s.cut = m.dev.SplitEvenly(s.dims...)
+	}
+	return s
+}
+
+// cut is how array number i of a field lies on the devices.
+func (m *machine) cut(f field, i int) device.Sharding {
+	switch f {
+	case fieldImages, fieldTokens, fieldKeep, fieldKeeps,
+		fieldImg, fieldTxt, fieldImgs, fieldTxts, fieldDImg, fieldDTxt, fieldDImgs, fieldDTxts:
+		return device.SplitRows
+	case fieldM, fieldV:
+		return m.slot(f, i).cut
+	}
+	return device.Replicated
+}
+
+// start fills the state: weights by name in the order of params and frozen,
+// moments zero, counters at the beginning.
+func (m *machine) start(weights func(p arch.Param) ([]float32, error)) error {
+	rng, err := RNGStateFromSeed(m.recipe.Seed)
+	if err != nil {
+		return err
+	}
+	scale := float32(1)
+	if m.recipe.Precision == "fp16" {
+		scale = scaleStart
+	}
+	err = m.putState(func(s slot) (*tensors.Tensor, error) {
+		switch s.field {
+		case fieldParams:
+			w, err := weights(m.params[s.i])
+			if err != nil {
+				return nil, err
+			}
+			return tensors.FromFlatDataAndDimensions(w, s.dims...), nil
+		case fieldRNG:
+			return rng, nil
+		case fieldScale:
+			return tensors.FromScalar(scale), nil
+		case fieldCounts:
+			return tensors.FromFlatDataAndDimensions([]int32{0, 0, scaleHysteresis, 0}, numCounts), nil
+		}
+		return tensors.FromShape(s.shape()), nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.putFrozen(weights)
+}
+
+func (m *machine) putFrozen(weights func(p arch.Param) ([]float32, error)) error {
+	for _, p := range m.frozen {
+		w, err := weights(p)
+		if err != nil {
+			return err
+		}
+		a, err := m.dev.PutF32(device.Replicated, w, intDims(p.Shape)...)
+		if err != nil {
+			return err
+		}
+		m.buffers = append(m.buffers, a)
+	}
+	return nil
+}
+
+// putState uploads a whole state, array by array: value gives the one of a
+// slot, and the host holds one at a time.
+func (m *machine) putState(value func(s slot) (*tensors.Tensor, error)) (err error) {
+	m.freeState()
+	var list []*device.Array
+	defer func() {
+		if err != nil {
+			free(list)
+		}
+	}()
+	for _, s := range m.slots() {
+		t, err := value(s)
+		if err != nil {
+			return err
+		}
+		a, err := m.dev.Put(s.cut, t)
+		if err != nil {
+			return err
+		}
+		list = append(list, a)
+	}
+	m.state = named(m.stateLayout(), list).state
+	return nil
+}
+
+// arrays are the state's, in the order of the slots; none before the start.
+func (m *machine) arrays() []*device.Array {
+	if m.state.params == nil {
+		return nil
+	}
+	return flat(m.stateLayout(), &values[*device.Array]{state: m.state})
+}
+
+func (m *machine) freeState() {
+	free(m.arrays())
+	m.state = state[*device.Array]{}
+}
+
+func (m *machine) close() {
+	m.freeState()
+	free(m.buffers)
+}
+
+func intDims(shape []int64) []int {
+	out := make([]int, len(shape))
+	for i, d := range shape {
+		out[i] = int(d)
+	}
+	return out
+}
+
+// hostBatch is what one step trains on. Either pixels or floats is set.
+type hostBatch struct {
+	pixels []uint8   // [B, S, S, 3]
+	floats []float32 // [B, 3, S, S], normalised
+	tokens []int32   // [B, context]
+	keep   []int32   // [B, kept], only for a machine that replays
+}
+
+// put uploads rows lo..hi of b, padded with rows of zeros to a multiple of the
+// devices: images, tokens and, when replayed, the kept patches.
+func (m *machine) put(b *hostBatch, lo, hi, padded int) (*values[*device.Array], error) {
+	size, ctx := m.recipe.Image.Size, m.cfg.Text.ContextLength
+	x := &values[*device.Array]{}
+	var err error
+	put := func(to **device.Array, t *tensors.Tensor) {
+		if err == nil {
+			*to, err = m.dev.Put(device.SplitRows, t)
+		}
+	}
+	if m.pixels {
+		put(&x.images, rowsTensor(b.pixels, lo, hi, padded, size, size, 3))
+	} else {
+		put(&x.images, rowsTensor(b.floats, lo, hi, padded, 3, size, size))
+	}
+	put(&x.tokens, rowsTensor(b.tokens, lo, hi, padded, ctx))
+	if m.replay {
+		put(&x.keep, rowsTensor(b.keep, lo, hi, padded, m.kept()))
+	}
+	if err != nil {
+		free(x.rows())
+		return nil, err
+	}
+	return x, nil
+}
+
+// rows are the arrays of the rows at hand.
+func (v *values[T]) rows() []T { return []T{v.images, v.tokens, v.keep, v.path} }
+
+func rowsTensor[T uint8 | int32 | float32](flat []T, lo, hi, padded int, dims ...int) *tensors.Tensor {
+	row := 1
+	for _, d := range dims {
+		row *= d
+	}
+	rows := flat[lo*row : hi*row]
+	if padded > hi-lo {
+		rows = append(append(make([]T, 0, padded*row), rows...), make([]T, (padded-(hi-lo))*row)...)
+	}
+	return tensors.FromFlatDataAndDimensions(rows, append([]int{padded}, dims...)...)
+}
+
+// step advances the state by one optimizer step with the three learning rates
+// and returns the metrics, which may still be in the making.
+func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float64) (*device.Array, error) {
+	rates, err := m.dev.PutF32(device.Replicated, []float32{float32(lr[0]), float32(lr[1]), float32(lr[2])}, 3)
+	if err != nil {
+		return nil, err
+	}
+	defer rates.Free()
+	if m.cached != nil {
+		return m.cached.step(ctx, b, rates)
+	}
+	x, err := m.inputs(b, rates)
+	if err != nil {
+		return nil, err
+	}
+	defer free(x.rows())
+	if m.fused != nil {
+		n, err := m.whole.FusedAttention(flat(m.whole.in, x)...)
+		if err != nil {
+			return nil, err
+		}
+		m.fused(n)
+		m.fused = nil
+	}
+	out, err := m.whole.call(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	m.state = out.state
+	return out.metrics, nil
+}
+
+// inputs are those of the step of a whole batch.
+func (m *machine) inputs(b *hostBatch, rates *device.Array) (*values[*device.Array], error) {
+	x, err := m.put(b, 0, m.recipe.Batch, m.rows)
+	if err != nil {
+		return nil, err
+	}
+	x.rates, x.frozen, x.state = rates, m.buffers, m.state
+	return x, nil
+}

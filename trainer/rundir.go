@@ -1,0 +1,177 @@
+package trainer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// Files of the run folder.
+const (
+	recipeFile  = "recipe.yaml"
+	runFile     = "run.json"
+	metricsFile = "metrics.jsonl"
+	finalFile   = "final.safetensors"
+	reportFile  = "report.html"
+	badFile     = "bad_samples.jsonl"
+	lockFile    = ".lock"
+)
+
+// vacate removes the new folder of a run that has not begun.
+func (r *run) vacate() {
+	left, err := os.ReadDir(r.out)
+	if err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile }) {
+		return
+	}
+	for _, e := range left {
+		os.Remove(filepath.Join(r.out, e.Name()))
+	}
+	os.Remove(r.out)
+}
+
+// openLogs writes what the run is and opens its records at the step it has.
+func (r *run) openLogs() (err error) {
+	if err := runlog.WriteFileAtomic(filepath.Join(r.out, recipeFile), r.recipe.YAML()); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	keep := r.step
+	if r.step == 0 {
+		keep = -1
+	}
+	path := filepath.Join(r.out, metricsFile)
+	if r.metrics, err = runlog.OpenMetrics(path, keep); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	if err := r.readCurve(path); err != nil {
+		return err
+	}
+	if r.events, err = runlog.OpenEvents(r.out); err != nil {
+		return fault.As(fault.Environment, err)
+	}
+	return r.writeRunFile(false)
+}
+
+// readCurve takes over what earlier processes of the run wrote.
+func (r *run) readCurve(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		var e Eval
+		var s Step
+		switch {
+		case json.Unmarshal([]byte(line), &e) == nil && e.Benchmark != "":
+			r.result.Evals = append(r.result.Evals, e)
+		case json.Unmarshal([]byte(line), &s) == nil:
+			s.Total = r.recipe.Steps
+			r.result.Curve = append(r.result.Curve, s)
+		}
+	}
+	if n := int64(len(r.result.Curve)); n != r.step {
+		r.log.Warn("metrics.jsonl does not hold every step of the run so far; the model is not concerned", "steps", r.step, "lines", n)
+	}
+	return nil
+}
+
+// session is one process of a run, for run.json.
+type session struct {
+	Started  time.Time         `json:"started"`
+	FromStep int64             `json:"from_step"`
+	Backend  device.Info       `json:"backend"`
+	Versions map[string]string `json:"versions"`
+}
+
+// writeRunFile records the processes of the run and what they read.
+func (r *run) writeRunFile(done bool) error {
+	path := filepath.Join(r.out, runFile)
+	var f struct {
+		Recipe   string    `json:"recipe_sha256"`
+		Data     []string  `json:"data_fingerprints"`
+		Params   int64     `json:"params"`
+		Sessions []session `json:"sessions"`
+		Result   *Result   `json:"result,omitempty"`
+	}
+	if text, err := os.ReadFile(path); err == nil && r.first > 0 || done {
+		_ = json.Unmarshal(text, &f) // a damaged one is written anew
+	}
+	f.Recipe, f.Data, f.Params = r.recipe.identity(), r.position().Data, r.machine.cfg.TotalParams()
+	if done {
+		f.Result = r.result
+	} else {
+		info := r.machine.dev.Info()
+		if n := len(f.Sessions); n > 0 && (f.Sessions[n-1].Backend.Kind != info.Kind || f.Sessions[n-1].Backend.Devices != info.Devices) {
+			r.log.Warn("the run goes on on another backend or number of devices: the result stays right, its last bits do not",
+				"before", fmt.Sprintf("%s × %d", f.Sessions[n-1].Backend.Kind, f.Sessions[n-1].Backend.Devices), "now", fmt.Sprintf("%s × %d", info.Kind, info.Devices))
+		}
+		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
+	}
+	return fault.As(fault.Environment, runlog.WriteJSONAtomic(path, f))
+}
+
+// identity is a hash over the keys that decide about the result.
+func (r *Recipe) identity() string { return identityOf(r.YAML()) }
+
+// free are the keys that a resumed run may change.
+var freeKeys = []string{"checkpoint", "eval", "max_bad"}
+
+func identityOf(text []byte) string {
+	var tree map[string]any
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		return ""
+	}
+	for _, k := range freeKeys {
+		delete(tree, k)
+	}
+	b, err := json.Marshal(tree) // keys sorted
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// otherRecipe says which key differs from the run in the folder.
+func (r *run) otherRecipe(from string) error {
+	there := filepath.Join(r.out, recipeFile)
+	text, err := os.ReadFile(there)
+	var old, now map[string]any
+	if err = errors.Join(err, yaml.Unmarshal(text, &old), yaml.Unmarshal(r.recipe.YAML(), &now)); err == nil {
+		for _, k := range slices.Sorted(func(yield func(string) bool) {
+			for k := range now {
+				if !yield(k) {
+					return
+				}
+			}
+			for k := range old {
+				if _, ok := now[k]; !ok && !yield(k) {
+					return
+				}
+			}
+		}) {
+			if !slices.Contains(freeKeys, k) && !reflect.DeepEqual(old[k], now[k]) {
+				return fault.Usagef("%s: holds a run of another recipe: %s is %v there and %v here; use another --out", r.out, k, old[k], now[k])
+			}
+		}
+	}
+	return fault.Usagef("%s: is a run of another recipe; use another --out", from)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
