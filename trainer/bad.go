@@ -1,6 +1,8 @@
 package trainer
 
 import (
+	"log/slog"
+	"math"
 	"strings"
 	"sync"
 
@@ -28,41 +30,34 @@ func (b *badSample) String() string {
 type badSamples struct {
 	path  string
 	limit float64 // fraction of the samples drawn
+	log   *slog.Logger
 
 	mu    sync.Mutex
 	first int64 // position of the run at which counting began
 	n     int64
 	seen  map[string]bool
 	list  *runlog.Metrics
+	mute  bool // no list: it could not be written
 }
 
 // badAllowance is how many bad samples are no reason to stop, however short
 // the run is.
 const badAllowance = 10
 
-func newBadSamples(path string, limit float64, first int64) *badSamples {
-	return &badSamples{path: path, limit: limit, first: first, seen: map[string]bool{}}
+func newBadSamples(path string, limit float64, first int64, log *slog.Logger) *badSamples {
+	return &badSamples{path: path, limit: limit, first: first, log: log, seen: map[string]bool{}}
 }
 
 func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.n++
-	if !b.seen[why.path] && len(b.seen) < 1<<16 {
+	if !b.seen[why.path] && len(b.seen) < 1<<16 && !b.mute {
 		b.seen[why.path] = true
-		if b.list == nil {
-			var err error
-			if b.list, err = runlog.OpenMetrics(b.path, 1<<62); err != nil {
-				return fault.File(b.path, "the list of bad samples", err)
-			}
-		}
-		line := struct {
-			Source  string `json:"source"`
-			Example string `json:"example"`
-			Why     string `json:"why"`
-		}{source, why.path, fault.Line(why.err)}
-		if err := b.list.Write(line); err != nil {
-			return err
+		// A run does not end for want of the list: the count is in the state.
+		if err := b.write(source, why); err != nil {
+			b.log.Warn("no more lines in the list of bad samples from this process", "error", err)
+			b.mute = true
 		}
 	}
 	// Every bad one had another drawn in its place.
@@ -70,6 +65,19 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); see %s", b.n, drawn, b.limit, why, b.path)
 	}
 	return nil
+}
+
+func (b *badSamples) write(source string, why *badSample) (err error) {
+	if b.list == nil {
+		if b.list, err = runlog.OpenMetrics(b.path, math.MaxInt64); err != nil {
+			return err
+		}
+	}
+	return b.list.Write(struct {
+		Source  string `json:"source"`
+		Example string `json:"example"`
+		Why     string `json:"why"`
+	}{source, why.path, fault.Line(why.err)})
 }
 
 func (b *badSamples) count() int64 {

@@ -90,7 +90,7 @@ func startPipeline(ctx context.Context, p *pairs, from, to int64, workers int) *
 		pl.wg.Go(func() {
 			for r := range rows {
 				px, tk := r.to.batch.pixels, r.to.batch.tokens
-				err := p.fill(r.pos, r.source, r.example, px[r.i*size*size*3:(r.i+1)*size*size*3], tk[r.i*words:(r.i+1)*words])
+				err := p.fill(ctx, r.pos, r.source, r.example, px[r.i*size*size*3:(r.i+1)*size*size*3], tk[r.i*words:(r.i+1)*words])
 				r.to.filled(err)
 			}
 		})

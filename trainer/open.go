@@ -48,8 +48,8 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if o.StopAfter > 0 {
 		*to = min(*to, r.step+o.StopAfter)
 	}
-	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.step*int64(r.recipe.Batch))
-	source, err := r.openData(ctx, *to)
+	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.step*int64(r.recipe.Batch), r.log)
+	source, err := r.openData(ctx, *to, o.reading)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 }
 
 // openData opens the sources; the feed of a tensors source is ready at once.
-func (r *run) openData(ctx context.Context, to int64) (feed, error) {
+func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error) {
 	cfg, err := r.recipe.Config()
 	if err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func (r *run) openData(ctx context.Context, to int64) (feed, error) {
 		if err := fitsHost(r.recipe, cfg); err != nil {
 			return nil, err
 		}
-		r.pairs, err = openPairs(ctx, r.recipe, cfg, r.bad)
+		r.pairs, err = openPairs(ctx, r.recipe, cfg, r.bad, how)
 		if err != nil {
 			return nil, err
 		}

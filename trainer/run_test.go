@@ -665,7 +665,7 @@ func TestQueueIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := openPairs(t.Context(), r, cfg, newBadSamples(filepath.Join(t.TempDir(), badFile), 0, 0))
+		p, err := openPairs(t.Context(), r, cfg, newBadSamples(filepath.Join(t.TempDir(), badFile), 0, 0, runlog.Discard()), reading{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,11 +2,14 @@ package trainer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
@@ -34,11 +37,29 @@ type pairs struct {
 	order  *order
 	tok    *bpe.Tokenizer
 	bad    *badSamples
+	log    *slog.Logger
+	pause  time.Duration // before the first read that is tried again
 
 	mu     sync.Mutex
 	cached map[[2]int64]*img.RGB
 	room   int64 // of the cache; negative: the set does not fit
+	warned time.Time
 }
+
+// reading says how the sources are opened and read again; the zero value is
+// for real ones, tests put their own in.
+type reading struct {
+	open  func(ctx context.Context, src string, o dataset.Options) (dataset.Dataset, error)
+	pause time.Duration
+}
+
+// A read that fails for a reason of the environment is tried again: attempts
+// times in all, with pauses that double from firstPause, half a minute
+// together.
+const (
+	attempts   = 6
+	firstPause = time.Second
+)
 
 // pool is one or more data sets seen as one list.
 type pool struct {
@@ -58,11 +79,14 @@ func (p *pool) read(i int64) (dataset.Example, error) {
 }
 
 // openPairs opens the recipe's sources.
-func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples) (_ *pairs, err error) {
+func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples, how reading) (_ *pairs, err error) {
 	if cfg.Text.VocabSize < clipVocabulary {
 		return nil, fault.Usagef("model: its text tower knows %d tokens, CLIP's vocabulary has %d; captions need a model with CLIP's vocabulary", cfg.Text.VocabSize, clipVocabulary)
 	}
-	p := &pairs{recipe: r, cfg: cfg, tok: bpe.New(), bad: bad, cached: map[[2]int64]*img.RGB{}}
+	if how.open == nil {
+		how = reading{dataset.Open, firstPause}
+	}
+	p := &pairs{recipe: r, cfg: cfg, tok: bpe.New(), bad: bad, log: bad.log, pause: how.pause, cached: map[[2]int64]*img.RGB{}}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -71,7 +95,7 @@ func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples
 	var weights []float64
 	var sizes []int64
 	for i, s := range r.Data {
-		d, err := dataset.Open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption})
+		d, err := how.open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption})
 		if err != nil {
 			return nil, fmt.Errorf("data.%d: %w", i, err)
 		}
@@ -114,13 +138,15 @@ func (p *pairs) fingerprint() []string {
 }
 
 // fill writes the pair of position pos, whose example the order gave, into one
-// row. A bad example is counted and another one takes its place.
-func (p *pairs) fill(pos int64, source int, example int64, pixels []uint8, tokens []int32) error {
+// row. A bad example is counted and another one takes its place; one that the
+// environment withholds is an error, for its substitute would be another
+// training.
+func (p *pairs) fill(ctx context.Context, pos int64, source int, example int64, pixels []uint8, tokens []int32) error {
 	r := rand.New(rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(pos)))
 	for range substitutes {
-		why := p.try(r, source, example, pixels, tokens)
-		if why == nil {
-			return nil
+		why, err := p.try(ctx, r, source, example, pixels, tokens)
+		if why == nil || err != nil {
+			return err
 		}
 		if err := p.bad.add(p.recipe.Data[min(source, len(p.recipe.Data)-1)].Source, why, pos); err != nil {
 			return err
@@ -130,18 +156,21 @@ func (p *pairs) fill(pos int64, source int, example int64, pixels []uint8, token
 	return fault.Inputf("data: %d examples in a row are bad, the last ones are in bad_samples.jsonl; check the source", substitutes)
 }
 
-func (p *pairs) try(r *rand.Rand, source int, example int64, pixels []uint8, tokens []int32) *badSample {
-	ex, err := p.pools[source].read(example)
+func (p *pairs) try(ctx context.Context, r *rand.Rand, source int, example int64, pixels []uint8, tokens []int32) (*badSample, error) {
+	ex, err := p.read(ctx, source, example)
+	if fault.FromEnvironment(err) || errors.Is(err, context.Canceled) {
+		return nil, err
+	}
 	if err != nil {
-		return &badSample{path: fmt.Sprintf("%s (example %d)", ex.Path, example), err: err}
+		return &badSample{path: fmt.Sprintf("%s (example %d)", ex.Path, example), err: err}, nil
 	}
 	caption, ok := p.caption(r, ex.Captions)
 	if !ok {
-		return &badSample{path: ex.Path, err: fmt.Errorf("empty caption")}
+		return &badSample{path: ex.Path, err: fmt.Errorf("empty caption")}, nil
 	}
 	im, err := p.decoded(source, example, ex.Image)
 	if err != nil {
-		return &badSample{path: ex.Path, err: err}
+		return &badSample{path: ex.Path, err: err}, nil
 	}
 	o := p.recipe.Image
 	crop := img.RandomResizedCrop(im, img.SampleBox(r, im.W, im.H, o.Scale, o.Ratio), o.Size)
@@ -150,7 +179,42 @@ func (p *pairs) try(r *rand.Rand, source int, example int64, pixels []uint8, tok
 	}
 	copy(pixels, crop.Pix)
 	p.tok.Tokens(tokens, caption, p.cfg.Text.ContextLength)
-	return nil
+	return nil, nil
+}
+
+// read is an example of a source. What the environment refuses is asked for
+// again: storage comes back, and a training is long.
+func (p *pairs) read(ctx context.Context, source int, example int64) (dataset.Example, error) {
+	pause := p.pause
+	for n := 1; ; n++ {
+		ex, err := p.pools[source].read(example)
+		if !fault.FromEnvironment(err) {
+			return ex, err
+		}
+		if n == attempts {
+			return ex, fault.Envf("data: %w; %d attempts in %v failed; once the storage is well, the same command goes on", err, attempts, pause-p.pause)
+		}
+		p.warn(err, pause)
+		select {
+		case <-ctx.Done():
+			return ex, ctx.Err()
+		case <-time.After(pause):
+		}
+		pause *= 2
+	}
+}
+
+// warn says that a read failed; not for each of many at once.
+func (p *pairs) warn(err error, pause time.Duration) {
+	p.mu.Lock()
+	said := time.Since(p.warned) < 5*time.Second
+	if !said {
+		p.warned = time.Now()
+	}
+	p.mu.Unlock()
+	if !said {
+		p.log.Warn("the data cannot be read, it is tried again", "error", fault.Line(err), "in", pause)
+	}
 }
 
 // caption draws one of the captions and one of the templates.

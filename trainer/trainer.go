@@ -23,6 +23,8 @@ type Options struct {
 	// Progress is called after every step, from the run's own goroutine, one
 	// step late. It may be nil.
 	Progress func(Step)
+
+	reading reading
 }
 
 // Step is one optimizer step: a line of metrics.jsonl.

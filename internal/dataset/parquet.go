@@ -432,8 +432,16 @@ func (c *bytesColumn) read(row int64) (data []byte, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	whole := false
+	defer func() {
+		if !whole && c.pages != nil { // where it stopped is not known: begin anew
+			c.pages.Close()
+			c.pages = nil
+		}
+	}()
 	for i := len(c.kept) - 1; i >= 0; i-- {
 		if k := c.kept[i]; k.group == group && row >= k.row && row < k.row+int64(len(k.rows)) {
+			whole = true
 			return k.rows[row-k.row], nil
 		}
 	}
@@ -459,6 +467,7 @@ func (c *bytesColumn) read(row int64) (data []byte, err error) {
 		}
 		c.kept = append(c.kept, k)
 		if row < c.next {
+			whole = true
 			return k.rows[row-k.row], nil
 		}
 	}

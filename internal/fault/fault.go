@@ -56,11 +56,15 @@ func Checkf(format string, args ...any) error {
 	return &Error{CheckFailed, fmt.Errorf(format, args...)}
 }
 
-// As gives err a kind unless it (or a cause) already has one.
+// As gives err a kind unless it (or a cause) already has one. What the
+// environment caused is never bad input.
 func As(kind Kind, err error) error {
 	var e *Error
 	if err == nil || errors.As(err, &e) {
 		return err
+	}
+	if kind == Input && FromEnvironment(err) {
+		kind = Environment
 	}
 	return &Error{kind, err}
 }
@@ -73,10 +77,10 @@ func Code(err error) int {
 		return int(Done)
 	case errors.Is(err, context.Canceled):
 		return int(Interrupted)
+	case FromEnvironment(err):
+		return int(Environment)
 	case errors.As(err, &e):
 		return int(e.Kind)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return int(Environment)
 	default:
 		return int(Input)
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +29,15 @@ func TestCode(t *testing.T) {
 		{fmt.Errorf("rename: %w", fs.ErrPermission), 4},
 		{As(Input, Envf("keeps its own kind")), 4},
 		{fmt.Errorf("stop: %w", context.Canceled), 130},
+		{Inputf("a.tar: reading 8 bytes: %w", syscall.EIO), 4},
+		{As(Input, &fs.PathError{Op: "read", Path: "f", Err: syscall.ESTALE}), 4},
+		{fmt.Errorf("open: %w", syscall.EMFILE), 4},
+		{Inputf("s3://b/k: %w", &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}), 4},
+		{Inputf("f: %w", &net.DNSError{IsTimeout: true}), 4},
+		{fs.ErrNotExist, 3},
+		{fmt.Errorf("f: %w", syscall.EISDIR), 3},
+		{fmt.Errorf("f: %w", io.ErrUnexpectedEOF), 3},
+		{Usagef("--out: %w", syscall.EACCES), 2},
 	} {
 		if got := Code(c.err); got != c.want {
 			t.Errorf("Code(%v) = %d, want %d", c.err, got, c.want)

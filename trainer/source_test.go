@@ -1,0 +1,95 @@
+package trainer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// sick is a data set on storage that fails: reads after the first good ones,
+// as often as bad says.
+type sick struct {
+	dataset.Dataset
+	good, bad *atomic.Int64
+	err       error
+}
+
+func (s sick) Read(i int) (dataset.Example, error) {
+	if s.good.Add(-1) < 0 && s.bad.Add(-1) >= 0 {
+		return dataset.Example{}, fmt.Errorf("x.tar: reading 9 bytes at offset 512: %w", s.err)
+	}
+	return s.Dataset.Read(i)
+}
+
+// sickReading fails bad times with err after good reads.
+func sickReading(good, bad int64, err error, pause time.Duration) reading {
+	var g, b atomic.Int64
+	g.Store(good)
+	b.Store(bad)
+	return reading{pause: pause, open: func(ctx context.Context, src string, o dataset.Options) (dataset.Dataset, error) {
+		d, e := dataset.Open(ctx, src, o)
+		return sick{d, &g, &b, err}, e
+	}}
+}
+
+// TestReadErrors: what the storage does not give is no bad sample. It is asked
+// for again; when it does not come back the run stops with a checkpoint, from
+// which it goes on to the same bits.
+func TestReadErrors(t *testing.T) {
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole")
+	mustRun(t, tiny(t), Options{Out: whole})
+
+	t.Run("for a while", func(t *testing.T) {
+		var log bytes.Buffer
+		out := filepath.Join(dir, "while")
+		res := mustRun(t, tiny(t), Options{Out: out, Workers: 1, Log: runlog.NewLogger(&log, false, false),
+			reading: sickReading(40, attempts-1, syscall.EIO, time.Microsecond)})
+		sameRun(t, out, whole)
+		if res.Bad != 0 || exists(filepath.Join(out, badFile)) || strings.Count(log.String(), "the data cannot be read") != 1 {
+			t.Errorf("%d bad samples; log:\n%s", res.Bad, log.String())
+		}
+	})
+	for name, cause := range map[string]error{
+		"I/O": syscall.EIO, "stale": syscall.ESTALE, "too many files": syscall.EMFILE, "timeout": context.DeadlineExceeded,
+		"permission": syscall.EACCES, "storage": fault.Envf("s3://b/x.tar: storage: 503"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(dir, name)
+			_, err := Run(t.Context(), tiny(t), Options{Out: out, Workers: 2, Device: onDevice(t, 0), reading: sickReading(40, 1<<40, cause, time.Microsecond)})
+			if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "x.tar") || !strings.Contains(err.Error(), "the state after step") {
+				t.Fatalf("error %v has exit status %d", err, fault.Code(err))
+			}
+			if list, e := listCheckpoints(out); e != nil || len(list) == 0 || !strings.Contains(err.Error(), list[len(list)-1].path) {
+				t.Errorf("checkpoints %v, %v; error %v", list, e, err)
+			}
+			if exists(filepath.Join(out, badFile)) {
+				t.Errorf("bad samples:\n%s", readFile(t, out, badFile))
+			}
+			mustRun(t, tiny(t), Options{Out: out})
+			sameRun(t, out, whole)
+		})
+	}
+	t.Run("stopped while it waits", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		out := filepath.Join(dir, "stopped")
+		time.AfterFunc(300*time.Millisecond, cancel)
+		_, err := Run(ctx, tiny(t), Options{Out: out, Device: onDevice(t, 0), reading: sickReading(40, 1<<40, syscall.EIO, time.Hour)})
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "goes on from") {
+			t.Errorf("error %v", err)
+		}
+		mustRun(t, tiny(t), Options{Out: out})
+		sameRun(t, out, whole)
+	})
+}
