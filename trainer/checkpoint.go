@@ -3,6 +3,7 @@ package trainer
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -375,23 +376,31 @@ func listCheckpoints(dir string) ([]checkpointAt, error) {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b checkpointAt) int { return int(a.step - b.step) })
+	slices.SortFunc(out, func(a, b checkpointAt) int { return cmp.Compare(a.step, b.step) })
 	return out, nil
 }
 
 // readState reads and checks state.json.
 func readState(path string) (*savedState, error) {
 	file := filepath.Join(path, stateFile)
-	text, err := os.ReadFile(file)
+	text, err := fault.ReadFile(file, "a checkpoint of evatool train", 16<<20)
 	if err != nil {
-		return nil, fault.File(file, "a checkpoint of evatool train", err)
+		return nil, err
 	}
+	return parseState(file, text)
+}
+
+// parseState reads the text of a state.json; file is for messages.
+func parseState(file string, text []byte) (*savedState, error) {
 	var s savedState
 	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, fault.Inputf("%s: %w; name an older checkpoint with --resume", file, err)
 	}
-	if s.Format != 1 || s.Step < 0 {
+	if s.Format != 1 {
 		return nil, fault.Inputf("%s: format %d; this program reads 1", file, s.Format)
+	}
+	if max(s.Step, s.Samples, s.Bad) > maxSamples || min(s.Step, s.Samples, s.Bad) < 0 {
+		return nil, fault.Inputf("%s: step %d, samples %d, bad_samples %d cannot be; name an older checkpoint with --resume", file, s.Step, s.Samples, s.Bad)
 	}
 	return &s, nil
 }

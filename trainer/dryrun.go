@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // Plan is what a recipe will cost.
@@ -31,6 +32,10 @@ type Plan struct {
 // DryRun prices a recipe on a number of devices; rate is samples per second of
 // all of them together, 0 when unknown. It opens neither data nor device.
 func DryRun(r *Recipe, devices int, rate float64) (*Plan, error) {
+	const most = 1 << 20
+	if devices < 1 || devices > most {
+		return nil, fault.Usagef("%d devices; want 1 to %d", devices, most)
+	}
 	cfg, err := r.Config()
 	if err != nil {
 		return nil, err
@@ -68,7 +73,11 @@ func DryRun(r *Recipe, devices int, rate float64) (*Plan, error) {
 		}
 	}
 	p.BytesState = p.Params * (4 + 4 + moments)
-	p.BytesActivations = activations(cfg, r, keptShare) * int64(p.MicroBatch)
+	kept := activations(cfg, r, keptShare) * float64(p.MicroBatch)
+	if kept > 1<<60 {
+		return nil, fault.Usagef("model: %d pairs keep %.3g bytes on a device; no device has that, take a smaller image_size, context_length or micro_batch", p.MicroBatch, kept)
+	}
+	p.BytesActivations = int64(kept)
 	p.BytesLoss = int64(r.Batch) / int64(devices) / int64(p.Parts) * int64(r.Batch) * 4 * 3
 	p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
 	if rate > 0 {
@@ -80,7 +89,7 @@ func DryRun(r *Recipe, devices int, rate float64) (*Plan, error) {
 // activations estimates the bytes that one pair keeps for the backward pass:
 // per block about 14 rows of the width, 3 of the hidden width and the
 // attention weights; with checkpointing the block's input, and one block whole.
-func activations(cfg *arch.Config, r *Recipe, keptShare float64) int64 {
+func activations(cfg *arch.Config, r *Recipe, keptShare float64) float64 {
 	size := 4.0
 	if r.Precision != "fp32" {
 		size = 2
@@ -101,7 +110,7 @@ func activations(cfg *arch.Config, r *Recipe, keptShare float64) int64 {
 		side := float64(cfg.Vision.ImageSize)
 		sum += 24 * side * side * float64(cfg.Vision.Width)
 	}
-	return int64(sum * size)
+	return sum * size
 }
 
 // String is the plan for people.

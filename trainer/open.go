@@ -42,6 +42,9 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		if state.Recipe != r.recipe.identity() {
 			return r.otherRecipe(from)
 		}
+		if state.Step > r.recipe.Steps {
+			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with --resume", filepath.Join(from, stateFile), state.Step, r.recipe.Steps)
+		}
 		r.first, r.step, r.saved = state.Step, state.Step, state.Step
 		r.saver.last.Store(&from)
 	}
@@ -123,9 +126,9 @@ func (r *run) resumeFrom(resume string) (string, error) {
 	switch resume {
 	case "", "auto":
 		if len(list) == 0 {
-			text, err := os.ReadFile(filepath.Join(r.out, recipeFile))
+			there, err := readRecipe(filepath.Join(r.out, recipeFile))
 			st, none := os.Stat(filepath.Join(r.out, metricsFile))
-			if err == nil && none == nil && st.Size() > 0 && identityOf(text) != r.recipe.identity() {
+			if err == nil && none == nil && st.Size() > 0 && there.identity() != r.recipe.identity() {
 				return "", r.otherRecipe(r.out)
 			}
 			return "", nil

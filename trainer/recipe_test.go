@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -58,6 +59,19 @@ func TestRecipeErrors(t *testing.T) {
 		"two sources":     {text: strings.Replace(goodRecipe, "source: b.csv,", "source: b.csv, tensors: c,", 1), want: "either source or tensors"},
 		"duplicate":       {text: goodRecipe + "batch: 65\n", want: "batch"},
 		"config unknown":  {text: strings.Replace(goodRecipe, "model: EVA02-CLIP-B-16", "model: {embed_dim: 8, wat: 1, vision_cfg: {}, text_cfg: {}}", 1), want: "wat"},
+		"bare tag":        {text: "model: EVA02-CLIP-B-16\ndata:\n  ! ", want: "data: missing"},
+		"shell":           {text: goodRecipe, set: "data.0.source={a,b}.tar", want: `put it in quotes: 'data.0.source="{a,b}.tar"'`},
+		"three rates":     {text: goodRecipe, set: "lr=1e-4", want: "want a mapping of vision, text, other: lr.vision=1e-4"},
+		"huge batch":      {text: goodRecipe, set: "batch=9223372036854775807", want: "from 1 to 16777216"},
+		"huge micro":      {text: goodRecipe, set: "micro_batch=16777217", want: "micro_batch: 16777217; give"},
+		"huge steps":      {text: goodRecipe, set: "steps=9223372036854775807", want: "steps: 9223372036854775807; give"},
+		"huge product":    {text: goodRecipe, set: "steps=100000000000000", want: "are more than 1000000000000000 samples"},
+		"huge samples":    {text: goodRecipe, set: "samples=2e15", want: "samples: 2000000000000000; give"},
+		"negative":        {text: goodRecipe, set: "warmup_steps=-1", want: "warmup_steps: -1; give a number of steps, from 0"},
+		"no checkpoint":   {text: goodRecipe, set: "checkpoint.keep=0", want: "checkpoint.keep: 0; give"},
+		"huge rate":       {text: goodRecipe, set: "lr.text=1e300", want: "lr.text: 1e+300; want 0 to 1e+30"},
+		"tiny eps":        {text: goodRecipe, set: "optimizer.eps=1e-50", want: "optimizer.eps: 1e-50; want 1e-30 to 1"},
+		"huge weights":    {text: goodRecipe, set: "data.0.weight=1e308", want: "data.0.weight: 1e+308; want 0 to 1e+12"},
 		"tensors and mix": {text: "model: EVA02-CLIP-B-16\nbatch: 2\nsteps: 2\nwarmup_steps: 0\ndata: [{tensors: a}, {source: b}]\n", want: "do not mix"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -161,4 +175,147 @@ func TestRecipePath(t *testing.T) {
 			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
+}
+
+// TestIdentity: a run is found again by the hash of its recipe, whatever
+// version of evatool wrote it.
+func TestIdentity(t *testing.T) {
+	want := map[string]string{
+		"EVA01-CLIP-g-14-plus-released":    "d3f87344d6b203dfe8610893154fbd942a2307025962f8af6fb8fd7d1b83da43",
+		"EVA01-CLIP-g-14-plus":             "c91067e3a9f04b6e50b4610297191a0ed056641dde0ba2081c5cf7169bfa616c",
+		"EVA01-CLIP-g-14":                  "72f5e9603b2ccb0ccd629ce3b59619245c6d584624fe40cb5f28881258b737fe",
+		"EVA02-CLIP-B-16-released":         "927b9710e9dbd67af5a4b5fb3663b02d984f5b716ec1df6dc90b4c6d2bb827c9",
+		"EVA02-CLIP-B-16":                  "b67be84efe1a2a3d52b159c8b9057f5f53f36e58c869dfe80e57609e04c7a12a",
+		"EVA02-CLIP-L-14-336-released":     "18934e6699713795c2c78953657b8d518e54fc441f3bedb2c0c9eceb3fdc2774",
+		"EVA02-CLIP-L-14-336":              "540d240ba34e491bf746f684be9e5a8d669bf5627df2da817a7bebee7faea5cf",
+		"EVA02-CLIP-L-14-released":         "4e5e0a30603281aa2c03ba91cde4446689f5dd0cc9666b7a77de8474892ea8e5",
+		"EVA02-CLIP-L-14":                  "27a33086f93741d48ead9f6bb6074d85ea6110353b12702e0a055e3db2885431",
+		"EVA02-CLIP-bigE-14-plus-released": "fd56f0679062ed81bba536c873f182aad860624c0ba452638e1442f541731e6d",
+		"EVA02-CLIP-bigE-14-plus":          "7ac1002ea53713e69562efb741b3ab8e5c81adc95297dc840396f0057f0f388d",
+		"EVA02-CLIP-bigE-14-released":      "cacadac1405b80e0436e4001131d6f0f978fe9b395128b4d731eff73411cc8e5",
+		"EVA02-CLIP-bigE-14":               "0b2d9dc746367aaaa58c3430d5404724029f81b9ea7e5bf5aa94c714df405565",
+		"emoji-adamw":                      "2217d910a3a000fc9c8d507ec79e8a624950a0be5775a3dd3bd096ebe346724e",
+		"emoji-lamb":                       "4943c74781d1b2a4374962777ff2488cc351913296dca0d22d7a3b980647a928",
+	}
+	for name, sum := range want {
+		r, err := LoadRecipe(name)
+		if err != nil {
+			t.Error(err)
+		} else if got := r.identity(); got != sum {
+			t.Errorf("%s: identity %s, was %s", name, got, sum)
+		}
+	}
+	// Strings that look like something else, numbers of every form, a model
+	// spelled out; and the run's recipe.yaml as it was written with another
+	// library.
+	const odd = "73d13cd6838be311afc37337a4bb82a992210d746b8de6766c3379be0ec66904"
+	r, err := LoadRecipe("testdata/odd.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := readRecipe("testdata/recipe-of-an-old-run.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := r.identity(), old.identity(); a != odd || b != odd {
+		t.Errorf("identity %s, of the old file %s, was %s", a, b, odd)
+	}
+}
+
+// TestNumbersHaveRanges: a whole recipe of the largest numbers there are is
+// either refused or priced without an overflow.
+func TestNumbersHaveRanges(t *testing.T) {
+	for _, set := range []string{
+		"batch", "micro_batch", "samples", "steps", "warmup_steps", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_grad_norm",
+		"lr.vision", "lr.text", "lr.other", "layer_decay.vision", "patch_dropout", "drop_path", "zero_stage", "max_bad", "checkpoint.every_steps",
+		"checkpoint.keep", "image.size", "augment.hflip", "data.0.weight", "image.ratio.1", "image.scale.1", "optimizer.betas.0",
+	} {
+		for _, v := range []string{"9223372036854775807", "1e300", "-1", "-9223372036854775808"} {
+			if v == "9223372036854775807" && strings.HasPrefix(set, "lr.") {
+				continue // it diverges, but it is a number
+			}
+			if _, err := ParseRecipe("r.yaml", []byte(goodRecipe), set+"="+v); err == nil {
+				t.Errorf("%s=%s is taken", set, v)
+			}
+		}
+	}
+	r, err := ParseRecipe("r.yaml", []byte(goodRecipe), "batch=16777216", "micro_batch=16777216", "samples=1e15", "warmup_steps=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, devices := range []int{1, 3, 1 << 20} {
+		p, err := DryRun(r, devices, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Samples <= 0 || p.Samples > 1e15 || p.BytesActivations <= 0 || p.BytesLoss <= 0 || p.BytesDevice < p.BytesLoss {
+			t.Errorf("%d devices: %+v", devices, p)
+		}
+	}
+	for _, devices := range []int{0, -1, 1<<20 + 1} {
+		if _, err := DryRun(r, devices, 1); err == nil {
+			t.Errorf("%d devices are taken", devices)
+		}
+	}
+	big := strings.Replace(goodRecipe, "EVA02-CLIP-B-16", "{embed_dim: 65536, vision_cfg: {image_size: 8192, patch_size: 1, width: 65536, layers: 1024}, text_cfg: {}}", 1)
+	if r, err = ParseRecipe("r.yaml", []byte(big), "batch=16777216", "warmup_steps=0"); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := DryRun(r, 1, 1); err == nil {
+		t.Errorf("priced: %+v", p)
+	}
+}
+
+func FuzzRecipe(f *testing.F) {
+	f.Add([]byte(goodRecipe), "lr.vision=1e-3")
+	for _, n := range Bundled() {
+		text, _ := bundled(n)
+		f.Add(text, "batch=128")
+	}
+	f.Add([]byte("data:\n  ! "), "data.0.source={a,b}.tar")
+	f.Fuzz(func(t *testing.T, text []byte, set string) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := ParseRecipe("r.yaml", text, set)
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(16<<20+8192*(len(text)+len(set))); got > most {
+			t.Errorf("%d bytes for a recipe of %d; at most %d", got, len(text), most)
+		}
+		if err != nil {
+			return
+		}
+		again, err := ParseRecipe("r.yaml", r.YAML())
+		if err != nil {
+			t.Fatalf("%v\n%s", err, r.YAML())
+		}
+		if r.identity() != again.identity() {
+			t.Errorf("another identity when read back:\n%s", r.YAML())
+		}
+		if _, err := DryRun(r, 3, 1); err != nil {
+			var e *fault.Error
+			if !errors.As(err, &e) {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// FuzzState: what a state.json says is in range or refused, and it costs no
+// more than its size allows.
+func FuzzState(f *testing.F) {
+	f.Add([]byte(`{"format":1,"step":3,"samples":12,"sources":[8,4],"data":["a"],"recipe":"b","bad_samples":1,"sha256":{"model.safetensors":"c"}}`))
+	f.Add([]byte(`{"format":1,"step":9223372036854775807}`))
+	f.Add([]byte(strings.Repeat("[", 300)))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		s, err := parseState("state.json", text)
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(1<<20+256*len(text)); got > most {
+			t.Errorf("%d bytes for a file of %d; at most %d", got, len(text), most)
+		}
+		if err == nil && (s.Step < 0 || s.Step > maxSamples || s.Format != 1) {
+			t.Errorf("%s: taken as %+v", text, s)
+		}
+	})
 }

@@ -1,19 +1,15 @@
 package trainer
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -123,47 +119,17 @@ func (r *run) writeRunFile(done bool) error {
 	return fault.As(fault.Environment, runlog.WriteJSONAtomic(path, f))
 }
 
-// identity is a hash over the keys that decide about the result.
-func (r *Recipe) identity() string { return identityOf(r.YAML()) }
-
-// free are the keys that a resumed run may change.
-var freeKeys = []string{"checkpoint", "eval", "max_bad"}
-
-func identityOf(text []byte) string {
-	var tree map[string]any
-	if err := yaml.Unmarshal(text, &tree); err != nil {
-		return ""
-	}
-	for _, k := range freeKeys {
-		delete(tree, k)
-	}
-	b, err := json.Marshal(tree) // keys sorted
-	if err != nil {
-		return ""
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
-}
-
 // otherRecipe says which key differs from the run in the folder.
 func (r *run) otherRecipe(from string) error {
-	there := filepath.Join(r.out, recipeFile)
-	text, err := os.ReadFile(there)
-	var old, now map[string]any
-	if err = errors.Join(err, yaml.Unmarshal(text, &old), yaml.Unmarshal(r.recipe.YAML(), &now)); err == nil {
-		for _, k := range slices.Sorted(func(yield func(string) bool) {
-			for k := range now {
-				if !yield(k) {
-					return
-				}
+	if there, err := readRecipe(filepath.Join(r.out, recipeFile)); err == nil {
+		old, now := there.decisive(), r.recipe.decisive()
+		for _, k := range slices.Sorted(maps.Keys(old)) {
+			if _, ok := now[k]; !ok {
+				now[k] = nil
 			}
-			for k := range old {
-				if _, ok := now[k]; !ok && !yield(k) {
-					return
-				}
-			}
-		}) {
-			if !slices.Contains(freeKeys, k) && !reflect.DeepEqual(old[k], now[k]) {
+		}
+		for _, k := range slices.Sorted(maps.Keys(now)) {
+			if !reflect.DeepEqual(old[k], now[k]) {
 				return fault.Usagef("%s: holds a run of another recipe: %s is %v there and %v here; use another --out", r.out, k, old[k], now[k])
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -143,4 +144,26 @@ func RegularFile(path, want string) error {
 		return Inputf("%s: not a regular file; give %s", Name(path), want)
 	}
 	return nil
+}
+
+// ReadFile reads a file that has to be a plain one of at most limit bytes: not
+// a pipe, which may never end, nor a device. want says what was expected there.
+func ReadFile(path, want string, limit int64) ([]byte, error) {
+	if err := RegularFile(path, want); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, File(path, want, err)
+	}
+	defer f.Close()
+	// The size is not asked for first: a file can grow, and /proc says 0.
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, File(path, want, err)
+	}
+	if int64(len(text)) > limit {
+		return nil, Inputf("%s: more than %d bytes; give %s", path, limit, want)
+	}
+	return text, nil
 }
