@@ -31,7 +31,7 @@ type file struct {
 	Any    any               `yaml:"any,omitempty"`
 	Limit  *int              `yaml:"limit,omitempty"`
 	Labels map[string]string `yaml:"labels,omitempty"`
-	hidden int
+	Hidden int               `yaml:"-"`
 }
 
 type item struct {
@@ -110,7 +110,7 @@ func TestDecodeErrors(t *testing.T) {
 		"# a comment\n":                   "is empty",
 		"name: a\nnmae: b":                "f.yaml: line 2: unknown key nmae; did you mean name?",
 		"zzzzzzz: 1":                      "unknown key zzzzzzz; known: name, count",
-		"hidden: 1":                       "unknown key hidden",
+		"-: 1":                            "unknown key -",
 		"items:\n- {path: a}\n- {pth: b}": "line 3: unknown key items.1.pth; did you mean items.1.path?",
 		"name: a\nname: b":                "line 2: name is given twice, first in line 1",
 		"count: many":                     `line 1: count: "many" is a string; want a number`,
