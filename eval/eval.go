@@ -43,6 +43,9 @@ type Options struct {
 	// ClassNames and Templates override what the benchmark has built in;
 	// "{c}" or "{}" in a template stands for the class name.
 	ClassNames, Templates []string
+	// Folders are what folders and labels of the data call the classes of
+	// ClassNames, in the same order; nil: by those names.
+	Folders []string
 
 	// Model is the path of any checkpoint that convert reads; Config and Key
 	// are as in convert. ZeroShotWith does not read them.

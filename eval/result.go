@@ -47,12 +47,14 @@ type ModelInfo struct {
 
 // DataInfo names the images.
 type DataInfo struct {
-	Source      string `json:"source"`
-	N           int    `json:"n"` // images of all shards, skipped ones too
-	Classes     int    `json:"classes"`
-	Templates   int    `json:"templates"`
-	Layout      string `json:"layout"`
-	Fingerprint string `json:"fingerprint"`
+	Source  string `json:"source"`
+	N       int    `json:"n"` // images of all shards, skipped ones too
+	Classes int    `json:"classes"`
+	// ClassesWithImages counts the classes of the images that were scored.
+	ClassesWithImages int    `json:"classes_with_images"`
+	Templates         int    `json:"templates"`
+	Layout            string `json:"layout"`
+	Fingerprint       string `json:"fingerprint"`
 }
 
 // ShardInfo says which rows [Lo,Hi) of the data a result covers.

@@ -25,6 +25,15 @@ type sample struct {
 	Key      string
 	Label    int // class id, -1 when there is none
 	Captions []string
+	Hint     string // why there may be no label or caption
+}
+
+// because is the hint as the end of a message.
+func (s sample) because() string {
+	if s.Hint == "" {
+		return ""
+	}
+	return "; " + s.Hint
 }
 
 // samples is a set of images as the model sees them.
@@ -56,7 +65,16 @@ func isBad(err error) bool {
 // openSamples opens SRC: a .safetensors with images, or any dataset.
 func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (samples, error) {
 	if strings.HasSuffix(strings.ToLower(src), ".safetensors") {
-		return openTensorSamples(src, p.Size, true)
+		s, err := openTensorSamples(src, p.Size, true)
+		if err != nil {
+			return nil, err
+		}
+		t := s.(*tensorSamples)
+		if err := t.number(ctx, src, o); err != nil {
+			t.Close()
+			return nil, err
+		}
+		return t, nil
 	}
 	ds, err := dataset.Open(ctx, src, o)
 	if err != nil {
@@ -81,7 +99,7 @@ func (p *pictures) Load(i int, dst []float32) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions}
+	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions, Hint: ex.Hint}
 	im, err := img.Decode(ex.Image)
 	if err != nil {
 		return s, &badImage{err}
@@ -148,6 +166,8 @@ type tensorSamples struct {
 	offset int64
 	labels []int
 	print  string
+
+	classes []string // what classnames.txt beside the file calls the labels, or nil
 }
 
 func openTensorSamples(path string, size int, needLabels bool) (samples, error) {
@@ -199,6 +219,25 @@ func (t *tensorSamples) open(path string, size int, needLabels bool) error {
 		}
 	}
 	return t.hash()
+}
+
+// number reads the labels by the names that lie beside the file.
+func (t *tensorSamples) number(ctx context.Context, path string, o dataset.Options) error {
+	to, classes, err := dataset.Numbers(ctx, path, o)
+	if err != nil || to == nil {
+		return err
+	}
+	t.classes = classes
+	for i, n := range t.labels {
+		if n < 0 {
+			continue
+		}
+		if t.labels[i], err = to(n); err != nil {
+			return fault.Inputf("%s: labels[%d]: %w", fault.Name(path), i, err)
+		}
+	}
+	t.print = contentKey(t.print, fmt.Sprint(t.labels))
+	return nil
 }
 
 // hash fingerprints the content: tensors have no names that tell them apart.
@@ -263,7 +302,7 @@ func integers(src tensorfile.Source, t tensorfile.Info) ([]int64, error) {
 func (t *tensorSamples) Len() int             { return len(t.labels) }
 func (t *tensorSamples) Fingerprint() string  { return t.print }
 func (t *tensorSamples) Describe() string     { return "tensors" }
-func (t *tensorSamples) Classes() []string    { return nil }
+func (t *tensorSamples) Classes() []string    { return t.classes }
 func (t *tensorSamples) Picture(i int) []byte { return nil }
 func (t *tensorSamples) Close() error         { return t.f.Close() }
 

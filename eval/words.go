@@ -1,8 +1,7 @@
 package eval
 
 import (
-	"os"
-	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -17,8 +16,9 @@ const folder = "folder"
 type words struct {
 	name, metric     string
 	names, templates []string
-	labels           []string // what folders and label columns call the classes; nil: their own names
-	partial          bool     // folders of other classes are left out
+	labels           []string   // what folders and label columns call the classes; nil: their own names
+	also             [][]string // what else they may call them
+	partial          bool       // folders of other classes are left out
 }
 
 // defaultTemplates serve "folder" without --templates.
@@ -36,12 +36,11 @@ func wordsFor(o Options) (words, error) {
 		if !ok {
 			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
 		}
-		w = words{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels(), b.Partial}
+		w = words{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels(), b.Synonyms(), b.Partial}
 	}
 	if len(o.ClassNames) > 0 {
-		w.names = o.ClassNames
-		if len(w.labels) != len(w.names) {
-			w.labels = labelsFor(o.Data, w.names)
+		if err := w.rename(o); err != nil {
+			return w, err
 		}
 	}
 	if len(o.Templates) > 0 {
@@ -50,29 +49,57 @@ func wordsFor(o Options) (words, error) {
 	return w, dataset.CheckTemplates("templates", w.templates)
 }
 
-var wnid = regexp.MustCompile(`^n\d{8}$`)
-
-// labelsFor says what the data calls the classes of names. Folders named by
-// WordNet id say nothing about other names: they count in sorted order, as
-// torchvision counts them.
-func labelsFor(src string, names []string) []string {
-	entries, err := os.ReadDir(src)
-	if err != nil {
-		return names
-	}
-	var ids []string
-	for _, e := range entries {
-		if e.IsDir() && wnid.MatchString(e.Name()) {
-			ids = append(ids, e.Name())
-		}
-	}
+// rename puts the caller's names in place of the benchmark's. As many of them
+// keep the benchmark's order, which is that of the data's numbers.
+func (w *words) rename(o Options) error {
+	builtIn := append([][]string{w.labels}, w.also...)
+	fits := len(w.labels) == len(o.ClassNames)
+	w.names = o.ClassNames
 	switch {
-	case len(ids) == len(names):
-		return ids
-	case len(ids) > 0 && len(names) == len(dataset.Wnids()):
-		return dataset.Wnids()
+	case len(o.Folders) > 0 && len(o.Folders) != len(o.ClassNames):
+		return fault.Usagef("Folders has %d entries for %d ClassNames; want one a class", len(o.Folders), len(o.ClassNames))
+	case len(o.Folders) > 0:
+		w.labels, w.also = o.Folders, [][]string{o.ClassNames}
+	case !fits:
+		w.labels, w.also = o.ClassNames, nil
+	default:
+		if i, class, ok := dataset.Misplaced(o.ClassNames, w.labels, w.also); ok {
+			return fault.Inputf("class names: they are those of %s in another order (number %d, %.80q, is number %d there); put them in its order, or score folder instead of %s", w.name, i, o.ClassNames[i], class, w.name)
+		}
+		w.also = append(builtIn[1:], o.ClassNames)
 	}
-	return names
+	return nil
+}
+
+// ClassNames reads a file of class names, one a line in label order. Where the
+// data calls the classes otherwise, every line is FOLDER<TAB>NAME, and folders
+// are those words; else folders are nil.
+func ClassNames(path string) (folders, names []string, err error) {
+	lines, err := Lines(path, "class names")
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, line := range lines {
+		folder, name, tab := strings.Cut(line, "\t")
+		if tab != strings.Contains(lines[0], "\t") {
+			return nil, nil, fault.Inputf("%s: class %d, %.80q: some lines are FOLDER<TAB>NAME and some are not; write all of them one way", fault.Name(path), i, line)
+		}
+		if !tab {
+			continue
+		}
+		folder, name = strings.TrimSpace(folder), strings.TrimSpace(name)
+		if folder == "" || name == "" || strings.Contains(name, "\t") {
+			return nil, nil, fault.Inputf("%s: class %d, %.80q: want FOLDER<TAB>NAME", fault.Name(path), i, line)
+		}
+		if slices.Contains(folders, folder) {
+			return nil, nil, fault.Inputf("%s: class %d: folder %.80q is there twice; a folder is one class", fault.Name(path), i, folder)
+		}
+		folders, names = append(folders, folder), append(names, name)
+	}
+	if folders == nil {
+		return nil, lines, nil
+	}
+	return folders, names, nil
 }
 
 // Lines reads a list file: one entry a line, blank lines aside.

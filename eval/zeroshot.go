@@ -140,7 +140,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := textTower(r.cfg, r.o.Model); err != nil {
 		return err
 	}
-	if r.data, err = openSamples(ctx, r.o.Data, dataset.Options{ClassNames: r.w.labels, SkipOthers: r.w.partial}, r.pre); err != nil {
+	if r.data, err = openSamples(ctx, r.o.Data, dataset.Options{ClassNames: r.w.labels, Also: r.w.also, SkipOthers: r.w.partial, Log: r.o.Log}, r.pre); err != nil {
 		return err
 	}
 	if err = r.settle(); err != nil {
@@ -203,9 +203,9 @@ func (r *run) checkLabels() error {
 func (r *run) label(s sample) (int, error) {
 	switch id := s.Label; {
 	case id == -1:
-		return 0, fault.Inputf("%s: %s has no label; zero-shot needs one per image", r.o.Data, s.Key)
+		return 0, fault.Inputf("%s: %s has no label; zero-shot needs one per image%s", r.o.Data, fault.Name(s.Key), s.because())
 	case id < 0 || id >= len(r.w.names):
-		return 0, fault.Inputf("%s: %s has label %d, but the %d classes are 0 to %d; check --classnames", r.o.Data, s.Key, id, len(r.w.names), len(r.w.names)-1)
+		return 0, fault.Inputf("%s: %s has label %d, but the %d classes are 0 to %d; check --classnames", r.o.Data, fault.Name(s.Key), id, len(r.w.names), len(r.w.names)-1)
 	}
 	return s.Label, nil
 }
@@ -303,12 +303,26 @@ func (r *run) result(entries []entry) *Result {
 		res.Shard = &ShardInfo{r.o.Shard, r.o.Shards, lo, hi}
 	}
 	count(res, r.w.names, entries)
+	r.coverage(res)
 	r.seconds.Total = time.Since(r.start).Seconds()
 	res.Seconds = r.seconds
 	if r.seen > 0 {
 		res.ImagesPerSecond = float64(r.seen) / r.seconds.Images
 	}
 	return res
+}
+
+// coverage says how many classes have images, and when only class 0 has none:
+// labels that are counted from one look like that.
+func (r *run) coverage(res *Result) {
+	if len(res.Skipped) == res.N || res.N == 0 {
+		return
+	}
+	have, n := res.Data.ClassesWithImages, len(r.w.names)
+	r.o.Log.Info("classes with images", "have", have, "of", n)
+	if n > 2 && have == n-1 && res.PerClass[0].N == 0 && r.o.Limit == 0 {
+		r.o.Log.Warn("all classes but number 0 have images: are the labels of the data counted from one?", "class 0", r.w.names[0])
+	}
 }
 
 // count fills in everything that follows from the entries.
@@ -323,6 +337,12 @@ func count(res *Result, names []string, entries []entry) {
 		t.add(e.row)
 	}
 	t.fill(res)
+	res.Data.ClassesWithImages = 0
+	for _, c := range res.PerClass {
+		if c.N > 0 {
+			res.Data.ClassesWithImages++
+		}
+	}
 }
 
 func decoder(s samples) string {

@@ -100,16 +100,16 @@ func (r *run) evaluate(ctx context.Context) error {
 }
 
 // words reads the class names and templates that an evaluation names.
-func (r *Recipe) words(e Evaluation) (names, templates []string, err error) {
+func (r *Recipe) words(e Evaluation) (folders, names, templates []string, err error) {
 	if e.ClassNames != "" {
-		if names, err = eval.Lines(r.path(e.ClassNames), "class names"); err != nil {
-			return nil, nil, err
+		if folders, names, err = eval.ClassNames(r.path(e.ClassNames)); err != nil {
+			return nil, nil, nil, err
 		}
 	}
 	if e.Templates != "" {
 		templates, err = eval.Templates(r.path(e.Templates))
 	}
-	return names, templates, err
+	return folders, names, templates, err
 }
 
 // checkEvaluations finds a wrong name or path before the training begins, not
@@ -119,7 +119,7 @@ func (r *run) checkEvaluations(ctx context.Context) error {
 		if _, ok := dataset.LookupBenchmark(e.Benchmark); !ok && e.Benchmark != "folder" {
 			return fault.Usagef("eval.%d.benchmark: %q is unknown; evatool zeroshot list prints the known ones, folder is any labelled set", i, e.Benchmark)
 		}
-		if _, _, err := r.recipe.words(e); err != nil {
+		if _, _, _, err := r.recipe.words(e); err != nil {
 			return fmt.Errorf("eval.%d: %w", i, err)
 		}
 		path := r.recipe.path(e.Data)
@@ -155,7 +155,7 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 		Batch: evalBatch, Workers: r.workers, MaxBad: evalMaxBad, Log: r.log,
 	}
 	var err error
-	if o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {
+	if o.Folders, o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {
 		return err
 	}
 	if r.encoder == nil {

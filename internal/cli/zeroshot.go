@@ -48,7 +48,7 @@ An image that does not decode is skipped, counted and listed; more than
 				return err
 			}
 			if classNames != "" {
-				if o.ClassNames, err = eval.Lines(classNames, "class names"); err != nil {
+				if o.Folders, o.ClassNames, err = eval.ClassNames(classNames); err != nil {
 					return err
 				}
 			}
@@ -83,7 +83,7 @@ An image that does not decode is skipped, counted and listed; more than
 	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
-	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order")
+	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words")
 	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
 	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, which also count without the flag")

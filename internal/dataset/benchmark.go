@@ -30,6 +30,9 @@ type Benchmark struct {
 	Groups [][]int `json:"-"`
 	// Metric is the number that publications report: "top1", or "mean_per_class".
 	Metric string `json:"metric"`
+	// Also are further lists of names of the classes: what data calls them, as
+	// folders, in label columns, in its own lists. An entry may be empty.
+	Also [][]string `json:"also,omitempty"`
 	// Partial: the data has folders of other classes too, which do not count.
 	Partial bool   `json:"-"`
 	Source  string `json:"source"` // where the data comes from
@@ -44,11 +47,22 @@ func (b Benchmark) Labels() []string {
 	return b.ClassNames
 }
 
+// Synonyms are the other lists of names of the same classes: what Options.Also
+// wants.
+func (b Benchmark) Synonyms() [][]string {
+	if b.Folders != nil {
+		return append([][]string{b.ClassNames}, b.Also...)
+	}
+	return b.Also
+}
+
 var (
 	//go:embed data/benchmarks.json
 	benchmarksJSON []byte
 	//go:embed data/imagenet-classnames.txt
 	classnamesText string
+	//go:embed data/imagenet-lemmas.txt
+	lemmasText string
 	//go:embed data/imagenet-templates.txt
 	templatesText string
 	//go:embed data/imagenet-a-wnids.txt
@@ -82,10 +96,14 @@ var Benchmarks = sync.OnceValue(func() []Benchmark {
 	var all []Benchmark
 	for _, s := range imagenetSets {
 		b := Benchmark{Name: s.name, Title: s.title, Templates: templates, Folders: strings.Fields(s.wnids), Metric: Top1, Source: s.source}
+		b.Also = make([][]string, len(imagenetLists()))
 		for _, wnid := range b.Folders {
 			i, _ := slices.BinarySearch(Wnids(), wnid)
 			b.ClassNames = append(b.ClassNames, names[i])
 			b.Subset = append(b.Subset, i)
+			for k, list := range imagenetLists() {
+				b.Also[k] = append(b.Also[k], list[i])
+			}
 		}
 		if len(b.Folders) == len(names) {
 			b.Subset = nil
@@ -100,6 +118,25 @@ var Benchmarks = sync.OnceValue(func() []Benchmark {
 		panic(fmt.Sprintf("data/benchmarks.json: %v", err)) // embedded and tested
 	}
 	return append(all, rest...)
+})
+
+// imagenetLists are what else people call the ImageNet classes: the first lemma
+// of each synset, as torchvision does, and all of them, as the development kit
+// and Hugging Face do.
+var imagenetLists = sync.OnceValue(func() [][]string {
+	all := strings.Split(strings.TrimSpace(lemmasText), "\n")
+	var first []string
+	for _, lemmas := range all {
+		one, _, _ := strings.Cut(lemmas, ", ")
+		first = append(first, one)
+	}
+	return [][]string{first, all}
+})
+
+// imagenetSpelling finds ImageNet's classes by any of their names.
+var imagenetSpelling = sync.OnceValue(func() *spelling {
+	names := strings.Split(strings.TrimSpace(classnamesText), "\n")
+	return newSpelling(names, append([][]string{Wnids()}, imagenetLists()...))
 })
 
 // objectnet has the 113 classes that ImageNet has too, asked by ObjectNet's own

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"slices"
 	"strings"
@@ -24,6 +25,8 @@ type Example struct {
 	Path     string   // where the image lies, for messages
 	Label    int      // class index, -1 when there is none
 	Captions []string // zero or more, none of them empty
+	// Hint says what may be the reason that there is no label or no caption.
+	Hint string
 }
 
 // Dataset is a list of images, indexed when it is opened.
@@ -65,13 +68,20 @@ type Options struct {
 	// order, when the caller knows them. Labels then follow this order; a folder
 	// or label outside of it is an error.
 	ClassNames []string
+	// Also are further lists of names of the same classes, such as synonyms. A
+	// class may be called by any of them; an entry may be empty, or several words
+	// with ", " between.
+	Also [][]string
 	// SkipOthers leaves out folders that are none of ClassNames instead of
-	// refusing them, for data that has more classes than the benchmark.
+	// refusing them, and the rows of tables likewise, for data that has more classes
+	// than the benchmark.
 	SkipOthers bool
 	// CaptionLines: each line of a tar's .txt is a caption (retrieval sets).
 	CaptionLines bool
 	// GroupCaptions joins the rows of a table that name the same image.
 	GroupCaptions bool
+	// Log gets warnings about what the data says; nil: nowhere.
+	Log *slog.Logger
 }
 
 // opener reads one layout.
@@ -87,13 +97,13 @@ type source struct {
 var openers = map[Kind]opener{
 	ImageFolder: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
 		if !src.dir {
-			return openTars(ctx, st, src.names, o, nil)
+			return openTars(ctx, st, src.names, o)
 		}
 		return newFolders(ctx, st, src.names[0], src.files, o)
 	},
 	ILSVRC: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
 		if !src.dir {
-			return openTars(ctx, st, src.names, o, nil)
+			return openTars(ctx, st, src.names, o)
 		}
 		return openILSVRC(ctx, st, src.names[0], src.files, o)
 	},
@@ -102,7 +112,7 @@ var openers = map[Kind]opener{
 		if err != nil {
 			return nil, err
 		}
-		return openTars(ctx, st, names, o, classNamesBeside(ctx, st, names[0]))
+		return openTars(ctx, st, names, o)
 	},
 	CSV: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
 		names, err := src.withExt("csv", "tsv")
@@ -363,16 +373,4 @@ func digits(s string) int {
 		n++
 	}
 	return n
-}
-
-// classNamesBeside reads classnames.txt, which CLIP_benchmark's tars have in
-// their folder or the one above.
-func classNamesBeside(ctx context.Context, st storage, tar string) []string {
-	for _, up := range []string{"", ".."} {
-		name := st.join(st.join(st.dir(tar), up), "classnames.txt")
-		if data, err := readAll(ctx, st, name, ""); err == nil {
-			return lines(data)
-		}
-	}
-	return nil
 }

@@ -21,7 +21,7 @@ func hasImageSuffix(name string) bool {
 // are the classes in sorted order, files of any depth follow in the order of a
 // sorted walk.
 func newFolders(ctx context.Context, st storage, where string, files []file, o Options) (Dataset, error) {
-	l := newLabels(o.ClassNames)
+	l := newLabels(o)
 	files = slices.DeleteFunc(slices.Clone(files), func(f file) bool { return hidden(f.name) })
 	if l.names != nil {
 		files = atClasses(files, l)
@@ -63,9 +63,11 @@ func newFolders(ctx context.Context, st storage, where string, files []file, o O
 			records = append(records, record{file: f, key: f.name, label: label})
 		}
 	}
-	classes := dirs
-	if l.names != nil {
-		classes = l.names
+	classes := l.names
+	if classes == nil {
+		for _, d := range dirs {
+			classes = append(classes, exact(d))
+		}
 	}
 	return newList(ctx, st, "imagefolder", records, classes), nil
 }
@@ -89,7 +91,7 @@ func atClasses(files []file, l *labels) []file {
 		top := ""
 		for _, f := range files {
 			class, rest, ok := strings.Cut(f.name, "/")
-			_, known := l.named(class)
+			_, known := l.find.find(class)
 			if known {
 				return files
 			}
@@ -124,7 +126,7 @@ func evaluationPart(files []file, l *labels) string {
 		for _, f := range files {
 			if rest, ok := strings.CutPrefix(f.name, part+"/"); ok {
 				class, _, deeper := strings.Cut(rest, "/")
-				if _, known := l.named(class); known && deeper {
+				if _, known := l.find.find(class); known && deeper {
 					return part
 				}
 			}

@@ -90,14 +90,13 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 	if class == nil {
 		return nil, fault.Inputf("%s: ILSVRC2012_val images without their classes; put %s (development kit) or %s beside them", dir, truths[0].name, truths[1].name)
 	}
-	names := o.ClassNames
-	if names == nil {
-		names = Wnids()
+	l := newLabels(o)
+	if l.names == nil {
+		l = l.of(Wnids(), nil)
+	} else if len(l.names) == len(Wnids()) {
+		l = l.of(o.ClassNames, append([][]string{Wnids()}, o.Also...)) // names for all of ImageNet, in its order
 	}
-	index := map[string]int{}
-	for i, name := range names {
-		index[name] = i
-	}
+	others := 0
 	var records []record
 	for _, f := range files {
 		base := path.Base(f.name)
@@ -110,9 +109,13 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 		if !ok {
 			return nil, fault.Inputf("%s: no class for %s; it lists %d images", from, base, len(class))
 		}
-		label, ok := index[wnid]
+		label, ok := l.find.find(wnid)
+		if !ok && o.SkipOthers {
+			others++
+			continue
+		}
 		if !ok {
-			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes asked for", from, base, wnid, len(names))
+			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes asked for", fault.Name(from), base, wnid, len(l.names))
 		}
 		records = append(records, record{file: f, key: base, label: label})
 	}
@@ -125,7 +128,8 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 			return nil, fault.Inputf("%s: %s is there twice (%s, %s)", dir, records[i].key, records[i-1].file.name, records[i].file.name)
 		}
 	}
-	return newList(ctx, st, "ilsvrc validation", records, names), nil
+	l.say(false, strings.TrimPrefix(leftOut(others), ", "), dir)
+	return newList(ctx, st, "ilsvrc validation", records, l.names), nil
 }
 
 // kit is the development kit as it was published.

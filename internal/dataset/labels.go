@@ -1,7 +1,11 @@
 package dataset
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"log/slog"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,71 +13,211 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// labels turns what a dataset calls a class into its index.
+// labels turns what a part of a dataset calls a class into its index.
 type labels struct {
-	names  []string // nil: any number is a label
-	exact  map[string]int
-	folded map[string]int
+	names []string  // of the classes; nil: any number is a label
+	find  *spelling // of names
+
+	// What the data says itself, when it has names for its numbers.
+	own   *spelling
+	to    []int // class of each own number, -1 for none
+	where string
+
+	digits reading
+	log    *slog.Logger
+	said   map[string]bool // what the log has already
 }
 
-const twice = -2 // a name that more than one class has
+// reading says what a label of digits is.
+type reading int
 
-func newLabels(names []string) *labels {
-	if len(names) == 0 {
-		return &labels{}
+const (
+	eitherWay reading = iota // a number or a name; an error where that makes a difference
+	asNumber
+	asName
+)
+
+func newLabels(o Options) *labels {
+	l := &labels{log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), said: map[string]bool{}}
+	return l.of(o.ClassNames, o.Also)
+}
+
+// of is l with these classes.
+func (l *labels) of(names []string, also [][]string) *labels {
+	out := *l
+	out.names, out.find = names, nil
+	if len(names) > 0 {
+		out.find = newSpelling(names, also)
+	} else {
+		out.names = nil
 	}
-	l := &labels{names: names, exact: map[string]int{}, folded: map[string]int{}}
-	for i, name := range names {
-		add(l.exact, name, i)
-		add(l.folded, fold(name), i)
+	return &out
+}
+
+// say logs a thing once.
+func (l *labels) say(odd bool, text, where string) {
+	if text == "" || l.said[text] {
+		return
 	}
-	return l
-}
-
-func add(m map[string]int, name string, i int) {
-	if _, ok := m[name]; ok {
-		i = twice
+	l.said[text] = true
+	if odd {
+		l.log.Warn(text, "data", where)
+	} else {
+		l.log.Info(text, "data", where)
 	}
-	m[name] = i
 }
 
-// fold makes "Tabby_Cat" and "tabby cat" the same.
-func fold(s string) string {
-	return strings.Join(strings.Fields(strings.NewReplacer("_", " ", "-", " ").Replace(strings.ToLower(s))), " ")
-}
-
-// named finds a class by name, with its case and separators or without.
-func (l *labels) named(s string) (int, bool) {
-	for _, try := range []struct {
-		m map[string]int
-		s string
-	}{{l.exact, s}, {l.folded, fold(s)}} {
-		if i, ok := try.m[try.s]; ok && i != twice {
-			return i, true
+// with are the labels of a part of the data that has names for its numbers, or
+// l when it has none. Without other classes those names are the classes.
+func (l *labels) with(own nameList, where string) (*labels, error) {
+	if len(own.names) == 0 || l.names == nil && own.sparse && slices.Contains(own.names, "") {
+		return l, nil
+	}
+	for i, name := range own.names {
+		if !validText(name) {
+			return nil, fault.Inputf("%s: class name %d is not UTF-8; save the names as UTF-8", fault.Name(where), i)
 		}
 	}
-	return 0, false
+	out := *l
+	if l.names == nil {
+		out = *l.of(own.names, nil)
+	}
+	out.own, out.where = newSpelling(own.names, nil), where
+	n, err := renumber(own, out.names, out.find.best(own.names), out.find.calls)
+	if err != nil {
+		return nil, fault.Inputf("%s: %w", fault.Name(where), err)
+	}
+	if l.own != nil && n.odd { // the classes are another part's names
+		return nil, fault.Inputf("%s: its class names (%s) are not those of %s (%s); give parts of one set, or the classes by --classnames", fault.Name(where), someNames(own.names), fault.Name(l.where), someNames(l.names))
+	}
+	out.to = n.to
+	l.say(n.odd, n.says, where)
+	return &out, nil
 }
 
-// of reads a label: a class number, or a class name.
-func (l *labels) of(s string) (int, error) {
-	s = strings.TrimSpace(s)
-	n, err := strconv.Atoi(s)
-	switch {
-	case err == nil && n >= 0 && (l.names == nil || n < len(l.names)):
-		return n, nil
-	case err == nil && l.names != nil:
-		return 0, fmt.Errorf("label %d is not in 0..%d", n, len(l.names)-1)
-	case err == nil:
-		return 0, fmt.Errorf("label %d is negative", n)
+// notAClass is a label that is none of the classes that were asked for.
+type notAClass struct{ what string }
+
+func (e *notAClass) Error() string { return e.what }
+
+// plainNumber is a class number; tables with empty cells have 3.0 for 3.
+var plainNumber = regexp.MustCompile(`^(\d{1,9})(?:\.0*)?$`)
+
+func classNumber(s string) (int, bool) {
+	m := plainNumber.FindStringSubmatch(s)
+	if m == nil {
+		return 0, false
 	}
-	if i, ok := l.named(s); ok {
+	n, err := strconv.Atoi(m[1])
+	return n, err == nil
+}
+
+// class reads a label: a class number, or a class name.
+func (l *labels) class(s string) (int, error) {
+	s = strings.TrimSpace(s)
+	n, number := classNumber(s)
+	switch {
+	case s == "":
+		return 0, errors.New("the label is null or empty; fill it in, or leave the rows without one out")
+	case s == "-1":
+		return 0, errors.New("label -1, which says that the class is not known; give the part of the set that has labels")
+	case number && l.own != nil:
+		return l.ownNumber(n)
+	case number:
+		return l.numberOrName(n, s)
+	case l.names == nil:
+		return 0, fmt.Errorf("label %s is not a class number; give the class names", quoted(s))
+	}
+	if l.own != nil {
+		if i, ok := l.own.find(s); ok {
+			return l.ownNumber(i)
+		}
+	}
+	if i, ok := l.find.find(s); ok {
 		return i, nil
 	}
-	if l.names == nil {
-		return 0, fmt.Errorf("label %.80q is not a class number; give the class names", s)
+	return 0, &notAClass{fmt.Sprintf("label %s is none of the %d classes (%s)", quoted(s), len(l.names), someNames(l.names))}
+}
+
+// quoted is a value of the data in a message.
+func quoted(s string) string { return strconv.QuoteToGraphic(brief(s)) }
+
+func (l *labels) ownNumber(n int) (int, error) {
+	own := l.own.lists[0]
+	switch {
+	case n >= len(own):
+		return 0, fmt.Errorf("label %d has no name: the data names %s, 0 to %d", n, plural(len(own), "number"), len(own)-1)
+	case l.to[n] < 0:
+		return 0, &notAClass{fmt.Sprintf("label %d, %s, is none of the %d classes (%s), or more than one; give FOLDER<TAB>NAME lines by --classnames, with the data's names first", n, quoted(own[n]), len(l.names), someNames(l.names))}
 	}
-	return 0, fmt.Errorf("label %.80q is none of the %d class names", s, len(l.names))
+	return l.to[n], nil
+}
+
+// numberOrName reads digits where the data does not name its numbers.
+func (l *labels) numberOrName(n int, s string) (int, error) {
+	if l.names == nil {
+		return n, nil
+	}
+	name, named := l.numeral(s)
+	inRange := n < len(l.names)
+	switch {
+	case named && (l.digits == asName || !inRange):
+		return name, nil
+	case named && l.digits == eitherWay && name != n:
+		return 0, fmt.Errorf("label %s is the number of class %s and the name of class %d; give FOLDER<TAB>NAME lines by --classnames, with the data's labels first", quoted(s), quoted(l.names[n]), name)
+	case inRange:
+		return n, nil
+	}
+	return 0, &notAClass{fmt.Sprintf("label %d is not in 0..%d%s", n, len(l.names)-1, countedFromOne(n, len(l.names)))}
+}
+
+// numeral is the class whose name is the digits s, as they are written.
+func (l *labels) numeral(s string) (int, bool) {
+	i, ok := l.find.levels[0][0][exact(s)]
+	return i, ok && i != twice
+}
+
+// countedFromOne explains the number n of n classes.
+func countedFromOne(n, classes int) string {
+	switch {
+	case n != classes:
+		return ""
+	case n == len(Wnids()):
+		return "; numbers of 1..1000 look like ILSVRC2012_ID, whose order is another than that of the classes, or are counted from one: give WordNet ids"
+	}
+	return "; are the labels counted from one? Class numbers begin with 0"
+}
+
+// settle decides what digits are in all of texts: names when every one is a
+// class name and they cannot be numbers too.
+func (l *labels) settle(texts []string) {
+	if l.names == nil || l.own != nil {
+		return
+	}
+	asNames, asNumbers, differ := true, true, ""
+	for _, s := range texts {
+		n, number := classNumber(s)
+		if !number {
+			_, ok := l.find.find(s)
+			asNames = asNames && ok
+			asNumbers = false
+			continue
+		}
+		name, named := l.numeral(s)
+		asNames = asNames && named
+		asNumbers = asNumbers && n < len(l.names)
+		if named && name != n {
+			differ = s
+		}
+	}
+	switch {
+	case asNames && asNumbers && differ != "":
+		// class says so, with the row
+	case asNames:
+		l.digits = asName
+	default:
+		l.digits = asNumber
+	}
 }
 
 // folders gives each class folder its label: by the caller's class names, or
@@ -81,7 +225,12 @@ func (l *labels) of(s string) (int, error) {
 func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[string]int, error) {
 	out := map[string]int{}
 	if l.names == nil {
+		composed := map[string]string{}
 		for i, d := range dirs {
+			if other, ok := composed[exact(d)]; ok {
+				return nil, fault.Inputf("%s: folders %q and %q are the same name in two Unicode forms; merge them", where, other, d)
+			}
+			composed[exact(d)] = d
 			out[d] = i
 		}
 		return out, nil
@@ -89,7 +238,7 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 	var unknown []string
 	taken := map[int]string{}
 	for _, d := range dirs {
-		i, ok := l.named(d)
+		i, ok := l.find.find(d)
 		if !ok {
 			unknown = append(unknown, d)
 			continue
@@ -103,20 +252,105 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 	if len(unknown) == 0 || skipOthers && len(out) > 0 {
 		return out, nil
 	}
-	// Folders named by the class number, as ImageNet-V2 has them.
 	if len(unknown) == len(dirs) {
-		for _, d := range dirs {
-			n, err := strconv.Atoi(d)
-			if err != nil || n < 0 || n >= len(l.names) || len(d) > 1 && d[0] == '0' && len(d) != len(dirs[0]) {
-				break
+		switch {
+		case allMatch(dirs, digitsOnly):
+			return l.numbered(where, dirs)
+		case allMatch(dirs, wholeWnid):
+			if to, err := l.wnidFolders(where, dirs); to != nil || err != nil {
+				return to, err
 			}
-			out[d] = n
-		}
-		if len(out) == len(dirs) {
-			return out, nil
 		}
 	}
 	slices.Sort(unknown)
-	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, and name them after the classes or by class number (0, 1, …)",
+	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, name them after the classes or by class number (0, 1, …), or say which is which by --classnames with lines of FOLDER<TAB>NAME",
 		where, len(unknown), len(dirs), len(l.names), unknown[0], l.names[0])
+}
+
+var (
+	digitsOnly = regexp.MustCompile(`^\d{1,9}$`)
+	wholeWnid  = regexp.MustCompile(`^n\d{8}$`)
+)
+
+func allMatch(names []string, re *regexp.Regexp) bool {
+	return !slices.ContainsFunc(names, func(s string) bool { return !re.MatchString(s) })
+}
+
+// numbered reads folders named by class number, counted from 0, as ImageNet-V2
+// has them. Numbers that seem to be counted from one are refused: 0 is not
+// there, and most of 1 to the highest are.
+func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
+	out := map[string]int{}
+	seen := map[int]string{}
+	highest := 0
+	for _, d := range dirs {
+		n, _ := strconv.Atoi(d)
+		if other, ok := seen[n]; ok {
+			return nil, fault.Inputf("%s: folders %q and %q are the same number; keep one", where, other, d)
+		}
+		seen[n], out[d] = d, n
+		highest = max(highest, n)
+	}
+	_, zero := seen[0]
+	classes := len(l.names)
+	switch {
+	case highest > classes || highest == classes && zero:
+		return nil, fault.Inputf("%s: folder %q is not a class number of 0..%d; give the classes of this data by --classnames", where, seen[highest], classes-1)
+	case !zero && (highest == classes || 2*len(dirs) > highest):
+		what := "they seem to be counted from one"
+		if classes == len(Wnids()) {
+			what += ", or to be ILSVRC2012_IDs, whose order is another than that of the classes"
+		}
+		return nil, fault.Inputf("%s: folders are numbers up to %d without 0, class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME by --classnames", where, highest, classes-1, what)
+	case !zero:
+		l.say(true, fmt.Sprintf("the folders are taken as class numbers counted from 0, which none of the %d shows", len(dirs)), where)
+	}
+	return out, nil
+}
+
+// wnidFolders matches folders named by WordNet id with classes that are called
+// otherwise: by ImageNet's names, or in sorted order when no class is an
+// ImageNet name and the number is right, as torchvision counts them.
+func (l *labels) wnidFolders(where string, dirs []string) (map[string]int, error) {
+	out := map[string]int{}
+	index := map[string]int{}
+	for i, id := range Wnids() {
+		index[id] = i
+	}
+	if len(l.names) == len(Wnids()) { // names for all of ImageNet, in its order
+		for _, d := range dirs {
+			i, ok := index[d]
+			if !ok {
+				return nil, nil
+			}
+			out[d] = i
+		}
+		return out, nil
+	}
+	imagenet := imagenetSpelling()
+	ofClass := map[int]int{} // of the classes asked for, by ImageNet's class
+	for i, name := range l.names {
+		if class, ok := imagenet.find(name); ok {
+			ofClass[class] = i
+		}
+	}
+	n, err := renumber(nameList{names: dirs}, l.names, func(d string) (int, bool) {
+		class, known := index[d]
+		i, ok := ofClass[class]
+		return i, known && ok
+	}, func(i int, d string) bool {
+		class, ok := index[d]
+		return ok && imagenet.calls(class, l.names[i])
+	})
+	if err != nil {
+		return nil, nil // the caller's message is clearer
+	}
+	for i, d := range dirs {
+		if n.to[i] < 0 {
+			return nil, fault.Inputf("%s: folder %s is none of the %d classes (%s), others are; give lines of FOLDER<TAB>NAME by --classnames", where, d, len(l.names), someNames(l.names))
+		}
+		out[d] = n.to[i]
+	}
+	l.say(n.odd, n.says, where)
+	return out, nil
 }

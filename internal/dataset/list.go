@@ -5,8 +5,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
+	"io/fs"
+	"strings"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -17,6 +22,9 @@ type record struct {
 	key      string
 	label    int
 	captions []string
+	bad      error // why the captions cannot be used
+	part     int   // which of the files of a table it is from, and
+	row      int   // which row there, from 0
 }
 
 // list is a dataset that is a list of files: folders, tables, ILSVRC.
@@ -27,6 +35,7 @@ type list struct {
 	classes  []string
 	what     string
 	identity string
+	unit     string // what a label column's rows are called, "" without one
 }
 
 // newList hashes the records; text is what else belongs to the fingerprint.
@@ -38,8 +47,11 @@ func newList(ctx context.Context, st storage, what string, records []record, cla
 		for _, c := range r.captions {
 			h.text(c)
 		}
+		if r.bad != nil {
+			h.text(r.bad.Error())
+		}
 	}
-	return &list{ctx, st, records, classes, what, h.sum()}
+	return &list{ctx: ctx, st: st, records: records, classes: classes, what: what, identity: h.sum()}
 }
 
 func (d *list) Len() int            { return len(d.records) }
@@ -55,29 +67,64 @@ func (d *list) Describe() string {
 	return s
 }
 
-func (d *list) Read(i int) (Example, error) {
+// example is what is known of example i without reading.
+func (d *list) example(i int) Example {
 	r := d.records[i]
 	ex := Example{Index: i, Key: r.key, Path: r.file.path, Label: r.label, Captions: r.captions}
+	if r.label < 0 && d.unit != "" {
+		ex.Hint = fmt.Sprintf("the label column has none in %s %d", d.unit, r.row+1)
+	}
+	return ex
+}
+
+func (d *list) Read(i int) (Example, error) {
+	r := d.records[i]
+	ex := d.example(i)
 	if r.file.name != "" && r.file.off > 0 {
 		ex.Path += "/" + r.file.name
 	}
-	size := r.file.size
-	if size < 0 { // not known before: a path from a table
+	if r.bad != nil {
+		return ex, fault.Inputf("%s: %w", fault.Name(r.key), r.bad)
+	}
+	var err error
+	ex.Path, ex.Image, err = readImage(d.ctx, d.st, r.file, ex.Path)
+	return ex, err
+}
+
+// readImage reads the file of an example, which messages call shown. A path
+// from a table, whose size is not known before, may be written in another
+// Unicode form than the file's name, as macOS decomposes names.
+func readImage(ctx context.Context, st storage, f file, shown string) (string, []byte, error) {
+	size := f.size
+	if size < 0 {
 		var dir bool
 		var err error
-		if size, dir, err = d.st.stat(d.ctx, r.file.path); err != nil {
-			return ex, explain(r.file.path, fmt.Sprintf("an image, which the table calls %q", r.key), err)
+		size, dir, err = st.stat(ctx, f.path)
+		base, named := strings.CutSuffix(f.path, f.name)
+		for _, form := range []norm.Form{norm.NFC, norm.NFD} {
+			other := form.String(f.path)
+			if named {
+				other = base + form.String(f.name)
+			}
+			if errors.Is(err, fs.ErrNotExist) && other != f.path {
+				var again error
+				if size, dir, again = st.stat(ctx, other); again == nil {
+					f.path, shown, err = other, other, nil
+				}
+			}
+		}
+		if err != nil {
+			return shown, nil, explain(f.path, "an image, which the table calls "+quoted(f.name), err)
 		}
 		if dir {
-			return ex, fault.Inputf("%s: is a directory; want an image", r.file.path)
+			return shown, nil, fault.Inputf("%s: is a directory; want an image", fault.Name(f.path))
 		}
 	}
 	if size > maxImage {
-		return ex, fault.Inputf("%s: %d bytes; an image may have %d", ex.Path, size, maxImage)
+		return shown, nil, fault.Inputf("%s: %d bytes; an image may have %d", fault.Name(shown), size, maxImage)
 	}
-	data, err := d.st.read(d.ctx, r.file.path, r.file.off, size)
-	ex.Image = data
-	return ex, err
+	data, err := st.read(ctx, f.path, f.off, size)
+	return shown, data, err
 }
 
 // fingerprint is a hash that cannot confuse ("ab","c") with ("a","bc").

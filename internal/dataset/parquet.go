@@ -1,8 +1,8 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,9 +21,8 @@ import (
 // Face datasets do. Captions and labels are in memory, images are read page by
 // page.
 type parquetSet struct {
-	*list // records without a file: key, label, captions
+	*list // records whose file is only where the path says
 	files []*bytesColumn
-	first []int // row at which each file starts
 }
 
 // bytesColumn is the image column of one file. The readers of a file take
@@ -81,32 +80,37 @@ const parquetWindow = 1 << 20
 
 func openParquet(ctx context.Context, st storage, names []string, o Options) (Dataset, error) {
 	d := &parquetSet{}
-	var rows []row
+	var parts []part
 	paths := false
+	near := map[string]nameList{} // by folder
 	for i, name := range names {
-		more, images, classes, err := readParquet(ctx, st, name, o)
+		p, images, label, err := readParquet(ctx, st, name, o)
+		if dir := st.dir(name); err == nil && label != "" && len(p.own.names) == 0 {
+			own, known := near[dir]
+			if !known {
+				own, err = namesNear(ctx, st, dir, false, label)
+				near[dir] = own
+			}
+			p.own = own
+		}
 		if err != nil {
-			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", name, err))
+			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", fault.Name(name), err))
 		}
 		if i > 0 && paths != (images == nil) {
-			return nil, fault.Inputf("%s: has images as paths where %s has bytes, or the reverse; give one kind", name, names[0])
+			return nil, fault.Inputf("%s: has images as paths where %s has bytes, or the reverse; give one kind", fault.Name(name), fault.Name(names[0]))
 		}
 		paths = images == nil
-		if o.ClassNames == nil {
-			o.ClassNames = classes
-		}
-		d.first = append(d.first, len(rows))
 		d.files = append(d.files, images)
-		rows = append(rows, more...)
+		parts = append(parts, p)
 	}
-	if paths {
-		return newTable(ctx, st, "parquet", names[0], rows, o)
+	if !paths {
+		o.GroupCaptions = false // bytes have no name
 	}
-	table, err := newTable(ctx, st, "parquet", names[0], rows, Options{ClassNames: o.ClassNames})
-	if err != nil {
-		return nil, err
+	table, err := newTable(ctx, st, "parquet", parts, o)
+	if err != nil || paths {
+		return table, err
 	}
-	d.list = table.(*list)
+	d.list = table
 	h := newHash(d.identity)
 	for _, f := range d.files {
 		h.number(f.size)
@@ -115,85 +119,137 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 	return d, nil
 }
 
-// readParquet reads everything of a file but image bytes; names are the class
-// names that the file carries, or nil. images is nil when
-// the table has paths.
-func readParquet(ctx context.Context, st storage, name string, o Options) (rows []row, images *bytesColumn, names []string, err error) {
+// readParquet reads everything of a file but image bytes; label is the name of
+// the label column. images is nil when the table has paths.
+func readParquet(ctx context.Context, st storage, name string, o Options) (p part, images *bytesColumn, label string, err error) {
 	defer func() {
 		// The library reports some damage by panic.
 		if p := recover(); p != nil {
 			err = fmt.Errorf("damaged Parquet file: %v", p)
 		}
 	}()
+	p.name = name
 	size, _, err := st.stat(ctx, name)
 	if err != nil {
-		return nil, nil, nil, err
+		return p, nil, "", err
 	}
 	f, err := parquet.OpenFile(storageReader{ctx, st, name, size}, size, parquet.ReadBufferSize(parquetWindow), parquet.SkipBloomFilters(true))
 	if err != nil {
-		return nil, nil, nil, fmt.Errorf("not a Parquet file, or cut short: %w", err)
+		return p, nil, "", fmt.Errorf("not a Parquet file, or cut short: %w", err)
 	}
 	c, err := findColumns(f.Schema(), o)
 	if err != nil {
-		return nil, nil, nil, err
+		return p, nil, "", err
 	}
 	if err := noLZ4(f.Metadata()); err != nil {
-		return nil, nil, nil, err
+		return p, nil, "", err
+	}
+	if c.caption < 0 && c.label < 0 {
+		return p, nil, "", missing("caption or label", "", columnNames(f.Schema()), append(slices.Clone(captionNames), labelNames...))
 	}
 	if c.label >= 0 {
-		names = huggingFaceNames(f, f.Schema().Columns()[c.label][0])
+		label = f.Schema().Columns()[c.label][0]
+		if entry, ok := f.Lookup("huggingface"); ok {
+			if p.own.names, err = parquetNames(entry, label); err != nil {
+				return p, nil, "", err
+			}
+		}
 	}
+	if p.rows, err = parquetRows(f, st, name, c); err != nil {
+		return p, nil, "", err
+	}
+	if len(p.own.names) == 0 && c.label >= 0 {
+		if p.own, err = parquetCompanions(f, c, p.rows); err != nil {
+			return p, nil, "", err
+		}
+	}
+	if c.image >= 0 {
+		images = &bytesColumn{name: name, size: size, groups: f.RowGroups(), leaf: c.image, group: -1}
+	}
+	return p, images, label, nil
+}
+
+// parquetRows reads captions, labels and paths.
+func parquetRows(f *parquet.File, st storage, name string, c columns) ([]row, error) {
+	var rows []row
+	base := name[strings.LastIndexByte(name, '/')+1:]
 	// The rows grow with what is read: the number in the footer may be anything.
 	at := func(i int) *row {
 		if i == len(rows) {
-			rows = append(rows, row{line: i + 1, file: file{name: fmt.Sprintf("%s#%d", name[strings.LastIndexByte(name, '/')+1:], i), path: name, size: -1}})
+			rows = append(rows, row{line: i + 1, file: file{name: fmt.Sprintf("%s#%d", base, i), path: name, size: -1}})
 		}
 		return &rows[i]
 	}
-	if c.caption < 0 && c.label < 0 {
-		return nil, nil, nil, missing("caption or label", "", columnNames(f.Schema()), append(slices.Clone(captionNames), labelNames...))
-	}
+	var err error
 	if c.caption >= 0 {
 		err = eachRow(f, c.caption, func(i int, values []parquet.Value) error {
 			r := at(i)
 			for _, v := range values {
-				if !v.IsNull() {
-					r.captions = append(r.captions, captionsOf(v.String(), o.CaptionLines)...)
+				if v.IsNull() {
+					continue
 				}
+				more, bad := oneCaption(v.String())
+				r.captions, r.bad = append(r.captions, more...), cmp.Or(r.bad, bad)
 			}
 			return nil
 		})
 	}
 	if err == nil && c.label >= 0 {
 		err = eachRow(f, c.label, func(i int, values []parquet.Value) error {
-			if len(values) != 1 || values[0].IsNull() {
-				return fmt.Errorf("row %d: %d labels; want one", i+1, len(values))
-			}
 			r := at(i)
-			r.label, r.hasLabel = values[0].String(), true
+			r.hasLabel = true
+			if !values[0].IsNull() {
+				r.label = values[0].String()
+			}
 			return nil
 		})
 	}
 	if err == nil && c.path >= 0 {
 		err = eachRow(f, c.path, func(i int, values []parquet.Value) error {
-			if len(values) != 1 || values[0].IsNull() || len(values[0].ByteArray()) == 0 {
+			if values[0].IsNull() || len(values[0].ByteArray()) == 0 {
 				if c.image >= 0 {
-					return nil // the path beside the bytes is only a name
+					return nil // the bytes are what counts
 				}
 				return fmt.Errorf("row %d: no image path", i+1)
 			}
-			p := values[0].String()
-			if c.image < 0 {
-				at(i).file.path = st.join(st.dir(name), p)
-			}
-			at(i).file.name = p
+			r, p := at(i), values[0].String()
+			r.file.path, r.file.name = st.join(st.dir(name), p), p
 			return nil
 		})
 	}
-	if err != nil || c.image < 0 {
-		return rows, nil, names, err
+	return rows, err
+}
+
+// parquetCompanions are the names of label numbers in a column beside them.
+func parquetCompanions(f *parquet.File, c columns, rows []row) (nameList, error) {
+	schema := f.Schema()
+	leaves := schema.Columns()
+	head := tableHead{image: -1, caption: -1, label: c.label}
+	for _, l := range leaves {
+		name := ""
+		if leaf, ok := schema.Lookup(l...); ok && len(l) == 1 && leaf.MaxRepetitionLevel == 0 && isText(schema, l) {
+			name = l[0]
+		}
+		head.names = append(head.names, name)
 	}
-	return rows, &bytesColumn{name: name, size: size, groups: f.RowGroups(), leaf: c.image, group: -1}, names, nil
+	beside := newCompanions(head)
+	for len(beside.columns) > 0 { // the best one that names them all
+		one := &companions{numbers: true, columns: beside.columns[:1]}
+		err := eachRow(f, one.columns[0].column, func(i int, values []parquet.Value) error {
+			if i < len(rows) && rows[i].hasLabel {
+				one.add(rows[i].label, func(int) string { return values[0].String() })
+			}
+			return nil
+		})
+		if err != nil {
+			return nameList{}, err
+		}
+		if names := one.list(); len(names.names) > 0 || !one.numbers {
+			return names, nil
+		}
+		beside.columns = beside.columns[1:]
+	}
+	return nameList{}, nil
 }
 
 // noLZ4 refuses LZ4: the library gets whole pages of it wrong, and on a damaged
@@ -207,27 +263,6 @@ func noLZ4(m *format.FileMetaData) error {
 		}
 	}
 	return nil
-}
-
-// huggingFaceNames are the class names that a Hugging Face table says about
-// its label column, nil when it does not.
-func huggingFaceNames(f *parquet.File, label string) []string {
-	text, ok := f.Lookup("huggingface")
-	if !ok {
-		return nil
-	}
-	var about struct {
-		Info struct {
-			Features map[string]json.RawMessage `json:"features"`
-		} `json:"info"`
-	}
-	var feature struct {
-		Names []string `json:"names"`
-	}
-	if json.Unmarshal([]byte(text), &about) != nil || json.Unmarshal(about.Info.Features[label], &feature) != nil {
-		return nil
-	}
-	return feature.Names
 }
 
 // columns are leaf numbers, -1 for none.
@@ -400,23 +435,25 @@ func valuesOf(page parquet.Page) ([]parquet.Value, error) {
 
 func (d *parquetSet) Read(i int) (Example, error) {
 	r := d.records[i]
-	f := max(0, sortSearch(d.first, i))
-	ex := Example{Index: i, Key: r.key, Path: d.files[f].name + "/" + r.key, Label: r.label, Captions: r.captions}
+	c := d.files[r.part]
+	ex := d.example(i)
+	ex.Path = c.name + "/" + r.key
+	if r.bad != nil {
+		return ex, fault.Inputf("%s: row %d: %w", fault.Name(c.name), r.row+1, r.bad)
+	}
 	var err error
-	ex.Image, err = d.files[f].read(int64(i - d.first[f]))
-	if err != nil {
-		return ex, fault.As(fault.Input, fmt.Errorf("%s: row %d: %w", d.files[f].name, i-d.first[f]+1, err))
+	ex.Image, err = c.read(int64(r.row))
+	switch {
+	case err != nil:
+		return ex, fault.As(fault.Input, fmt.Errorf("%s: row %d: %w", fault.Name(c.name), r.row+1, err))
+	case ex.Image != nil:
+		return ex, nil
+	case r.file.path == c.name: // no path either
+		return ex, fault.Inputf("%s: row %d: no image: its bytes are null", fault.Name(c.name), r.row+1)
 	}
-	return ex, nil
-}
-
-// sortSearch is the last place of first that is at most i.
-func sortSearch(first []int, i int) int {
-	at, found := slices.BinarySearch(first, i)
-	if !found {
-		at--
-	}
-	return at
+	// Hugging Face's Image without its bytes: the file lies where the path says.
+	ex.Path, ex.Image, err = readImage(d.ctx, d.st, r.file, r.file.path)
+	return ex, err
 }
 
 func (c *bytesColumn) read(row int64) (data []byte, err error) {
@@ -459,7 +496,9 @@ func (c *bytesColumn) read(row int64) (data []byte, err error) {
 		}
 		k := keptPage{group, c.next, make([][]byte, len(values))}
 		for i, v := range values {
-			k.rows[i] = v.ByteArray()
+			if k.rows[i] = v.ByteArray(); k.rows[i] == nil && !v.IsNull() {
+				k.rows[i] = []byte{} // nil is null
+			}
 		}
 		c.next += int64(len(values))
 		if len(c.kept) == keepPages {

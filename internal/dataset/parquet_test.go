@@ -123,7 +123,7 @@ func TestParquetClassNames(t *testing.T) {
 		t.Errorf("classes %q", d.Classes())
 	}
 	bad := writeParquet(t, filepath.Join(dir, "bad.parquet"), []parquetLine{{[]byte("a"), 2}}, 1, about)
-	if _, err := Open(context.Background(), bad, Options{}); err == nil || !strings.Contains(err.Error(), "label 2 is not in 0..1") {
+	if _, err := Open(context.Background(), bad, Options{}); err == nil || !strings.Contains(err.Error(), "label 2 has no name") {
 		t.Errorf("label without a name: %v", err)
 	}
 }

@@ -1,16 +1,12 @@
 package dataset
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"path"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/evatool/evatool/internal/fault"
@@ -32,6 +28,7 @@ type row struct {
 	file     file
 	line     int
 	captions []string
+	bad      error // why the captions cannot be used
 	label    string
 	hasLabel bool
 }
@@ -53,171 +50,171 @@ func column(header []string, want string, usual []string) int {
 // openCSV reads tables of image paths with captions, labels or both. Paths are
 // relative to the table's folder.
 func openCSV(ctx context.Context, st storage, tables []string, o Options) (Dataset, error) {
-	var rows []row
+	var parts []part
 	for _, name := range tables {
 		data, err := readAll(ctx, st, name, "a CSV or TSV table")
 		if err != nil {
 			return nil, err
 		}
-		more, err := csvRows(st, name, data, o)
-		if err != nil {
-			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", name, err))
-		}
-		rows = append(rows, more...)
-	}
-	return newTable(ctx, st, "csv", tables[0], rows, o)
-}
-
-// separator guesses what stands between columns from the first line.
-func separator(name string, data []byte) rune {
-	first, _, _ := bytes.Cut(data, []byte("\n"))
-	if ext := path.Ext(name); ext == ".tsv" || !bytes.ContainsRune(first, ',') && bytes.ContainsRune(first, '\t') {
-		return '\t'
-	}
-	return ','
-}
-
-func csvRows(st storage, name string, data []byte, o Options) ([]row, error) {
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
-	r := csv.NewReader(bytes.NewReader(data))
-	r.Comma = separator(name, data)
-	r.LazyQuotes = r.Comma == '\t'
-	r.ReuseRecord = true
-	header, err := r.Read()
-	if errors.Is(err, io.EOF) {
-		return nil, errors.New("empty; want a header line such as path,caption")
-	}
-	if err != nil {
-		return nil, err
-	}
-	header = slices.Clone(header)
-	image := column(header, o.ImageColumn, imageNames)
-	caption := column(header, o.CaptionColumn, captionNames)
-	label := column(header, o.LabelColumn, labelNames)
-	var rows []row
-	add := func(rec []string) error {
-		n, _ := r.FieldPos(0)
-		out := row{line: n}
-		p := strings.TrimSpace(rec[image])
-		if p == "" {
-			return fmt.Errorf("line %d: no image path", n)
-		}
-		out.file = file{name: p, path: st.join(st.dir(name), p), size: -1}
-		if caption >= 0 {
-			out.captions = cellCaptions(rec[caption], o.CaptionLines)
-		}
-		if label >= 0 {
-			out.label, out.hasLabel = strings.TrimSpace(rec[label]), true
-		}
-		rows = append(rows, out)
-		return nil
-	}
-	switch {
-	case image < 0 && o.ImageColumn == "" && len(header) == 2 && hasImageSuffix(header[0]):
-		// No header: path and label, or path and caption.
-		image = 0
-		if _, err := strconv.Atoi(strings.TrimSpace(header[1])); err == nil || o.ClassNames != nil {
-			label = 1
-		} else {
-			caption = 1
-		}
-		if err := add(header); err != nil {
-			return nil, err
-		}
-	case image < 0:
-		return nil, missing("image path", o.ImageColumn, header, imageNames)
-	case o.CaptionColumn != "" && caption < 0:
-		return nil, missing("caption", o.CaptionColumn, header, captionNames)
-	case o.LabelColumn != "" && label < 0:
-		return nil, missing("label", o.LabelColumn, header, labelNames)
-	case caption < 0 && label < 0:
-		return nil, missing("caption or label", "", header, append(slices.Clone(captionNames), labelNames...))
-	}
-	for {
-		rec, err := r.Read()
-		if errors.Is(err, io.EOF) {
-			return rows, nil
+		p, label, err := csvRows(st, name, data, o)
+		if err == nil && label != "" && len(p.own.names) == 0 {
+			p.own, err = namesNear(ctx, st, st.dir(name), false, label)
 		}
 		if err != nil {
-			return nil, err
+			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", fault.Name(name), err))
 		}
-		if err := add(rec); err != nil {
-			return nil, err
-		}
+		parts = append(parts, p)
 	}
+	return newTable(ctx, st, "csv", parts, o)
 }
 
-// cellCaptions are the captions in a cell: one, or a JSON list as the Hugging
-// Face tables of Flickr30k have it.
-func cellCaptions(cell string, lines bool) []string {
-	var many []string
-	if strings.HasPrefix(cell, "[\"") && json.Unmarshal([]byte(cell), &many) == nil {
-		var out []string
-		for _, s := range many {
-			out = append(out, captionsOf(s, false)...)
-		}
-		return out
+// cellCaptions are the captions in a cell: one, line breaks and all, or a list
+// as JSON or Python write it, as the tables of Flickr30k on Hugging Face have.
+func cellCaptions(cell string) ([]string, error) {
+	if many, ok := listCell(cell); ok {
+		return captionList(many)
 	}
-	return captionsOf(cell, lines)
+	return oneCaption(cell)
 }
 
 func missing(what, want string, header, usual []string) error {
-	if want != "" {
-		return fault.Inputf("no %s column %q; the columns are %s", what, want, strings.Join(header, ", "))
+	var shown []string
+	for _, name := range header {
+		shown = append(shown, fault.Name(brief(name)))
 	}
-	return fault.Inputf("no %s column; the columns are %s; name it, or rename it to %s", what, strings.Join(header, ", "), usual[0])
+	columns := strings.Join(shown, ", ")
+	if want != "" {
+		return fault.Inputf("no %s column %s; the columns are %s", what, quoted(want), columns)
+	}
+	return fault.Inputf("no %s column; the columns are %s; name it, or rename it to %s", what, columns, usual[0])
+}
+
+// part is one of the files of a table.
+type part struct {
+	name string
+	own  nameList // what it calls its label numbers
+	rows []row
 }
 
 // newTable gives rows their labels and, with GroupCaptions, joins the rows of
 // one image.
-func newTable(ctx context.Context, st storage, what, where string, rows []row, o Options) (Dataset, error) {
-	if len(rows) == 0 {
-		return nil, fault.Inputf("%s: no rows", where)
-	}
-	l := newLabels(o.ClassNames)
-	if l.names == nil {
-		l = newLabels(namesOf(rows))
+func newTable(ctx context.Context, st storage, what string, parts []part, o Options) (*list, error) {
+	per, classes, err := tableLabels(parts, o)
+	if err != nil {
+		return nil, err
 	}
 	byImage := map[string]int{}
-	records := make([]record, 0, len(rows))
-	for _, r := range rows {
-		label := -1
-		if r.hasLabel {
-			var err error
-			if label, err = l.of(r.label); err != nil {
-				return nil, fault.Inputf("%s: line %d: %s: %w", where, r.line, r.file.name, err)
+	var records []record
+	others, labelled := 0, false
+	unit := map[string]string{"csv": "line", "parquet": "row"}[what]
+	for k, p := range parts {
+		for _, r := range p.rows {
+			label := -1
+			labelled = labelled || r.hasLabel
+			if r.hasLabel {
+				label, err = per[k].class(r.label)
+				var other *notAClass
+				if errors.As(err, &other) && o.SkipOthers {
+					others++
+					continue
+				}
+				if err != nil && (o.ClassNames != nil || len(r.captions) == 0) {
+					return nil, fault.Inputf("%s: %s %d: %s: %w", fault.Name(p.name), unit, r.line, fault.Name(r.file.name), err)
+				}
+				if err != nil { // the captions may be what counts
+					label = -1
+				}
 			}
-		}
-		if o.GroupCaptions {
-			if i, ok := byImage[r.file.path]; ok {
-				records[i].captions = append(records[i].captions, r.captions...)
-				continue
+			if o.GroupCaptions {
+				if i, ok := byImage[r.file.path]; ok {
+					records[i].captions = append(records[i].captions, r.captions...)
+					records[i].bad = cmp.Or(records[i].bad, r.bad)
+					continue
+				}
+				byImage[r.file.path] = len(records)
 			}
-			byImage[r.file.path] = len(records)
+			records = append(records, record{file: r.file, key: r.file.name, label: label, captions: r.captions, bad: r.bad, part: k, row: r.line - 1})
 		}
-		records = append(records, record{file: r.file, key: r.file.name, label: label, captions: r.captions})
 	}
-	return newList(ctx, st, what, records, l.names), nil
+	if len(records) == 0 {
+		return nil, fault.Inputf("%s: no rows%s", fault.Name(parts[0].name), leftOut(others))
+	}
+	per[0].say(false, strings.TrimPrefix(leftOut(others), ", "), parts[0].name)
+	d := newList(ctx, st, what, records, classes)
+	if labelled {
+		d.unit = unit
+	}
+	return d, nil
+}
+
+func leftOut(others int) string {
+	if others == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %s of other classes left out", plural(others, "row"))
+}
+
+// tableLabels are the labels of each part, and the names of the classes.
+func tableLabels(parts []part, o Options) (per []*labels, classes []string, err error) {
+	root := newLabels(o)
+	if root.names == nil && !slices.ContainsFunc(parts, func(p part) bool { return len(p.own.names) > 0 }) {
+		root = root.of(namesOf(parts), nil)
+	}
+	if per, classes, err = partLabels(root, parts); err != nil {
+		return nil, nil, err
+	}
+	texts := map[string]bool{}
+	for _, p := range parts {
+		for _, r := range p.rows {
+			if r.hasLabel {
+				texts[r.label] = true
+			}
+		}
+	}
+	per[0].settle(slices.Collect(maps.Keys(texts)))
+	return per, classes, nil
+}
+
+// partLabels are the labels of each part, by the names that it has for its
+// numbers or those of the first that has any, and the names of the classes.
+func partLabels(root *labels, parts []part) (per []*labels, classes []string, err error) {
+	first := slices.IndexFunc(parts, func(p part) bool { return len(p.own.names) > 0 })
+	for _, p := range parts {
+		own := p.own
+		if len(own.names) == 0 && first >= 0 {
+			own = parts[first].own
+			root.say(true, fmt.Sprintf("has no names for its label numbers; those of %s are taken", fault.Name(parts[first].name)), p.name)
+		}
+		l, err := root.with(own, p.name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if root.names == nil {
+			root = l
+		}
+		per = append(per, l)
+	}
+	return per, root.names, nil
 }
 
 // namesOf are the sorted class names in the label column, or nil when it holds
 // numbers.
-func namesOf(rows []row) []string {
+func namesOf(parts []part) []string {
 	numeric := true
 	seen := map[string]bool{}
-	for _, r := range rows {
-		if r.hasLabel && r.label != "" && !seen[r.label] {
-			seen[r.label] = true
-			_, err := strconv.Atoi(r.label)
-			numeric = numeric && err == nil
+	var names []string
+	for _, p := range parts {
+		for _, r := range p.rows {
+			if name := exact(r.label); r.hasLabel && name != "" && !seen[name] {
+				seen[name] = true
+				names = append(names, name)
+				_, number := classNumber(name)
+				numeric = numeric && (number || name == "-1")
+			}
 		}
 	}
 	if numeric {
 		return nil
-	}
-	names := make([]string, 0, len(seen))
-	for name := range seen {
-		names = append(names, name)
 	}
 	slices.Sort(names)
 	return names

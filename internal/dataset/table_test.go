@@ -20,7 +20,7 @@ func TestGroupedCaptions(t *testing.T) {
 		options Options
 		want    [][]string
 	}{
-		{Options{CaptionColumn: "raw", GroupCaptions: true, CaptionLines: true}, [][]string{{"first", "second", "last"}, {"third", "fourth, too"}}},
+		{Options{CaptionColumn: "raw", GroupCaptions: true, CaptionLines: true}, [][]string{{"first", "second last"}, {"third", "fourth, too"}}},
 		{Options{CaptionColumn: "raw"}, [][]string{{"first"}, {"third", "fourth, too"}, {"second last"}}},
 	} {
 		d, err := Open(context.Background(), table, tt.options)

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"io"
 	"path"
+	"regexp"
 	"strings"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -62,13 +65,13 @@ func scanTar(ctx context.Context, st storage, name string, each func(member) err
 		off, _ := sec.Seek(0, io.SeekCurrent)
 		m := member{name: path.Clean(h.Name), header: at, off: off, size: h.Size}
 		if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" {
-			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", name, h.Name, at)
+			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", name, fault.Name(h.Name), at)
 		}
 		if h.Typeflag != tar.TypeReg {
 			m.size = 0
 		}
-		if m.off+m.size > size {
-			return fault.Inputf("%s: truncated: the file ends at offset %d, %s at offset %d needs %d; copy it again", name, size, h.Name, at, m.off+m.size)
+		if m.size > size-m.off { // the sum may not be a number
+			return fault.Inputf("%s: truncated: the file ends at offset %d, but %s at offset %d says that it has %d bytes; copy it again", name, size, fault.Name(h.Name), at, m.size)
 		}
 		if h.Typeflag == tar.TypeReg {
 			if err := each(m); err != nil {
@@ -108,15 +111,18 @@ func compressed(magic []byte) string {
 
 // splitKey cuts a member's name as WebDataset does: the key ends at the first
 // dot of the base name, the rest is the extension in lower case. Names without
-// one, and WebDataset's own __meta__ files, have no key.
+// one, and WebDataset's own __meta__ files, have no key. Keys are in Unicode's
+// composed form: macOS decomposes some of the names in an archive.
 func splitKey(name string) (key, ext string, ok bool) {
 	dir, base := path.Split(name)
 	stem, ext, found := strings.Cut(base, ".")
-	if !found || stem == "" || ext == "" || strings.HasPrefix(base, "__") {
+	if !found || stem == "" || ext == "" || metaName.MatchString(name) {
 		return "", "", false
 	}
-	return dir + stem, strings.ToLower(ext), true
+	return norm.NFC.String(dir + stem), strings.ToLower(ext), true
 }
+
+var metaName = regexp.MustCompile(`^__[^/]*__($|/)`)
 
 var imageExtensions = map[string]bool{
 	"jpg": true, "jpeg": true, "png": true, "webp": true, "bmp": true, "ppm": true, "pgm": true, "tif": true, "tiff": true, "gif": true,
@@ -141,30 +147,46 @@ type group struct {
 	skipped int   // keys without an image
 	sidecar bool  // some image has a caption, label or other file beside it
 	twice   error // an extension comes twice under a key
+	split   error // the members of a key do not follow each other
 }
 
-// duplicate is the error of a name that is there twice, which only matters when
-// the names are keys.
-func (g group) duplicate(kind Kind) error {
-	if g.sidecar || kind == WebDataset {
+// check is the error of keys that are split, and of a name that is there twice,
+// which only matters when the names are keys.
+func (g group) check(kind Kind) error {
+	if g.split == nil && (g.sidecar || kind == WebDataset) {
 		return g.twice
 	}
-	return nil
+	return g.split
 }
 
 // groupSamples makes samples out of a tar's members.
 func groupSamples(members []member, tarName string, tarIndex int) (g group, err error) {
 	var key string
-	var from, to int64
+	var first member // of the key
+	var to int64
 	seen := map[string]bool{}
 	images := 0
+	type run struct {
+		first member
+		image bool
+	}
+	runs := map[string]run{} // of the keys so far
 	flush := func() error {
+		if key == "" {
+			return nil
+		}
+		from := first.header
+		if before, again := runs[key]; !again {
+			runs[key] = run{first, images > 0}
+		} else if before.image != (images > 0) && g.split == nil {
+			g.split = fault.Inputf("%s: the members of the key %s do not follow each other: %s is at offset %d, %s at offset %d; WebDataset's readers take them for two samples; pack the files again in the order of their names (tar --sort=name)",
+				fault.Name(tarName), fault.Name(key), fault.Name(before.first.name), before.first.header, fault.Name(first.name), from)
+		}
 		switch {
-		case key == "":
 		case images == 0:
 			g.skipped++
 		case to-from > maxSample:
-			return fault.Inputf("%s: sample %q at offset %d is %d bytes; at most %d can be read", tarName, key, from, to-from, maxSample)
+			return fault.Inputf("%s: sample %s at offset %d is %d bytes; at most %d can be read", fault.Name(tarName), quoted(key), from, to-from, maxSample)
 		default:
 			g.samples = append(g.samples, sample{int32(tarIndex), int32(to - from), from})
 			g.sidecar = g.sidecar || len(seen) > images
@@ -180,11 +202,11 @@ func groupSamples(members []member, tarName string, tarIndex int) (g group, err 
 			if err := flush(); err != nil {
 				return g, err
 			}
-			key, from, images = k, m.header, 0
+			key, first, images = k, m, 0
 			clear(seen)
 		}
 		if seen[ext] && g.twice == nil {
-			g.twice = fault.Inputf("%s: %s is there twice in a row, the second at offset %d; a key may have each extension once", tarName, m.name, m.header)
+			g.twice = fault.Inputf("%s: %s is there twice in a row, the second at offset %d; a key may have each extension once", fault.Name(tarName), fault.Name(m.name), m.header)
 		}
 		if isImage(ext) && !seen[ext] {
 			images++

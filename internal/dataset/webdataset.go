@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,7 +22,7 @@ type webDataset struct {
 	tars     []string
 	samples  []sample
 	skipped  int
-	labels   *labels
+	labels   []*labels // of each tar
 	classes  []string
 	o        Options
 	identity string
@@ -32,7 +33,7 @@ const indexers = 8
 
 // openTars indexes WebDataset tars, the published ILSVRC tar, or a tar of
 // class folders, by what their entries are.
-func openTars(ctx context.Context, st storage, tars []string, o Options, classes []string) (Dataset, error) {
+func openTars(ctx context.Context, st storage, tars []string, o Options) (Dataset, error) {
 	type scanned struct {
 		group
 		members []member // only while the tars may be class folders or ILSVRC
@@ -54,7 +55,7 @@ func openTars(ctx context.Context, st storage, tars []string, o Options, classes
 			if !f.sidecar && o.Kind != WebDataset {
 				f.members = members
 			}
-			return f.duplicate(o.Kind)
+			return f.check(o.Kind)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -63,10 +64,7 @@ func openTars(ctx context.Context, st storage, tars []string, o Options, classes
 		}
 		return nil, err
 	}
-	d := &webDataset{ctx: ctx, st: st, tars: tars, labels: newLabels(o.ClassNames), classes: classes, o: o}
-	if d.classes == nil {
-		d.classes = o.ClassNames
-	}
+	d := &webDataset{ctx: ctx, st: st, tars: tars, o: o}
 	plain := o.Kind != WebDataset
 	var files []file
 	for i, f := range found {
@@ -86,10 +84,14 @@ func openTars(ctx context.Context, st storage, tars []string, o Options, classes
 		}
 	}
 	if o.Kind == ILSVRC || o.Kind == ImageFolder {
-		return nil, fault.Inputf("%s: no %s layout: want only images in the tar; read it as webdataset", tars[0], o.Kind)
+		return nil, fault.Inputf("%s: no %s layout: want only images in the tar; read it as webdataset", fault.Name(tars[0]), o.Kind)
 	}
 	if len(d.samples) == 0 {
-		return nil, fault.Inputf("%s: no samples: want entries KEY.jpg (or png, webp) with KEY.txt, KEY.json or KEY.cls beside them", tars[0])
+		return nil, fault.Inputf("%s: no samples: want entries KEY.jpg (or png, webp) with KEY.txt, KEY.json or KEY.cls beside them", fault.Name(tars[0]))
+	}
+	own, err := d.readLabels()
+	if err != nil {
+		return nil, err
 	}
 	h := newHash("webdataset")
 	for _, name := range tars {
@@ -98,8 +100,33 @@ func openTars(ctx context.Context, st storage, tars []string, o Options, classes
 	for _, s := range d.samples {
 		h.number(int64(s.tar), s.off, int64(s.size))
 	}
+	for _, name := range own {
+		h.text(name)
+	}
 	d.identity = h.sum()
 	return d, nil
+}
+
+// readLabels finds the class names that lie beside the tars, which number the
+// .cls files, and returns all of them.
+func (d *webDataset) readLabels() (all []string, err error) {
+	root := newLabels(d.o)
+	lists := map[string]nameList{} // by folder
+	var parts []part
+	for _, tar := range d.tars {
+		dir := d.st.dir(tar)
+		own, known := lists[dir]
+		if !known {
+			if own, err = namesNear(d.ctx, d.st, dir, true, "cls", "label"); err != nil {
+				return nil, err
+			}
+			lists[dir] = own
+			all = append(all, own.names...)
+		}
+		parts = append(parts, part{name: tar, own: own})
+	}
+	d.labels, d.classes, err = partLabels(root, parts)
+	return all, err
 }
 
 // inFolders says that there are images, all of them in folders.
@@ -138,63 +165,70 @@ func (d *webDataset) Read(i int) (Example, error) {
 		return ex, err
 	}
 	var meta []byte
-	compound := false // a.seg.png is the image only when there is no a.jpg
-	ex.Key, err = unpack(span, func(ext string, data []byte) error {
+	var images, dotted []string // compound extensions: of images, of captions and labels
+	plain := false              // a.seg.png is the image only when there is no a.jpg
+	labels := d.labels[s.tar]
+	ex.Key, err = unpack(span, func(ext string, data []byte) (err error) {
 		switch {
 		case isImage(ext):
-			if plain := !strings.Contains(ext, "."); ex.Image == nil || compound && plain {
-				ex.Image, compound = data, !plain
+			if strings.Contains(ext, ".") {
+				images = append(images, ext)
+			}
+			if simple := !strings.Contains(ext, "."); ex.Image == nil || !plain && simple {
+				ex.Image, plain = data, simple
 			}
 		case ext == "txt" || ext == "caption":
-			ex.Captions = captionsOf(string(data), d.o.CaptionLines)
+			if d.o.CaptionLines {
+				ex.Captions, err = captionLines(string(data))
+			} else {
+				ex.Captions, err = oneCaption(string(data))
+			}
 		case ext == "json":
 			meta = data
 		case ext == "cls" || ext == "cls.txt":
-			n, err := d.labels.of(string(data))
-			ex.Label = n
-			return err
+			ex.Label, err = labels.class(string(data))
+		case sidecars[ext[strings.LastIndexByte(ext, '.')+1:]]:
+			dotted = append(dotted, ext)
 		}
-		return nil
+		return err
 	})
 	ex.Path = name + "/" + ex.Key
 	if err == nil && meta != nil {
-		err = ex.addJSON(meta, d.labels, d.o)
+		err = ex.addJSON(meta, labels, d.o)
+	}
+	if err == nil && !plain && len(images) > 1 {
+		err = fmt.Errorf("several images (%s) and none that is the plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(images, ", ")))
+	}
+	if len(dotted) > 0 && (ex.Captions == nil || ex.Label < 0) {
+		ex.Hint = fmt.Sprintf("WebDataset ends a key at the first dot: %s is the %q of the key %s; rename the members so that the key has no dot",
+			fault.Name(path.Base(ex.Key)+"."+dotted[0]), fault.Name(dotted[0]), fault.Name(ex.Key))
 	}
 	if err != nil {
-		return ex, fault.Inputf("%s: %s at offset %d: %w", name, ex.Key, s.off, err)
+		return ex, fault.Inputf("%s: %s at offset %d: %w", fault.Name(name), fault.Name(ex.Key), s.off, err)
 	}
 	return ex, nil
 }
 
-// captionsOf is the text of a caption file.
-func captionsOf(s string, lines bool) []string {
-	var out []string
-	if !lines {
-		s = strings.ReplaceAll(s, "\n", " ")
-	}
-	for line := range strings.SplitSeq(s, "\n") {
-		if line = strings.TrimSpace(line); line != "" {
-			out = append(out, line)
-		}
-	}
-	return out
-}
+// sidecars are the last parts of extensions that hold captions and labels.
+var sidecars = map[string]bool{"txt": true, "caption": true, "json": true, "cls": true}
 
 // addJSON takes caption and label from a sample's .json where .txt and .cls
 // did not say them.
 func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 	var fields map[string]json.RawMessage
+	if !utf8.Valid(data) { // encoding/json would take it
+		return errors.New(".json: not UTF-8; write it as UTF-8")
+	}
 	if err := json.Unmarshal(data, &fields); err != nil {
 		return fmt.Errorf(".json: %w", err)
 	}
 	if raw, name := pick(fields, o.CaptionColumn, captionNames); raw != nil && (ex.Captions == nil || o.CaptionColumn != "") {
 		texts, err := jsonTexts(raw)
 		if err != nil {
-			return fmt.Errorf(".json: %s: %w", name, err)
+			return fmt.Errorf(".json: %s: %w", fault.Name(name), err)
 		}
-		ex.Captions = nil
-		for _, t := range texts {
-			ex.Captions = append(ex.Captions, captionsOf(t, false)...)
+		if ex.Captions, err = captionList(texts); err != nil {
+			return fmt.Errorf(".json: %s: %w", fault.Name(name), err)
 		}
 	}
 	if raw, name := pick(fields, o.LabelColumn, labelNames); raw != nil && ex.Label < 0 {
@@ -202,11 +236,11 @@ func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 		dec := json.NewDecoder(strings.NewReader(string(raw)))
 		dec.UseNumber()
 		if err := dec.Decode(&v); err != nil {
-			return fmt.Errorf(".json: %s: %w", name, err)
+			return fmt.Errorf(".json: %s: %w", fault.Name(name), err)
 		}
-		n, err := l.of(fmt.Sprint(v))
+		n, err := l.class(fmt.Sprint(v))
 		if err != nil && o.LabelColumn != "" {
-			return fmt.Errorf(".json: %s: %w", name, err)
+			return fmt.Errorf(".json: %s: %w", fault.Name(name), err)
 		}
 		if err == nil {
 			ex.Label = n

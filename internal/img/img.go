@@ -113,7 +113,7 @@ func Decode(data []byte) (im *Image, err error) {
 		}
 		return im, nil
 	}
-	return nil, fault.Inputf("not an image that evatool reads (it starts with %q); use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", data[:min(8, len(data))])
+	return nil, fault.Inputf("not an image that evatool reads%s; use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", looksLike(data))
 }
 
 // checkSize refuses empty images and decompression bombs.
