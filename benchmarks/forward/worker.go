@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -42,6 +43,9 @@ func (w work) run(ctx context.Context) error {
 	cfg, ok := arch.Named(w.model)
 	if !ok {
 		return fmt.Errorf("no model %s", w.model)
+	}
+	if w.threads > 0 {
+		runtime.GOMAXPROCS(w.threads)
 	}
 	d, err := device.Open(ctx, device.Options{Backend: w.backend, Threads: w.threads, CompileCache: "off", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

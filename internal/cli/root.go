@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,7 +109,14 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 			if !slices.Contains([]string{"auto", "off"}, app.HugePages) {
 				return fault.Usagef("--huge-pages %q: want auto or off", app.HugePages)
 			}
+			if app.Threads < 0 {
+				return fault.Usagef("--threads %d: give a positive number, or 0 for all cores", app.Threads)
+			}
 			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
+			device.QuietLibraries()
+			if app.Threads > 0 {
+				runtime.GOMAXPROCS(app.Threads)
+			}
 			if cmd.Annotations[computes] != "" && app.HugePages != "off" {
 				hugepages.Reexec(app.Backend, app.Log)
 			}

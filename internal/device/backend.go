@@ -2,54 +2,51 @@ package device
 
 import (
 	"io"
-	"os"
 	"reflect"
 	"runtime"
-	"strconv"
-	"sync"
 
 	"github.com/evatool/evatool/internal/device/goexec"
+	"github.com/evatool/evatool/internal/device/pin"
 	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute/gobackend"
-	"github.com/gomlx/go-xla/compute/xla"
 	"k8s.io/klog/v2"
 )
 
-// quiet keeps the libraries from writing to the user's terminal, and from
-// downloading plugins on their own.
-var quiet = sync.OnceFunc(func() {
+// QuietLibraries keeps what GoMLX and go-xla log by themselves (klog) off the
+// terminal. klog is the whole process's: this is for a command line.
+func QuietLibraries() {
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
-	xla.EnableAutoInstall(false)
-})
-
-// setThreads bounds the threads of both kinds of CPU backends.
-func setThreads(n int) {
-	if n > 0 {
-		runtime.GOMAXPROCS(n)
-		os.Setenv("NPROC", strconv.Itoa(n)) // read by XLA's CPU client
-	}
 }
 
-// openGo opens the Go backend without a limit on its goroutines: with its
-// default limit, workers that wait for workers can take all places, and a
-// graph with many independent matrix products never ends.
-// (Its own option for this prints to stdout.)
-func openGo(why string) (*Device, error) {
-	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Kernels: goexec.Install(), Why: why}}
+// openGo opens the Go backend. Its own limit on goroutines has to go: workers
+// that wait for workers can take all places under it, and a graph with many
+// independent matrix products never ends. With fewer threads than Go has,
+// operations run one after the other, each on so many; the limit is safe then.
+func openGo(why string, threads int) (*Device, error) {
+	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}}
 	if !d.info.SIMD {
 		d.info.Why += "; built without GOEXPERIMENT=simd: slow"
 	}
 	return d, catch("open the Go backend", func() error {
-		b, err := gobackend.New("")
+		config, limit := "", -1
+		switch {
+		case threads > 0 && threads < runtime.GOMAXPROCS(0):
+			config, limit = "ops_sequential", threads
+		case !pin.Linked(pin.Compute):
+			config = "ops_sequential"
+		}
+		b, err := gobackend.New(config)
 		if err != nil {
 			return err
 		}
-		reflect.ValueOf(b).Elem().FieldByName("Workers").MethodByName("SetMaxParallelism").
-			Call([]reflect.Value{reflect.ValueOf(-1)})
-		d.backend = b
+		if pin.Linked(pin.Compute) { // the backend's own option for this prints to stdout
+			reflect.ValueOf(b).Elem().FieldByName("Workers").MethodByName("SetMaxParallelism").
+				Call([]reflect.Value{reflect.ValueOf(limit)})
+		}
+		d.backend, d.info.Kernels = b, goexec.Use(b, threads)
 		return nil
 	})
 }
@@ -65,7 +62,7 @@ func openPlugin(p plugins.Plugin, options, why string, o Options) (*Device, erro
 		d.info.Backend += "," + options
 	}
 	err = catch("open "+p.Path, func() (err error) {
-		d.client, err = loaded.NewClient(pjrt.Options{GoXLA: options, DeviceCount: o.DeviceCount, Cache: o.CompileCache, Log: o.Log})
+		d.client, err = loaded.NewClient(pjrt.Options{GoXLA: options, DeviceCount: o.DeviceCount, Threads: o.Threads, Cache: o.CompileCache, Log: o.Log})
 		return err
 	})
 	if err != nil {
@@ -76,7 +73,7 @@ func openPlugin(p plugins.Plugin, options, why string, o Options) (*Device, erro
 	if o.DeviceCount > d.info.Devices {
 		n := d.info.Devices
 		d.Close()
-		return nil, fault.Envf("--device-count %d: %s has %d devices", o.DeviceCount, p.Path, n)
+		return nil, fault.Envf("device count %d: %s has %d devices", o.DeviceCount, p.Path, n)
 	}
 	return d, nil
 }

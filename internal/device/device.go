@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/evatool/evatool/internal/device/goexec"
 	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/evatool/evatool/internal/device/plugins"
 	"github.com/evatool/evatool/internal/fault"
@@ -27,7 +28,7 @@ import (
 type Options struct {
 	Backend      string // auto, go, xla, xla:/path/plugin.so[,option…]; "" is auto
 	DeviceCount  int    // 0: all GPUs, one CPU device
-	Threads      int    // 0: all cores
+	Threads      int    // how many threads a run may use on a CPU; 0: all cores
 	CompileCache string // folder; "": the user's cache folder; "off"
 	Log          *slog.Logger
 }
@@ -76,13 +77,11 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 		return nil, err
 	}
 	if o.DeviceCount < 0 || o.Threads < 0 {
-		return nil, fault.Usagef("--device-count %d, --threads %d: give positive numbers", o.DeviceCount, o.Threads)
+		return nil, fault.Usagef("device count %d, threads %d: give positive numbers", o.DeviceCount, o.Threads)
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	quiet()
-	setThreads(o.Threads)
 	d, err := open(o)
 	if err == nil {
 		err = d.ready(o)
@@ -119,9 +118,9 @@ func open(o Options) (*Device, error) {
 			break
 		}
 		if o.DeviceCount > 1 {
-			return nil, fault.Envf("--device-count %d: the Go backend has one device; use --backend xla", o.DeviceCount)
+			return nil, fault.Envf("device count %d: the Go backend has one device; use backend xla", o.DeviceCount)
 		}
-		return openGo("asked for")
+		return openGo("asked for", o.Threads)
 	case "xla":
 		if arg != "" {
 			path, options, _ := strings.Cut(arg, ",")
@@ -133,11 +132,11 @@ func open(o Options) (*Device, error) {
 		}
 		d, reasons := openBest(o)
 		if d == nil {
-			return nil, fault.Envf("--backend xla: %s", reasons)
+			return nil, fault.Envf("backend xla: %s", reasons)
 		}
 		return d, nil
 	}
-	return nil, fault.Envf("--backend %s: unknown; give auto, go, xla or xla:/path/plugin.so[,option]", o.Backend)
+	return nil, fault.Envf("backend %s: unknown; give auto, go, xla or xla:/path/plugin.so[,option]", o.Backend)
 }
 
 func openAuto(o Options) (*Device, error) {
@@ -146,9 +145,9 @@ func openAuto(o Options) (*Device, error) {
 		return d, nil
 	}
 	if o.DeviceCount > 1 {
-		return nil, fault.Envf("--device-count %d: %s; the Go backend has one device", o.DeviceCount, reasons)
+		return nil, fault.Envf("device count %d: %s; the Go backend has one device", o.DeviceCount, reasons)
 	}
-	return openGo(reasons)
+	return openGo(reasons, o.Threads)
 }
 
 // openBest opens the first plugin that works; else it says why none does.
@@ -192,6 +191,7 @@ func (d *Device) Close() error {
 		if d.client != nil {
 			d.client.Close()
 		} else {
+			goexec.Release(backend)
 			backend.Finalize()
 		}
 		return nil

@@ -25,12 +25,20 @@ import (
 // cpuPlugin is the CPU plugin of this machine; without one the test is skipped.
 func cpuPlugin(t testing.TB) string {
 	t.Helper()
+	path := ifCPUPlugin()
+	if path == "" {
+		t.Skip("no CPU plugin here: run `evatool backend install cpu`")
+	}
+	return path
+}
+
+// ifCPUPlugin is the CPU plugin of this machine, or "".
+func ifCPUPlugin() string {
 	for _, p := range plugins.Find() {
 		if p.Kind == KindCPU {
 			return p.Path
 		}
 	}
-	t.Skip("no CPU plugin here: run `evatool backend install cpu`")
 	return ""
 }
 
@@ -204,6 +212,19 @@ func addresses(t *testing.T, a *Array) []string {
 	return at
 }
 
+// towers is a graph with many independent matrix products and a gradient.
+func towers(in []*graph.Node) []*graph.Node {
+	loss := graph.ScalarZero(in[0].Graph(), dtypes.Float32)
+	for i := range 24 {
+		x := graph.MulScalar(in[0], 1/float64(i+1))
+		for range 4 {
+			x = graph.Tanh(graph.Dot(x, in[1]).General([]int{1}, nil, []int{0}, nil))
+		}
+		loss = graph.Add(loss, graph.ReduceAllMean(graph.Square(x)))
+	}
+	return append([]*graph.Node{loss}, graph.Gradient(loss, in[1])...)
+}
+
 // TestGoBackendEnds: a graph with many independent matrix products, like a
 // training step, ends. The Go backend's default worker limit hangs in it.
 func TestGoBackendEnds(t *testing.T) {
@@ -219,17 +240,7 @@ func TestGoBackendEnds(t *testing.T) {
 		return
 	}
 	d := open1(t, "go", 0)
-	p := d.Program("towers", func(in []*graph.Node) []*graph.Node {
-		loss := graph.ScalarZero(in[0].Graph(), dtypes.Float32)
-		for i := range 24 {
-			x := graph.MulScalar(in[0], 1/float64(i+1))
-			for range 4 {
-				x = graph.Tanh(graph.Dot(x, in[1]).General([]int{1}, nil, []int{0}, nil))
-			}
-			loss = graph.Add(loss, graph.ReduceAllMean(graph.Square(x)))
-		}
-		return append([]*graph.Node{loss}, graph.Gradient(loss, in[1])...)
-	})
+	p := d.Program("towers", towers)
 	x := must[*Array](t)(d.PutF32(Replicated, iota32(64*64), 64, 64))
 	for range 3 {
 		must[[]*Array](t)(p.Call(t.Context(), x, x))

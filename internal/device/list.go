@@ -68,7 +68,7 @@ func List(ctx context.Context, o Options) (list []Listed, chosen int, err error)
 			return nil, 0, err
 		}
 	}
-	err = add(Listed{}, func() (*Device, error) { return openGo("") })
+	err = add(Listed{}, func() (*Device, error) { return openGo("", o.Threads) })
 	if err == nil && chosen < 0 {
 		err = fault.Envf("%s: opened once, then not again; try again", want.Backend)
 	}

@@ -5,9 +5,8 @@ package goexec
 import (
 	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strings"
+	"sync"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -19,20 +18,9 @@ import (
 	"github.com/evatool/evatool/internal/device/kernels"
 )
 
-// TestVersion fails when go.mod takes another version of compute: then look
-// whether table.go still says what is in there, and change version.
-func TestVersion(t *testing.T) {
-	mod, err := os.ReadFile("../../../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if line := modulePath + " " + version + "\n"; !strings.Contains(string(mod), line) {
-		t.Errorf("go.mod does not have %s", line)
-	}
-}
-
-// TestTwins runs graphs with the backend's own executors and then with these.
-func TestTwins(t *testing.T) {
+// open opens a stock backend.
+func open(t testing.TB) compute.Backend {
+	t.Helper()
 	if !kernels.Fast {
 		t.Skip("this processor has no AVX2")
 	}
@@ -40,7 +28,19 @@ func TestTwins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Finalize()
+	t.Cleanup(b.Finalize)
+	return b
+}
+
+// TestTwins runs graphs on two backends of one process, a stock one and one
+// with these executors, and compares. The stock one runs none of them: what it
+// gives is what it gave in a process without this package.
+func TestTwins(t *testing.T) {
+	stock, fast := open(t), open(t)
+	if !Use(fast, 0) {
+		t.Fatal("the executors do not fit this version of compute")
+	}
+	defer Release(fast)
 	r := rand.New(rand.NewPCG(1, 2))
 	random := func(dims ...int) any {
 		n := 1
@@ -104,7 +104,7 @@ func TestTwins(t *testing.T) {
 			return graph.Gradient(graph.ReduceAllSum(graph.Sin(graph.Softmax(graph.Dot(x, y).Product(), -1))), x)[0]
 		},
 	}
-	run := func(f func(x, y, v n) n) []float32 {
+	run := func(b compute.Backend, f func(x, y, v n) n) []float32 {
 		e, err := graph.NewExec(b, f)
 		if err != nil {
 			t.Fatal(err)
@@ -118,12 +118,12 @@ func TestTwins(t *testing.T) {
 		out[0].MustConstFlatData(func(a any) { flat = append(flat, a.([]float32)...) })
 		return flat
 	}
-	stock := map[string][]float32{}
-	for name, f := range cases {
-		stock[name] = run(f)
-	}
-	used := map[compute.OpType]int{}
+	var used [compute.OpTypeLast]int
 	for op, run := range executors {
+		if run == nil {
+			continue
+		}
+		defer func() { executors[op] = run }()
 		executors[op] = func(c *call) bool {
 			ok := run(c)
 			if ok {
@@ -132,22 +132,100 @@ func TestTwins(t *testing.T) {
 			return ok
 		}
 	}
-	if !Install() {
-		t.Fatal("the executors do not fit this version of compute")
+	want := map[string][]float32{}
+	for name, f := range cases {
+		want[name] = run(stock, f)
+	}
+	if used != [compute.OpTypeLast]int{} {
+		t.Error("the stock backend ran executors of this package")
 	}
 	for name, f := range cases {
-		for i, got := range run(f) {
-			want := float64(stock[name][i])
+		for i, got := range run(fast, f) {
+			want := float64(want[name][i])
 			if math.Abs(float64(got)-want) > 2e-5*(1+math.Abs(want)) {
 				t.Fatalf("%s: [%d] is %g, want %g", name, i, got, want)
 			}
 		}
 	}
-	for op := range executors {
-		if used[op] == 0 {
-			t.Errorf("%s: the executor was not used", op)
+	for op, run := range executors {
+		if run != nil && used[op] == 0 {
+			t.Errorf("%s: the executor was not used", compute.OpType(op))
 		}
 	}
+	// A backend that is released is a stock one again.
+	Release(fast)
+	used = [compute.OpTypeLast]int{}
+	for name, f := range cases {
+		if !slices.Equal(run(fast, f), want[name]) {
+			t.Errorf("%s: other bits after Release", name)
+		}
+	}
+	if used != [compute.OpTypeLast]int{} {
+		t.Error("a released backend ran executors of this package")
+	}
+}
+
+// TestTogether: two users with other threads and a stock backend run at the
+// same time, while others come and go.
+func TestTogether(t *testing.T) {
+	x := make([][]float32, 64)
+	for i := range x {
+		x[i] = make([]float32, 64)
+		for k := range x[i] {
+			x[i][k] = float32((i*37+k*k*11)%64)/32 - 1
+		}
+	}
+	run := func(b compute.Backend) (flat []float32) {
+		e, err := graph.NewExec(b, func(x *graph.Node) *graph.Node {
+			y := x
+			for range 5 {
+				y = graph.Erf(graph.Add(x, graph.MulScalar(graph.Dot(y, x).Product(), 0.02)))
+			}
+			return graph.Softmax(y, -1)
+		})
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		out, err := e.Call(x)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		defer out[0].MustFinalizeAll()
+		out[0].MustConstFlatData(func(a any) { flat = append(flat, a.([]float32)...) })
+		return flat
+	}
+	backends := []compute.Backend{open(t), open(t), open(t)}
+	for i, b := range backends[:2] {
+		if !Use(b, i+1) {
+			t.Fatal("not used")
+		}
+		defer Release(b)
+	}
+	want := [][]float32{run(backends[0]), run(backends[1]), run(backends[2])}
+	if !slices.Equal(want[0], want[1]) {
+		t.Error("results depend on the threads")
+	}
+	if slices.Equal(want[0], want[2]) {
+		t.Error("the stock backend gives this package's bits: the test proves nothing")
+	}
+	var wg sync.WaitGroup
+	for i, b := range backends {
+		wg.Go(func() {
+			for range 20 {
+				if !slices.Equal(run(b), want[i]) {
+					t.Errorf("backend %d: other bits", i)
+				}
+			}
+		})
+	}
+	for range 50 {
+		b := open(t)
+		Use(b, 1)
+		Release(b)
+	}
+	wg.Wait()
 }
 
 // split is x [a,65] as [a,5,13].

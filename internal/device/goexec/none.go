@@ -2,4 +2,11 @@
 
 package goexec
 
-func install() bool { return false }
+import (
+	"github.com/evatool/evatool/internal/device/kernels"
+	"github.com/gomlx/compute"
+)
+
+func use(compute.Backend, kernels.Threads) bool { return false }
+
+func release(compute.Backend) {}

@@ -11,7 +11,7 @@ import (
 )
 
 // executors run a node, or return false before they have changed anything.
-var executors = map[compute.OpType]func(c *call) bool{
+var executors = [compute.OpTypeLast]func(c *call) bool{
 	compute.OpTypeDotGeneral:     dotGeneral,
 	compute.OpTypeAdd:            binary(kernels.Add),
 	compute.OpTypeSub:            binary(kernels.Sub),
@@ -42,7 +42,7 @@ func dotGeneral(c *call) bool {
 	}
 	out, ok := c.out()
 	if ok && len(out.flat) == p.Batch*p.M*p.N {
-		kernels.MatMul(out.flat, a.flat, b.flat, p)
+		c.threads.MatMul(out.flat, a.flat, b.flat, p)
 	}
 	return true
 }
@@ -67,7 +67,7 @@ func binary(op kernels.Operator) func(c *call) bool {
 			}
 		}
 		if out, ok := c.out(1, 0); ok {
-			kernels.Binary(op, out.flat, a.flat, b.flat, out.dims, a.dims, b.dims)
+			c.threads.Binary(op, out.flat, a.flat, b.flat, out.dims, a.dims, b.dims)
 		}
 		return true
 	}
@@ -80,7 +80,7 @@ func unary(f kernels.Function) func(c *call) bool {
 			return false
 		}
 		if out, ok := c.out(0); ok {
-			kernels.Map(out.flat, x.flat, f)
+			c.threads.Map(out.flat, x.flat, f)
 		}
 		return true
 	}
@@ -94,7 +94,7 @@ func softmax(c *call) bool {
 		return false
 	}
 	if out, ok := c.out(0); ok {
-		kernels.Softmax(out.flat, x.flat, x.dims[len(x.dims)-1])
+		c.threads.Softmax(out.flat, x.flat, x.dims[len(x.dims)-1])
 	}
 	return true
 }
@@ -115,7 +115,7 @@ func layerNorm(c *call) bool {
 		vectors[i-1] = v.flat
 	}
 	if out, ok := c.out(0); ok {
-		kernels.LayerNorm(out.flat, x.flat, vectors[0], vectors[1], n, c.field("epsilon").Float())
+		c.threads.LayerNorm(out.flat, x.flat, vectors[0], vectors[1], n, c.field("epsilon").Float())
 	}
 	return true
 }
@@ -146,7 +146,7 @@ func reduceSum(c *call) bool {
 		}
 	}
 	if out, ok := c.out(); ok {
-		kernels.ReduceSum(out.flat, x.flat, outer, n, inner)
+		c.threads.ReduceSum(out.flat, x.flat, outer, n, inner)
 	}
 	return true
 }
@@ -158,7 +158,7 @@ func transpose(c *call) bool {
 		return false
 	}
 	if out, ok := c.out(); ok {
-		kernels.Transpose(out.flat, x.flat, x.dims, perm)
+		c.threads.Transpose(out.flat, x.flat, x.dims, perm)
 	}
 	return true
 }
@@ -177,7 +177,7 @@ func slice(c *call) bool {
 		}
 	}
 	if out, ok := c.out(); ok && len(out.flat) > 0 {
-		kernels.Slice(out.flat, x.flat, out.dims, x.dims, from)
+		c.threads.Slice(out.flat, x.flat, out.dims, x.dims, from)
 	}
 	return true
 }

@@ -3,8 +3,10 @@
 package goexec
 
 import (
+	"maps"
 	"reflect"
-	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/gomlx/compute"
@@ -13,6 +15,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 
 	"github.com/evatool/evatool/internal/device/kernels"
+	"github.com/evatool/evatool/internal/device/pin"
 )
 
 // executor is the backend's NodeExecutor: pointers to its Backend, Node and
@@ -32,16 +35,9 @@ var (
 	shapeField, dataField []int
 )
 
-// known finds the types and tells whether all is as expected.
-func known() bool {
-	// A test binary lists no modules: there TestVersion looks at go.mod.
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range info.Deps {
-			if m.Path == modulePath && (m.Version != version || m.Replace != nil) {
-				return false
-			}
-		}
-	}
+// known finds the types, with the first backend given to Use, and tells
+// whether all is as expected.
+var known = sync.OnceValue(func() bool {
 	b, err := gobackend.New("")
 	if err != nil {
 		return false
@@ -63,22 +59,59 @@ func known() bool {
 	get, ok3 := reflect.TypeOf(b).MethodByName("GetBuffer")
 	return ok1 && ok2 && ok3 && shape.Type == reflect.TypeFor[shapes.Shape]() && data.Type == reflect.TypeFor[any]() &&
 		get.Type.NumIn() == 2 && get.Type.In(1) == shape.Type && get.Type.NumOut() == 2 && get.Type.Out(0) == reflect.PointerTo(bufferType)
+})
+
+// users are the backends that run these executors, and their threads. The map
+// is never changed: a new one takes its place.
+var (
+	users   atomic.Pointer[map[unsafe.Pointer]kernels.Threads]
+	usersMu sync.Mutex
+)
+
+func change(f func(all map[unsafe.Pointer]kernels.Threads)) {
+	usersMu.Lock()
+	defer usersMu.Unlock()
+	all := maps.Clone(*users.Load())
+	f(all)
+	users.Store(&all)
 }
 
-func install() bool {
-	if !kernels.Fast || !known() {
+func use(b compute.Backend, threads kernels.Threads) bool {
+	if !installed || !known() {
 		return false
 	}
-	for op := range executors {
-		if nodeExecutors[op] == nil {
+	change(func(all map[unsafe.Pointer]kernels.Threads) { all[reflect.ValueOf(b).UnsafePointer()] = threads })
+	return true
+}
+
+func release(b compute.Backend) {
+	change(func(all map[unsafe.Pointer]kernels.Threads) { delete(all, reflect.ValueOf(b).UnsafePointer()) })
+}
+
+// installed tells whether the executors are in the table.
+var installed = install()
+
+func install() bool {
+	users.Store(&map[unsafe.Pointer]kernels.Threads{})
+	if !kernels.Fast || !pin.Linked(pin.Compute) {
+		return false
+	}
+	for op, run := range executors {
+		if run != nil && nodeExecutors[op] == nil {
 			return false
 		}
 	}
-	for op, run := range executors {
-		stock := nodeExecutors[op]
+	for op, stock := range nodeExecutors {
+		if executors[op] == nil {
+			continue
+		}
 		nodeExecutors[op] = func(backend, node unsafe.Pointer, inputs []unsafe.Pointer, owned []bool) (unsafe.Pointer, error) {
-			c := call{backend: backend, node: reflect.NewAt(nodeType, node).Elem(), inputs: inputs, owned: owned}
-			if run(&c) {
+			threads, ours := (*users.Load())[backend]
+			if !ours {
+				return stock(backend, node, inputs, owned)
+			}
+			c := call{backend: backend, node: reflect.NewAt(nodeType, node).Elem(), inputs: inputs, owned: owned, threads: threads}
+			if executors[op](&c) {
 				return c.output, c.err
 			}
 			return stock(backend, node, inputs, owned)
@@ -93,6 +126,7 @@ type call struct {
 	node    reflect.Value
 	inputs  []unsafe.Pointer
 	owned   []bool
+	threads kernels.Threads
 	output  unsafe.Pointer
 	err     error
 }

@@ -15,14 +15,14 @@ const (
 // Binary writes a op b to out, whose dimensions are dims. a and b are given by
 // their dimensions, as many as dims, where 1 is repeated. out may be a or b
 // where these are not repeated.
-func Binary(op Operator, out, a, b []float32, dims, aDims, bDims []int) {
+func (t Threads) Binary(op Operator, out, a, b []float32, dims, aDims, bDims []int) {
 	axes := merge(dims, aDims, bDims)
 	inner := axes[len(axes)-1]
 	axes = axes[:len(axes)-1]
 	group := max(1, span/inner.n) // rows at a time
 	if len(axes) == 0 && inner.n > span {
 		// One long row.
-		each(inner.n, 1, func(from, to int) {
+		t.each(inner.n, 1, func(from, to int) {
 			op.row(out[from:to], from1(a, from, to, inner.a), from1(b, from, to, inner.b))
 		})
 		return
@@ -31,7 +31,7 @@ func Binary(op Operator, out, a, b []float32, dims, aDims, bDims []int) {
 	for _, x := range axes {
 		rows *= x.n
 	}
-	parallel((rows+group-1)/group, group*inner.n, func(i int) {
+	t.parallel((rows+group-1)/group, group*inner.n, func(i int) {
 		for r := i * group; r < min(rows, (i+1)*group); r++ {
 			at, bt, rest := 0, 0, r
 			for k := len(axes) - 1; k >= 0; k-- {

@@ -82,13 +82,13 @@ func Gelu(x vec) vec {
 const span = 1 << 13
 
 // each calls f with spans that make up 0…n; cost is that of one element.
-func each(n, cost int, f func(from, to int)) {
-	parallel((n+span-1)/span, cost*span, func(i int) { f(i*span, min(n, (i+1)*span)) })
+func (t Threads) each(n, cost int, f func(from, to int)) {
+	t.parallel((n+span-1)/span, cost*span, func(i int) { f(i*span, min(n, (i+1)*span)) })
 }
 
 // Map writes f of every x to out, which may be x.
-func Map(out, x []float32, f Function) {
-	each(len(x), 8, func(from, to int) {
+func (t Threads) Map(out, x []float32, f Function) {
+	t.each(len(x), 8, func(from, to int) {
 		out, x := out[from:to], x[from:to]
 		for ; len(x) >= 8; out, x = out[8:], x[8:] {
 			f(archsimd.LoadFloat32x8Slice(x)).StoreSlice(out)

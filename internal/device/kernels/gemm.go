@@ -31,7 +31,7 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 // MatMul writes the products of a and b to out. Every sum runs over K in
 // the same order whatever the number of threads. The processor must be Fast.
-func MatMul(out, a, b []float32, p Product) {
+func (t Threads) MatMul(out, a, b []float32, p Product) {
 	if p.K == 0 {
 		clear(out)
 		return
@@ -40,8 +40,8 @@ func MatMul(out, a, b []float32, p Product) {
 	// Work for all threads even when there are few columns: cut the rows too,
 	// although each part then packs its columns once more.
 	parts := 1
-	if n := p.Batch * blocks; n < 2*threads() {
-		parts = min((2*threads()+n-1)/n, (p.M+8*tileRows-1)/(8*tileRows))
+	if n := p.Batch * blocks; n < 2*t.count() {
+		parts = min((2*t.count()+n-1)/n, (p.M+8*tileRows-1)/(8*tileRows))
 	}
 	rows := ((p.M+parts-1)/parts + tileRows - 1) / tileRows * tileRows
 	run := func(i int) {
@@ -50,7 +50,7 @@ func MatMul(out, a, b []float32, p Product) {
 		p.block(out[batch*p.M*p.N:], a[batch*p.M*p.K:], b[batch*p.K*p.N:],
 			m0, min(m0+rows, p.M), n0, min(n0+blockCols, p.N))
 	}
-	parallel(p.Batch*blocks*parts, p.M*p.N*p.K/(blocks*parts), run)
+	t.parallel(p.Batch*blocks*parts, p.M*p.N*p.K/(blocks*parts), run)
 }
 
 // block computes rows m0 to m1 of columns n0 to n1.

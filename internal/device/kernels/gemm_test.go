@@ -40,7 +40,7 @@ func checkMatMul(t testing.TB, p Product) {
 	t.Helper()
 	a, b := randoms(p.Batch*p.M*p.K), randoms(p.Batch*p.N*p.K)
 	out := odd(p.Batch * p.M * p.N)
-	MatMul(out, a, b, p)
+	every.MatMul(out, a, b, p)
 	for i, got := range out {
 		n, m, batch := i%p.N, i/p.N%p.M, i/p.N/p.M
 		var want, size float64
@@ -68,7 +68,7 @@ func TestMatMulOfSpecialValues(t *testing.T) {
 		p := Product{1, 13, 35, 9, false}
 		a, b, out := randoms(p.M*p.K), randoms(p.K*p.N), make([]float32, p.M*p.N)
 		a[12*p.K+8], b[3*p.N+34] = float32(v), float32(v)
-		MatMul(out, a, b, p)
+		every.MatMul(out, a, b, p)
 		for i, got := range out {
 			if finite := !math.IsNaN(float64(got)) && !math.IsInf(float64(got), 0); finite != (i/p.N != 12 && i%p.N != 34) {
 				t.Fatalf("%g: [%d,%d] is %g", v, i/p.N, i%p.N, got)
@@ -83,7 +83,7 @@ func BenchmarkMatMul(b *testing.B) {
 			x, y := randoms(p.Batch*p.M*p.K), randoms(p.Batch*p.N*p.K)
 			out := make([]float32, p.Batch*p.M*p.N)
 			for b.Loop() {
-				MatMul(out, x, y, p)
+				every.MatMul(out, x, y, p)
 			}
 			b.ReportMetric(2e-9*float64(p.Batch*p.M*p.N*p.K)*float64(b.N)/b.Elapsed().Seconds(), "GFLOP/s")
 		})

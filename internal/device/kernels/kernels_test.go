@@ -8,8 +8,13 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 )
+
+// every is all threads.
+const every Threads = 0
 
 // near fails where got is further than tol, absolute and relative, from want.
 func near(t testing.TB, what string, got []float32, want []float64, tol float64) {
@@ -56,7 +61,7 @@ func TestMap(t *testing.T) {
 				want[i] = math.Inf(1)
 			}
 		}
-		Map(got, x, c.f)
+		every.Map(got, x, c.f)
 		near(t, c.name, got, want, c.tol)
 	}
 }
@@ -97,7 +102,7 @@ func checkRows(t testing.TB, rows, n int) {
 		x[0] = 2
 	}
 	soft, norm, plain := make([]float32, len(x)), make([]float32, len(x)), make([]float32, len(x))
-	Softmax(soft, x, n)
+	every.Softmax(soft, x, n)
 	wantSoft, wantNorm, wantPlain := make([]float64, len(x)), make([]float64, len(x)), make([]float64, len(x))
 	for r := range rows {
 		row := x[r*n : (r+1)*n]
@@ -127,7 +132,7 @@ func checkRows(t testing.TB, rows, n int) {
 	for i := range far {
 		far[i] = x[len(x)-n+i]*2 + 1000
 	}
-	Softmax(farther, far, n)
+	every.Softmax(farther, far, n)
 	total, wantFar := 0.0, make([]float64, n)
 	for i, v := range far {
 		wantFar[i] = math.Exp(float64(v) - 1000)
@@ -136,8 +141,8 @@ func checkRows(t testing.TB, rows, n int) {
 	for i := range wantFar {
 		wantFar[i] /= total
 	}
-	LayerNorm(norm, x, gamma, beta, n, 1e-5)
-	LayerNorm(plain, x, nil, nil, n, 1e-5)
+	every.LayerNorm(norm, x, gamma, beta, n, 1e-5)
+	every.LayerNorm(plain, x, nil, nil, n, 1e-5)
 	near(t, fmt.Sprint("softmax ", rows, n), soft, wantSoft, 3e-7)
 	near(t, fmt.Sprint("softmax of large values ", n), farther, wantFar, 3e-7)
 	near(t, fmt.Sprint("layer norm ", rows, n), norm, wantNorm, 2e-6)
@@ -153,8 +158,8 @@ func TestRowsOfSpecialValues(t *testing.T) {
 			x, out := randoms(rows*n), make([]float32, rows*n)
 			x[3*n+at] = float32(v)
 			for name, run := range map[string]func(){
-				"softmax":    func() { Softmax(out, x, n) },
-				"layer norm": func() { LayerNorm(out, x, nil, nil, n, 1e-5) },
+				"softmax":    func() { every.Softmax(out, x, n) },
+				"layer norm": func() { every.LayerNorm(out, x, nil, nil, n, 1e-5) },
 			} {
 				run()
 				for i, y := range out {
@@ -190,7 +195,7 @@ func checkReduceSum(t testing.TB, outer, n, inner int) {
 			want[at] += float64(v)
 			size[at] += math.Abs(float64(v))
 		}
-		ReduceSum(out, x, outer, n, inner)
+		every.ReduceSum(out, x, outer, n, inner)
 		for i, got := range out {
 			w := want[i]
 			if math.IsNaN(float64(got)) && math.IsNaN(w) || float64(got) == w {
@@ -218,7 +223,7 @@ func TestReduceSumIsExact(t *testing.T) {
 			x[i] = (v + 1) / 2
 			want[i%inner] += float64(x[i])
 		}
-		ReduceSum(out, x, 1, n, inner)
+		every.ReduceSum(out, x, 1, n, inner)
 		squares := 0.0
 		for i, got := range out {
 			squares += math.Pow(float64(got)/want[i]-1, 2)
@@ -267,7 +272,7 @@ func checkBinary(t testing.TB, op Operator, dims, aDims, bDims []int) {
 	}
 	check := func(out []float32) {
 		t.Helper()
-		Binary(op, out, a, b, dims, aDims, bDims)
+		every.Binary(op, out, a, b, dims, aDims, bDims)
 		for i, got := range out {
 			same(t, []any{"op", op, dims, aDims, bDims}, i, got, want[i])
 		}
@@ -308,7 +313,7 @@ func TestTranspose(t *testing.T) {
 func checkTranspose(t testing.TB, dims, perm []int) {
 	t.Helper()
 	x, out := odd(size(dims)), make([]float32, size(dims))
-	Transpose(out, x, dims, perm)
+	every.Transpose(out, x, dims, perm)
 	strides := make([]int, len(dims))
 	for i, s := len(dims)-1, 1; i >= 0; i-- {
 		strides[i], s = s, s*dims[i]
@@ -338,7 +343,7 @@ func TestSlice(t *testing.T) {
 func checkSlice(t testing.TB, dims, xDims, starts []int) {
 	t.Helper()
 	x, out := odd(size(xDims)), make([]float32, size(dims))
-	Slice(out, x, dims, xDims, starts)
+	every.Slice(out, x, dims, xDims, starts)
 	for i, got := range out {
 		at, rest, stride := 0, i, 1
 		for k := len(dims) - 1; k >= 0; k-- {
@@ -405,7 +410,7 @@ func TestExp(t *testing.T) {
 		x = append(x, v)
 	}
 	out := make([]float32, len(x))
-	Map(out, x, Exp)
+	every.Map(out, x, Exp)
 	for i, v := range x {
 		if want := math.Exp(float64(v)); math.Abs(float64(out[i])-want) > 2.4e-7*want+math.SmallestNonzeroFloat32 {
 			t.Fatalf("exp %g is %g, want %g", v, out[i], want)
@@ -413,30 +418,45 @@ func TestExp(t *testing.T) {
 	}
 }
 
+// TestThreads: the same bits on any number of threads, and no more than those
+// at a time.
 func TestThreads(t *testing.T) {
 	needFast(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(5))
 	x, y := randoms(300*2000), randoms(700*300)
-	run := func(threads int) [][]float32 {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(threads))
-		var all [][]float32
+	run := func(threads Threads) [][]float32 {
+		var results [][]float32
 		out := func(n int) []float32 {
-			all = append(all, make([]float32, n))
-			return all[len(all)-1]
+			results = append(results, make([]float32, n))
+			return results[len(results)-1]
 		}
-		MatMul(out(2000*700), x, y, Product{1, 2000, 700, 300, false})
-		Softmax(out(len(x)), x, 300)
-		LayerNorm(out(len(x)), x, nil, nil, 300, 1e-5)
-		ReduceSum(out(1), x, 1, len(x), 1)
-		ReduceSum(out(300), x, 1, 2000, 300)
-		Map(out(len(x)), x, Gelu)
-		return all
+		threads.MatMul(out(2000*700), x, y, Product{1, 2000, 700, 300, false})
+		threads.Softmax(out(len(x)), x, 300)
+		threads.LayerNorm(out(len(x)), x, nil, nil, 300, 1e-5)
+		threads.ReduceSum(out(1), x, 1, len(x), 1)
+		threads.ReduceSum(out(300), x, 1, 2000, 300)
+		threads.Map(out(len(x)), x, Gelu)
+		return results
 	}
 	want := run(1)
-	for _, n := range []int{2, 5} {
+	for _, n := range []Threads{0, 2, 9} {
 		for i, got := range run(n) {
 			if !slices.Equal(got, want[i]) {
 				t.Errorf("result %d differs with %d threads", i, n)
 			}
+		}
+	}
+	for n, most := range map[Threads]int64{0: 5, 1: 1, 3: 3, 9: 5} {
+		var running, peak atomic.Int64
+		n.parallel(20, 1<<20, func(int) {
+			now := running.Add(1)
+			for p := peak.Load(); now > p && !peak.CompareAndSwap(p, now); p = peak.Load() {
+			}
+			time.Sleep(time.Millisecond)
+			running.Add(-1)
+		})
+		if peak.Load() > most {
+			t.Errorf("%d threads: %d at a time", n, peak.Load())
 		}
 	}
 }

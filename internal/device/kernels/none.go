@@ -4,3 +4,6 @@ package kernels
 
 // Fast tells whether this build and this processor can run the kernels.
 const Fast = false
+
+// Threads is how many threads the kernels would use.
+type Threads int

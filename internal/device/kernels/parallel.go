@@ -1,7 +1,7 @@
 //go:build amd64 && goexperiment.simd
 
 // Package kernels has the inner loops of the Go backend: float32 products,
-// functions and reductions, on all cores. Results do not depend on how many.
+// functions and reductions, on several cores. Results do not depend on how many.
 package kernels
 
 import (
@@ -10,12 +10,22 @@ import (
 	"sync/atomic"
 )
 
-func threads() int { return runtime.GOMAXPROCS(0) }
+// Threads runs the kernels on as many threads at most, and on no more than
+// GOMAXPROCS; 0 is GOMAXPROCS.
+type Threads int
 
-// parallel calls f(0) to f(n-1) on all cores. cost is about how many
+func (t Threads) count() int {
+	all := runtime.GOMAXPROCS(0)
+	if t <= 0 {
+		return all
+	}
+	return min(int(t), all)
+}
+
+// parallel calls f(0) to f(n-1), side by side. cost is about how many
 // operations each takes; little work stays on this goroutine.
-func parallel(n, cost int, f func(i int)) {
-	workers := min(threads(), n, n*cost/(1<<15))
+func (t Threads) parallel(n, cost int, f func(i int)) {
+	workers := min(t.count(), n, n*cost/(1<<15))
 	if workers <= 1 {
 		for i := range n {
 			f(i)

@@ -95,10 +95,10 @@ func scale(out, x []float32, by float32) {
 }
 
 // eachRow calls f with every row of out and x, which have n columns.
-func eachRow(out, x []float32, n, cost int, f func(out, x []float32)) {
+func (t Threads) eachRow(out, x []float32, n, cost int, f func(out, x []float32)) {
 	group := max(1, span/2/n) // rows at a time
 	rows := len(x) / n
-	parallel((rows+group-1)/group, cost*n*group, func(i int) {
+	t.parallel((rows+group-1)/group, cost*n*group, func(i int) {
 		for r := i * group; r < min(rows, (i+1)*group); r++ {
 			f(out[r*n:(r+1)*n], x[r*n:(r+1)*n])
 		}
@@ -106,16 +106,16 @@ func eachRow(out, x []float32, n, cost int, f func(out, x []float32)) {
 }
 
 // Softmax writes the softmax of every row of x [rows,n] to out, which may be x.
-func Softmax(out, x []float32, n int) {
-	eachRow(out, x, n, 8, func(out, x []float32) {
+func (t Threads) Softmax(out, x []float32, n int) {
+	t.eachRow(out, x, n, 8, func(out, x []float32) {
 		scale(out, out, 1/mapSum(out, x, highest(x), Exp))
 	})
 }
 
 // LayerNorm writes (x-mean)/√(variance+epsilon)·gamma+beta for every row of x
 // [rows,n] to out, which may be x. gamma and beta [n] may be nil.
-func LayerNorm(out, x, gamma, beta []float32, n int, epsilon float64) {
-	eachRow(out, x, n, 3, func(out, x []float32) {
+func (t Threads) LayerNorm(out, x, gamma, beta []float32, n int, epsilon float64) {
+	t.eachRow(out, x, n, 3, func(out, x []float32) {
 		mean := sum(x) / float32(n)
 		for i, v := range x {
 			out[i] = v - mean
@@ -131,16 +131,16 @@ func LayerNorm(out, x, gamma, beta []float32, n int, epsilon float64) {
 }
 
 // ReduceSum sums x [outer,n,inner] over n into out [outer,inner].
-func ReduceSum(out, x []float32, outer, n, inner int) {
+func (t Threads) ReduceSum(out, x []float32, outer, n, inner int) {
 	if inner == 1 {
 		if outer == 1 {
 			// One long sum: parts of fixed length, so that it does not depend on the threads.
 			parts := make([]float32, (n+span-1)/span)
-			each(n, 1, func(from, to int) { parts[from/span] = sum(x[from:to]) })
+			t.each(n, 1, func(from, to int) { parts[from/span] = sum(x[from:to]) })
 			out[0] = sum(parts)
 			return
 		}
-		each(outer, n, func(from, to int) {
+		t.each(outer, n, func(from, to int) {
 			for o := from; o < to; o++ {
 				out[o] = sum(x[o*n : (o+1)*n])
 			}
@@ -149,7 +149,7 @@ func ReduceSum(out, x []float32, outer, n, inner int) {
 	}
 	const columns = 64
 	blocks := (inner + columns - 1) / columns
-	parallel(outer*blocks, n*columns, func(i int) {
+	t.parallel(outer*blocks, n*columns, func(i int) {
 		o, from := i/blocks, i%blocks*columns
 		to := min(inner, from+columns)
 		total := out[o*inner+from : o*inner+to]

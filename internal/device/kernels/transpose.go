@@ -4,11 +4,11 @@ package kernels
 
 // Transpose writes x, of dimensions dims, to out with its axes in the order of
 // perm: axis i of out is axis perm[i] of x.
-func Transpose(out, x []float32, dims, perm []int) {
+func (t Threads) Transpose(out, x []float32, dims, perm []int) {
 	dims, perm = mergeOrder(dims, perm)
 	rank := len(dims)
 	if rank < 2 {
-		each(len(x), 1, func(from, to int) { copy(out[from:to], x[from:to]) })
+		t.each(len(x), 1, func(from, to int) { copy(out[from:to], x[from:to]) })
 		return
 	}
 	xs, os := make([]int, rank), make([]int, rank) // strides of x and, by x's axes, of out
@@ -35,7 +35,7 @@ func Transpose(out, x []float32, dims, perm []int) {
 	// A long piece is cut along its rows.
 	cut := max(8, span/cols/8*8)
 	cuts := (rows + cut - 1) / cut
-	parallel(pieces*cuts, min(cut, rows)*cols, func(i int) {
+	t.parallel(pieces*cuts, min(cut, rows)*cols, func(i int) {
 		row, rest := i%cuts*cut, i/cuts
 		from, to := row*xs[first], row*os[first]
 		for k := len(walk) - 1; k >= 0; k-- {
@@ -116,12 +116,12 @@ func follows(dims []int, a, b int) bool {
 
 // Slice writes to out, of dimensions dims, the part of x, of dimensions xDims,
 // that begins at starts.
-func Slice(out, x []float32, dims, xDims, starts []int) {
+func (t Threads) Slice(out, x []float32, dims, xDims, starts []int) {
 	last := len(dims) - 1
 	n := dims[last]
 	group := max(1, span/n) // rows at a time
 	rows := len(out) / n
-	parallel((rows+group-1)/group, group*n, func(i int) {
+	t.parallel((rows+group-1)/group, group*n, func(i int) {
 		for r := i * group; r < min(rows, (i+1)*group); r++ {
 			at, rest, stride := starts[last], r, xDims[last]
 			for k := last - 1; k >= 0; k-- {

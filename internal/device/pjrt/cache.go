@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -38,9 +39,10 @@ type cache struct {
 	hits, misses atomic.Int64
 }
 
-// openCache opens the folder for a plugin and the libraries loaded for it; nil
-// when there is to be none.
-func openCache(dir string, p *Plugin, log *slog.Logger) *cache {
+// openCache opens the folder for a client of a plugin; nil when there is to be
+// none.
+func openCache(o Options, p *Plugin) *cache {
+	dir, log := o.Cache, o.Log
 	if dir == "off" {
 		return nil
 	}
@@ -60,8 +62,12 @@ func openCache(dir string, p *Plugin, log *slog.Logger) *cache {
 		log.Debug("no compile cache", "reason", err)
 		return nil
 	}
+	threads := os.Getenv("NPROC") // what XLA goes by
+	if o.Threads > 0 {
+		threads = strconv.Itoa(o.Threads)
+	}
 	// Code for a CPU uses what that CPU has.
-	salt := strings.Join([]string{p.Kind, p.Version, id, os.Getenv("XLA_FLAGS"), os.Getenv("NPROC"),
+	salt := strings.Join([]string{p.Kind, p.Version, id, os.Getenv("XLA_FLAGS"), threads,
 		runtime.GOARCH, cpuModel(), gpuModel(p.Kind), p.libraries}, "\x00")
 	return &cache{dir: dir, salt: []byte(salt), max: cacheBytes, log: log}
 }

@@ -2,6 +2,9 @@ package pjrt
 
 import (
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -19,6 +22,7 @@ import (
 type Options struct {
 	GoXLA       string // go-xla's own options: tf32=false,preallocate=true…
 	DeviceCount int    // 0: all GPUs, one CPU device
+	Threads     int    // of the CPU plugin; 0: all cores
 	Cache       string // folder of compiled programs; "": the user's cache folder; "off"
 	Log         *slog.Logger
 }
@@ -32,13 +36,8 @@ type Client struct {
 	handle unsafe.Pointer // the plugin's client, known from the first compilation on
 }
 
-// opening serialises what changes the process's environment.
-var opening sync.Mutex
-
 // NewClient opens the plugin's devices. It panics where go-xla does.
 func (p *Plugin) NewClient(o Options) (*Client, error) {
-	opening.Lock()
-	defer opening.Unlock()
 	config := p.name
 	if o.GoXLA != "" {
 		config += "," + o.GoXLA
@@ -57,11 +56,43 @@ func (p *Plugin) NewClient(o Options) (*Client, error) {
 			values["visible_devices"] = ids
 		}
 	}
-	b, err := xla.NewWithOptions(config, values)
+	env := map[string]string{}
+	if o.Threads > 0 {
+		env["NPROC"] = strconv.Itoa(o.Threads)
+	}
+	if p.cuda != "" { // for what XLA does before it compiles; programs have it as an option
+		env["XLA_FLAGS"] = strings.TrimSpace(os.Getenv("XLA_FLAGS") + " --" + cudaDataDir + "=" + p.cuda)
+	}
+	var b *xla.Backend
+	err := withEnv(env, func() (err error) {
+		b, err = xla.NewWithOptions(config, values)
+		return err
+	})
 	if err != nil {
 		return nil, Explain(err)
 	}
-	return &Client{Backend: b, plugin: p, cache: openCache(o.Cache, p, o.Log)}, nil
+	return &Client{Backend: b, plugin: p, cache: openCache(o, p)}, nil
+}
+
+var envMu sync.Mutex
+
+// withEnv runs f with environment variables that XLA reads when a client is
+// made and that have no other form, and then puts back what was there. Other
+// goroutines may see them meanwhile.
+func withEnv(env map[string]string, f func() error) error {
+	envMu.Lock()
+	defer envMu.Unlock()
+	for name, value := range env {
+		if before, ok := os.LookupEnv(name); ok {
+			defer os.Setenv(name, before)
+		} else {
+			defer os.Unsetenv(name)
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return fault.Envf("%s=%s: %w", name, value, err)
+		}
+	}
+	return f()
 }
 
 // Zeros makes an array of zeros on the one device of a CPU plugin, to be

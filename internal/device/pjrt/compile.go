@@ -8,6 +8,7 @@ import "C"
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"unsafe"
@@ -35,7 +36,7 @@ func (c *Client) Compile(saveMemory bool, build func() error) (Compiled, error) 
 	p := c.plugin
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.now = compiling{client: c, attempts: attempts(p.Kind, saveMemory)}
+	p.now = compiling{client: c, attempts: p.attempts(saveMemory)}
 	err := build()
 	return p.now.Compiled, err
 }
@@ -47,7 +48,7 @@ func option(name string, value ...byte) []byte {
 }
 
 func protoField(number byte, text []byte) []byte {
-	return append([]byte{number<<3 | 2, byte(len(text))}, text...)
+	return append(binary.AppendUvarint([]byte{number<<3 | 2}, uint64(len(text))), text...)
 }
 
 var (
@@ -60,11 +61,15 @@ var (
 )
 
 // attempts are the compile options to try for a program.
-func attempts(kind string, saveMemory bool) [][]byte {
+func (p *Plugin) attempts(saveMemory bool) [][]byte {
 	switch {
-	case kind == plugins.CUDA:
-		return [][]byte{nil, noTriton}
-	case kind == plugins.CPU && saveMemory:
+	case p.Kind == plugins.CUDA:
+		var folder []byte
+		if p.cuda != "" {
+			folder = option(cudaDataDir, protoField(1, []byte(p.cuda))...)
+		}
+		return [][]byte{folder, slices.Concat(folder, noTriton)}
+	case p.Kind == plugins.CPU && saveMemory:
 		return [][]byte{memoryOrder, nil} // an older plugin does not know it
 	}
 	return [][]byte{nil}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/device/plugins"
@@ -49,8 +50,33 @@ func TestSaveMemory(t *testing.T) {
 	if _, refused := temporary(true); refused == "" {
 		t.Error("an unknown option was taken")
 	}
-	if got := attempts(plugins.CUDA, false); len(got) != 2 || got[0] != nil || string(got[1]) != "\x3a\x20\x0a\x1axla_gpu_enable_triton_gemm\x12\x02\x10\x00" {
-		t.Errorf("attempts of a GPU's program: %q", got)
+}
+
+// TestGPUOptions: what a GPU's programs are compiled with. XLA has one list of
+// options: the CPU plugin knows these too, and their types.
+func TestGPUOptions(t *testing.T) {
+	folder := "/" + strings.Repeat("a long path/", 20)
+	p := &Plugin{Kind: plugins.CUDA}
+	if got := p.attempts(false); len(got) != 2 || len(got[0]) != 0 || string(got[1]) != "\x3a\x20\x0a\x1axla_gpu_enable_triton_gemm\x12\x02\x10\x00" {
+		t.Errorf("without a folder: %q", got)
+	}
+	p.cuda = folder
+	got := p.attempts(false)
+	if len(got) != 2 || !bytes.Contains(got[0], []byte(folder)) || !bytes.Contains(got[1], got[0]) || !bytes.Contains(got[1], noTriton) {
+		t.Errorf("with a folder: %q", got)
+	}
+	c := open(t, "off")
+	known := memoryOrder
+	defer func() { memoryOrder = known }()
+	for _, try := range []struct {
+		options []byte
+		ok      bool
+	}{{got[0], true}, {got[1], true}, {option(cudaDataDir, 2<<3, 0), false}} {
+		memoryOrder = try.options
+		_, what, err := compiled(t, c, true, func(x *graph.Node) *graph.Node { return graph.Sin(x) }, 4)
+		if err != nil || (what.Refused == "") != try.ok {
+			t.Errorf("%q: %v, refused: %s", try.options, err, what.Refused)
+		}
 	}
 }
 

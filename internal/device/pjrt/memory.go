@@ -43,8 +43,12 @@ type MemoryUse struct {
 func (m MemoryUse) Peak() int64 { return m.Code + m.Inputs + m.Outputs - m.Aliased + m.Temporary }
 
 // MemoryOf is what the compiler says about a compiled program. go-xla knows it
-// and does not show it: this reaches into its executable.
+// and does not show it: this reaches into its executable. In versions that pin
+// does not name it is zero.
 func MemoryOf(e compute.Executable) MemoryUse {
+	if !pinned {
+		return MemoryUse{}
+	}
 	s := field(reflect.ValueOf(e), "exec").Interface().(*pjrt.LoadedExecutable).OnDeviceMemoryUsageStats
 	return MemoryUse{int64(s.GeneratedCode), int64(s.Inputs), int64(s.Outputs), int64(s.Aliases), int64(s.Temporary)}
 }

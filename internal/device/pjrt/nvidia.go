@@ -20,6 +20,9 @@ var cudaLibraries = map[string][]string{
 		"libcusparse.so.12", "libcusolver.so.12", "libcufft.so.12", "libcudnn.so.9", "libnccl.so.2?", "libnvshmem_host.so.3?"},
 }
 
+// cudaDataDir is XLA's option for the CUDA folder.
+const cudaDataDir = "xla_gpu_cuda_data_dir"
+
 func cudaMajor(plugin string) string {
 	if strings.Contains(plugin, "cuda12") {
 		return "12"
@@ -54,10 +57,10 @@ func nvidiaFolders(plugin string) (libs, cuda []string) {
 	return libs, cuda
 }
 
-// prepareCUDA loads NVIDIA's libraries, so that the plugin finds them
-// wherever they are, and tells XLA the CUDA folder. It returns what identifies
-// their versions.
-func prepareCUDA(plugin string) (id string, err error) {
+// prepareCUDA loads NVIDIA's libraries, so that the plugin finds them wherever
+// they are. It returns what identifies their versions, and the CUDA folder that
+// XLA has to be told of.
+func prepareCUDA(plugin string) (id, folder string, err error) {
 	libs, cuda := nvidiaFolders(plugin)
 	var missing []string
 	for _, name := range cudaLibraries[cudaMajor(plugin)] {
@@ -69,20 +72,18 @@ func prepareCUDA(plugin string) (id string, err error) {
 		}
 	}
 	if len(missing) > 0 {
-		return "", fault.Envf("%s: NVIDIA's %s not found; run pip install 'jax-cuda%s-plugin[with-cuda]', or set LD_LIBRARY_PATH to their folder",
+		return "", "", fault.Envf("%s: NVIDIA's %s not found; run pip install 'jax-cuda%s-plugin[with-cuda]', or set LD_LIBRARY_PATH to their folder",
 			plugin, strings.Join(missing, ", "), cudaMajor(plugin))
 	}
-	flags := os.Getenv("XLA_FLAGS")
-	if strings.Contains(flags, "--xla_gpu_cuda_data_dir") {
-		return id, nil
+	if strings.Contains(os.Getenv("XLA_FLAGS"), cudaDataDir) {
+		return id, "", nil
 	}
 	for _, folder := range cuda {
 		if _, err := os.Stat(filepath.Join(folder, "nvvm", "libdevice")); err == nil {
-			os.Setenv("XLA_FLAGS", strings.TrimSpace(flags+" --xla_gpu_cuda_data_dir="+folder))
-			break
+			return id, folder, nil
 		}
 	}
-	return id, nil
+	return id, "", nil
 }
 
 // preloadFrom loads a library from the first folder that has it, else from

@@ -18,7 +18,7 @@ func TestMissingNVIDIA(t *testing.T) {
 	if preload("libcudnn.so.9") {
 		t.Skip("cuDNN is here")
 	}
-	_, err := prepareCUDA(filepath.Join(dir, "xla_cuda13", "plugin.so"))
+	_, _, err := prepareCUDA(filepath.Join(dir, "xla_cuda13", "plugin.so"))
 	if fault.Code(err) != 4 || !strings.Contains(err.Error(), "libcudnn.so.9") || !strings.Contains(err.Error(), "pip install") {
 		t.Errorf("%v", err)
 	}

@@ -35,6 +35,7 @@ type Plugin struct {
 	slot      int    // of its table
 	name      string // under which go-xla knows it
 	libraries string // what identifies the versions of NVIDIA's libraries
+	cuda      string // the CUDA folder for XLA, "" when the user or nobody names one
 	err       error
 
 	mu  sync.Mutex // held while compiling: now is about the program that is compiled
@@ -62,25 +63,29 @@ func Load(path, kind string) (_ *Plugin, err error) {
 		}
 	}
 	if err := fault.RegularFile(path, "a PJRT plugin (.so)"); err != nil {
-		return nil, fault.Envf("--backend xla:%w", err)
+		return nil, fault.Envf("backend xla:%w", err)
 	}
-	var libraries string
+	var libraries, cuda string
 	if kind == plugins.CUDA {
 		if !plugins.HasNVIDIA() {
-			return nil, fault.Envf("%s: no NVIDIA GPU on this machine; use --backend auto", path)
+			return nil, fault.Envf("%s: no NVIDIA GPU on this machine; use backend auto", path)
 		}
-		if libraries, err = prepareCUDA(path); err != nil {
+		if libraries, cuda, err = prepareCUDA(path); err != nil {
 			return nil, err
 		}
 	}
 	cpath := C.CString(path)
 	defer C.free(unsafe.Pointer(cpath))
 	var cerr *C.char
-	slot := C.load_plugin(cpath, &cerr)
+	async := C.int(0)
+	if pinned {
+		async = 1
+	}
+	slot := C.load_plugin(cpath, async, &cerr)
 	if slot < 0 {
 		return nil, fault.Envf("%s: cannot load the plugin: %s", path, strings.TrimPrefix(takeText(cerr), path+": "))
 	}
-	p := &Plugin{path: path, slot: int(slot), Kind: kind, libraries: libraries}
+	p := &Plugin{path: path, slot: int(slot), Kind: kind, libraries: libraries, cuda: cuda}
 	loaded[slot] = p
 	defer func() { p.err = err }()
 	var major, minor C.int

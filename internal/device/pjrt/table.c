@@ -15,9 +15,11 @@ static int loaded_plugins;
 
 static void* call(int slot, int fn, void* args) { return real[slot]->fn[fn](args); }
 
-// go-xla waits for the end of every execution. The Execute below tells the
-// next waits of this thread, which are for the events it just made, not to:
-// the caller goes on, and reading a result waits for it.
+// go-xla waits for the end of every execution: one C call of it executes and
+// then awaits the events of that execution. The Execute below tells the next
+// waits of this thread, which are those, not to: the caller goes on, and reading
+// a result waits for it. TestVersions (package pin) says what to check in
+// another go-xla; a program that is linked with one waits (async in load_plugin).
 static __thread size_t skip_waits;
 
 static void* execute(int slot, loaded_execute_args* a) {
@@ -43,7 +45,7 @@ SET(0) SET(1) SET(2) SET(3)
 #define ENTRY(n) {compile_##n, execute_##n, await_##n}
 static pjrt_fn sets[SLOTS][3] = {ENTRY(0), ENTRY(1), ENTRY(2), ENTRY(3)};
 
-int load_plugin(const char* path, char** error) {
+int load_plugin(const char* path, int async, char** error) {
   if (loaded_plugins == SLOTS) {
     *error = strdup("too many different plugins in one process");
     return -1;
@@ -71,8 +73,10 @@ int load_plugin(const char* path, char** error) {
   ours[slot] = calloc(1, api->size + 4096);
   memcpy(ours[slot], api, api->size);
   ours[slot]->fn[FN_CLIENT_COMPILE] = sets[slot][0];
-  ours[slot]->fn[FN_LOADED_EXECUTE] = sets[slot][1];
-  ours[slot]->fn[FN_EVENT_AWAIT] = sets[slot][2];
+  if (async) {
+    ours[slot]->fn[FN_LOADED_EXECUTE] = sets[slot][1];
+    ours[slot]->fn[FN_EVENT_AWAIT] = sets[slot][2];
+  }
   return slot;
 }
 

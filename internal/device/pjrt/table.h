@@ -6,7 +6,9 @@
 
 // load_plugin loads the plugin file, copies its table of functions with ours
 // in place of some, and returns its slot, or -1 with *error (to be freed).
-int load_plugin(const char* path, char** error);
+// Executions do not wait when async is set: right only with the go-xla that
+// package pin names.
+int load_plugin(const char* path, int async, char** error);
 void* plugin_table(int slot);
 void plugin_version(int slot, int* major, int* minor);
 // probe_platform creates a client to ask for the platform's name (to be freed); NULL and *error if it cannot.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path"
@@ -55,7 +56,7 @@ func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Instal
 		return nil, fault.Usagef("backend install %s: unknown; give cpu or cuda", what)
 	}
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		return nil, fault.Envf("backend install %s: there is no plugin for %s/%s; use --backend go", what, runtime.GOOS, runtime.GOARCH)
+		return nil, fault.Envf("backend install %s: there is no plugin for %s/%s; use backend go", what, runtime.GOOS, runtime.GOARCH)
 	}
 	folder, err := Folder()
 	if err != nil {
@@ -138,41 +139,61 @@ func (r release) download(ctx context.Context, folder string, log *slog.Logger) 
 	return "", "", errors.New(strings.Join(failed, "; "))
 }
 
-// fetch is go-xla's downloader. It takes no context, so it may go on for a
-// while in the background when ctx ends.
+// fetch downloads the wheel from where the package index says it is.
 func (r release) fetch(ctx context.Context, folder string) (string, error) {
-	type result struct {
-		path string
-		err  error
-	}
-	done := make(chan result, 1)
-	defer silence()()
-	go func() {
-		path, err := func() (string, error) {
-			info, err := installer.GetPipInfo(r.pkg)
-			if err != nil {
-				return "", err
-			}
-			for _, file := range info.Releases[r.version] {
-				if file.Digests["sha256"] == r.sha256 {
-					path, _, err := installer.DownloadURLToTemp(file.URL, r.pkg, r.sha256, false, installer.Quiet)
-					return path, err
-				}
-			}
-			return "", fmt.Errorf("the index has no %s %s with SHA-256 %s", r.pkg, r.version, r.sha256)
-		}()
-		done <- result{path, err}
-	}()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
+	url, err := r.url(ctx)
+	if err != nil {
+		return "", err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	to := filepath.Join(folder, "plugin.whl")
+	w, err := os.Create(to)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(w, resp.Body)
+	if e := w.Close(); err == nil {
+		err = e
+	}
+	return to, err
+}
+
+// url asks the index. go-xla's function takes no context: it may go on for a
+// while in the background when ctx ends.
+func (r release) url(ctx context.Context) (string, error) {
+	type answer struct {
+		info *installer.PipPackageInfo
+		err  error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		info, err := installer.GetPipInfo(r.pkg)
+		done <- answer{info, err}
+	}()
 	select {
-	case got := <-done:
-		if got.err != nil {
-			return "", got.err
+	case a := <-done:
+		if a.err != nil {
+			return "", a.err
 		}
-		defer os.Remove(got.path)
-		to := filepath.Join(folder, "plugin.whl")
-		return to, copyFile(got.path, to)
+		for _, file := range a.info.Releases[r.version] {
+			if file.Digests["sha256"] == r.sha256 {
+				return file.URL, nil
+			}
+		}
+		return "", fmt.Errorf("the index has no %s %s with SHA-256 %s", r.pkg, r.version, r.sha256)
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
@@ -233,23 +254,6 @@ func extract(wheel, name, to string) error {
 	return fault.Inputf("%s: holds no %s; give the wheel of the plugin", wheel, name)
 }
 
-func copyFile(from, to string) error {
-	r, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	w, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(w, r)
-	if e := w.Close(); err == nil {
-		err = e
-	}
-	return err
-}
-
 func fileSHA256(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -261,15 +265,4 @@ func fileSHA256(path string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// silence keeps go-xla's progress display off stdout until the result is called.
-func silence() func() {
-	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	if err != nil {
-		return func() {}
-	}
-	stdout := os.Stdout
-	os.Stdout = null
-	return func() { os.Stdout = stdout }
 }

@@ -2,12 +2,18 @@ package plugins
 
 import (
 	"archive/zip"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -139,5 +145,64 @@ func TestFind(t *testing.T) {
 	}
 	if !slices.Equal(kinds, []string{CPU, CPU, CUDA, CPU, CPU}) {
 		t.Errorf("kinds %v", kinds)
+	}
+}
+
+// index answers in place of the package index and its files.
+type index map[string]string
+
+func (x index) RoundTrip(r *http.Request) (*http.Response, error) {
+	for suffix, body := range x {
+		if strings.HasSuffix(r.URL.Path, suffix) {
+			if body == "hang" {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			}
+			return &http.Response{StatusCode: 200, Status: "200 OK", Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		}
+	}
+	return &http.Response{StatusCode: 404, Status: "404 Not Found", Body: http.NoBody, Request: r}, nil
+}
+
+// TestInstallDownload: the pinned wheel is taken from where the index says;
+// another wheel under its name is not; nothing is printed; it can be stopped.
+func TestInstallDownload(t *testing.T) {
+	wheel := string(must[[]byte](t)(os.ReadFile(writeWheel(t, "w.whl", map[string]string{"x/pjrt_c_api_cpu_plugin.so": "plugin"}))))
+	transport, known := http.DefaultTransport, releases["cpu"]
+	defer func() { http.DefaultTransport, releases["cpu"] = transport, known }()
+	r := known
+	r.sha256 = fmt.Sprintf("%x", sha256.Sum256([]byte(wheel)))
+	releases["cpu"] = r
+	listing := fmt.Sprintf(`{"releases":{"%s":[{"url":"https://files.test/w.whl","digests":{"sha256":"%s"}}]}}`, r.version, r.sha256)
+	page := "/" + r.pkg + "/json"
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	for _, c := range []struct {
+		name string
+		ctx  context.Context
+		x    index
+		want string // "" is success
+	}{
+		{"another wheel", t.Context(), index{page: listing, "/w.whl": "other"}, "SHA-256 is"},
+		{"no wheel", t.Context(), index{page: listing}, "404"},
+		{"not listed", t.Context(), index{page: "{}"}, "the index has no"},
+		{"stopped", ctx, index{page: listing, "/w.whl": "hang"}, "deadline"},
+		{"good", t.Context(), index{page: listing, "/w.whl": wheel}, ""},
+	} {
+		dir := home(t)
+		http.DefaultTransport = c.x
+		in, err := Install(c.ctx, "cpu", "", slog.New(slog.DiscardHandler))
+		if c.want == "" {
+			if err != nil || string(must[[]byte](t)(os.ReadFile(in.Path))) != "plugin" {
+				t.Errorf("%s: %+v, %v", c.name, in, err)
+			}
+			continue
+		}
+		if fault.Code(err) != 4 || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: exit status %d: %v", c.name, fault.Code(err), err)
+		}
+		if left := must[[]string](t)(filepath.Glob(filepath.Join(dir, "evatool", "plugins", "*"))); len(left) > 0 {
+			t.Errorf("%s: left %v", c.name, left)
+		}
 	}
 }
