@@ -230,3 +230,32 @@ func TestTogether(t *testing.T) {
 
 // split is x [a,65] as [a,5,13].
 func split(x *graph.Node) *graph.Node { return graph.Reshape(x, -1, 5, 13) }
+
+// BenchmarkOperations: many operations on little data, so that what finds an
+// executor weighs most; on a backend with these executors and on a stock one.
+func BenchmarkOperations(b *testing.B) {
+	fast, stock := open(b), open(b)
+	Use(fast, 0)
+	defer Release(fast)
+	x := [][]float32{{1, 2, 3, 4}, {5, 6, 7, 8}}
+	for name, backend := range map[string]compute.Backend{"fast": fast, "stock": stock} {
+		b.Run(name, func(b *testing.B) {
+			e, err := graph.NewExec(backend, func(x *graph.Node) *graph.Node {
+				for range 100 {
+					x = graph.Mul(graph.Add(x, x), x)
+				}
+				return x
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				out, err := e.Call(x)
+				if err != nil {
+					b.Fatal(err)
+				}
+				out[0].MustFinalizeAll()
+			}
+		})
+	}
+}

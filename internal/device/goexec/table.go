@@ -3,8 +3,8 @@
 package goexec
 
 import (
-	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -61,38 +61,53 @@ var known = sync.OnceValue(func() bool {
 		get.Type.NumIn() == 2 && get.Type.In(1) == shape.Type && get.Type.NumOut() == 2 && get.Type.Out(0) == reflect.PointerTo(bufferType)
 })
 
-// users are the backends that run these executors, and their threads. The map
-// is never changed: a new one takes its place.
+// user is a backend that runs these executors.
+type user struct {
+	backend unsafe.Pointer
+	threads kernels.Threads
+}
+
+// users are all of them, few. The slice is never changed: a new one takes its place.
 var (
-	users   atomic.Pointer[map[unsafe.Pointer]kernels.Threads]
+	users   atomic.Pointer[[]user]
 	usersMu sync.Mutex
 )
-
-func change(f func(all map[unsafe.Pointer]kernels.Threads)) {
-	usersMu.Lock()
-	defer usersMu.Unlock()
-	all := maps.Clone(*users.Load())
-	f(all)
-	users.Store(&all)
-}
 
 func use(b compute.Backend, threads kernels.Threads) bool {
 	if !installed || !known() {
 		return false
 	}
-	change(func(all map[unsafe.Pointer]kernels.Threads) { all[reflect.ValueOf(b).UnsafePointer()] = threads })
+	usersMu.Lock()
+	defer usersMu.Unlock()
+	all := append(slices.Clone(*users.Load()), user{reflect.ValueOf(b).UnsafePointer(), threads})
+	users.Store(&all)
 	return true
 }
 
 func release(b compute.Backend) {
-	change(func(all map[unsafe.Pointer]kernels.Threads) { delete(all, reflect.ValueOf(b).UnsafePointer()) })
+	usersMu.Lock()
+	defer usersMu.Unlock()
+	p := reflect.ValueOf(b).UnsafePointer()
+	left := slices.DeleteFunc(slices.Clone(*users.Load()), func(u user) bool { return u.backend == p })
+	users.Store(&left)
+}
+
+// userOf is the user that a backend is, or nil.
+func userOf(backend unsafe.Pointer) *user {
+	all := *users.Load()
+	for i := range all {
+		if all[i].backend == backend {
+			return &all[i]
+		}
+	}
+	return nil
 }
 
 // installed tells whether the executors are in the table.
 var installed = install()
 
 func install() bool {
-	users.Store(&map[unsafe.Pointer]kernels.Threads{})
+	users.Store(&[]user{})
 	if !kernels.Fast || !pin.Linked(pin.Compute) {
 		return false
 	}
@@ -106,11 +121,11 @@ func install() bool {
 			continue
 		}
 		nodeExecutors[op] = func(backend, node unsafe.Pointer, inputs []unsafe.Pointer, owned []bool) (unsafe.Pointer, error) {
-			threads, ours := (*users.Load())[backend]
-			if !ours {
+			u := userOf(backend)
+			if u == nil {
 				return stock(backend, node, inputs, owned)
 			}
-			c := call{backend: backend, node: reflect.NewAt(nodeType, node).Elem(), inputs: inputs, owned: owned, threads: threads}
+			c := call{backend: backend, node: reflect.NewAt(nodeType, node).Elem(), inputs: inputs, owned: owned, threads: u.threads}
 			if executors[op](&c) {
 				return c.output, c.err
 			}
