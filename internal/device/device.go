@@ -4,6 +4,21 @@
 // opens them, goexec and kernels make the Go backend fast, hugepages is for a
 // command line.
 //
+// A device leaves its process as it was: environment, GOMAXPROCS, standard
+// streams, signal handlers, the log of the libraries below (klog). What cannot
+// be avoided:
+//
+//   - XLA reads NPROC and XLA_FLAGS from the environment when a plugin is
+//     opened. With Options.Threads, and with a CUDA folder that XLA must be told
+//     of, Open sets them for that moment and puts them back; another goroutine
+//     can see them meanwhile.
+//   - A plugin cannot be unloaded: it stays in the process, and so do NVIDIA's
+//     libraries that it needs, whose symbols are global.
+//   - go-xla sets TF_CPP_MIN_LOG_LEVEL=3 when a program starts that imports it,
+//     unless it is set.
+//   - The Go backend's table of executors is changed when the program starts;
+//     the entries act for the backends opened here alone (package goexec).
+//
 // A step: Put uploads the batch, Program.Call runs the compiled graph on
 // arrays that stay on the device, Fetch brings back what is asked for.
 package device
