@@ -159,8 +159,12 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 		}
 		seen[it.Out.Name] = true
 		from := it.parts[0].src.DType
-		if target != "" && isFloat(from) {
+		switch {
+		case target == "":
+		case from.IsFloat():
 			it.Out.DType = target
+		case from == tensorfile.C64:
+			return nil, fault.Inputf("%s is complex (%s), which has no cast to %s; leave it out with --exclude, or keep the types", it.Out.Name, from, target)
 		}
 		if it.Out.DType != from {
 			p.Cast++
@@ -181,14 +185,6 @@ func asNamed(t tensorfile.Info) *Item {
 }
 
 func whole(t tensorfile.Info) part { return part{t, 0, t.NumBytes()} }
-
-func isFloat(d tensorfile.DType) bool {
-	switch d {
-	case tensorfile.F16, tensorfile.BF16, tensorfile.F32, tensorfile.F64:
-		return true
-	}
-	return false
-}
 
 // mapped plans a CLIP model: to EVA's names, then to the layout's.
 func (p *Plan) mapped(inv *inventory, o PlanOptions) error {

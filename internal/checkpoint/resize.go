@@ -37,7 +37,7 @@ type resize struct {
 func planResize(it *Item, to []int64, m method) (*resize, error) {
 	from := it.Out.Shape
 	errShape := fault.Inputf("%s: no way from %v to %v", it.EVA, from, to)
-	if len(from) != len(to) || len(from) < 2 || !isFloat(it.Out.DType) || it.transpose || len(it.parts) != 1 {
+	if len(from) != len(to) || len(from) < 2 || !it.Out.DType.IsFloat() || it.transpose || len(it.parts) != 1 {
 		return nil, errShape
 	}
 	r := &resize{method: m, from: from}

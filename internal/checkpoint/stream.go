@@ -31,7 +31,7 @@ func (it *Item) Open(saturate bool) (io.ReadCloser, error) {
 	if it.Out.DType == from {
 		return r, nil
 	}
-	if !isFloat(from) {
+	if !from.IsFloat() {
 		return nil, fault.Inputf("%s: no cast from %s to %s", it.Out.Name, from, it.Out.DType)
 	}
 	c := caster{name: it.Out.Name, from: from, to: it.Out.DType, saturate: saturate}

@@ -53,20 +53,3 @@ func F32toBF16(f float32) uint16 {
 	b += 0x7fff + b>>16&1
 	return uint16(b >> 16)
 }
-
-// e4m3 converts the 8-bit float with 4 exponent and 3 mantissa bits, which has
-// no infinities (OCP 8-bit floating point, E4M3).
-func e4m3(b byte) float32 {
-	exp, man := int(b>>3&0xf), float64(b&7)
-	v := math.Ldexp(8+man, exp-10)
-	switch {
-	case b&0x7f == 0x7f:
-		v = math.NaN()
-	case exp == 0:
-		v = math.Ldexp(man, -9)
-	}
-	if b&0x80 != 0 {
-		v = math.Copysign(v, -1)
-	}
-	return float32(v)
-}

@@ -46,12 +46,23 @@ var le = binary.LittleEndian
 // decode32 says how an element of a float type becomes a float32: exactly, NaN
 // included, but for F64.
 var decode32 = map[DType]func([]byte) float32{
-	F32:     func(b []byte) float32 { return math.Float32frombits(le.Uint32(b)) },
-	F16:     func(b []byte) float32 { return F16toF32(le.Uint16(b)) },
-	BF16:    func(b []byte) float32 { return BF16toF32(le.Uint16(b)) },
-	F64:     func(b []byte) float32 { return float32(math.Float64frombits(le.Uint64(b))) },
-	F8_E5M2: func(b []byte) float32 { return F16toF32(uint16(b[0]) << 8) },
-	F8_E4M3: func(b []byte) float32 { return e4m3(b[0]) },
+	F32:  func(b []byte) float32 { return math.Float32frombits(le.Uint32(b)) },
+	F16:  func(b []byte) float32 { return F16toF32(le.Uint16(b)) },
+	BF16: func(b []byte) float32 { return BF16toF32(le.Uint16(b)) },
+	F64:  func(b []byte) float32 { return float32(math.Float64frombits(le.Uint64(b))) },
+
+	F8_E4M3: eight(F8_E4M3), F8_E5M2: eight(F8_E5M2),
+	F8_E4M3FNUZ: eight(F8_E4M3FNUZ), F8_E5M2FNUZ: eight(F8_E5M2FNUZ), F8_E8M0: eight(F8_E8M0),
+}
+
+func eight(d DType) func([]byte) float32 {
+	values := codes8[d]
+	return func(b []byte) float32 { return values[b[0]] }
+}
+
+func wide(d DType) func([]byte) float64 {
+	values := codes8[d]
+	return func(b []byte) float64 { return float64(values[b[0]]) }
 }
 
 // decoders widen an element of any type to float64.
@@ -60,21 +71,22 @@ var decoders = map[DType]func([]byte) float64{
 	F32:     func(b []byte) float64 { return float64(math.Float32frombits(le.Uint32(b))) },
 	F16:     func(b []byte) float64 { return float64(F16toF32(le.Uint16(b))) },
 	BF16:    func(b []byte) float64 { return float64(BF16toF32(le.Uint16(b))) },
-	F8_E5M2: func(b []byte) float64 { return float64(decode32[F8_E5M2](b)) },
-	F8_E4M3: func(b []byte) float64 { return float64(e4m3(b[0])) },
-	BOOL:    func(b []byte) float64 { return float64(b[0]) },
-	U8:      func(b []byte) float64 { return float64(b[0]) },
-	I8:      func(b []byte) float64 { return float64(int8(b[0])) },
-	I16:     func(b []byte) float64 { return float64(int16(le.Uint16(b))) },
-	U16:     func(b []byte) float64 { return float64(le.Uint16(b)) },
-	I32:     func(b []byte) float64 { return float64(int32(le.Uint32(b))) },
-	U32:     func(b []byte) float64 { return float64(le.Uint32(b)) },
-	I64:     func(b []byte) float64 { return float64(int64(le.Uint64(b))) },
-	U64:     func(b []byte) float64 { return float64(le.Uint64(b)) },
+	F8_E4M3: wide(F8_E4M3), F8_E5M2: wide(F8_E5M2),
+	F8_E4M3FNUZ: wide(F8_E4M3FNUZ), F8_E5M2FNUZ: wide(F8_E5M2FNUZ), F8_E8M0: wide(F8_E8M0),
+	BOOL: func(b []byte) float64 { return float64(b[0]) },
+	U8:   func(b []byte) float64 { return float64(b[0]) },
+	I8:   func(b []byte) float64 { return float64(int8(b[0])) },
+	I16:  func(b []byte) float64 { return float64(int16(le.Uint16(b))) },
+	U16:  func(b []byte) float64 { return float64(le.Uint16(b)) },
+	I32:  func(b []byte) float64 { return float64(int32(le.Uint32(b))) },
+	U32:  func(b []byte) float64 { return float64(le.Uint32(b)) },
+	I64:  func(b []byte) float64 { return float64(int64(le.Uint64(b))) },
+	U64:  func(b []byte) float64 { return float64(le.Uint64(b)) },
 }
 
 // Decoder widens an element of type d, at the start of the bytes, to float64:
-// exactly, but for integers beyond 2^53. It is nil for an unknown type.
+// exactly, but for integers beyond 2^53. It is nil for an
+// unknown or complex type.
 func Decoder(d DType) func([]byte) float64 { return decoders[d] }
 
 // Float32s reads a tensor of any float type as float32: 16-bit and 8-bit types

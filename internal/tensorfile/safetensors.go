@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -172,6 +173,13 @@ func decodeHeader(head []byte) (*Header, []byteRange, error) {
 	return h, ranges, nil
 }
 
+// packedError is about a valid file with a type that this package does not read.
+type packedError string
+
+func (e packedError) Error() string {
+	return fmt.Sprintf("elements of type %s are smaller than a byte, which evatool does not read; cast the tensor with torch first", string(e))
+}
+
 // objectDecoder reads JSON token by token, so that nothing recurses and a
 // repeated key is seen.
 type objectDecoder struct{ dec *json.Decoder }
@@ -281,6 +289,9 @@ func (d objectDecoder) tensor(name string) (Info, byteRange, error) {
 			s, err = d.str()
 			if t.DType = DType(s); err == nil && t.DType.Size() == 0 {
 				err = fmt.Errorf("unknown element type %.200q", s)
+				if slices.Contains(packed, t.DType) {
+					err = packedError(s)
+				}
 			}
 		case "shape":
 			t.Shape, err = d.ints()
@@ -358,7 +369,16 @@ func OpenFile(path string) (*File, error) {
 // used in errors. Closing the File does not close r.
 func OpenReaderAt(r io.ReaderAt, size int64, name string) (*File, error) {
 	head, err := ParseHeader(r, size)
+	var small packedError
+	if errors.As(err, &small) {
+		return nil, fault.Inputf("%s: %w", name, err)
+	}
 	if err != nil {
+		head := make([]byte, 512)
+		n, _ := r.ReadAt(head, 0)
+		if what := Mistaken(head[:n], size); what != "" {
+			return nil, fault.Inputf("%s: %s; give a safetensors file", name, what)
+		}
 		return nil, fault.Inputf("%s: not a valid safetensors file: %w; download or write it again", name, err)
 	}
 	file := &File{name: name, r: r, head: head, index: make(map[string]int, len(head.Tensors))}

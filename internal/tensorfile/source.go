@@ -21,26 +21,39 @@ const (
 	U64     DType = "U64"
 	F8_E4M3 DType = "F8_E4M3"
 	F8_E5M2 DType = "F8_E5M2"
-	F16     DType = "F16"
-	BF16    DType = "BF16"
-	F32     DType = "F32"
-	F64     DType = "F64"
+
+	F8_E4M3FNUZ DType = "F8_E4M3FNUZ"
+	F8_E5M2FNUZ DType = "F8_E5M2FNUZ"
+	F8_E8M0     DType = "F8_E8M0" // powers of two, for scales
+	C64         DType = "C64"     // complex, two F32
+
+	F16  DType = "F16"
+	BF16 DType = "BF16"
+	F32  DType = "F32"
+	F64  DType = "F64"
 )
 
 // Size is the number of bytes of one element, 0 for an unknown type.
 func (d DType) Size() int {
 	switch d {
-	case BOOL, U8, I8, F8_E4M3, F8_E5M2:
+	case BOOL, U8, I8, F8_E4M3, F8_E5M2, F8_E4M3FNUZ, F8_E5M2FNUZ, F8_E8M0:
 		return 1
 	case I16, U16, F16, BF16:
 		return 2
 	case I32, U32, F32:
 		return 4
-	case I64, U64, F64:
+	case I64, U64, F64, C64:
 		return 8
 	}
 	return 0
 }
+
+// packed are element types of less than a byte, which the format has and this
+// package does not read.
+var packed = []DType{"F4", "F6_E2M3", "F6_E3M2"}
+
+// IsFloat says whether elements of d are real floating-point numbers.
+func (d DType) IsFloat() bool { return decode32[d] != nil }
 
 // Info describes a tensor without its bytes.
 type Info struct {

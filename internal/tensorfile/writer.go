@@ -200,9 +200,9 @@ func WriteFile(path string, tensors []Tensor, metadata map[string]string) error 
 	return nil
 }
 
-// writeAll uses the safetensors library, which has no 8-bit floats.
+// writeAll uses the safetensors library, which does not have every type.
 func writeAll(w io.Writer, tensors []Tensor, views map[string]view, metadata map[string]string) error {
-	if !slices.ContainsFunc(tensors, func(t Tensor) bool { return t.DType == F8_E4M3 || t.DType == F8_E5M2 }) {
+	if !slices.ContainsFunc(tensors, func(t Tensor) bool { _, err := safetensors.ParseDType(string(t.DType)); return err != nil }) {
 		return safetensors.SerializeToWriter(views, metadata, w)
 	}
 	infos := make([]Info, 0, len(tensors))

@@ -178,7 +178,8 @@ func TestTensorForms(t *testing.T) {
 		{name: "trampoline", value: tt.Reduce{Func: tt.Global{Module: "torch._tensor", Name: "_rebuild_from_type_v2"}, Args: tt.Tuple{
 			tt.Global{Module: "collections", Name: "OrderedDict"}, torch("Tensor"), tt.Tuple{}, nil,
 		}}, want: "no function that rebuilds"},
-		{name: "fnuz", value: v3("float8_e4m3fnuz", 0, tt.Tuple{1}, tt.Tuple{1}), want: `tensor "w" is of type float8_e4m3fnuz`},
+		{name: "fnuz", value: v3("float8_e4m3fnuz", 0, tt.Tuple{1}, tt.Tuple{1}), dtype: "F8_E4M3FNUZ", shape: []int64{1}, data: []byte{0}},
+		{name: "half bytes", value: v3("float4_e2m1fn_x2", 0, tt.Tuple{1}, tt.Tuple{1}), want: `tensor "w" is of type float4_e2m1fn_x2`},
 		{name: "negated view", value: tt.Reduce{Func: utils("_rebuild_tensor_v2"), Args: tt.Tuple{
 			tt.Storage("U8", "0", 24), 1, tt.Tuple{2}, tt.Tuple{1}, false, tt.OrderedDict{}, tt.Dict{{Key: "neg", Value: true}},
 		}}, want: `tensor "w" is a view with the flag neg`},

@@ -121,25 +121,11 @@ func (c *Checkpoint) load(f raw) (any, error) {
 
 // notTorch says what a file is instead.
 func notTorch(head []byte, size int64) string {
-	for _, k := range []struct{ prefix, what string }{
-		{"version https://git-lfs", "a Git LFS pointer instead of the file (run `git lfs pull`)"},
-		{"<", "an HTML or XML page, not a checkpoint (the download failed)"},
-		{"GGUF", "a GGUF file"},
-		{"\x89HDF", "an HDF5 file"},
-		{"\x1f\x8b", "a gzip file (unpack it first)"},
-		{"PK", "an empty or damaged zip file"},
-	} {
-		if bytes.HasPrefix(head, []byte(k.prefix)) {
-			return k.what
-		}
+	if what := tensorfile.Mistaken(head, size); what != "" {
+		return what
 	}
-	switch {
-	case size == 0:
-		return "an empty file (the download failed)"
-	case len(head) > 8 && head[8] == '{':
+	if len(head) > 8 && head[8] == '{' {
 		return "a safetensors file"
-	case len(bytes.Trim(head, "\x00")) == 0:
-		return "a file of zero bytes (the download failed)"
 	}
 	return "not a PyTorch file"
 }

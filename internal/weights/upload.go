@@ -44,7 +44,17 @@ var decoders = map[tensorfile.DType]func(dst []float32, src []byte){
 	},
 }
 
-func isFloat(d tensorfile.DType) bool { return decoders[d] != nil }
+// decoder is the entry of decoders for a type, or a table of its 256 values.
+func decoder(d tensorfile.DType) func(dst []float32, src []byte) {
+	if values := tensorfile.Values8(d); values != nil {
+		return func(dst []float32, src []byte) {
+			for i := range dst {
+				dst[i] = values[src[i]]
+			}
+		}
+	}
+	return decoders[d]
+}
 
 // f16Values has the value of every F16.
 var f16Values = sync.OnceValue(func() *[1 << 16]float32 {
@@ -108,7 +118,7 @@ func (l *loader) fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Rea
 		_, err := io.ReadFull(r, raw)
 		return err
 	}
-	most := chunk / from.Size()
+	decode, most := decoder(from), chunk/from.Size()
 	for n := len(raw) / to.Size(); n > 0; {
 		k := min(n, most)
 		src := l.buf[:k*from.Size()]
@@ -117,10 +127,10 @@ func (l *loader) fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Rea
 		}
 		if to == dtypes.Float32 {
 			dst := flat.([]float32)
-			decoders[from](dst[:k], src)
+			decode(dst[:k], src)
 			flat = dst[k:]
 		} else {
-			decoders[from](l.vals[:k], src)
+			decode(l.vals[:k], src)
 			encoders[to](raw, l.vals[:k])
 			raw = raw[2*k:]
 		}

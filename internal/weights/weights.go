@@ -166,7 +166,7 @@ func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, e
 			missing = append(missing, p.Name)
 		case !slices.Equal(t.Shape, p.Shape):
 			wrong = append(wrong, fmt.Sprintf("%s is %v, want %v", p.Name, t.Shape, p.Shape))
-		case !isFloat(t.DType):
+		case decoder(t.DType) == nil:
 			wrong = append(wrong, fmt.Sprintf("%s is %s, want a float type", p.Name, t.DType))
 		}
 		infos[i] = t
