@@ -215,7 +215,7 @@ func origin(m *mapping, inv *inventory) (family, evidence, warn string) {
 	index := map[string]int{}
 	half, full := false, false
 	for i, t := range inv.tensors {
-		index[strings.TrimPrefix(t.Name, m.prefix)] = i + 1
+		index[m.bare(t.Name)] = i + 1
 		half = half || t.DType == tensorfile.F16 && strings.HasSuffix(t.Name, ".weight")
 		full = full || t.DType == tensorfile.F32 && strings.Contains(t.Name, "ln_")
 	}

@@ -31,6 +31,8 @@ type Input struct {
 
 	all    []tensorfile.Info // every tensor of the files, by path
 	config *arch.Config      // from a config.json beside the weights
+
+	outside []Dropped // tensors that Under has left out
 }
 
 // Entry is something in a checkpoint that is not a tensor.

@@ -28,6 +28,9 @@ type mapping struct {
 	unknown []string // names that the family does not know
 }
 
+// bare is a tensor's name as its family knows it.
+func (m *mapping) bare(name string) string { return strings.TrimPrefix(unwrapped(name), m.prefix) }
+
 // alone is "visual." or "text." when there is only this tower, else "".
 func (m *mapping) alone() string {
 	for _, t := range []struct{ has, lacks string }{{"visual.", "text."}, {"text.", "visual."}} {
@@ -53,6 +56,9 @@ func (m *mapping) foreign() error {
 func mapToEVA(inv *inventory) (*mapping, error) {
 	f, prefix := recognise(inv.tensors)
 	if f == nil {
+		if c := choices(inv.tensors); c != "" {
+			return nil, fault.Inputf("%s do not all belong to one CLIP model%s", sample(inv.tensors), c)
+		}
 		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); --layout source converts any state dict as it is, --key chooses another one in the file", sample(inv.tensors))
 	}
 	m := &mapping{family: f, prefix: prefix, byName: map[string]*Item{}}
@@ -70,7 +76,7 @@ func mapToEVA(inv *inventory) (*mapping, error) {
 }
 
 func (m *mapping) add(t tensorfile.Info) error {
-	name := strings.TrimPrefix(t.Name, m.prefix)
+	name := m.bare(t.Name)
 	if reason, ok := dropReason(name); ok {
 		m.dropped = append(m.dropped, Dropped{t.Name, reason})
 		return nil
@@ -91,7 +97,7 @@ func (m *mapping) add(t tensorfile.Info) error {
 	case eva == "logit_scale":
 		// EVA-CLIP's loader prefers the text tower's.
 		keep, drop := t, old.Name
-		if strings.TrimPrefix(old.Name, m.prefix) == "text.logit_scale" {
+		if m.bare(old.Name) == "text.logit_scale" {
 			keep, drop = old, t.Name
 		}
 		it.parts[nth] = whole(keep)

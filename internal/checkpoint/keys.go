@@ -57,6 +57,7 @@ var notWeights = []struct {
 	{"position_ids", false, "0, 1, 2, …, not a weight"},
 	{"attn_mask", false, "causal mask, recomputed"},
 	{"num_batches_tracked", false, "a counter of the training, not a weight"},
+	{"n_averaged", true, "a counter of the training, not a weight"},
 	{"mask_token", true, pretraining},
 	{"lm_head.weight", true, pretraining},
 	{"lm_head.bias", true, pretraining},
@@ -161,31 +162,96 @@ func (f *family) fromEVA(eva string) (names []string, r *rule, ok bool) {
 	return nil, nil, false
 }
 
+// wrappers are what programs put into the names of the modules that they wrap,
+// at any place: torch.compile, FSDP, activation checkpointing, DeepSpeed and
+// Lightning, and data parallelism.
+var wrappers = []string{"_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module", "module"}
+
+// unwrapped is a name without wrappers.
+func unwrapped(name string) string {
+	for _, w := range wrappers {
+		for strings.HasPrefix(name, w+".") {
+			name = name[len(w)+1:]
+		}
+	}
+	if !strings.Contains(name, "._") && !strings.Contains(name, ".module.") {
+		return name
+	}
+	words := slices.DeleteFunc(strings.Split(name, "."), func(w string) bool { return slices.Contains(wrappers, w) })
+	return strings.Join(words, ".")
+}
+
 // recognise finds the family by the names alone, nil when there is none. What a
-// program that wraps a model puts before every name ("_orig_mod.", "model.") is
-// no part of them.
+// program that holds a model puts before every name ("model.") is no part of
+// them.
 func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
-	for len(tensors) > 0 {
-		names := map[string]bool{}
-		for _, t := range tensors {
-			name, ok := strings.CutPrefix(t.Name, prefix)
+	var names []string
+	for _, t := range tensors {
+		name := unwrapped(t.Name)
+		if _, drop := dropReason(name); !drop || strings.Contains(name, ".") {
+			names = append(names, name)
+		}
+	}
+	for len(names) > 0 {
+		set := map[string]bool{}
+		for _, name := range names {
+			rest, ok := strings.CutPrefix(name, prefix)
 			if !ok {
 				return nil, ""
 			}
-			names[name] = true
+			set[rest] = true
 		}
-		for _, f := range families {
-			if f.marked(names) {
-				return f, prefix
-			}
+		if f := familyOf(set); f != nil {
+			return f, prefix
 		}
-		word, _, ok := strings.Cut(tensors[0].Name[len(prefix):], ".")
+		word, _, ok := strings.Cut(names[0][len(prefix):], ".")
 		if !ok {
 			break
 		}
 		prefix += word + "."
 	}
 	return nil, ""
+}
+
+// familyOf is the first family whose marks are all there, or nil.
+func familyOf(names map[string]bool) *family {
+	for _, f := range families {
+		if f.marked(names) {
+			return f
+		}
+	}
+	return nil
+}
+
+// inside are the prefixes under which a model stands beside other tensors, the
+// shortest of each model.
+func inside(tensors []tensorfile.Info) (prefixes []string) {
+	const deepest = 6 // words
+	under := map[string]map[string]bool{}
+	var order []string
+	for _, t := range tensors {
+		name, at := unwrapped(t.Name), 0
+		for range deepest {
+			word, _, ok := strings.Cut(name[at:], ".")
+			if !ok {
+				break
+			}
+			at += len(word) + 1
+			if p := name[:at]; under[p] == nil {
+				under[p] = map[string]bool{}
+				order = append(order, p)
+			}
+			under[name[:at]][name[at:]] = true
+		}
+	}
+	slices.SortStableFunc(order, func(a, b string) int { return strings.Count(a, ".") - strings.Count(b, ".") })
+	for _, p := range order {
+		within := func(q string) bool { return strings.HasPrefix(p, q) }
+		if !slices.ContainsFunc(prefixes, within) && familyOf(under[p]) != nil {
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes
 }
 
 func (f *family) marked(names map[string]bool) bool {

@@ -126,7 +126,7 @@ func (in *Input) Plan(o PlanOptions) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.in = in
+	p.in, p.Dropped = in, append(slices.Clone(in.outside), p.Dropped...)
 	for _, it := range p.Items {
 		it.from = in
 	}
@@ -188,17 +188,32 @@ func whole(t tensorfile.Info) part { return part{t, 0, t.NumBytes()} }
 
 // mapped plans a CLIP model: to EVA's names, then to the layout's.
 func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
+	// A filter chooses from a model's tensors. Where all of them are no model,
+	// it comes first.
 	m, err := mapToEVA(inv)
 	if err != nil {
-		return err
-	}
-	p.Family, p.Dropped = m.family.name, m.dropped
-	m.unknown = slices.DeleteFunc(m.unknown, func(name string) bool {
-		out := matchAny(o.Exclude, name)
-		if out {
-			p.Dropped = append(p.Dropped, Dropped{name, "--exclude"})
+		less, out := inv.narrowed(&o)
+		if less == nil {
+			return err
 		}
-		return out
+		if m, err = mapToEVA(less); err != nil {
+			return err
+		}
+		p.Dropped = out
+	}
+	p.Family, p.Dropped = m.family.name, append(p.Dropped, m.dropped...)
+	m.unknown = slices.DeleteFunc(m.unknown, func(name string) bool {
+		reason := ""
+		switch {
+		case matchAny(o.Exclude, name):
+			reason = "--exclude"
+		case len(o.Include) > 0 && !matchAny(o.Include, name):
+			reason = "not in --include"
+		default:
+			return false
+		}
+		p.Dropped = append(p.Dropped, Dropped{name, reason})
+		return true
 	})
 	if err := m.foreign(); err != nil {
 		return err

@@ -162,7 +162,7 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 				s.skipped(src, "belongs to no tower")
 			}
 			continue
-		case matchAny(o.Skip, strings.TrimPrefix(src, m.prefix)), tower == "text." && matchAny(o.Skip, inTower):
+		case matchAny(o.Skip, m.bare(src)), tower == "text." && matchAny(o.Skip, inTower):
 			s.skipped(src, "--skip")
 			continue
 		case want == nil:
