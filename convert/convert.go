@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type Options struct {
 	Config  string   // architecture name or JSON file; empty: recognised
 	Layout  string   // eva (default), openclip, hf, source
 	Key     string   // path of the state dict inside a wrapper, such as a/b
+	Prefix  string   // only the tensors whose names begin so, such as "model."; it is taken off
 
 	DType    string // keep (default), fp32, fp16, bf16
 	Saturate bool   // clamp what overflows fp16 instead of refusing it
@@ -67,6 +69,14 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer in.Close()
+	if !o.DryRun {
+		if err := checkShards(o, in.Files); err != nil {
+			return nil, err
+		}
+	}
+	if err := in.Under(o.Prefix); err != nil {
+		return nil, checkpoint.About(o.Sources, err)
+	}
 	p, err := in.Plan(po)
 	if err != nil {
 		return nil, checkpoint.About(o.Sources, err)
@@ -161,6 +171,9 @@ func checkTarget(path string, force bool, sources []string) error {
 	if path == "" {
 		return fault.Usagef("no output; give -o OUT.safetensors")
 	}
+	if filepath.Ext(path) != ".safetensors" {
+		return fault.Usagef("%s: a safetensors file is written; give a name that ends in .safetensors", path)
+	}
 	for _, name := range []string{path, indexName(path)} {
 		st, err := os.Stat(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -183,6 +196,31 @@ func checkTarget(path string, force bool, sources []string) error {
 	}
 	if st, err := os.Stat(filepath.Dir(path)); err != nil || !st.IsDir() {
 		return fault.Envf("%s: no folder %s; create it first", path, filepath.Dir(path))
+	}
+	return nil
+}
+
+// checkShards refuses to write over a file that is read, which may lie in a
+// folder that was given as the source.
+func checkShards(o Options, files []string) error {
+	stem := strings.TrimSuffix(filepath.Base(o.Output), ".safetensors")
+	shard := regexp.MustCompile("^" + regexp.QuoteMeta(stem) + `-\d{5}-of-\d{5}\.safetensors$`)
+	dir, err := os.Stat(filepath.Dir(o.Output))
+	if err != nil {
+		return fault.File(filepath.Dir(o.Output), "the folder of the output", err)
+	}
+	out, _ := os.Stat(o.Output)
+	for _, f := range files {
+		in, err := os.Stat(f)
+		if err != nil {
+			return fault.File(f, checkpoint.Want, err)
+		}
+		if out != nil && os.SameFile(in, out) {
+			return fault.Usagef("%s is the source itself; choose another output", o.Output)
+		}
+		if beside, err := os.Stat(filepath.Dir(f)); err == nil && os.SameFile(beside, dir) && o.ShardSize > 0 && shard.MatchString(filepath.Base(f)) {
+			return fault.Usagef("%s is a shard of the source, which shards of %s would overwrite; choose another output", f, o.Output)
+		}
 	}
 	return nil
 }

@@ -12,8 +12,9 @@ import (
 
 // InspectOptions says how Inspect looks into a file.
 type InspectOptions struct {
-	Key  string // path of the state dict inside a wrapper
-	Hash bool   // hash every tensor; without it no tensor bytes are read
+	Key    string // path of the state dict inside a wrapper
+	Prefix string // only the tensors whose names begin so; it is taken off
+	Hash   bool   // hash every tensor; without it no tensor bytes are read
 }
 
 // Inspection is what a checkpoint holds.
@@ -53,6 +54,9 @@ func Inspect(ctx context.Context, path string, o InspectOptions) (*Inspection, e
 		return nil, err
 	}
 	defer in.Close()
+	if err := in.Under(o.Prefix); err != nil {
+		return nil, checkpoint.About([]string{path}, err)
+	}
 	r := &Inspection{
 		File: path, Container: in.Container, StripPrefix: in.Prefix,
 		Other: others(in.Other), Metadata: in.Metadata(), Files: in.Files, Ignored: dropped(in.Ignored),

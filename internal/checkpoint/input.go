@@ -32,6 +32,8 @@ type Input struct {
 	all    []tensorfile.Info // every tensor of the files, by path
 	config *arch.Config      // from a config.json beside the weights
 
+	missing string    // the shards that were not given, or empty
+	act     string    // the activation that a tower's config.json states, or empty
 	outside []Dropped // tensors that Under has left out
 }
 
@@ -92,6 +94,7 @@ func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 		return nil, distributed(filepath.Dir(path))
 	}
 	in.Files = append(in.Files, path)
+	in.missing = missingShards(in.Files)
 	st, err := isSafetensors(path)
 	if err != nil {
 		return nil, err
@@ -222,8 +225,13 @@ func (in *Input) sidecar(dir string, folder bool) error {
 		}
 		var kind struct {
 			ModelType string `json:"model_type"`
+			Act       string `json:"hidden_act"`
 		}
 		if json.Unmarshal(b, &kind) != nil {
+			continue
+		}
+		if folder && (kind.ModelType == "clip_text_model" || kind.ModelType == "clip_vision_model") {
+			in.act = kind.Act // one tower: the configuration of no model
 			continue
 		}
 		if !folder && (name == "config.json") != (kind.ModelType == "clip") {

@@ -57,7 +57,7 @@ func mapToEVA(inv *inventory) (*mapping, error) {
 	f, prefix := recognise(inv.tensors)
 	if f == nil {
 		if c := choices(inv.tensors); c != "" {
-			return nil, fault.Inputf("%s do not all belong to one CLIP model%s", sample(inv.tensors), c)
+			return nil, fault.Inputf("not all tensors belong to one CLIP model%s", c)
 		}
 		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); --layout source converts any state dict as it is, --key chooses another one in the file", sample(inv.tensors))
 	}

@@ -31,7 +31,7 @@ func TestNamesBehindAPrefix(t *testing.T) {
 		if err1 != nil || err2 != nil {
 			t.Fatal(file, err1, err2)
 		}
-		if a.family != b.family || len(a.items) != len(b.items) || len(a.dropped) != len(b.dropped) || b.prefix != "_orig_mod.model." {
+		if a.family != b.family || len(a.items) != len(b.items) || len(a.dropped) != len(b.dropped) || b.prefix != "model." {
 			t.Errorf("%s: %s and %s, %d and %d tensors, %d and %d dropped, prefix %q", file, a.family.name, b.family.name, len(a.items), len(b.items), len(a.dropped), len(b.dropped), b.prefix)
 		}
 		for name := range a.byName {

@@ -122,6 +122,9 @@ func (o *PlanOptions) Check() error {
 
 // Plan decides what becomes of every tensor. o has been checked.
 func (in *Input) Plan(o PlanOptions) (*Plan, error) {
+	if in.missing != "" && o.Layout != "source" {
+		return nil, fault.Inputf("%s; give all shards, or the index.json beside them", in.missing)
+	}
 	p, err := newPlan(in.inventory(), o)
 	if err != nil {
 		return nil, err

@@ -143,6 +143,9 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 	if err != nil {
 		return err
 	}
+	if in.missing != "" {
+		return fault.Inputf("%s; give the index.json beside the shards, or the folder", in.missing)
+	}
 	m, err := mapToEVA(in.inventory())
 	if err != nil {
 		return err
@@ -152,6 +155,9 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 		shapes[p.Name] = p.Shape
 	}
 	s.Skipped = append(s.Skipped, m.dropped...)
+	if quick := in.act == "quick_gelu"; in.act != "" && quick != s.config.QuickGELU {
+		s.warn("%s: was trained with %s, but the architecture %s has %s", file, in.act, s.Name, map[bool]string{true: "quick_gelu", false: "gelu"}[s.config.QuickGELU])
+	}
 	var items []*Item
 	for _, it := range m.items {
 		inTower, ok := strings.CutPrefix(it.EVA, tower)

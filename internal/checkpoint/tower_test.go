@@ -1,6 +1,10 @@
 package checkpoint
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,5 +99,56 @@ func TestGELUIsNotTakenSilently(t *testing.T) {
 	}
 	if p := mustPlan(t, &inventory{tensors: all["EVA02-CLIP-B-16"]}, PlanOptions{}); len(p.Warnings) > 0 {
 		t.Errorf("EVA: warnings %v", p.Warnings)
+	}
+}
+
+// A transformers folder of one tower is read although its configuration is
+// that of no model; an activation that the architecture does not have is said.
+func TestFolderOfOneTower(t *testing.T) {
+	full, err := Open([]string{formats + "11_hf"}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for tower, kind := range map[string]string{"vision_model.": "clip_vision_model", "text_model.": "clip_text_model"} {
+		dir := t.TempDir()
+		var tensors []tensorfile.Tensor
+		for _, info := range full.Tensors() {
+			if strings.HasPrefix(info.Name, tower) {
+				b, err := tensorfile.ReadAll(full, info.Name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				tensors = append(tensors, tensorfile.Tensor{Info: info, Data: b})
+			}
+		}
+		if err := tensorfile.WriteFile(filepath.Join(dir, "model.safetensors"), tensors, nil); err != nil {
+			t.Fatal(err)
+		}
+		config := fmt.Sprintf(`{"model_type": %q, "hidden_act": "gelu", "hidden_size": 32}`, kind)
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		in, err := Open([]string{dir}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if _, err := planned(t, in, PlanOptions{}); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		o := StartOptions{Config: full.config}
+		if *map[bool]*string{true: &o.Vision, false: &o.Text}[tower == "vision_model."] = dir; o.Check() != nil {
+			t.Fatal(o.Check())
+		}
+		s, err := OpenStart(o)
+		if err != nil {
+			t.Errorf("%s: %v", kind, err)
+			continue
+		}
+		defer s.Close()
+		if quick := full.config.QuickGELU; len(s.Loaded) < 10 || quick != slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "quick_gelu") }) {
+			t.Errorf("%s: %d tensors loaded, warnings %v, quick_gelu %v", kind, len(s.Loaded), s.Warnings, quick)
+		}
 	}
 }

@@ -72,6 +72,7 @@ these names do it.` + exitStatus,
 	f.StringVar(&o.Config, "config", "", "architecture: a `NAME` of evatool models, or a JSON file")
 	f.StringVar(&o.Layout, "layout", "eva", "names of the output: eva, openclip, hf or source")
 	f.StringVar(&o.Key, "key", "", "path of the state dict inside the file, such as state_dict or a/b")
+	f.StringVar(&o.Prefix, "prefix", "", "only the tensors whose names begin with `WORD`., such as model; it is taken off")
 	f.StringVar(&o.DType, "dtype", "keep", "keep, fp32, fp16 or bf16 (round to nearest even)")
 	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype, which else are an error")
 	f.IntVar(&o.ImageSize, "image-size", 0, "resize the position embedding for images of `N` pixels")

@@ -1,0 +1,104 @@
+package checkpoint
+
+import (
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// Under keeps the tensors whose names begin with prefix, a run of whole words,
+// and takes it off: the state dict is the one that a program holds under that
+// name. Wrapper words count or not. An empty prefix changes nothing.
+func (in *Input) Under(prefix string) error {
+	if prefix == "" {
+		return nil
+	}
+	if !strings.HasSuffix(prefix, ".") {
+		prefix += "."
+	}
+	bare := unwrapped(prefix)
+	u := &under{Source: in.Source, from: map[string]string{}}
+	for _, t := range in.Source.Tensors() {
+		rest, ok := strings.CutPrefix(t.Name, prefix)
+		if !ok && bare != "" {
+			rest, ok = strings.CutPrefix(unwrapped(t.Name), bare)
+		}
+		if !ok {
+			u.left = append(u.left, t)
+			continue
+		}
+		if other, twice := u.from[rest]; twice {
+			return fault.Inputf("%s and %s are both %s under --prefix %s", other, t.Name, rest, prefix)
+		}
+		u.from[rest] = t.Name
+		t.Name = rest
+		u.tensors = append(u.tensors, t)
+	}
+	if len(u.tensors) == 0 {
+		return fault.Usagef("--prefix %s: no tensor's name begins so; the first is %s%s", prefix, sample(u.left[:min(1, len(u.left))]), choices(u.left))
+	}
+	in.Source, in.Prefix = u, in.Prefix+prefix
+	for _, t := range u.left {
+		in.outside = append(in.outside, Dropped{t.Name, "not under --prefix " + prefix})
+	}
+	return nil
+}
+
+// under is a part of a source under shorter names.
+type under struct {
+	tensorfile.Source
+	tensors, left []tensorfile.Info
+	from          map[string]string // name in the source
+}
+
+func (u *under) Tensors() []tensorfile.Info { return u.tensors }
+
+func (u *under) Open(name string) (io.ReadCloser, error) { return u.Source.Open(u.source(name)) }
+
+func (u *under) Extent(name string) (*os.File, int64, bool) { return u.Source.Extent(u.source(name)) }
+
+func (u *under) source(name string) string {
+	if s, ok := u.from[name]; ok {
+		return s
+	}
+	return name // the source says that it has none
+}
+
+// choices says what --prefix could be, empty when nothing in the file looks
+// like a model.
+func choices(tensors []tensorfile.Info) string {
+	list := inside(tensors)
+	switch len(list) {
+	case 0:
+		return ""
+	case 1:
+		return "; there is one under " + list[0] + ": evatool convert FILE --prefix " + list[0] + " -o OUT.safetensors takes it alone"
+	}
+	return "; there is one under each of " + strings.Join(list, " and ") + ": evatool convert FILE --prefix " + list[0] + " -o OUT.safetensors takes the first"
+}
+
+// narrowed is the inventory without what the options leave out, and what that
+// is; nil when they leave out nothing.
+func (inv *inventory) narrowed(o *PlanOptions) (*inventory, []Dropped) {
+	var out []Dropped
+	n := *inv
+	n.tensors = slices.DeleteFunc(slices.Clone(inv.tensors), func(t tensorfile.Info) bool {
+		switch {
+		case matchAny(o.Exclude, t.Name):
+			out = append(out, Dropped{t.Name, "--exclude"})
+		case len(o.Include) > 0 && !matchAny(o.Include, t.Name):
+			out = append(out, Dropped{t.Name, "not in --include"})
+		default:
+			return false
+		}
+		return true
+	})
+	if len(out) == 0 || len(n.tensors) == 0 {
+		return nil, nil
+	}
+	return &n, out
+}
