@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
@@ -116,7 +117,7 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 	res.Set, res.Source = o.Set, o.Data
 	res.Model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
 	res.Backend, res.DType, res.Versions = base.Device.Info().Kind, base.DType, runlog.Versions()
-	if o.Limit == 0 {
+	if o.Limit == 0 && cocoFile(o) == "" { // the published figures are of Karpathy's split
 		for _, f := range published.Find(m.Name, o.Set) {
 			res.Published = append(res.Published, PublishedFigure{f.Config, f.Weights, f.Metric, f.Value, f.Source})
 		}
@@ -135,7 +136,9 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (samples, error) {
 	var ds dataset.Dataset
 	var err error
-	if o.Set == "csv" || !hasKarpathy(o) {
+	if file := cocoFile(o); file != "" {
+		ds, err = dataset.Open(ctx, file, dataset.Options{Kind: dataset.COCO})
+	} else if o.Set == "csv" || !hasKarpathy(o) {
 		ds, err = dataset.Open(ctx, o.Data, dataset.Options{
 			ImageColumn: o.ImageColumn, CaptionColumn: o.CaptionColumn, CaptionLines: true, GroupCaptions: true,
 		})
@@ -146,6 +149,33 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 		return nil, err
 	}
 	return newPictures(ds, p)
+}
+
+// cocoFile is COCO's own captions file: the one that is given, or the only one
+// for validation in a folder of COCO without Karpathy's. "" when there is none.
+func cocoFile(o RetrievalOptions) string {
+	file := o.Data
+	if st, err := os.Stat(o.Data); err == nil && st.IsDir() {
+		if _, err := os.Stat(filepath.Join(o.Data, "dataset_"+o.Set+".json")); err == nil {
+			return ""
+		}
+		var found []string
+		for _, sub := range []string{".", "annotations"} {
+			more, _ := filepath.Glob(filepath.Join(o.Data, sub, "captions_val*.json"))
+			found = append(found, more...)
+		}
+		if len(found) != 1 {
+			return ""
+		}
+		file = found[0]
+	}
+	if !strings.EqualFold(filepath.Ext(file), ".json") {
+		return ""
+	}
+	if b, err := os.ReadFile(file); err != nil || !dataset.IsCOCO(b) {
+		return ""
+	}
+	return file
 }
 
 // hasKarpathy says whether the data is a Karpathy file or a folder without
@@ -176,7 +206,7 @@ func retrieve(ctx context.Context, enc Encoder, s samples, size int, n rows, o O
 	var owner []int // row of the image of each caption
 	for i, captions := range images.captions {
 		if len(captions) == 0 {
-			return nil, fault.Inputf("%s: has no caption; retrieval needs one per image", images.key(i))
+			return nil, fault.Inputf("%s: has no caption; retrieval needs one per image", fault.Name(images.key(i)))
 		}
 		for _, t := range captions {
 			texts = append(texts, t)
@@ -296,6 +326,9 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 			FilePath, FileName, Split string
 			Sentences                 []struct{ Raw string }
 		}
+	}
+	if !utf8.Valid(b) { // encoding/json would take it
+		return nil, fault.Inputf("%s: not UTF-8; write the captions as UTF-8", file)
 	}
 	// Names match without regard to case: filepath, filename.
 	if err := json.Unmarshal(b, &doc); err != nil {

@@ -66,6 +66,18 @@ func TestRetrieval(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "dataset_flickr30k.json"), b)
+	coco := t.TempDir() // as COCO has it, in another order
+	var images, annotations []string
+	for i := range 20 {
+		name := fmt.Sprintf("%012d.png", 1000+i)
+		writeFilled(t, filepath.Join(coco, "val2017", name), color.RGBA{uint8(i), 0, 0, 255})
+		images = append([]string{fmt.Sprintf(`{"id": %d, "file_name": %q}`, 1000+i, name)}, images...)
+		for k := range 2 {
+			annotations = append(annotations, fmt.Sprintf(`{"image_id": %d, "caption": %q}`, 1000+i, caption(i, k)))
+		}
+	}
+	write(t, filepath.Join(coco, "annotations", "captions_val2017.json"),
+		fmt.Appendf(nil, `{"images": [%s], "annotations": [%s]}`, strings.Join(images, ","), strings.Join(annotations, ",")))
 	var tarred bytes.Buffer // as CLIP_benchmark has it
 	w := tar.NewWriter(&tarred)
 	for i := range 20 {
@@ -92,6 +104,8 @@ func TestRetrieval(t *testing.T) {
 		{Set: "csv", Data: filepath.Join(dir, "list.csv")},
 		{Set: "flickr30k", Data: dir},
 		{Set: "coco", Data: tars},
+		{Set: "coco", Data: coco},
+		{Set: "csv", Data: filepath.Join(coco, "annotations", "captions_val2017.json")},
 	} {
 		t.Run(o.Set, func(t *testing.T) {
 			s, err := openCaptioned(t.Context(), o, enc.cfg.Preprocess())

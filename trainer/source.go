@@ -166,7 +166,11 @@ func (p *pairs) try(ctx context.Context, r *rand.Rand, source int, example int64
 	}
 	caption, ok := p.caption(r, ex.Captions)
 	if !ok {
-		return &badSample{path: ex.Path, err: fmt.Errorf("empty caption")}, nil
+		why := "empty caption"
+		if ex.Hint != "" {
+			why += "; " + ex.Hint
+		}
+		return &badSample{path: ex.Path, err: errors.New(why)}, nil
 	}
 	im, err := p.decoded(source, example, ex.Image)
 	if err != nil {
@@ -276,10 +280,15 @@ func hasCaptions(name string, d dataset.Dataset) error {
 		return fault.Inputf("%s: has no example", name)
 	}
 	const probes = 3
+	hint := ""
 	for i := range min(probes, d.Len()) {
-		if ex, err := d.Read(i); err != nil || len(ex.Captions) > 0 {
+		ex, err := d.Read(i)
+		if err != nil || len(ex.Captions) > 0 {
 			return nil // unreadable ones are the run's to count
 		}
+		if ex.Hint != "" {
+			hint = "; " + ex.Hint
+		}
 	}
-	return fault.Inputf("%s: the examples have no captions (%s); training needs a .txt or .json beside each image, or a caption column", name, d.Describe())
+	return fault.Inputf("%s: the examples have no captions (%s); training needs a .txt or .json beside each image, or a caption column%s", name, d.Describe(), hint)
 }

@@ -16,7 +16,9 @@ caption of the image counts) and from text to image (every caption is a query).
 
 flickr30k and coco take the folder with the images and Karpathy's
 dataset_flickr30k.json or dataset_coco.json, of which the test split of 1,000 or
-5,000 images is scored, or CLIP_benchmark's WebDataset tars. csv takes any list of image paths and captions (an image may
+5,000 images is scored, or CLIP_benchmark's WebDataset tars. coco also takes
+COCO's own captions_val2017.json, which is another set than the published
+figures are of. csv takes any list of image paths and captions (an image may
 have several lines), or WebDataset tars with captions.` + exitStatus,
 		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
   evatool retrieval csv --model model.safetensors --data captions.csv --json`,

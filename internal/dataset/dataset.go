@@ -56,6 +56,7 @@ const (
 	WebDataset  Kind = "webdataset"
 	CSV         Kind = "csv"
 	Parquet     Kind = "parquet"
+	COCO        Kind = "coco"
 )
 
 // Options say how to read a source. The zero value reads anything.
@@ -128,6 +129,12 @@ var openers = map[Kind]opener{
 		}
 		return openParquet(ctx, st, names, o)
 	},
+	COCO: func(ctx context.Context, st storage, src source, o Options) (Dataset, error) {
+		if src.dir {
+			return nil, fault.Inputf("%s: is a directory; give COCO's captions file, such as annotations/captions_val2017.json", fault.Name(src.names[0]))
+		}
+		return openCOCO(ctx, st, src.names)
+	},
 }
 
 // Open indexes src: a folder, a file, or a list of files such as
@@ -162,7 +169,7 @@ func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 	}
 	open, ok := openers[kind]
 	if !ok {
-		return nil, fault.Usagef("dataset kind %q: want auto, imagefolder, ilsvrc, webdataset, csv or parquet", kind)
+		return nil, fault.Usagef("dataset kind %q: want auto, imagefolder, ilsvrc, webdataset, csv, parquet or coco", kind)
 	}
 	return open(ctx, st, s, o)
 }
@@ -272,7 +279,7 @@ func inside(ctx context.Context, st storage, dir string, o Options) string {
 
 // guess names the layout of a source.
 func guess(s source) (Kind, error) {
-	byExt := map[string]Kind{".tar": WebDataset, ".csv": CSV, ".tsv": CSV, ".parquet": Parquet}
+	byExt := map[string]Kind{".tar": WebDataset, ".csv": CSV, ".tsv": CSV, ".parquet": Parquet, ".json": COCO}
 	if !s.dir {
 		switch ext := strings.ToLower(path.Ext(s.names[0])); ext {
 		case ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip":
@@ -281,7 +288,7 @@ func guess(s source) (Kind, error) {
 			if kind, ok := byExt[ext]; ok {
 				return kind, nil
 			}
-			return "", fault.Inputf("%s: no known dataset file; want .tar, .csv, .tsv, .parquet or a folder", s.names[0])
+			return "", fault.Inputf("%s: no known dataset file; want .tar, .csv, .tsv, .parquet, COCO's captions (.json) or a folder", s.names[0])
 		}
 	}
 	if anyValidationImage(onlyFlat(s.files)) {
