@@ -98,17 +98,14 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		r.finish(start)
 		return r, err
 	}
-	j := &job{sources: in.Files, items: p.Items, saturate: o.Saturate, progress: o.Progress}
-	if err := j.run(ctx, in, p, o, beside, r); err != nil {
+	j := &job{sources: in.Files, items: p.Items, saturate: o.Saturate, progress: o.Progress, keep: !o.Force}
+	if err := j.run(ctx, in, p, o, beside, r, start); err != nil {
 		return nil, checkpoint.About(o.Sources, err)
 	}
-	r.Verified = true
-	r.finish(start)
-	return r, writeAtomic(reportName(o.Output), append(mustIndent(r), '\n'))
+	return r, nil
 }
 
-func (j *job) run(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan, o Options, beside []small, r *Report) error {
-	removeStale(filepath.Dir(o.Output))
+func (j *job) run(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan, o Options, beside []small, r *Report, start time.Time) error {
 	defer j.discard()
 	hidden := make([]string, len(in.Files))
 	for i := range hidden {
@@ -141,16 +138,10 @@ func (j *job) run(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan,
 			return checkpoint.Changed(in.Files[i])
 		}
 	}
-	written, err := j.commit(o.Output, beside...)
-	if err != nil {
-		return err
-	}
-	r.Tensors = j.tensors()
-	r.Bytes = j.total
-	for i, w := range written {
-		r.Files = append(r.Files, OutputFile{w, j.files[i].size})
-	}
-	return nil
+	r.Tensors, r.Bytes, r.Files = j.tensors(), j.total, j.outputs()
+	r.Verified = true
+	r.finish(start)
+	return j.commit(append(beside, reportFile(o.Output, r))...)
 }
 
 // stamp remembers size and time of files, to notice a change.
@@ -234,7 +225,7 @@ func sizes(files []string) ([]SourceFile, error) {
 	return out, err
 }
 
-// reportName is OUT.report.json for OUT.safetensors.
-func reportName(output string) string {
-	return strings.TrimSuffix(output, ".safetensors") + ".report.json"
+// reportFile is a report as OUT.report.json for OUT.safetensors.
+func reportFile(output string, report any) small {
+	return small{strings.TrimSuffix(output, ".safetensors") + ".report.json", append(mustIndent(report), '\n')}
 }

@@ -10,11 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -38,8 +40,10 @@ type job struct {
 	metadata map[string]string
 	saturate bool
 	progress func(done, total int64)
+	keep     bool     // what is there is not overwritten
 	sources  []string // files to hash on the way
 
+	path   string // of the output
 	files  []*output
 	where  []slot   // of item i
 	sums   []string // SHA-256 of item i
@@ -58,6 +62,7 @@ type slot struct{ file, index int }
 // create makes the temporary files: one, or shards of at most shardSize bytes.
 // The items end up in file order.
 func (j *job) create(path string, shardSize int64) error {
+	j.path = path
 	infos := make([]tensorfile.Info, len(j.items))
 	byName := map[string]*checkpoint.Item{}
 	for i, it := range j.items {
@@ -163,7 +168,7 @@ func (j *job) transfer(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		for o := range j.written {
-			if err := o.sync(); err != nil {
+			if err := o.Sync(); err != nil {
 				return err
 			}
 		}
@@ -199,8 +204,8 @@ func (j *job) write(ctx context.Context, i int, buf, _ []byte) error {
 		return err
 	}
 	return stream(ctx, it, r, buf, func(b []byte) error {
-		if _, err := o.f.WriteAt(b, at); err != nil {
-			return o.fail(err)
+		if _, err := o.WriteAt(b, at); err != nil {
+			return tooLarge(err)
 		}
 		at += int64(len(b))
 		n := j.done.Add(int64(len(b)))
@@ -245,11 +250,11 @@ func (j *job) prove(ctx context.Context, i int, buf, back []byte) error {
 func (j *job) compare(i int, off int64, want, back []byte) error {
 	o := j.files[j.where[i].file]
 	back = back[:len(want)]
-	if _, err := o.f.ReadAt(back, o.at[j.where[i].index]+off); err != nil {
-		return o.fail(err)
+	if _, err := o.ReadAt(back, o.at[j.where[i].index]+off); err != nil {
+		return err
 	}
 	if !bytes.Equal(want, back) {
-		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.path, j.items[i].Out.Name)
+		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.Path(), j.items[i].Out.Name)
 	}
 	return nil
 }
@@ -288,43 +293,51 @@ func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byt
 	}
 }
 
-// commit publishes the files, and then the small ones that belong to them: the
-// index, which makes shards one, and what is in beside.
-func (j *job) commit(path string, beside ...small) (written []string, err error) {
-	all := make([]*pending, 0, len(j.files)+2)
+// commit publishes the files, and with them the small ones that belong to them:
+// the index, which makes shards one, and what is in beside. All or none.
+func (j *job) commit(beside ...small) error {
+	var all []*atomicfile.File
 	for _, o := range j.files {
-		if err := o.sync(); err != nil {
-			return nil, err
+		if err := o.Sync(); err != nil {
+			return err
 		}
-		written = append(written, o.path)
-		all = append(all, o.pending)
+		o.New = j.keep
+		all = append(all, o.File)
 	}
 	if len(j.files) > 1 {
 		weights := map[string]string{}
 		for i, it := range j.items {
-			weights[it.Out.Name] = filepath.Base(j.files[j.where[i].file].path)
+			weights[it.Out.Name] = filepath.Base(j.files[j.where[i].file].Path())
 		}
 		index := mustJSON(map[string]any{"metadata": map[string]int64{"total_size": j.total}, "weight_map": weights})
-		beside = append(beside, small{indexName(path), index})
+		beside = slices.Insert(beside, 0, small{indexName(j.path), index})
 	}
 	for _, b := range beside {
-		p, err := newSmall(b.path, b.content)
+		f, err := atomicfile.Create(b.path)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		defer p.discard()
-		all = append(all, p)
+		defer f.Discard()
+		if _, err := f.Write(b.content); err != nil {
+			return err
+		}
+		if err := f.Sync(); err != nil {
+			return err
+		}
+		all = append(all, f)
 	}
-	for i, p := range all {
-		if err := p.commit(); err != nil {
+	for i, f := range all {
+		if err := f.Commit(); err != nil {
 			// No half of a set.
-			for _, p := range all[:i] {
-				os.Remove(p.path)
+			for _, f := range all[:i+1] {
+				if f.Named() {
+					os.Remove(f.Path())
+				}
 			}
-			return nil, err
+			return err
 		}
 	}
-	return written, nil
+	return nil
 }
 
 // small is a file written beside the tensors.
@@ -342,8 +355,16 @@ func (j *job) tensors() []Tensor {
 	return out
 }
 
+// outputs lists the files.
+func (j *job) outputs() (out []OutputFile) {
+	for _, o := range j.files {
+		out = append(out, OutputFile{o.Path(), o.size})
+	}
+	return out
+}
+
 func (j *job) discard() {
 	for _, o := range j.files {
-		o.discard()
+		o.Discard()
 	}
 }

@@ -3,7 +3,6 @@ package convert
 import (
 	"context"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/evatool/evatool/internal/checkpoint"
@@ -66,7 +65,7 @@ func Init(ctx context.Context, o InitOptions) (*InitReport, error) {
 		Output: o.Output, Config: s.Name, Loaded: notNil(s.Loaded), Resized: resized(s.Resized), Skipped: dropped(s.Skipped),
 		FromBase: notNil(s.FromBase), Random: notNil(s.Random), Source: []SourceFile{}, Warnings: notNil(s.Warnings),
 	}
-	if err := r.write(ctx, s); err != nil {
+	if err := r.write(ctx, s, o.Force, start); err != nil {
 		return nil, err
 	}
 	for _, w := range s.Warnings {
@@ -74,13 +73,11 @@ func Init(ctx context.Context, o InitOptions) (*InitReport, error) {
 			o.Log.Warn(w)
 		}
 	}
-	r.Seconds = time.Since(start).Seconds()
-	return r, writeAtomic(reportName(o.Output), append(mustIndent(r), '\n'))
+	return r, nil
 }
 
 // write writes the model.
-func (r *InitReport) write(ctx context.Context, s *checkpoint.Start) error {
-	removeStale(filepath.Dir(r.Output))
+func (r *InitReport) write(ctx context.Context, s *checkpoint.Start, force bool, start time.Time) error {
 	var sums []string
 	for _, f := range s.Files {
 		sum, size, err := checkpoint.HashFile(ctx, f)
@@ -90,7 +87,7 @@ func (r *InitReport) write(ctx context.Context, s *checkpoint.Start) error {
 		r.Source = append(r.Source, SourceFile{f, size, sum})
 		sums = append(sums, sum)
 	}
-	j := &job{items: s.Items, metadata: s.Metadata(sums)}
+	j := &job{items: s.Items, metadata: s.Metadata(sums), keep: !force}
 	defer j.discard()
 	if err := j.create(r.Output, 0); err != nil {
 		return err
@@ -98,9 +95,7 @@ func (r *InitReport) write(ctx context.Context, s *checkpoint.Start) error {
 	if err := j.transfer(ctx); err != nil {
 		return err
 	}
-	if _, err := j.commit(r.Output); err != nil {
-		return err
-	}
 	r.Verified, r.Tensors = true, j.tensors()
-	return nil
+	r.Seconds = time.Since(start).Seconds()
+	return j.commit(reportFile(r.Output, r))
 }

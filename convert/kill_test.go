@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	fsync = func(*os.File) error { return nil } // most of the time of these tests
+	atomicfile.Fsync = func(*os.File) error { return nil } // most of the time of these tests
 	os.Exit(m.Run())
 }
 

@@ -2,14 +2,18 @@ package convert
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"syscall"
 
+	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 // output is a safetensors file in the making.
 type output struct {
-	*pending
+	*atomicfile.File
 	tensors []tensorfile.Info
 	head    int64   // bytes of the header
 	at      []int64 // where tensor i starts in the file
@@ -27,18 +31,26 @@ func newOutput(path string, tensors []tensorfile.Info, metadata map[string]strin
 		o.at = append(o.at, o.size)
 		o.size += t.NumBytes()
 	}
-	if o.pending, err = newPending(path); err != nil {
+	if o.File, err = atomicfile.Create(path); err != nil {
 		return nil, err
 	}
-	if err := o.reserve(o.size); err != nil {
-		o.discard()
-		return nil, err
+	if err := o.Reserve(o.size); err != nil {
+		o.Discard()
+		return nil, tooLarge(err)
 	}
-	if _, err := o.f.WriteAt(head, 0); err != nil {
-		o.discard()
-		return nil, o.fail(err)
+	if _, err := o.WriteAt(head, 0); err != nil {
+		o.Discard()
+		return nil, err
 	}
 	return o, nil
+}
+
+// tooLarge adds to an error what makes smaller files.
+func tooLarge(err error) error {
+	if errors.Is(err, syscall.EFBIG) {
+		return fault.As(fault.Environment, fmt.Errorf("%w, or use --shard-size", err))
+	}
+	return err
 }
 
 // header is the start of a safetensors file.
@@ -57,10 +69,8 @@ func (o *output) rewriteHeader(metadata map[string]string) error {
 		return err
 	}
 	if int64(len(head)) != o.head {
-		return fmt.Errorf("%s: the header has changed its length", o.path)
+		return fmt.Errorf("%s: the header has changed its length", o.Path())
 	}
-	if _, err := o.f.WriteAt(head, 0); err != nil {
-		return o.fail(err)
-	}
-	return nil
+	_, err = o.WriteAt(head, 0)
+	return err
 }

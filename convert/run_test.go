@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -394,37 +395,46 @@ func TestOverwriteNeedsForce(t *testing.T) {
 	}
 }
 
-func TestStaleFilesAreRemovedAndLockedOnesKept(t *testing.T) {
-	dir := t.TempDir()
-	stale := filepath.Join(dir, tempMark+"stale")
-	if err := os.WriteFile(stale, []byte("x"), 0o644); err != nil {
-		t.Fatal(err)
+// Of several runs that begin where nothing is, one ends well.
+func TestRunsOntoOneName(t *testing.T) {
+	o := Options{Sources: []string{formats + "01_zip_fp32.pt"}, Layout: "source", Output: filepath.Join(t.TempDir(), "x.safetensors")}
+	var begun sync.WaitGroup
+	begun.Add(3)
+	errs := make(chan error, 3)
+	for range 3 {
+		go func() {
+			o, once := o, sync.Once{}
+			o.Progress = func(int64, int64) { once.Do(func() { begun.Done(); begun.Wait() }) }
+			_, err := Run(context.Background(), o)
+			errs <- err
+		}()
 	}
-	other, err := newPending(filepath.Join(dir, "other"))
-	if err != nil {
-		t.Fatal(err)
+	won := 0
+	for range 3 {
+		switch err := <-errs; {
+		case err == nil:
+			won++
+		case fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "another run has written it"):
+			t.Error(err)
+		}
 	}
-	defer other.discard()
-	run(t, Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: filepath.Join(dir, "x.safetensors")})
-	if _, err := os.Stat(stale); err == nil {
-		t.Error("the file of a killed run is still there")
-	}
-	if _, err := os.Stat(other.f.Name()); err != nil {
-		t.Error("the file of a running one is gone")
+	if left, _ := os.ReadDir(filepath.Dir(o.Output)); won != 1 || len(left) != 2 {
+		t.Errorf("%d of 3 runs end well; %d files", won, len(left))
 	}
 }
 
-func TestWriteErrorsSayWhatToDo(t *testing.T) {
-	p := &pending{path: "/d/x.safetensors", want: 7}
-	for err, says := range map[error]string{
-		syscall.ENOSPC: "no space for 7 bytes in /d",
-		syscall.EACCES: "no permission to write in /d",
-		syscall.EFBIG:  "--shard-size",
-	} {
-		got := p.fail(&os.PathError{Op: "write", Path: "x", Err: err})
-		if fault.Code(got) != int(fault.Environment) || !strings.Contains(got.Error(), says) {
-			t.Errorf("%v: %v", err, got)
-		}
+// Where the report cannot be written, the model is not there either.
+func TestNoReportNoModel(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "x.report.json"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Run(context.Background(), Options{Sources: []string{formats + "01_zip_fp32.pt"}, Layout: "source", Output: filepath.Join(dir, "x.safetensors")})
+	if fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "x.report.json") {
+		t.Errorf("%v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 1 {
+		t.Errorf("left behind: %v", left)
 	}
 }
 
@@ -451,9 +461,9 @@ func TestOutputThatChanges(t *testing.T) {
 			at := j.files[0].at[0]
 			j.progress = func(int64, int64) { // after the only write
 				b := make([]byte, 1)
-				j.files[0].f.ReadAt(b, at)
+				j.files[0].ReadAt(b, at)
 				b[0] ^= 1
-				j.files[0].f.WriteAt(b, at)
+				j.files[0].WriteAt(b, at)
 			}
 			if err := j.transfer(t.Context()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
 				t.Errorf("got %v", err)
@@ -495,14 +505,14 @@ func TestSourceThatShrinks(t *testing.T) {
 // The system reports a failed write once, to the sync that comes first: while
 // the copy goes on, or at the end.
 func TestSyncFails(t *testing.T) {
-	old := fsync
-	defer func() { fsync = old }()
+	old := atomicfile.Fsync
+	defer func() { atomicfile.Fsync = old }()
 	for name, size := range map[string]int64{"while copying": 2 * syncSize, "at the end": 8} {
 		t.Run(name, func(t *testing.T) {
 			src, dir := filepath.Join(t.TempDir(), "src.safetensors"), t.TempDir()
 			writeNames(t, src, []tensorfile.Info{{Name: "w", DType: tensorfile.U8, Shape: []int64{size}}})
 			var failed atomic.Bool
-			fsync = func(*os.File) error {
+			atomicfile.Fsync = func(*os.File) error {
 				if failed.CompareAndSwap(false, true) {
 					return syscall.EIO
 				}

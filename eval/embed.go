@@ -313,7 +313,7 @@ func (e *embedding) run(ctx context.Context) (*EmbedReport, error) {
 		rep.Tensors = append(rep.Tensors, t.Name)
 	}
 	if strings.EqualFold(filepath.Ext(e.o.Out), ".npy") {
-		return rep, writeNPY(e.o.Out, out[0])
+		return rep, tensorfile.WriteNPY(e.o.Out, out[0])
 	}
 	return rep, tensorfile.WriteFile(e.o.Out, out, meta)
 }
@@ -455,21 +455,6 @@ func littleEndian(flat []float32) []byte {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
 	}
 	return b
-}
-
-// writeNPY writes one array in NumPy's format 1.0.
-func writeNPY(path string, t tensorfile.Tensor) error {
-	shape := make([]string, len(t.Shape))
-	for i, d := range t.Shape {
-		shape[i] = fmt.Sprint(d)
-	}
-	head := fmt.Sprintf("{'descr': '<f4', 'fortran_order': False, 'shape': (%s,), }", strings.Join(shape, ", "))
-	// The data begins at a multiple of 64: magic 6, version 2, length 2, head.
-	pad := (64 - (10+len(head)+1)%64) % 64
-	head += strings.Repeat(" ", pad) + "\n"
-	b := append([]byte("\x93NUMPY\x01\x00"), byte(len(head)), byte(len(head)>>8))
-	b = append(append(b, head...), t.Data...)
-	return runlog.WriteFileAtomic(path, b)
 }
 
 // pictureFiles walks the paths for image files, in order of name.

@@ -3,8 +3,6 @@ package eval
 import (
 	"context"
 	"encoding/binary"
-	"math"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -117,29 +115,6 @@ func TestEmbedChecks(t *testing.T) {
 		if err := c.o.Check(); err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: status %d: %v; want %d and %q", c.o, fault.Code(err), err, c.kind, c.want)
 		}
-	}
-}
-
-func TestNPY(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.npy")
-	var l tensorList
-	l.add("x", []float32{1, 2, 3, 4, 5, 6}, 3, 2)
-	if err := writeNPY(path, l[0]); err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head := int(b[8]) | int(b[9])<<8
-	if string(b[:8]) != "\x93NUMPY\x01\x00" || (10+head)%64 != 0 || b[9+head] != '\n' {
-		t.Errorf("header %q", b[:10+head])
-	}
-	if want := "'shape': (3, 2,)"; !strings.Contains(string(b[10:10+head]), want) {
-		t.Errorf("header %q lacks %q", b[10:10+head], want)
-	}
-	if v := math.Float32frombits(binary.LittleEndian.Uint32(b[10+head+4*5:])); v != 6 || len(b) != 10+head+24 {
-		t.Errorf("last value %v, %d bytes", v, len(b))
 	}
 }
 

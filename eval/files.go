@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/evatool/evatool/internal/runlog"
 )
 
 const (
@@ -93,7 +93,7 @@ func writeRun(dir string, res *Result, entries []entry, picture func(i int) []by
 	if err := writeReport(dir, res, entries, picture); err != nil {
 		return err
 	}
-	return runlog.WriteJSONAtomic(filepath.Join(dir, resultFile), res)
+	return atomicfile.WriteJSON(filepath.Join(dir, resultFile), res)
 }
 
 func writeCSV(path string, records [][]string) error {
@@ -102,7 +102,7 @@ func writeCSV(path string, records [][]string) error {
 	if err := w.WriteAll(records); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return runlog.WriteFileAtomic(path, b.Bytes())
+	return atomicfile.WriteFile(path, b.Bytes())
 }
 
 // readRows reads a run's rows.csv.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -137,9 +138,9 @@ func (j *journal) append(entries []entry) error {
 
 func (j *journal) write(b []byte) error {
 	if _, err := j.f.Write(b); err != nil {
-		return err
+		return atomicfile.Explain(j.f.Name(), err)
 	}
-	return j.f.Sync()
+	return atomicfile.Explain(j.f.Name(), j.f.Sync())
 }
 
 // Close also lets the next run in.

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
@@ -129,7 +130,7 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return nil, fault.File(o.Out, "a folder that can be written, as --out", err)
 	}
-	return res, runlog.WriteJSONAtomic(filepath.Join(o.Out, resultFile), res)
+	return res, atomicfile.WriteJSON(filepath.Join(o.Out, resultFile), res)
 }
 
 // openCaptioned opens images with captions, one sample per image.

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"log/slog"
 	"os"
@@ -26,6 +25,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -218,7 +218,7 @@ func (v *saver) write(s *snapshot) error {
 	}
 	err := v.fill(tmp, s)
 	if err == nil {
-		err = syncDir(tmp)
+		err = atomicfile.SyncDir(tmp)
 	}
 	final := filepath.Join(root, name)
 	if err == nil && exists(final) { // the run was resumed from an older one
@@ -228,7 +228,7 @@ func (v *saver) write(s *snapshot) error {
 		err = os.Rename(tmp, final)
 	}
 	if err == nil {
-		err = syncDir(root)
+		err = atomicfile.SyncDir(root)
 	}
 	if err != nil {
 		os.RemoveAll(tmp)
@@ -266,64 +266,59 @@ func (v *saver) fill(dir string, s *snapshot) error {
 }
 
 // tensors writes a safetensors file and returns its SHA-256.
-func (v *saver) tensors(path string, list []tensorfile.Tensor, meta map[string]string) (string, error) {
+func (v *saver) tensors(path string, list []tensorfile.Tensor, meta map[string]string) (sum string, err error) {
+	err = v.file(path, func(w io.Writer) error {
+		sum, err = writeTensors(w, list, meta)
+		return err
+	})
+	return sum, err
+}
+
+func writeTensors(w io.Writer, list []tensorfile.Tensor, meta map[string]string) (string, error) {
 	slices.SortStableFunc(list, func(a, b tensorfile.Tensor) int { return b.DType.Size() - a.DType.Size() })
 	infos := make([]tensorfile.Info, len(list))
 	for i := range list {
 		infos[i] = list[i].Info
 	}
-	var sum hash.Hash = sha256.New()
-	err := v.file(path, func(w io.Writer) error {
-		out, err := tensorfile.NewWriter(io.MultiWriter(w, sum), infos, meta)
-		if err != nil {
-			return err
+	sum, b := sha256.New(), bufio.NewWriterSize(w, 1<<20)
+	out, err := tensorfile.NewWriter(io.MultiWriter(b, sum), infos, meta)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range list {
+		if err := out.Next(t.Info, bytes.NewReader(t.Data)); err != nil {
+			return "", err
 		}
-		for _, t := range list {
-			if err := out.Next(t.Info, bytes.NewReader(t.Data)); err != nil {
-				return err
-			}
-		}
-		return out.Close()
-	})
-	return hex.EncodeToString(sum.Sum(nil)), err
+	}
+	if err := errors.Join(out.Close(), b.Flush()); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 func (v *saver) file(path string, fill func(w io.Writer) error) error {
 	f, err := v.open(path)
 	if err != nil {
-		return err
+		return atomicfile.Explain(path, err)
 	}
-	b := bufio.NewWriterSize(f, 1<<20)
-	if err = fill(b); err == nil {
-		err = b.Flush()
-	}
-	return errors.Join(err, f.Close())
+	return atomicfile.Explain(path, errors.Join(fill(f), f.Close()))
 }
 
 // model writes a model file under its final name at once.
 func (v *saver) model(path string, s *snapshot) error {
-	tmp := filepath.Join(filepath.Dir(path), temporary+filepath.Base(path))
 	list, err := s.entries(modelFile)
 	if err != nil {
 		return err
 	}
-	_, err = v.tensors(tmp, list, checkpoint.ModelMetadata(s.cfg))
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
+	f, err := atomicfile.Create(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	defer f.Discard()
+	if _, err := writeTensors(f, list, checkpoint.ModelMetadata(s.cfg)); err != nil {
+		return err
+	}
+	return f.Commit()
 }
 
 // prune removes the oldest checkpoints and what a killed run left half done.

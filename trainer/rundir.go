@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
@@ -41,7 +42,7 @@ func (r *run) vacate() {
 
 // openLogs writes what the run is and opens its records at the step it has.
 func (r *run) openLogs() (err error) {
-	if err := runlog.WriteFileAtomic(filepath.Join(r.out, recipeFile), r.recipe.YAML()); err != nil {
+	if err := atomicfile.WriteFile(filepath.Join(r.out, recipeFile), r.recipe.YAML()); err != nil {
 		return fault.As(fault.Environment, err)
 	}
 	keep := r.step
@@ -116,7 +117,7 @@ func (r *run) writeRunFile(done bool) error {
 		}
 		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
 	}
-	return fault.As(fault.Environment, runlog.WriteJSONAtomic(path, f))
+	return atomicfile.WriteJSON(path, f)
 }
 
 // otherRecipe says which key differs from the run in the folder.

@@ -13,12 +13,13 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
+	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 // preprocessModes are the values of --mode, and whether they are direct.
@@ -153,14 +154,6 @@ func sha(b []byte) string {
 
 // writeCrop writes base.npy and base.png, making the folder.
 func writeCrop(base string, c *img.RGB) error {
-	header := fmt.Sprintf("{'descr': '|u1', 'fortran_order': False, 'shape': (%d, %d, 3), }", c.H, c.W)
-	// Magic, version and length (10 bytes), header and newline fill a multiple of 64.
-	pad := 63 - (10+len(header))%64
-	npy := append([]byte("\x93NUMPY\x01\x00"), byte(len(header)+pad+1), byte((len(header)+pad+1)>>8))
-	npy = append(npy, header...)
-	npy = append(npy, bytes.Repeat([]byte(" "), pad)...)
-	npy = append(append(npy, '\n'), c.Pix...)
-
 	rgba := image.NewNRGBA(image.Rect(0, 0, c.W, c.H))
 	for i := range c.W * c.H {
 		copy(rgba.Pix[4*i:], c.Pix[3*i:3*i+3])
@@ -173,15 +166,11 @@ func writeCrop(base string, c *img.RGB) error {
 	if err := makeFolder(filepath.Dir(base)); err != nil {
 		return err
 	}
-	for _, f := range []struct {
-		ext  string
-		data []byte
-	}{{".npy", npy}, {".png", pngData.Bytes()}} {
-		if err := renameio.WriteFile(base+f.ext, f.data, 0o644); err != nil {
-			return fault.File(base+f.ext, "a place to write", err)
-		}
+	info := tensorfile.Info{Name: "crop", DType: tensorfile.U8, Shape: []int64{int64(c.H), int64(c.W), 3}}
+	if err := tensorfile.WriteNPY(base+".npy", tensorfile.Tensor{Info: info, Data: c.Pix}); err != nil {
+		return err
 	}
-	return nil
+	return atomicfile.WriteFile(base+".png", pngData.Bytes())
 }
 
 func makeFolder(dir string) error {

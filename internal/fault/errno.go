@@ -10,15 +10,27 @@ import (
 
 // environmental are the errors of a system that is in trouble, whatever the
 // data are: storage that fails, is full or went away, limits, permissions, the
-// network.
-var environmental = []error{
-	syscall.EIO, syscall.ESTALE, syscall.ENODEV, syscall.ENOLCK, syscall.EBUSY,
-	syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, syscall.EROFS,
-	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EINTR,
-	fs.ErrPermission, // EACCES, EPERM
-	syscall.ETIMEDOUT, os.ErrDeadlineExceeded, context.DeadlineExceeded,
-	syscall.ECONNRESET, syscall.ECONNREFUSED, syscall.ECONNABORTED, syscall.EPIPE,
-	syscall.EHOSTUNREACH, syscall.EHOSTDOWN, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.ENETRESET,
+// network. They mean exit status 4 wherever they come out. advice is the cause
+// in the user's words and what to do; where it is empty the system's words do.
+var environmental = []struct {
+	is     error
+	advice string
+}{
+	{syscall.EIO, "input/output error: the disk or its connection fails; look into the system's log"},
+	{syscall.ESTALE, "the network file system has lost the file; try again"},
+	{syscall.ENOSPC, "no space left on the disk, or none for another file; free some, or choose another folder"},
+	{syscall.EDQUOT, "the disk quota is used up; free some space, or choose another folder"},
+	{syscall.EFBIG, "larger than a file may be there; raise the limit (ulimit -f), or choose another folder"},
+	{syscall.EROFS, "the file system is read-only; choose another folder"},
+	{syscall.EMFILE, "too many open files; raise the limit (ulimit -n)"},
+	{syscall.ENFILE, "too many open files on the whole system; close some programs"},
+	{syscall.ENOMEM, "not enough memory; close some programs, or raise the limit (ulimit -v)"},
+	{fs.ErrPermission, "permission denied; change its permissions, or give another path"}, // EACCES, EPERM
+	{syscall.ETIMEDOUT, "the storage does not answer; try again"},
+	{is: syscall.ENODEV}, {is: syscall.ENOLCK}, {is: syscall.EBUSY}, {is: syscall.EAGAIN}, {is: syscall.EINTR},
+	{is: os.ErrDeadlineExceeded}, {is: context.DeadlineExceeded},
+	{is: syscall.ECONNRESET}, {is: syscall.ECONNREFUSED}, {is: syscall.ECONNABORTED}, {is: syscall.EPIPE},
+	{is: syscall.EHOSTUNREACH}, {is: syscall.EHOSTDOWN}, {is: syscall.ENETUNREACH}, {is: syscall.ENETDOWN}, {is: syscall.ENETRESET},
 }
 
 // FromEnvironment reports whether err says something about the machine, its
@@ -34,10 +46,21 @@ func FromEnvironment(err error) bool {
 		return e.Kind == Environment
 	}
 	for _, known := range environmental {
-		if errors.Is(err, known) {
+		if errors.Is(err, known.is) {
 			return true
 		}
 	}
 	var late interface{ Timeout() bool } // net.Error
 	return errors.As(err, &late) && late.Timeout()
+}
+
+// Advice is the cause of an error of the environment in the user's words, and
+// what to do; empty when there are no better words than the system's.
+func Advice(err error) string {
+	for _, known := range environmental {
+		if known.advice != "" && errors.Is(err, known.is) {
+			return known.advice
+		}
+	}
+	return ""
 }

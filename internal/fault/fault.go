@@ -46,8 +46,18 @@ func (e *Error) Unwrap() error { return e.err }
 // Usagef, Inputf, Envf and Checkf make an error of their kind; %w works.
 func Usagef(format string, args ...any) error { return &Error{Usage, fmt.Errorf(format, args...)} }
 
-// Inputf reports bad input: a file, a dataset, a tensor.
-func Inputf(format string, args ...any) error { return &Error{Input, fmt.Errorf(format, args...)} }
+// Inputf reports bad input: a file, a dataset, a tensor. Where the cause is the
+// environment's it is not the input that is bad: then it is Envf.
+func Inputf(format string, args ...any) error {
+	return inputOr(fmt.Errorf(format, args...))
+}
+
+func inputOr(err error) error {
+	if FromEnvironment(err) {
+		return &Error{Environment, err}
+	}
+	return &Error{Input, err}
+}
 
 // Envf reports what the machine lacks: a backend, space, a permission.
 func Envf(format string, args ...any) error { return &Error{Environment, fmt.Errorf(format, args...)} }
@@ -61,14 +71,29 @@ func Checkf(format string, args ...any) error {
 // environment caused is never bad input.
 func As(kind Kind, err error) error {
 	var e *Error
-	if err == nil || errors.As(err, &e) {
+	switch {
+	case err == nil || errors.As(err, &e):
 		return err
-	}
-	if kind == Input && FromEnvironment(err) {
-		kind = Environment
+	case kind == Input:
+		return inputOr(err)
 	}
 	return &Error{kind, err}
 }
+
+// Because is an error of a kind whose text does not repeat its cause; errors.Is
+// and errors.As find the cause.
+func Because(kind Kind, cause error, format string, args ...any) error {
+	return &Error{kind, &because{fmt.Sprintf(format, args...), cause}}
+}
+
+type because struct {
+	text  string
+	cause error
+}
+
+func (b *because) Error() string { return b.text }
+
+func (b *because) Unwrap() error { return b.cause }
 
 // Code is the exit status for err.
 func Code(err error) int {
@@ -121,12 +146,13 @@ func File(path, want string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return Inputf("%s: no such file; give the path of %s", path, want)
-	case errors.Is(err, fs.ErrPermission):
-		return Envf("%s: permission denied; change its permissions, or give another path", path)
 	case errors.Is(err, syscall.ENOTDIR):
 		return Inputf("%s: a part of this path is a file, not a folder; give the path of %s", path, want)
 	case errors.Is(err, syscall.EISDIR):
 		return Inputf("%s: is a directory; give %s", path, want)
+	}
+	if advice := Advice(err); advice != "" {
+		return Because(Environment, err, "%s: %s", path, advice)
 	}
 	return As(Input, fmt.Errorf("%s: %w", path, err))
 }

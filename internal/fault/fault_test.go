@@ -45,6 +45,31 @@ func TestCode(t *testing.T) {
 	}
 }
 
+// What the machine lacks is never the input's fault, whoever reports it.
+func TestErrorsOfTheMachine(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.EIO,
+		syscall.EFBIG, syscall.EMFILE, syscall.ENFILE, syscall.ESTALE, syscall.ETIMEDOUT, syscall.ENOMEM} {
+		cause := &fs.PathError{Op: "read", Path: "f", Err: errno}
+		for name, err := range map[string]error{
+			"plain": cause, "wrapped": fmt.Errorf("tensor x: %w", cause), "File": File("f", "a thing", cause),
+			"Inputf": Inputf("tensor x: %w", cause), "As": As(Input, fmt.Errorf("x: %w", cause)), "joined": errors.Join(errors.New("x"), cause),
+		} {
+			if Code(err) != 4 || !errors.Is(err, errno) {
+				t.Errorf("%v, %s: status %d, %v", errno, name, Code(err), err)
+			}
+		}
+		if text := File("f", "a thing", cause).Error(); !strings.Contains(text, "; ") {
+			t.Errorf("%v: no next step in %q", errno, text)
+		}
+	}
+	if err := As(Input, fmt.Errorf("x: %w", syscall.ENOENT)); Code(err) != 3 {
+		t.Errorf("%v: status %d", err, Code(err))
+	}
+	if err := Usagef("--out %s: %w", "f", syscall.EACCES); Code(err) != 2 {
+		t.Errorf("%v: status %d", err, Code(err))
+	}
+}
+
 func TestLineIsOneLine(t *testing.T) {
 	if got := Line(errors.New("a\nb\t c\n")); strings.ContainsAny(got, "\n\t") || got != "a; b c;" {
 		t.Errorf("Line = %q", got)

@@ -4,7 +4,6 @@ package runlog
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/google/renameio/v2"
 )
 
 // Version is evatool's own version; the build may set it with -ldflags.
@@ -102,23 +99,4 @@ func Versions() map[string]string {
 		}
 	}
 	return v
-}
-
-// WriteJSONAtomic writes v, indented, to path: the old file or the whole new
-// one is there at any moment.
-func WriteJSONAtomic(path string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return WriteFileAtomic(path, append(b, '\n'))
-}
-
-// WriteFileAtomic writes b to path through a temporary file beside it, synced
-// and renamed.
-func WriteFileAtomic(path string, b []byte) error {
-	if err := renameio.WriteFile(path, b, 0o644); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"github.com/evatool/evatool/internal/atomicfile"
 )
 
 // Metrics appends JSON lines to a file such as metrics.jsonl. A line is
@@ -25,7 +27,7 @@ func OpenMetrics(path string, keepThrough int64) (*Metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := WriteFileAtomic(path, kept); err != nil {
+	if err := atomicfile.WriteFile(path, kept); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)

@@ -9,6 +9,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/evatool/evatool/internal/atomicfile"
 )
 
 // Page is a self-contained HTML report: no script, no external file, charts as
@@ -121,7 +123,7 @@ func (p *Page) WriteFile(path string) error {
 	if err := pageTemplate.Execute(&b, p); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return WriteFileAtomic(path, b.Bytes())
+	return atomicfile.WriteFile(path, b.Bytes())
 }
 
 // palette holds colours that stay apart for colour-blind readers (Okabe, Ito).

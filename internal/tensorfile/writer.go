@@ -10,9 +10,9 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/google/renameio/v2"
 	"github.com/nlpodyssey/safetensors"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -182,22 +182,19 @@ func WriteFile(path string, tensors []Tensor, metadata map[string]string) error 
 	if _, err := encodeHeader(Layout(infos), metadata); err != nil {
 		return err
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
+	f, err := atomicfile.Create(path)
 	if err != nil {
-		return fault.File(path, "the file to write", err)
+		return err
 	}
-	defer f.Cleanup()
+	defer f.Discard()
 	w := bufio.NewWriterSize(f, 1<<20)
 	if err := writeAll(w, tensors, views, metadata); err != nil {
-		return fault.As(fault.Environment, fmt.Errorf("%s: %w", path, err))
+		return atomicfile.Explain(path, err)
 	}
 	if err := w.Flush(); err != nil {
-		return fault.As(fault.Environment, fmt.Errorf("%s: %w", path, err))
+		return err
 	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return fault.As(fault.Environment, fmt.Errorf("%s: %w", path, err))
-	}
-	return nil
+	return f.Commit()
 }
 
 // writeAll uses the safetensors library, which does not have every type.

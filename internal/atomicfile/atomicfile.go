@@ -1,0 +1,268 @@
+// Package atomicfile writes files that are there whole or not at all.
+//
+// A file is made beside its target under a temporary name, locked, and forced
+// to the disk before it takes its name; then the folder is forced to the disk
+// too. A temporary file that nobody locks is what a killed run has left: the
+// first file that a process makes in a folder removes those.
+//
+// A new file has the permissions that the umask leaves of 0666; one that takes
+// another's place keeps the other's. Every error is explained in the user's
+// words and is of fault.Environment.
+package atomicfile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/gofrs/flock"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// tempMark begins the name of every temporary file.
+const tempMark = ".evatool-tmp-"
+
+// File is a file in the making. Its methods but Commit and Discard may be used
+// by several goroutines.
+type File struct {
+	// New refuses, in Commit, to take the place of a file that is there.
+	New bool
+
+	path   string // target
+	f      *os.File
+	lock   *flock.Flock // nil where the file system has none
+	want   int64        // bytes, for messages
+	synced atomic.Bool  // nothing is written that is not on the disk
+	named  bool         // it has its name
+}
+
+// Create begins a file that Commit puts at path.
+func Create(path string) (*File, error) {
+	dir := filepath.Dir(path)
+	removeStale(dir)
+	f := &File{path: path}
+	perm, kept := fs.FileMode(0o666), false
+	if st, err := os.Stat(path); err == nil {
+		if !st.Mode().IsRegular() {
+			return nil, fault.Envf("%s: is a folder or a device; give the name of a file to write", fault.Name(path))
+		}
+		perm, kept = st.Mode().Perm(), true
+	}
+	for {
+		if err := f.open(dir, perm); err != nil {
+			return nil, explain(path, 0, err)
+		}
+		if f.ours() {
+			break
+		}
+		f.Discard() // another process took it for a stale one, just now
+	}
+	if kept { // the umask has taken from it
+		if err := f.f.Chmod(perm); err != nil {
+			f.Discard()
+			return nil, explain(path, 0, err)
+		}
+	}
+	return f, nil
+}
+
+// open makes a temporary file of a new name.
+func (f *File) open(dir string, perm fs.FileMode) (err error) {
+	for {
+		name := filepath.Join(dir, fmt.Sprintf("%s%016x", tempMark, rand.Uint64()))
+		if f.f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, perm); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}
+
+// ours locks the file and says whether it is still there.
+func (f *File) ours() bool {
+	f.lock = lockOf(f.f.Name())
+	if err := f.lock.Lock(); errors.Is(err, fs.ErrNotExist) {
+		f.lock = nil
+		return false
+	} else if err != nil {
+		f.lock = nil // a file system without locks: nobody removes it, then
+	}
+	mine, err1 := f.f.Stat()
+	there, err2 := os.Stat(f.f.Name())
+	return err1 == nil && err2 == nil && os.SameFile(mine, there)
+}
+
+// lockOf is a lock on an existing file; taking it does not create the file.
+func lockOf(path string) *flock.Flock { return flock.New(path, flock.SetFlag(os.O_RDWR)) }
+
+// cleaned has the folders in which this process has removed stale files.
+var cleaned sync.Map
+
+// removeStale deletes what killed runs have left in a folder.
+func removeStale(dir string) {
+	if abs, err := filepath.Abs(dir); err == nil {
+		if _, done := cleaned.LoadOrStore(abs, true); done {
+			return
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // making the file will say what is wrong with the folder
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempMark) || !e.Type().IsRegular() {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		l := lockOf(path)
+		if ok, err := l.TryLock(); err == nil && ok {
+			os.Remove(path)
+			l.Unlock()
+		}
+	}
+}
+
+// Path is the target.
+func (f *File) Path() string { return f.path }
+
+// Reserve gives the file its full size, so that a full disk is an error before
+// the work and not after it.
+func (f *File) Reserve(size int64) error {
+	f.want = size
+	return f.explain(reserve(f.f, size))
+}
+
+// Write appends to the file.
+func (f *File) Write(b []byte) (int, error) {
+	n, err := f.f.Write(b)
+	f.synced.Store(false)
+	return n, f.explain(err)
+}
+
+// WriteAt writes at an offset.
+func (f *File) WriteAt(b []byte, at int64) (int, error) {
+	n, err := f.f.WriteAt(b, at)
+	f.synced.Store(false)
+	return n, f.explain(err)
+}
+
+// ReadAt reads back what was written.
+func (f *File) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.f.ReadAt(b, at)
+	return n, f.explain(err)
+}
+
+// Fsync forces a file or a folder to the disk. Tests put another in its place.
+var Fsync = (*os.File).Sync
+
+// Sync waits until all that is written is on the disk.
+func (f *File) Sync() error {
+	if f.synced.Swap(true) {
+		return nil
+	}
+	return f.explain(Fsync(f.f))
+}
+
+// Commit gives the file its name, when all of it is on the disk. After an error
+// the file is to be discarded.
+func (f *File) Commit() error {
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	rename := os.Rename
+	if f.New {
+		rename = renameNew
+	}
+	if err := rename(f.f.Name(), f.path); err != nil {
+		if f.New && errors.Is(err, fs.ErrExist) {
+			return fault.Usagef("%s: is there by now; another run has written it meanwhile", fault.Name(f.path))
+		}
+		return f.explain(err)
+	}
+	f.named = true
+	err := errors.Join(f.f.Close(), SyncDir(filepath.Dir(f.path)))
+	f.unlock()
+	f.f = nil
+	return f.explain(err)
+}
+
+// Named says whether the file has its name. It can be so after a Commit that
+// could not force the folder to the disk.
+func (f *File) Named() bool { return f.named }
+
+// Discard removes a file that is not committed; after Commit it does nothing.
+func (f *File) Discard() {
+	if f.f == nil {
+		return
+	}
+	os.Remove(f.f.Name())
+	f.f.Close()
+	f.unlock()
+	f.f = nil
+}
+
+// noReplace is what the system has for renameNew; tests take it away.
+var noReplace = renameNoReplace
+
+// renameNew is os.Rename that replaces nothing.
+func renameNew(from, to string) error {
+	err := noReplace(from, to)
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {
+		if err = os.Link(from, to); err == nil {
+			return os.Remove(from)
+		}
+		if !errors.Is(err, fs.ErrExist) { // neither of the two: not all file systems have links
+			return os.Rename(from, to)
+		}
+	}
+	return err
+}
+
+func (f *File) unlock() {
+	if f.lock != nil {
+		f.lock.Unlock()
+	}
+}
+
+// SyncDir makes the names in a folder durable, where the system can.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil // it may be written but not read
+	}
+	defer d.Close()
+	if err := Fsync(d); err != nil && !cannotSync(err) {
+		return explain(dir, 0, err)
+	}
+	return nil
+}
+
+// WriteFile writes a file in one go.
+func WriteFile(path string, b []byte) error {
+	f, err := Create(path)
+	if err != nil {
+		return err
+	}
+	defer f.Discard()
+	f.want = int64(len(b))
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// WriteJSON writes v, indented, in one go.
+func WriteJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return WriteFile(path, append(b, '\n'))
+}
