@@ -112,7 +112,7 @@ func TestWordsForWnidFolders(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	}
-	if _, err := ZeroShotWith(t.Context(), newFake(), Options{Data: dir, ClassNames: []string{"tench", "church"}}); fault.Code(err) != int(fault.Input) {
+	if _, err := ZeroShotWith(t.Context(), public{newFake()}, Options{Data: dir, ClassNames: []string{"tench", "church"}}); fault.Code(err) != int(fault.Input) {
 		t.Errorf("two names for three folders: %v", err)
 	}
 }

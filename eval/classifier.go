@@ -27,7 +27,7 @@ type classifier struct {
 // buildClassifier encodes every class name in every template: each prompt is
 // L2-normalised, the prompts of a class are averaged, the mean is normalised
 // again. A name that occurs twice is encoded once, so its classes tie exactly.
-func buildClassifier(ctx context.Context, enc Encoder, names, templates []string, batch int, m Meter) (*classifier, error) {
+func buildClassifier(ctx context.Context, enc encoder, names, templates []string, batch int, m Meter) (*classifier, error) {
 	width := enc.Config().Text.ContextLength
 	dim := enc.Config().EmbedDim
 	tok := bpe.New()

@@ -244,7 +244,7 @@ func (r *run) again(ctx context.Context, s setup, sample []entry) (int, error) {
 		sub.data = s.pictures
 	}
 	if s.cfg == r.cfg && s.dtype == r.o.DType { // the same model: share it
-		sub.open = func(*arch.Config, string) (Encoder, func(), error) {
+		sub.open = func(*arch.Config, string) (encoder, func(), error) {
 			enc, err := r.encoder()
 			return enc, nil, err
 		}

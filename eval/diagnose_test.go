@@ -49,7 +49,7 @@ func TestDiagnosis(t *testing.T) {
 	r := &run{o: Options{Data: dir}.defaults(), cfg: base.cfg, pre: base.cfg.Preprocess()}
 	r.o.Cache = "off"
 	r.texts = 16
-	r.open = func(cfg *arch.Config, _ string) (Encoder, func(), error) {
+	r.open = func(cfg *arch.Config, _ string) (encoder, func(), error) {
 		f := newFake()
 		f.cfg = cfg
 		opened++

@@ -16,7 +16,7 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/bpe"
-	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -24,24 +24,33 @@ import (
 
 // EmbedOptions say what becomes features.
 type EmbedOptions struct {
-	Model, Config, Key string
-	Device             *device.Device
-	DType              string
+	// Model is what encodes; what follows is as in OpenOptions.
+	Model, Config, Key   string
+	Backend              string
+	DeviceCount, Threads int
+	DType                string
+	CompileCache         string
+	// Opened is a model that is open already, instead of all these; it stays open.
+	Opened *Model
 
 	Images  []string // files and folders
 	Texts   string   // file, one text a line; "-" is Stdin
 	Tensors string   // .safetensors with images and/or tokens
 	Out     string   // .safetensors or .npy
 
-	Stdin     io.Reader
-	Normalize bool
-	Blocks    bool // every block's output too; .safetensors only
-	Batch     int
-	Workers   int
-	MaxBad    int
+	Stdin  io.Reader // for Texts "-"
+	Raw    bool      // features as the model gives them; they have length 1 otherwise
+	Blocks bool      // every block's output too; .safetensors only
 
-	Log   *slog.Logger
-	Meter func(label string, total int64, unit string) Meter
+	Batch, Workers int // as in Options
+	MaxBad         int // images that may fail to decode
+
+	Log   *slog.Logger // nil: silent
+	Meter Meters       // nil: none
+}
+
+func (o *EmbedOptions) opening() OpenOptions {
+	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
 // EmbedReport says what Embed wrote.
@@ -74,7 +83,7 @@ func (o *EmbedOptions) Check() error {
 	if err := checkOut(o.Out); err != nil {
 		return err
 	}
-	return cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkDType(o.DType))
+	return cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkModel(o.Opened, o.Model, o.opening()))
 }
 
 // checkOut says whether the file path can be written, before there is work to lose.
@@ -135,24 +144,19 @@ func Embed(ctx context.Context, o EmbedOptions) (*EmbedReport, error) {
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	base := Options{Model: o.Model, Config: o.Config, Key: o.Key, Device: o.Device, DType: o.DType, Batch: o.Batch, Workers: o.Workers, MaxBad: o.MaxBad, Log: o.Log, Meter: o.Meter}.defaults()
-	m, err := openModel(ctx, base)
-	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	e := &embedding{o: o, base: base, m: m}
-	if err := e.inputs(); err != nil {
-		return nil, err
-	}
-	defer e.close()
-	return e.run(ctx)
+	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*EmbedReport, error) {
+		e := &embedding{o: o, m: m}
+		if err := e.inputs(); err != nil {
+			return nil, err
+		}
+		defer e.close()
+		return e.run(ctx)
+	})
 }
 
 type embedding struct {
-	o    EmbedOptions
-	base Options
-	m    *model
+	o EmbedOptions
+	m *Model
 
 	images samples // or nil
 	tokens []int32 // [texts,context]
@@ -172,20 +176,20 @@ func (e *embedding) inputs() (err error) {
 		return e.openTensors()
 	}
 	if len(e.o.Images) > 0 {
-		if e.images, err = openFiles(e.o.Images, e.m.Preprocess); err != nil {
+		if e.images, err = openFiles(e.o.Images, e.m.file.Preprocess); err != nil {
 			return err
 		}
 	}
 	if e.o.Texts == "" {
 		return nil
 	}
-	if err := textTower(e.m.Config, e.o.Model); err != nil {
+	if err := textTower(e.m.file.Config, e.m.file.Path); err != nil {
 		return err
 	}
 	if e.texts, err = readTexts(e.o.Texts, e.o.Stdin); err != nil {
 		return err
 	}
-	width := e.m.Config.Text.ContextLength
+	width := e.m.file.Config.Text.ContextLength
 	e.nTexts = len(e.texts)
 	e.tokens = make([]int32, len(e.texts)*width)
 	tok := bpe.New()
@@ -239,13 +243,13 @@ func (e *embedding) openTensors() error {
 		}
 	}
 	if images {
-		e.images, err = openTensorSamples(path, e.m.Preprocess.Size, false)
+		e.images, err = openTensorSamples(path, e.m.file.Preprocess.Size, false)
 	}
 	return err
 }
 
 func (e *embedding) readTokens(f *tensorfile.File, path string, t tensorfile.Info) error {
-	text := e.m.Config.Text
+	text := e.m.file.Config.Text
 	if len(t.Shape) != 2 || t.Shape[1] != int64(text.ContextLength) {
 		return fault.Inputf("%s: tokens has shape %v; the model takes [n,%d]", path, t.Shape, text.ContextLength)
 	}
@@ -269,37 +273,40 @@ func (e *embedding) run(ctx context.Context) (*EmbedReport, error) {
 	if e.images != nil {
 		images = e.images.Len()
 	}
-	n := e.base.rowsFor(images, e.nTexts)
-	tower, free, err := e.m.encoder(ctx, e.base.Device, e.m.Config, e.base.DType, n)
+	n := calls(cmp.Or(e.o.Batch, e.m.o.Batch), e.m.o.DType, images, e.nTexts)
+	r, free, err := e.m.runner(ctx, e.m.file.Config, n)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
 	var out tensorList
 	rep := &EmbedReport{
-		Out: e.o.Out, Dim: e.m.Config.EmbedDim, Normalized: e.o.Normalize, DType: e.base.DType, Backend: e.base.Device.Info().Kind,
-		Model: ModelInfo{File: e.m.Path, SHA256: e.m.SHA256, Config: e.m.Name, Preprocess: e.m.Preprocess}, Skipped: []Skipped{},
+		Out: e.o.Out, Dim: r.Config().EmbedDim, Normalized: !e.o.Raw, DType: e.m.o.DType, Backend: e.m.backend(),
+		Model: e.m.info(), Skipped: []Skipped{},
 	}
+	var enc encoder = r
 	if e.o.Blocks {
-		tower.blocks = &out
+		enc = blocks{r, &out}
 	}
+	f := feed{n.Images, n.Texts, cmp.Or(e.o.Workers, e.m.o.Workers), 0, e.o.MaxBad, e.o.Meter}
 	var imf, txf *features
 	if e.images != nil {
-		if imf, rep.Skipped, err = embedImages(ctx, tower, e.images, e.m.Preprocess.Size, n.images, e.base); err != nil {
+		if imf, rep.Skipped, err = embedImages(ctx, enc, e.images, f); err != nil {
 			return nil, err
 		}
 		rep.Images = imf.n()
 	}
 	if e.nTexts > 0 {
-		if txf, err = e.embedTexts(ctx, tower, n.texts); err != nil {
+		if txf, err = embedTokens(ctx, enc, e.tokens, e.nTexts, f); err != nil {
 			return nil, err
 		}
+		txf.keys = e.texts
 		rep.Texts = txf.n()
 	}
 	if err := e.collect(&out, imf, txf); err != nil {
 		return nil, err
 	}
-	meta := map[string]string{"evatool.version": runlog.Version, "evatool.model_sha256": e.m.SHA256, "evatool.normalized": fmt.Sprint(e.o.Normalize)}
+	meta := map[string]string{"evatool.version": runlog.Version, "evatool.model_sha256": e.m.file.SHA256, "evatool.normalized": fmt.Sprint(!e.o.Raw)}
 	for name, f := range map[string]*features{"evatool.images": imf, "evatool.texts": txf} {
 		if f != nil && len(f.keys) > 0 {
 			list, err := json.Marshal(f.keys)
@@ -330,7 +337,7 @@ func (e *embedding) collect(out *tensorList, imf, txf *features) error {
 			return err
 		}
 		units[i] = u
-		if e.o.Normalize {
+		if !e.o.Raw {
 			f = u
 		}
 		out.add([]string{"image_features", "text_features"}[i], f.rows, f.n(), f.dim)
@@ -338,7 +345,7 @@ func (e *embedding) collect(out *tensorList, imf, txf *features) error {
 	if imf == nil || txf == nil {
 		return nil
 	}
-	s, err := tensorfile.Float32s(e.m.Source, "logit_scale")
+	s, err := tensorfile.Float32s(e.m.file.Source, "logit_scale")
 	if err != nil {
 		return err
 	}
@@ -355,22 +362,60 @@ func (e *embedding) collect(out *tensorList, imf, txf *features) error {
 	return nil
 }
 
+// feed is how images and texts are brought to an encoder.
+type feed struct {
+	images, texts int // of a call
+	workers       int
+	limit         int // images; 0: all
+	maxBad        int
+	meter         Meters
+}
+
+func (f feed) start(label string, total int64, unit string) Meter {
+	if f.meter == nil {
+		return noMeter{}
+	}
+	return f.meter(label, total, unit)
+}
+
+// blocks is a runner that adds every block's output to a list.
+type blocks struct {
+	*clip.Runner
+	to *tensorList
+}
+
+func (b blocks) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	return b.keep(b.ImageBlocks(ctx, flat, n))
+}
+
+func (b blocks) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
+	return b.keep(b.TextBlocks(ctx, tokens, n))
+}
+
+func (b blocks) keep(features []float32, list []clip.Block, err error) ([]float32, error) {
+	for _, x := range list {
+		b.to.extend(x.Name, x.Data, x.Shape)
+	}
+	return features, err
+}
+
 // embedImages encodes all images; those that do not decode have no row.
-func embedImages(ctx context.Context, enc Encoder, s samples, size, batch int, o Options) (*features, []Skipped, error) {
+func embedImages(ctx context.Context, enc encoder, s samples, o feed) (*features, []Skipped, error) {
 	f := &features{dim: enc.Config().EmbedDim}
 	skipped := []Skipped{}
 	n := s.Len()
-	if o.Limit > 0 {
-		n = min(n, o.Limit)
+	if o.limit > 0 {
+		n = min(n, o.limit)
 	}
 	ids := make([]int, n)
 	for i := range ids {
 		ids[i] = i
 	}
-	meter := o.Meter("images", int64(len(ids)), "images")
+	meter := o.start("images", int64(len(ids)), "images")
 	defer meter.Done()
+	size := enc.Config().Vision.ImageSize
 	pixels := 3 * size * size
-	_, err := load(ctx, s, ids, batch, pixels, o.Workers, func(b *batchOf) error {
+	_, err := load(ctx, s, ids, o.images, pixels, o.workers, func(b *batchOf) error {
 		rows, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
 		if err != nil {
 			return err
@@ -385,8 +430,8 @@ func embedImages(ctx context.Context, enc Encoder, s samples, size, batch int, o
 			f.captions = append(f.captions, b.got[i].Captions)
 		}
 		meter.Add(int64(len(b.ids)))
-		if len(skipped) > o.MaxBad {
-			return fault.Inputf("%d of the images do not decode, --max-bad allows %d; the first is %s: %s", len(skipped), o.MaxBad, skipped[0].Key, skipped[0].Reason)
+		if len(skipped) > o.maxBad {
+			return fault.Inputf("%d of the images do not decode, --max-bad allows %d; the first is %s: %s", len(skipped), o.maxBad, skipped[0].Key, skipped[0].Reason)
 		}
 		return nil
 	})
@@ -399,23 +444,14 @@ func embedImages(ctx context.Context, enc Encoder, s samples, size, batch int, o
 	return f, skipped, nil
 }
 
-func (e *embedding) embedTexts(ctx context.Context, enc Encoder, batch int) (*features, error) {
-	f, err := embedTokens(ctx, enc, e.tokens, e.nTexts, batch, e.base)
-	if err != nil {
-		return nil, err
-	}
-	f.keys = e.texts
-	return f, nil
-}
-
 // embedTokens encodes n rows of tokens.
-func embedTokens(ctx context.Context, enc Encoder, tokens []int32, n, batch int, o Options) (*features, error) {
+func embedTokens(ctx context.Context, enc encoder, tokens []int32, n int, o feed) (*features, error) {
 	f := &features{dim: enc.Config().EmbedDim}
 	width := enc.Config().Text.ContextLength
-	meter := o.Meter("texts", int64(n), "texts")
+	meter := o.start("texts", int64(n), "texts")
 	defer meter.Done()
-	for lo := 0; lo < n; lo += batch {
-		k := min(batch, n-lo)
+	for lo := 0; lo < n; lo += o.texts {
+		k := min(o.texts, n-lo)
 		rows, err := enc.Texts(ctx, tokens[lo*width:(lo+k)*width], k)
 		if err != nil {
 			return nil, err

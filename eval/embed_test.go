@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch/archtest"
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -20,17 +19,17 @@ func TestEmbedTensors(t *testing.T) {
 	if err != nil || len(dirs) != 11 {
 		t.Fatalf("%d models in testdata, want 11 (%v)", len(dirs), err)
 	}
-	eachBackend(t, func(t *testing.T, dev *device.Device) {
+	eachBackend(t, func(t *testing.T, backend string) {
 		for i, dir := range dirs {
-			if dev.Info().Kind != "go" && filepath.Base(dir) != "eva02-b-tiny" {
+			if backend != "go" && filepath.Base(dir) != "eva02-b-tiny" {
 				continue
 			}
 			normalize := i%2 == 0
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				in := filepath.Join(dir, "forward.safetensors")
 				o := EmbedOptions{
-					Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
-					Tensors: in, Normalize: normalize, Out: filepath.Join(t.TempDir(), "out.safetensors"),
+					Backend: backend, CompileCache: compileCache, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
+					Tensors: in, Raw: !normalize, Out: filepath.Join(t.TempDir(), "out.safetensors"),
 				}
 				if _, err := Embed(context.Background(), o); err != nil {
 					t.Fatal(err)
@@ -52,10 +51,10 @@ func TestEmbedTensors(t *testing.T) {
 
 func TestEmbedBlocks(t *testing.T) {
 	dir := "../testdata/models/eva02-b-tiny"
-	eachBackend(t, func(t *testing.T, dev *device.Device) {
+	eachBackend(t, func(t *testing.T, backend string) {
 		out := filepath.Join(t.TempDir(), "out.safetensors")
 		_, err := Embed(context.Background(), EmbedOptions{
-			Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
+			Backend: backend, CompileCache: compileCache, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 			Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Blocks: true, Batch: 2,
 		})
 		if err != nil {
@@ -76,12 +75,12 @@ func TestEmbedBlocks(t *testing.T) {
 // Features do not depend on the batch size beyond rounding.
 func TestEmbedBatches(t *testing.T) {
 	dir := "../testdata/models/eva02-b-tiny"
-	eachBackend(t, func(t *testing.T, dev *device.Device) {
+	eachBackend(t, func(t *testing.T, backend string) {
 		var want []float32
 		for _, batch := range []int{5, 2} {
 			out := filepath.Join(t.TempDir(), "out.safetensors")
 			_, err := Embed(context.Background(), EmbedOptions{
-				Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
+				Backend: backend, CompileCache: compileCache, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 				Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Batch: batch,
 			})
 			if err != nil {
@@ -131,11 +130,6 @@ func TestReadTexts(t *testing.T) {
 
 func TestWrongTensors(t *testing.T) {
 	dir := "../testdata/models/eva02-b-tiny"
-	dev, err := device.Open(context.Background(), device.Options{Backend: "go"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dev.Close()
 	tensor := func(name string, d tensorfile.DType, shape ...int64) tensorfile.Tensor {
 		i := tensorfile.Info{Name: name, DType: d, Shape: shape}
 		return tensorfile.Tensor{Info: i, Data: make([]byte, i.NumBytes())}
@@ -159,7 +153,7 @@ func TestWrongTensors(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := Embed(context.Background(), EmbedOptions{
-			Device: dev, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
+			Backend: "go", Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
 			Tensors: in, Out: filepath.Join(t.TempDir(), "o.safetensors"),
 		})
 		if err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {

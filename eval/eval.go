@@ -4,19 +4,18 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
 	"runtime"
 
-	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// Encoder turns pixels and tokens into features. *clip.Runner is one. Both
-// methods return n rows of Config().EmbedDim columns, not normalised. They
+// Encoder turns pixels and tokens into features: what ZeroShotWith scores.
+// Images and Texts return n rows of embed_dim columns, not normalised. They
 // are called from one goroutine at a time.
 type Encoder interface {
 	// Images takes n images [n,3,S,S], already normalised; n is at most
@@ -24,14 +23,19 @@ type Encoder interface {
 	Images(ctx context.Context, flat []float32, n int) ([]float32, error)
 	// Texts takes n rows [n,context] of token ids; n is at most Options.Batch.
 	Texts(ctx context.Context, tokens []int32, n int) ([]float32, error)
-	Config() *arch.Config
+	// Config is the architecture as JSON, in OpenCLIP's schema. It says the
+	// image size, how images are prepared, the context length and embed_dim.
+	Config() []byte
 }
 
-// Meter is a progress display; *runlog.Progress is one.
+// Meter is a progress display.
 type Meter interface {
 	Add(n int64)
 	Done()
 }
+
+// Meters starts a progress display of total units, such as images.
+type Meters func(label string, total int64, unit string) Meter
 
 // Options say what is scored, with which words, on which images.
 type Options struct {
@@ -48,17 +52,20 @@ type Options struct {
 	Folders []string
 
 	// Model is the path of any checkpoint that convert reads; Config and Key
-	// are as in convert. ZeroShotWith does not read them.
-	Model, Config, Key string
+	// are as in OpenOptions, like all that says how to open it. ZeroShotWith
+	// reads none of these.
+	Model, Config, Key   string
+	Backend              string
+	DeviceCount, Threads int
+	DType                string
+	CompileCache         string
+	// Opened is a model that is open already, instead of all these; it stays open.
+	Opened *Model
 	// ModelID names the weights of ZeroShotWith's encoder, such as a hash.
 	ModelID string
-	// Device runs the model. ZeroShotWith does not read it.
-	Device *device.Device
-	// DType is the model's compute type, "fp32" (the default) or "bf16".
-	DType string
 
-	Batch   int // images per call; 0: 8 on a CPU, 256 on a GPU
-	Workers int // decoding goroutines; 0: one per core
+	Batch   int // images per call; 0: the opened model's, or 8 on a CPU and 256 on a GPU
+	Workers int // decoding goroutines; 0: the opened model's, or Threads, or one per core
 	// Limit scores the first N images only; with Spread, N images at equal
 	// distances over the whole set.
 	Limit  int
@@ -83,8 +90,12 @@ type Options struct {
 	SaveClassifier string // safetensors file with the class matrix
 	NoDiagnosis    bool
 
-	Log   *slog.Logger
-	Meter func(label string, total int64, unit string) Meter
+	Log   *slog.Logger // nil: silent
+	Meter Meters       // nil: none
+}
+
+func (o *Options) opening() OpenOptions {
+	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
 // Check finds what is wrong with the options before anything is opened.
@@ -110,7 +121,7 @@ func (o Options) Check() error {
 			}
 		}
 	}
-	return checkDType(o.DType)
+	return checkModel(o.Opened, o.Model, o.opening())
 }
 
 func checkCounts(batch, workers, limit, maxBad int) error {
@@ -125,31 +136,23 @@ func checkCounts(batch, workers, limit, maxBad int) error {
 	return nil
 }
 
+// defaultBatch is as fast as more on XLA's CPU backend, with less padding.
+const defaultBatch = 8
+
+// on fills in what the options leave to the opened model.
+func (o Options) on(m *Model) Options {
+	o.Batch, o.Workers, o.DType = cmp.Or(o.Batch, m.o.Batch), cmp.Or(o.Workers, m.o.Workers), m.o.DType
+	return o
+}
+
 func (o Options) defaults() Options {
-	if o.Batch <= 0 {
-		o.Batch = 8 // as fast as more on XLA, and less padding
-		if o.Device != nil && o.Device.Info().Kind == "xla-cuda" {
-			o.Batch = 256
-		}
-	}
-	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
-	}
-	if o.Shards == 0 {
-		o.Shards = 1
-	}
-	if o.DType == "" {
-		o.DType = "fp32"
-	}
+	o.Batch, o.Workers = cmp.Or(o.Batch, defaultBatch), cmp.Or(o.Workers, runtime.GOMAXPROCS(0))
+	o.Shards, o.DType = cmp.Or(o.Shards, 1), cmp.Or(o.DType, "fp32")
 	if o.Log == nil {
 		o.Log = runlog.Discard()
 	}
 	if o.Meter == nil {
 		o.Meter = noMeters
-	}
-	if o.Device != nil && o.Device.Info().Kind == "go" && o.DType != "fp32" {
-		o.Log.Warn("the Go backend computes in fp32", "asked", o.DType)
-		o.DType = "fp32"
 	}
 	return o
 }

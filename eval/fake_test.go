@@ -29,11 +29,16 @@ func newFake() *fake {
 	return &fake{cfg: &arch.Config{
 		EmbedDim: 8,
 		Vision:   arch.Vision{ImageSize: 8, Layers: arch.Layers{1}, Width: 8, HeadWidth: 8, PatchSize: 8, MLPRatio: 1},
-		Text:     arch.Text{ContextLength: 16, VocabSize: 49408, Width: 8, Heads: 1, Layers: 1},
+		Text:     arch.Text{ContextLength: 16, VocabSize: 49408, Width: 8, Heads: 1, Layers: 1, MLPRatio: 4},
 	}}
 }
 
 func (f *fake) Config() *arch.Config { return f.cfg }
+
+// public shows an encoder as ZeroShotWith takes it.
+type public struct{ encoder }
+
+func (p public) Config() []byte { return p.encoder.Config().JSON() }
 
 func (f *fake) Images(_ context.Context, flat []float32, n int) ([]float32, error) {
 	plane := f.cfg.Vision.ImageSize * f.cfg.Vision.ImageSize

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 			time.Sleep(20 * time.Millisecond)
 			return nil
 		}
-		_, err := ZeroShotWith(context.Background(), enc, Options{Data: dir, Batch: 2, Out: os.Getenv("EVAL_TEST_OUT"), ModelID: "fake"})
+		_, err := ZeroShotWith(context.Background(), public{enc}, Options{Data: dir, Batch: 2, Out: os.Getenv("EVAL_TEST_OUT"), ModelID: "fake"})
 		if err != nil {
 			panic(err)
 		}

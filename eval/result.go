@@ -1,7 +1,5 @@
 package eval
 
-import "github.com/evatool/evatool/internal/arch"
-
 // Result is result.json.
 type Result struct {
 	Benchmark string     `json:"benchmark"`
@@ -39,10 +37,19 @@ type Result struct {
 
 // ModelInfo names the scored model.
 type ModelInfo struct {
-	File       string          `json:"file"`
-	SHA256     string          `json:"sha256"`
-	Config     string          `json:"config"` // the architecture's name, "" when it has none
-	Preprocess arch.Preprocess `json:"preprocess"`
+	File       string     `json:"file"`
+	SHA256     string     `json:"sha256"`
+	Config     string     `json:"config"` // the architecture's name, "" when it has none
+	Preprocess Preprocess `json:"preprocess"`
+}
+
+// Preprocess is what a picture goes through before the model: the shorter side
+// to Size, the square at the centre, and (value/255 − Mean) / Std per channel.
+type Preprocess struct {
+	Size          int        `json:"size,omitempty"` // pixels
+	Mean          [3]float32 `json:"mean"`
+	Std           [3]float32 `json:"std"`
+	Interpolation string     `json:"interpolation,omitempty"` // bicubic or bilinear
 }
 
 // DataInfo names the images.

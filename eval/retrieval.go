@@ -18,7 +18,6 @@ import (
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/published"
 	"github.com/evatool/evatool/internal/runlog"
@@ -26,9 +25,14 @@ import (
 
 // RetrievalOptions say what is searched.
 type RetrievalOptions struct {
-	Model, Config, Key string
-	Device             *device.Device
-	DType              string
+	// Model is what is searched with; what follows is as in OpenOptions.
+	Model, Config, Key   string
+	Backend              string
+	DeviceCount, Threads int
+	DType                string
+	CompileCache         string
+	// Opened is a model that is open already, instead of all these; it stays open.
+	Opened *Model
 
 	Set         string // flickr30k, coco or csv
 	Data        string
@@ -37,11 +41,17 @@ type RetrievalOptions struct {
 	// CaptionColumn is the caption's column of a list.
 	CaptionColumn string
 
-	Batch, Workers, Limit, MaxBad int
-	Out                           string
+	Batch, Workers int    // as in Options
+	Limit          int    // search among the first N images only; 0: all
+	MaxBad         int    // images that may fail to decode
+	Out            string // folder of result.json; "": none
 
-	Log   *slog.Logger
-	Meter func(label string, total int64, unit string) Meter
+	Log   *slog.Logger // nil: silent
+	Meter Meters       // nil: none
+}
+
+func (o *RetrievalOptions) opening() OpenOptions {
+	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
 // RetrievalResult is the outcome of Retrieval.
@@ -81,7 +91,7 @@ func (o *RetrievalOptions) Check() error {
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
 		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
 	}
-	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkDType(o.DType))
+	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkModel(o.Opened, o.Model, o.opening()))
 }
 
 // Retrieval scores both directions: for an image any of its captions is right,
@@ -90,36 +100,36 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error
 	if err := o.Check(); err != nil {
 		return nil, err
 	}
+	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*RetrievalResult, error) {
+		return retrieval(ctx, m, o)
+	})
+}
+
+func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalResult, error) {
 	start := time.Now()
-	base := Options{Model: o.Model, Config: o.Config, Key: o.Key, Device: o.Device, DType: o.DType, Batch: o.Batch, Workers: o.Workers, Limit: o.Limit, MaxBad: o.MaxBad, Log: o.Log, Meter: o.Meter}.defaults()
-	m, err := openModel(ctx, base)
-	if err != nil {
+	if err := textTower(m.file.Config, m.file.Path); err != nil {
 		return nil, err
 	}
-	defer m.Close()
-	if err := textTower(m.Config, o.Model); err != nil {
-		return nil, err
-	}
-	s, err := openCaptioned(ctx, o, m.Preprocess)
+	s, err := openCaptioned(ctx, o, m.file.Preprocess)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	n := base.rowsFor(s.Len(), math.MaxInt)
-	enc, free, err := m.encoder(ctx, base.Device, m.Config, base.DType, n)
+	n := calls(cmp.Or(o.Batch, m.o.Batch), m.o.DType, s.Len(), math.MaxInt)
+	enc, free, err := m.runner(ctx, m.file.Config, n)
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	res, err := retrieve(ctx, enc, s, m.Preprocess.Size, n, base)
+	res, err := retrieve(ctx, enc, s, feed{n.Images, n.Texts, cmp.Or(o.Workers, m.o.Workers), o.Limit, o.MaxBad, o.Meter})
 	if err != nil {
 		return nil, err
 	}
 	res.Set, res.Source = o.Set, o.Data
-	res.Model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
-	res.Backend, res.DType, res.Versions = base.Device.Info().Kind, base.DType, runlog.Versions()
+	res.Model = m.info()
+	res.Backend, res.DType, res.Versions = m.backend(), m.o.DType, runlog.Versions()
 	if o.Limit == 0 && cocoFile(o) == "" { // the published figures are of Karpathy's split
-		for _, f := range published.Find(m.Name, o.Set) {
+		for _, f := range published.Find(m.file.Name, o.Set) {
 			res.Published = append(res.Published, PublishedFigure{f.Config, f.Weights, f.Metric, f.Value, f.Source})
 		}
 	}
@@ -198,8 +208,8 @@ func hasKarpathy(o RetrievalOptions) bool {
 }
 
 // retrieve encodes everything and ranks both ways.
-func retrieve(ctx context.Context, enc Encoder, s samples, size int, n rows, o Options) (*RetrievalResult, error) {
-	images, skipped, err := embedImages(ctx, enc, s, size, n.images, o)
+func retrieve(ctx context.Context, enc encoder, s samples, f feed) (*RetrievalResult, error) {
+	images, skipped, err := embedImages(ctx, enc, s, f)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +230,7 @@ func retrieve(ctx context.Context, enc Encoder, s samples, size int, n rows, o O
 	for i, t := range texts {
 		tok.Tokens(tokens[i*width:(i+1)*width], t, width)
 	}
-	captions, err := embedTokens(ctx, enc, tokens, len(texts), n.texts, o)
+	captions, err := embedTokens(ctx, enc, tokens, len(texts), f)
 	if err != nil {
 		return nil, err
 	}

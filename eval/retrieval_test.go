@@ -113,7 +113,7 @@ func TestRetrieval(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
-			res, err := retrieve(t.Context(), enc, s, 8, rows{7, 3}, Options{}.defaults())
+			res, err := retrieve(t.Context(), enc, s, feed{images: 7, texts: 3, workers: 2})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,10 +16,10 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-func score(t *testing.T, enc Encoder, o Options) *Result {
+func score(t *testing.T, enc encoder, o Options) *Result {
 	t.Helper()
 	o.ModelID = "fake"
-	res, err := ZeroShotWith(context.Background(), enc, o)
+	res, err := ZeroShotWith(context.Background(), public{enc}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestResume(t *testing.T) {
 			}
 			return nil
 		}
-		if _, err := ZeroShotWith(context.Background(), enc, o); !errors.Is(err, stop) {
+		if _, err := ZeroShotWith(context.Background(), public{enc}, o); !errors.Is(err, stop) {
 			t.Fatal(err)
 		}
 		if _, err := os.Stat(filepath.Join(o.Out, resultFile)); err == nil {
@@ -196,7 +196,7 @@ func TestResume(t *testing.T) {
 		o.Fresh = false
 		enc = newFake()
 		o.ModelID = ""
-		if _, err := ZeroShotWith(context.Background(), enc, o); err != nil || enc.images.Load() != 40 {
+		if _, err := ZeroShotWith(context.Background(), public{enc}, o); err != nil || enc.images.Load() != 40 {
 			t.Errorf("a model without a name took over rows: %d encoded, %v", enc.images.Load(), err)
 		}
 		o.Templates = []string{"another {}"}
@@ -258,7 +258,7 @@ func TestResumeAfterRepair(t *testing.T) {
 	bad[len(bad)/2] ^= 0xff
 	write(t, broken, bad)
 	o := Options{Data: dir, Out: t.TempDir(), ModelID: "fake", Batch: 32}
-	if _, err := ZeroShotWith(context.Background(), newFake(), o); fault.Code(err) != int(fault.Input) {
+	if _, err := ZeroShotWith(context.Background(), public{newFake()}, o); fault.Code(err) != int(fault.Input) {
 		t.Fatal(err)
 	}
 	write(t, broken, good)
@@ -353,7 +353,7 @@ func TestBadInput(t *testing.T) {
 		{"a negative limit", Options{Data: good, Limit: -1}, fault.Usage, "--limit"},
 		{"out is a file", Options{Data: good, Out: names}, fault.Input, "is a file"},
 	} {
-		_, err := ZeroShotWith(context.Background(), newFake(), c.o)
+		_, err := ZeroShotWith(context.Background(), public{newFake()}, c.o)
 		if err == nil || !strings.Contains(err.Error(), c.want) || fault.Code(err) != int(c.kind) {
 			t.Errorf("%s: status %d: %v; want %d and %q", c.name, fault.Code(err), err, c.kind, c.want)
 		}
@@ -363,7 +363,7 @@ func TestBadInput(t *testing.T) {
 	}
 	silent := newFake()
 	silent.cfg.Text.Layers = 0
-	if _, err := ZeroShotWith(context.Background(), silent, Options{Data: good}); err == nil || !strings.Contains(err.Error(), "no text tower") {
+	if err := textTower(silent.cfg, "m"); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "no text tower") {
 		t.Errorf("without a text tower: %v", err)
 	}
 }
@@ -377,7 +377,7 @@ func TestInterrupt(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := ZeroShotWith(ctx, enc, Options{Data: pictureFolder(t, 40), Batch: 4})
+	_, err := ZeroShotWith(ctx, public{enc}, Options{Data: pictureFolder(t, 40), Batch: 4})
 	if fault.Code(err) != int(fault.Interrupted) {
 		t.Errorf("status %d: %v", fault.Code(err), err)
 	}

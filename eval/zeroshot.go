@@ -18,38 +18,59 @@ import (
 	"github.com/evatool/evatool/internal/shard"
 )
 
-// ZeroShot opens o.Model on o.Device and scores it on o.Data. Together with an
-// error of kind fault.CheckFailed the result is returned too.
+// ZeroShot scores a model on o.Data. Together with an error of KindCheck the
+// result is returned too.
 func ZeroShot(ctx context.Context, o Options) (*Result, error) {
-	m, err := openModel(ctx, o)
-	if err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
-	defer m.Close()
-	r := &run{o: o.defaults(), cfg: m.Config, pre: m.Preprocess, backend: o.Device.Info().Kind}
-	r.model = ModelInfo{File: m.Path, SHA256: m.SHA256, Config: m.Name, Preprocess: m.Preprocess}
-	r.open = func(cfg *arch.Config, dtype string) (Encoder, func(), error) {
-		lo, hi := r.bounds()
-		return m.encoder(ctx, o.Device, cfg, dtype, r.o.rowsFor(hi-lo, len(r.w.names)*len(r.w.templates)))
-	}
-	r.texts = max(r.o.Batch, textRows)
-	defer r.release()
-	return r.score(ctx)
+	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*Result, error) {
+		r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend()}
+		r.texts = max(r.o.Batch, textBatch)
+		r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
+			lo, hi := r.bounds()
+			return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, len(r.w.names)*len(r.w.templates)))
+		}
+		defer r.release()
+		return r.score(ctx)
+	})
 }
 
 // ZeroShotWith scores an encoder that is already built, such as a model in
 // training. Its classifier is built anew every time, and a run goes on where
 // it was only when o.ModelID says what the weights are.
 func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) {
-	r := &run{o: o.defaults(), cfg: enc.Config(), pre: enc.Config().Preprocess()}
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
+	cfg, err := arch.Parse(enc.Config())
+	if err != nil {
+		return nil, err
+	}
+	r := &run{o: o.defaults(), cfg: cfg, pre: cfg.Preprocess()}
 	r.o.Cache = "off"
 	r.o.NoDiagnosis = true
 	r.o.Fresh = o.Fresh || o.ModelID == ""
-	r.model = ModelInfo{SHA256: o.ModelID, Preprocess: r.pre}
-	r.open = func(*arch.Config, string) (Encoder, func(), error) { return enc, func() {}, nil }
+	r.model = ModelInfo{SHA256: o.ModelID, Preprocess: Preprocess(r.pre)}
+	r.open = func(*arch.Config, string) (encoder, func(), error) { return given{enc, cfg}, func() {}, nil }
 	r.texts = r.o.Batch
 	return r.score(ctx)
 }
+
+// encoder is a model as the scores want it: *clip.Runner, or given.
+type encoder interface {
+	Images(ctx context.Context, flat []float32, n int) ([]float32, error)
+	Texts(ctx context.Context, tokens []int32, n int) ([]float32, error)
+	Config() *arch.Config
+}
+
+// given is someone else's Encoder.
+type given struct {
+	Encoder
+	cfg *arch.Config
+}
+
+func (g given) Config() *arch.Config { return g.cfg }
 
 // run is one evaluation.
 type run struct {
@@ -59,7 +80,7 @@ type run struct {
 	model   ModelInfo
 	backend string
 	texts   int // prompts of a call at most
-	open    func(cfg *arch.Config, dtype string) (Encoder, func(), error)
+	open    func(cfg *arch.Config, dtype string) (encoder, func(), error)
 	free    func() // gives the encoder's memory back, or nil
 
 	w       words
@@ -71,12 +92,12 @@ type run struct {
 	seen    int // images of this session
 
 	once sync.Once
-	enc  Encoder
+	enc  encoder
 	err  error
 }
 
 // encoder builds the model when it is first needed: a finished run needs none.
-func (r *run) encoder() (Encoder, error) {
+func (r *run) encoder() (encoder, error) {
 	r.once.Do(func() {
 		start := time.Now()
 		r.enc, r.free, r.err = r.open(r.cfg, r.o.DType)
@@ -93,9 +114,6 @@ func (r *run) release() {
 
 func (r *run) score(ctx context.Context) (*Result, error) {
 	r.start = time.Now()
-	if err := r.o.Check(); err != nil {
-		return nil, err
-	}
 	var want *expectation
 	if r.o.Expect != "" {
 		e, err := parseExpect(r.o.Expect)

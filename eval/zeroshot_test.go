@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch/archtest"
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -53,12 +52,11 @@ func floats(t *testing.T, file, name string) []float32 {
 }
 
 // eachBackend runs f on the Go backend and on XLA where it is installed.
-func eachBackend(t *testing.T, f func(t *testing.T, dev *device.Device)) {
+func eachBackend(t *testing.T, f func(t *testing.T, backend string)) {
 	for _, b := range []string{"go", "xla"} {
 		t.Run(b, func(t *testing.T) {
-			dev := devicetest.Open(t, device.Options{Backend: b, CompileCache: compileCache})
-			defer dev.Close()
-			f(t, dev)
+			devicetest.Need(t, b)
+			f(t, b)
 		})
 	}
 }
@@ -76,9 +74,9 @@ func fixtureOptions(t *testing.T, e expected) Options {
 // exact, the class matrix within 1e-5.
 func TestFixture(t *testing.T) {
 	e := readExpected(t)
-	eachBackend(t, func(t *testing.T, dev *device.Device) {
+	eachBackend(t, func(t *testing.T, backend string) {
 		o := fixtureOptions(t, e)
-		o.Device = dev
+		o.Backend, o.CompileCache = backend, compileCache
 		o.Out = t.TempDir()
 		o.SaveClassifier = filepath.Join(o.Out, "classifier.safetensors")
 		res, err := ZeroShot(context.Background(), o)

@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -11,11 +12,27 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// BenchOptions say how long to measure.
+// BenchOptions say where and how long to measure.
 type BenchOptions struct {
-	Steps    int  // timed steps, after two that are not
+	Steps    int  // timed steps, after two that are not; 0: none
 	Donation bool // also compile the step without reusing the state's memory, to compare
+
+	// As in Options.
+	Backend      string
+	DeviceCount  int
+	Threads      int
+	CompileCache string
+	Log          *slog.Logger
 }
+
+// MemoryUse is what a compiled program needs, in bytes of each device. Aliased
+// are the outputs that take over an input's memory.
+type MemoryUse struct {
+	Code, Inputs, Outputs, Aliased, Temporary int64
+}
+
+// Peak is what the program needs at most.
+func (m MemoryUse) Peak() int64 { return device.MemoryUse(m).Peak() }
 
 // BenchResult is what a recipe's step costs on a device, its data aside.
 type BenchResult struct {
@@ -26,8 +43,8 @@ type BenchResult struct {
 	ToDevice       int64              `json:"to_device"`     // bytes a step
 	FromDevice     int64              `json:"from_device"`   // bytes a step
 	BatchBytes     int64              `json:"batch_bytes"`   // pixels and tokens
-	Memory         device.MemoryUse   `json:"memory"`        // of the compiled step, per device
-	Kept           *device.MemoryUse  `json:"memory_without_donation,omitempty"`
+	Memory         MemoryUse          `json:"memory"`        // of the compiled step, per device
+	Kept           *MemoryUse         `json:"memory_without_donation,omitempty"`
 	PeakBytes      int64              `json:"peak_bytes,omitempty"` // as the device measured it
 	FusedAttention int                `json:"fused_attention"`
 	GFLOPs         map[string]float64 `json:"gflops_per_sample"` // model: forward and backward; executed: recomputation too
@@ -36,7 +53,14 @@ type BenchResult struct {
 // Bench runs steps of a recipe on random pixels and tokens: the same numbers
 // every time. The recipe's data is not opened; a batch that does not fit the
 // device is an Environment fault.
-func Bench(ctx context.Context, dev *device.Device, r *Recipe, o BenchOptions) (*BenchResult, error) {
+func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err error) {
+	defer fault.Public(ctx, &err)
+	d := Options{Backend: o.Backend, DeviceCount: o.DeviceCount, Threads: o.Threads, CompileCache: o.CompileCache, Log: o.Log}
+	dev, err := device.Open(ctx, d.device())
+	if err != nil {
+		return nil, err
+	}
+	defer dev.Close()
 	m, err := newMachine(dev, r, true, false)
 	if err != nil {
 		return nil, err
@@ -46,13 +70,13 @@ func Bench(ctx context.Context, dev *device.Device, r *Recipe, o BenchOptions) (
 	if err != nil {
 		return nil, err
 	}
-	plan, err := DryRun(r, dev.N(), 0)
+	plan, err := r.plan(dev.N(), 0)
 	if err != nil {
 		return nil, err
 	}
 	once := *r
 	once.GradCheckpointing, once.MicroBatch = false, 0
-	model, err := DryRun(&once, dev.N(), 0)
+	model, err := once.plan(dev.N(), 0)
 	if err != nil {
 		return nil, err
 	}
@@ -145,9 +169,11 @@ func (m *machine) inspect(b *hostBatch, res *BenchResult, donation bool) error {
 	defer free(x.rows())
 	args := flat(m.whole.in, x)
 	start := time.Now()
-	if res.Memory, err = m.whole.Memory(args...); err != nil {
+	use, err := m.whole.Memory(args...)
+	if err != nil {
 		return err
 	}
+	res.Memory = MemoryUse(use)
 	res.First = time.Since(start).Seconds()
 	if res.FusedAttention, err = m.whole.FusedAttention(args...); err != nil {
 		return err
@@ -157,7 +183,7 @@ func (m *machine) inspect(b *hostBatch, res *BenchResult, donation bool) error {
 		if err != nil {
 			return err
 		}
-		res.Kept = &kept
+		res.Kept = (*MemoryUse)(&kept)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"math"
 	"testing"
 
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
 )
 
@@ -27,9 +26,8 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
-	defer dev.Close()
-	res, err := Bench(t.Context(), dev, r, BenchOptions{Steps: 3})
+	devicetest.Need(t, "xla")
+	res, err := Bench(t.Context(), r, BenchOptions{Steps: 3, Backend: "xla", CompileCache: "off"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -142,7 +142,7 @@ func (r *Recipe) check(name string) error {
 	if r.Init.Model != "" && (r.Init.Vision != "" || r.Init.Text != "") {
 		return bad("init", "give either a whole model, or vision and text")
 	}
-	cfg, err := r.Config()
+	cfg, err := r.config()
 	if err != nil {
 		return fault.Usagef("%s: model: %v", name, err)
 	}

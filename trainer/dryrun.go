@@ -1,7 +1,9 @@
 package trainer
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -29,14 +31,27 @@ type Plan struct {
 	PFLOPs           float64 `json:"pflops_total"` // of the whole run
 }
 
-// DryRun prices a recipe on a number of devices; rate is samples per second of
-// all of them together, 0 when unknown. It opens neither data nor device.
-func DryRun(r *Recipe, devices int, rate float64) (*Plan, error) {
+// DryRunOptions say on what a recipe would run.
+type DryRunOptions struct {
+	DeviceCount int     // 0: one
+	Rate        float64 // samples per second of all devices together; 0: not known
+}
+
+// DryRun prices a recipe. It opens neither data nor device.
+func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
+	defer fault.Public(context.Background(), &err)
 	const most = 1 << 20
-	if devices < 1 || devices > most {
-		return nil, fault.Usagef("%d devices; want 1 to %d", devices, most)
+	if o.DeviceCount < 0 || o.DeviceCount > most {
+		return nil, fault.Usagef("--device-count %d: want 1 to %d", o.DeviceCount, most)
 	}
-	cfg, err := r.Config()
+	if !(o.Rate >= 0) || math.IsInf(o.Rate, 0) {
+		return nil, fault.Usagef("--rate %v: want samples per second, 0 for not known", o.Rate)
+	}
+	return r.plan(max(1, o.DeviceCount), o.Rate)
+}
+
+func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
+	cfg, err := r.config()
 	if err != nil {
 		return nil, err
 	}

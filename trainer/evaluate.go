@@ -7,14 +7,12 @@ import (
 	"slices"
 	"time"
 
-	. "github.com/gomlx/gomlx/core/graph"
-
 	"github.com/evatool/evatool/eval"
-	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/weights"
 )
 
 // evalBatch is the number of images or prompts of one call.
@@ -23,64 +21,30 @@ const evalBatch = 64
 // evalMaxBad is how many images may fail to decode: a few do not end a run.
 const evalMaxBad = 50
 
-// encoder is the model in training as package eval wants it: the two towers
-// over the parameters where they lie.
-type encoder struct {
-	m           *machine
-	rows        int
-	image, text *device.Program
+// inTraining is the model in training as package eval wants it: a runner over
+// the parameters where they lie.
+type inTraining struct{ *clip.Runner }
+
+func newEncoder(m *machine) (eval.Encoder, error) {
+	r, err := clip.NewRunner(m.dev, weights.Borrow(m.cfg, m.weights), clip.RunnerOptions{DType: m.recipe.Precision, Images: evalBatch, Texts: evalBatch})
+	return inTraining{r}, err
 }
 
-func newEncoder(m *machine) *encoder {
-	e := &encoder{m: m, rows: (evalBatch + m.dev.N() - 1) / m.dev.N() * m.dev.N()}
-	tower := func(name string, f func(cfg *arch.Config, w clip.Weights, x *Node, o clip.Options) *Node) *device.Program {
-		return m.dev.Program(name, func(in []*Node) []*Node {
-			w := clip.Weights{}
-			for i, p := range slices.Concat(m.params, m.frozen) {
-				w[p.Name] = in[1+i]
-			}
-			return []*Node{f(m.cfg, w, in[0], clip.Options{DType: m.compute})}
-		}, device.In(device.SplitRows, device.Replicated), device.Out(device.Replicated))
-	}
-	e.image, e.text = tower("eval-image", clip.Image), tower("eval-text", clip.Text)
-	return e
-}
+func (e inTraining) Config() []byte { return e.Runner.Config().JSON() }
 
-// Config is the architecture.
-func (e *encoder) Config() *arch.Config { return e.m.cfg }
-
-// Images are the features of n images [n, 3, S, S].
-func (e *encoder) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
-	s := e.m.cfg.Vision.ImageSize
-	x, err := e.m.dev.Put(device.SplitRows, rowsTensor(flat, 0, n, e.rows, 3, s, s))
-	if err != nil {
-		return nil, err
+// weights are the parameters and the frozen buffers where they lie now, in the
+// order of the architecture.
+func (m *machine) weights() []*device.Array {
+	var out []*device.Array
+	trained, frozen := m.state.params, m.buffers
+	for _, p := range m.cfg.Params() {
+		from := &trained
+		if p.Buffer {
+			from = &frozen
+		}
+		out, *from = append(out, (*from)[0]), (*from)[1:]
 	}
-	return e.features(ctx, e.image, x, n)
-}
-
-// Texts are the features of n token rows [n, context].
-func (e *encoder) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
-	x, err := e.m.dev.Put(device.SplitRows, rowsTensor(tokens, 0, n, e.rows, e.m.cfg.Text.ContextLength))
-	if err != nil {
-		return nil, err
-	}
-	return e.features(ctx, e.text, x, n)
-}
-
-func (e *encoder) features(ctx context.Context, p *device.Program, x *device.Array, n int) ([]float32, error) {
-	defer x.Free()
-	args := slices.Concat([]*device.Array{x}, e.m.state.params, e.m.buffers)
-	out, err := p.Call(ctx, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer out[0].Free()
-	v, err := out[0].Float32s()
-	if err != nil {
-		return nil, err
-	}
-	return v[:n*e.m.cfg.EmbedDim], nil
+	return out
 }
 
 // evaluate scores the model on what is due at the step it has reached, unless
@@ -159,7 +123,9 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 		return err
 	}
 	if r.encoder == nil {
-		r.encoder = newEncoder(r.machine)
+		if r.encoder, err = newEncoder(r.machine); err != nil {
+			return err
+		}
 	}
 	res, err := eval.ZeroShotWith(ctx, r.encoder, o)
 	if err != nil {

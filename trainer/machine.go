@@ -50,7 +50,7 @@ const (
 )
 
 func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, error) {
-	cfg, err := r.Config()
+	cfg, err := r.config()
 	if err != nil {
 		return nil, err
 	}

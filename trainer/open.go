@@ -9,11 +9,15 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
 
 // open prepares the run folder, the data and the state.
 func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
+	if r.dev, err = device.Open(ctx, o.device()); err != nil {
+		return err
+	}
 	_, missing := os.Stat(r.out)
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return fault.Envf("%s: cannot be a run folder: %w; give another --out", r.out, err)
@@ -64,7 +68,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	pixels := r.pairs != nil
 	t, _ := source.(*tensorFeed)
-	if r.machine, err = newMachine(o.Device, r.recipe, pixels, t != nil && t.batches[0].keep != nil); err != nil {
+	if r.machine, err = newMachine(r.dev, r.recipe, pixels, t != nil && t.batches[0].keep != nil); err != nil {
 		return err
 	}
 	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }
@@ -85,13 +89,13 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	r.last = time.Now()
 	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
-		"devices", o.Device.N(), "backend", o.Device.Info().Kind, "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
+		"devices", r.dev.N(), "backend", r.dev.Info().Kind, "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
 	return nil
 }
 
 // openData opens the sources; the feed of a tensors source is ready at once.
 func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error) {
-	cfg, err := r.recipe.Config()
+	cfg, err := r.recipe.config()
 	if err != nil {
 		return nil, err
 	}

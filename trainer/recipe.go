@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -129,7 +130,8 @@ func defaults() *Recipe {
 // LoadRecipe reads a recipe file, or a bundled recipe by its name, applies
 // "a.b=v" settings to it and checks it. A relative path in it is looked up
 // from the working directory, then from the recipe's folder.
-func LoadRecipe(path string, sets ...string) (*Recipe, error) {
+func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
+	defer fault.Public(context.Background(), &err)
 	want := "a recipe"
 	if fault.RegularFile(path, want) != nil {
 		if text, ok := bundled(path); ok {
@@ -145,7 +147,8 @@ func LoadRecipe(path string, sets ...string) (*Recipe, error) {
 }
 
 // ParseRecipe is LoadRecipe for a recipe in memory; name is for messages.
-func ParseRecipe(name string, text []byte, sets ...string) (*Recipe, error) {
+func ParseRecipe(name string, text []byte, sets ...string) (_ *Recipe, err error) {
+	defer fault.Public(context.Background(), &err)
 	r := defaults()
 	if err := yamlfile.Decode(name, text, r); err != nil {
 		return nil, err
@@ -181,8 +184,8 @@ func (r *Recipe) set(s string) error {
 	return nil
 }
 
-// Config is the architecture that the recipe names.
-func (r *Recipe) Config() (*arch.Config, error) {
+// config is the architecture that the recipe names.
+func (r *Recipe) config() (*arch.Config, error) {
 	switch m := r.Model.(type) {
 	case string:
 		if c, ok := arch.Named(m); ok {

@@ -90,7 +90,7 @@ func TestRecipeErrors(t *testing.T) {
 				t.Errorf("error %q has more than one line", err)
 			}
 			var f *fault.Error
-			if !errors.As(err, &f) || f.Kind != fault.Usage {
+			if !errors.As(err, &f) || f.Status != fault.Usage {
 				t.Errorf("error %q is not a usage error", err)
 			}
 		})
@@ -144,7 +144,7 @@ func TestBundledRecipes(t *testing.T) {
 			t.Errorf("%v", err)
 			continue
 		}
-		p, err := DryRun(r, 64, 20000)
+		p, err := DryRun(r, DryRunOptions{DeviceCount: 64, Rate: 20000})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -244,7 +244,7 @@ func TestNumbersHaveRanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, devices := range []int{1, 3, 1 << 20} {
-		p, err := DryRun(r, devices, 1)
+		p, err := DryRun(r, DryRunOptions{DeviceCount: devices, Rate: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,8 +252,8 @@ func TestNumbersHaveRanges(t *testing.T) {
 			t.Errorf("%d devices: %+v", devices, p)
 		}
 	}
-	for _, devices := range []int{0, -1, 1<<20 + 1} {
-		if _, err := DryRun(r, devices, 1); err == nil {
+	for _, devices := range []int{-1, 1<<20 + 1} {
+		if _, err := DryRun(r, DryRunOptions{DeviceCount: devices, Rate: 1}); err == nil {
 			t.Errorf("%d devices are taken", devices)
 		}
 	}
@@ -261,7 +261,7 @@ func TestNumbersHaveRanges(t *testing.T) {
 	if r, err = ParseRecipe("r.yaml", []byte(big), "batch=16777216", "warmup_steps=0"); err != nil {
 		t.Fatal(err)
 	}
-	if p, err := DryRun(r, 1, 1); err == nil {
+	if p, err := DryRun(r, DryRunOptions{DeviceCount: 1, Rate: 1}); err == nil {
 		t.Errorf("priced: %+v", p)
 	}
 }
@@ -291,7 +291,7 @@ func FuzzRecipe(f *testing.F) {
 		if r.identity() != again.identity() {
 			t.Errorf("another identity when read back:\n%s", r.YAML())
 		}
-		if _, err := DryRun(r, 3, 1); err != nil {
+		if _, err := DryRun(r, DryRunOptions{DeviceCount: 3, Rate: 1}); err != nil {
 			var e *fault.Error
 			if !errors.As(err, &e) {
 				t.Error(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
@@ -25,13 +26,14 @@ type run struct {
 	log     *slog.Logger
 	shown   func(Step)
 
+	dev     *device.Device
 	lock    *flock.Flock
 	machine *machine
 	pairs   *pairs // nil for ready tensors
 	feed    feed
 	bad     *badSamples
 	saver   *saver
-	encoder *encoder // built at the first evaluation
+	encoder eval.Encoder // built at the first evaluation
 	metrics *runlog.Metrics
 	events  *runlog.Events
 
@@ -62,7 +64,11 @@ func (s stopped) Is(target error) bool { return target == context.Canceled }
 // Run trains r. It goes on from the newest checkpoint in the run folder, if
 // there is one. When ctx ends it writes a checkpoint and returns an error that
 // is context.Canceled.
-func Run(ctx context.Context, recipe *Recipe, o Options) (*Result, error) {
+func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) {
+	defer fault.Public(ctx, &err)
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, started: time.Now(), saved: -1}
 	if r.log == nil {
 		r.log = runlog.Discard()
@@ -344,6 +350,9 @@ func (r *run) close() {
 	}
 	if r.machine != nil {
 		r.machine.close()
+	}
+	if r.dev != nil {
+		r.dev.Close()
 	}
 	if r.metrics != nil {
 		r.metrics.Close()

@@ -64,8 +64,8 @@ func tiny(t testing.TB, sets ...string) *Recipe {
 
 func mustRun(t *testing.T, r *Recipe, o Options) *Result {
 	t.Helper()
-	if o.Device == nil {
-		o.Device = onDevice(t, 0)
+	if o.Backend == "" {
+		o.Backend = "go"
 	}
 	res, err := Run(t.Context(), r, o)
 	if err != nil {
@@ -136,7 +136,7 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "run")
-	if _, err := Run(t.Context(), f.recipe, Options{Out: filepath.Join(dir, "long"), Device: onDevice(t, 0)}); err == nil || !strings.Contains(err.Error(), "holds 5 batches, the run needs 20") {
+	if _, err := Run(t.Context(), f.recipe, Options{Out: filepath.Join(dir, "long"), Backend: "go"}); err == nil || !strings.Contains(err.Error(), "holds 5 batches, the run needs 20") {
 		t.Errorf("a source that ends: error %v", err)
 	}
 	res := mustRun(t, f.recipe, Options{Out: out, StopAfter: 5})
@@ -203,7 +203,7 @@ func TestInterrupt(t *testing.T) {
 	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
 	mustRun(t, tiny(t), Options{Out: whole})
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := Run(ctx, tiny(t), Options{Out: cut, Device: onDevice(t, 0), Progress: func(s Step) {
+	_, err := Run(ctx, tiny(t), Options{Out: cut, Backend: "go", Progress: func(s Step) {
 		if s.Step == 4 {
 			cancel()
 		}
@@ -328,7 +328,7 @@ func TestRunRefuses(t *testing.T) {
 		"micro batch":    {tiny(t, "micro_batch=3"), Options{Out: filepath.Join(dir, "f")}, "batch 8 is not a multiple of 1 devices × micro_batch 3", fault.Usage},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.o.Device = onDevice(t, 0)
+			c.o.Backend = "go"
 			_, before := os.Stat(c.o.Out)
 			_, err := Run(t.Context(), c.recipe, c.o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -405,7 +405,7 @@ func TestBadSamples(t *testing.T) {
 	mustRun(t, tiny(t, sets...), Options{Out: again, StopAfter: 5, Workers: 4})
 	mustRun(t, tiny(t, sets...), Options{Out: again, Workers: 1})
 	sameRun(t, again, out)
-	_, err := Run(t.Context(), tiny(t, sets[0], "max_bad=0.01"), Options{Out: filepath.Join(dir, "strict"), Device: onDevice(t, 0)})
+	_, err := Run(t.Context(), tiny(t, sets[0], "max_bad=0.01"), Options{Out: filepath.Join(dir, "strict"), Backend: "go"})
 	if err == nil || !strings.Contains(err.Error(), "more than max_bad 0.01 allows") || fault.Code(err) != 3 ||
 		!strings.Contains(err.Error(), "the state after step") {
 		t.Errorf("too many bad samples: error %v", err)
@@ -460,7 +460,7 @@ func TestTable(t *testing.T) {
 	if res.Bad != 0 || res.Steps != 2 {
 		t.Errorf("result %+v", res)
 	}
-	_, err := Run(t.Context(), tiny(t, "data.0={source: "+path+", image: path, caption: words, weight: 1}"), Options{Out: filepath.Join(dir, "b"), Device: onDevice(t, 0)})
+	_, err := Run(t.Context(), tiny(t, "data.0={source: "+path+", image: path, caption: words, weight: 1}"), Options{Out: filepath.Join(dir, "b"), Backend: "go"})
 	if err == nil || !strings.Contains(err.Error(), "words") {
 		t.Errorf("a column that is not there: error %v", err)
 	}
@@ -506,7 +506,7 @@ func TestStorage(t *testing.T) {
 	sameRun(t, parts, whole)
 
 	t.Setenv("AWS_ACCESS_KEY_ID", "stranger")
-	_, err := Run(t.Context(), at("s3://data"), Options{Out: filepath.Join(dir, "stranger"), Device: onDevice(t, 0)})
+	_, err := Run(t.Context(), at("s3://data"), Options{Out: filepath.Join(dir, "stranger"), Backend: "go"})
 	if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "data.0: s3://data/pairs.parquet: access denied") {
 		t.Errorf("a wrong key: error %v", err)
 	}
@@ -661,7 +661,7 @@ func TestCheckpointing(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := tiny(t, "steps=200")
-		cfg, err := r.Config()
+		cfg, err := r.config()
 		if err != nil {
 			t.Fatal(err)
 		}

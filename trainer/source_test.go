@@ -67,7 +67,7 @@ func TestReadErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(dir, name)
-			_, err := Run(t.Context(), tiny(t), Options{Out: out, Workers: 2, Device: onDevice(t, 0), reading: sickReading(40, 1<<40, cause, time.Microsecond)})
+			_, err := Run(t.Context(), tiny(t), Options{Out: out, Workers: 2, Backend: "go", reading: sickReading(40, 1<<40, cause, time.Microsecond)})
 			if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "x.tar") || !strings.Contains(err.Error(), "the state after step") {
 				t.Fatalf("error %v has exit status %d", err, fault.Code(err))
 			}
@@ -85,7 +85,7 @@ func TestReadErrors(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		out := filepath.Join(dir, "stopped")
 		time.AfterFunc(300*time.Millisecond, cancel)
-		_, err := Run(ctx, tiny(t), Options{Out: out, Device: onDevice(t, 0), reading: sickReading(40, 1<<40, syscall.EIO, time.Hour)})
+		_, err := Run(ctx, tiny(t), Options{Out: out, Backend: "go", reading: sickReading(40, 1<<40, syscall.EIO, time.Hour)})
 		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "goes on from") {
 			t.Errorf("error %v", err)
 		}

@@ -120,7 +120,7 @@ func newFixture(t *testing.T, family string, change func(r *Recipe)) *fixture {
 	if err := r.check("fixture"); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := r.Config()
+	cfg, err := r.config()
 	if err != nil {
 		t.Fatal(err)
 	}

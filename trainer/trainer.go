@@ -10,21 +10,41 @@ import (
 	"math"
 
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // Options say how to run a recipe. They change nothing about the result.
 type Options struct {
-	Out       string         // run folder
-	Resume    string         // auto (default), never, or a checkpoint folder
-	StopAfter int64          // stop after N steps of this process, with a checkpoint; 0: at the recipe's end
-	Device    *device.Device // where to compute
-	Workers   int            // decoding goroutines; 0: one per core
-	Log       *slog.Logger   // nil: silent
+	Out       string // run folder; "": runs/ and the time
+	Resume    string // auto (default), never, or a checkpoint folder
+	StopAfter int64  // stop after N steps of this process, with a checkpoint; 0: at the recipe's end
+
+	Backend      string // auto (default), go, xla or xla:/path/plugin.so[,option…]
+	DeviceCount  int    // 0: all of a GPU backend, one of a CPU backend
+	Threads      int    // 0: all cores
+	CompileCache string // folder of compiled programs; "": the user's cache folder, "off": none
+
+	Workers int          // decoding goroutines; 0: one per core
+	Log     *slog.Logger // nil: silent
 	// Progress is called after every step, from the run's own goroutine, one
 	// step late. It may be nil.
 	Progress func(Step)
 
 	reading reading
+}
+
+func (o *Options) check() error {
+	if o.StopAfter < 0 {
+		return fault.Usagef("--stop-after %d: want a number of steps, 0 for all of them", o.StopAfter)
+	}
+	if o.Workers < 0 {
+		return fault.Usagef("--workers %d: want 0 or more", o.Workers)
+	}
+	return nil
+}
+
+func (o *Options) device() device.Options {
+	return device.Options{Backend: o.Backend, DeviceCount: o.DeviceCount, Threads: o.Threads, CompileCache: o.CompileCache, Log: o.Log}
 }
 
 // Step is one optimizer step: a line of metrics.jsonl.

@@ -56,7 +56,7 @@ func (w work) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	runner, err := clip.NewRunner(d, set, clip.RunnerOptions{DType: w.dtype, Batch: w.batch})
+	runner, err := clip.NewRunner(d, set, clip.RunnerOptions{DType: w.dtype, Images: w.batch, Texts: w.batch})
 	if err != nil {
 		return err
 	}

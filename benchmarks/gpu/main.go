@@ -52,6 +52,7 @@ type Host struct {
 type bench struct {
 	ctx    context.Context
 	dev    *device.Device
+	opened device.Options // how dev was opened
 	sizes  sizes
 	report *Report // of this process; save writes it
 	before *Report // of the rows before
@@ -174,7 +175,7 @@ func measureRow(ctx context.Context, o device.Options, s sizes, i int, before *R
 		return err
 	}
 	defer dev.Close()
-	b := &bench{ctx: ctx, dev: dev, sizes: s, report: &Report{Host: before.Host, Device: dev.Info()}, before: before, log: o.Log, end: end}
+	b := &bench{ctx: ctx, dev: dev, opened: o, sizes: s, report: &Report{Host: before.Host, Device: dev.Info()}, before: before, log: o.Log, end: end}
 	b.report.Peak = peakOf(b.report.Host.GPU)
 	if _, _, limit, ok := dev.Memory(); ok {
 		b.report.Memory = limit

@@ -78,15 +78,16 @@ func (b *bench) parity(model string) error {
 		return err
 	}
 	return b.parityOf(name+" loss over 4 steps", lossTolerance, func(dev *device.Device, dtype string) ([]float64, error) {
-		if dev == nil {
-			dev = ref
-		}
 		// Without random choices: their streams differ between backends.
 		r, err := recipe(trainCase{model: model, precision: dtype, batch: 8})
 		if err != nil {
 			return nil, err
 		}
-		res, err := trainer.Bench(b.ctx, dev, r, trainer.BenchOptions{Steps: 2})
+		o := trainer.BenchOptions{Steps: 2, Backend: "go"}
+		if dev != nil {
+			o = b.options(o)
+		}
+		res, err := trainer.Bench(b.ctx, r, o)
 		if err != nil {
 			return nil, err
 		}
@@ -144,7 +145,7 @@ func newRunner(b *bench, dev *device.Device, cfg *arch.Config, dtype string, bat
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Batch: batch})
+	r, err := clip.NewRunner(dev, set, clip.RunnerOptions{DType: dtype, Images: batch, Texts: batch})
 	return r, set, err
 }
 
@@ -266,12 +267,13 @@ func (b *bench) train(c trainCase, what string) error {
 	if err != nil {
 		return err
 	}
+	b.dev.Close() // its memory
 	for ; ; c.batch /= 2 {
 		r, err := recipe(c)
 		if err != nil {
 			return err
 		}
-		res, err := trainer.Bench(b.ctx, b.dev, r, trainer.BenchOptions{Steps: b.sizes.steps, Donation: c.donation})
+		res, err := trainer.Bench(b.ctx, r, b.options(trainer.BenchOptions{Steps: b.sizes.steps, Donation: c.donation}))
 		if err != nil {
 			if !device.OutOfMemory(err) || c.batch <= 8 || b.ctx.Err() != nil || !time.Now().Before(b.end) {
 				return err
@@ -290,6 +292,12 @@ func (b *bench) train(c trainCase, what string) error {
 		b.log.Info(what, "batch", c.batch, "samples_per_second", rate)
 		return nil
 	}
+}
+
+// options has the trainer open the device that b measures.
+func (b *bench) options(o trainer.BenchOptions) trainer.BenchOptions {
+	o.Backend, o.DeviceCount, o.CompileCache, o.Log = b.opened.Backend, b.opened.DeviceCount, b.opened.CompileCache, b.log
+	return o
 }
 
 // recipe is the recipe of a training case.

@@ -51,7 +51,10 @@ func (b *bench) pipeline() error {
 	r.Data = []trainer.Source{{Source: file, Weight: 1}}
 	r.Checkpoint.EverySteps = 0
 	r.Steps = int64(b.sizes.steps) + 2
-	res, err := trainer.Run(b.ctx, r, trainer.Options{Out: filepath.Join(dir, "run"), Device: b.dev, Log: b.log})
+	b.dev.Close() // its memory
+	res, err := trainer.Run(b.ctx, r, trainer.Options{
+		Out: filepath.Join(dir, "run"), Backend: b.opened.Backend, DeviceCount: b.opened.DeviceCount, CompileCache: b.opened.CompileCache, Log: b.log,
+	})
 	if err != nil {
 		return err
 	}

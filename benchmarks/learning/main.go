@@ -26,17 +26,17 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	b := &bench{}
-	var only, backend string
+	var only string
 	flag.StringVar(&b.data, "data", "testdata/emoji", "folder of the mini set")
 	flag.StringVar(&b.full, "full", "", "folder of the full set: train-*.tar, test-twemoji.tar, classnames.txt")
 	flag.StringVar(&b.out, "out", "", "keep the run folders here (default: a temporary folder)")
 	flag.StringVar(&only, "only", "", "comma-separated: seeds, dropout, time, tower, full")
-	flag.StringVar(&backend, "backend", "auto", "backend")
+	flag.StringVar(&b.backend, "backend", "auto", "backend")
 	flag.Int64Var(&b.steps, "steps", 300, "steps of a run")
 	flag.IntVar(&b.nSeeds, "seeds", 3, "seeds of the first table")
 	flag.Parse()
 	b.log = runlog.NewLogger(os.Stderr, false, true)
-	if err := b.run(ctx, backend, only); err != nil {
+	if err := b.run(ctx, only); err != nil {
 		fmt.Fprintln(os.Stderr, "learning:", err)
 		os.Exit(1)
 	}
@@ -46,25 +46,27 @@ type bench struct {
 	data, full, out string
 	steps           int64
 	nSeeds          int
-	dev             *device.Device
+	backend         string
 	log             *slog.Logger
 }
 
 // outcome is one run.
 type outcome struct{ top1, top5, loss, seconds, wait float64 }
 
-func (b *bench) run(ctx context.Context, backend, only string) (err error) {
-	if b.dev, err = device.Open(ctx, device.Options{Backend: backend, Log: b.log}); err != nil {
+func (b *bench) run(ctx context.Context, only string) (err error) {
+	dev, err := device.Open(ctx, device.Options{Backend: b.backend, Log: b.log})
+	if err != nil {
 		return err
 	}
-	defer b.dev.Close()
+	kind := dev.Info().Kind
+	dev.Close()
 	if b.out == "" {
 		if b.out, err = os.MkdirTemp("", "evatool-learning"); err != nil {
 			return err
 		}
 		defer os.RemoveAll(b.out)
 	}
-	fmt.Printf("%s backend, %s\n", b.dev.Info().Kind, time.Now().Format("2006-01-02"))
+	fmt.Printf("%s backend, %s\n", kind, time.Now().Format("2006-01-02"))
 	for _, part := range []struct {
 		name string
 		fn   func(context.Context) error
@@ -93,7 +95,7 @@ func (b *bench) train(ctx context.Context, name, recipe string, sets ...string) 
 	if err != nil {
 		return outcome{}, err
 	}
-	res, err := trainer.Run(ctx, r, trainer.Options{Out: filepath.Join(b.out, name), Device: b.dev, Log: b.log})
+	res, err := trainer.Run(ctx, r, trainer.Options{Out: filepath.Join(b.out, name), Backend: b.backend, Log: b.log})
 	if err != nil {
 		return outcome{}, err
 	}

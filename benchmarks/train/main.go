@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
@@ -75,12 +74,7 @@ func measure(backend string, s setup, steps int) error {
 	if err != nil {
 		return err
 	}
-	dev, err := device.Open(ctx, device.Options{Backend: backend})
-	if err != nil {
-		return err
-	}
-	defer dev.Close()
-	res, err := trainer.Bench(ctx, dev, r, trainer.BenchOptions{Steps: steps})
+	res, err := trainer.Bench(ctx, r, trainer.BenchOptions{Steps: steps, Backend: backend})
 	if err != nil {
 		return err
 	}

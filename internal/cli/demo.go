@@ -79,12 +79,12 @@ func runDemo(ctx context.Context, app *App, out string, steps int64) error {
 	if err := unpackDemo(out); err != nil {
 		return err
 	}
-	dev, err := app.OpenDevice(ctx)
+	dev, err := device.Open(ctx, device.Options{Backend: app.Backend, DeviceCount: app.DeviceCount, Threads: app.Threads})
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
 	d.device = dev.Info()
+	dev.Close()
 	app.Printf("evatool demo: three jobs on bundled data, on the %s backend (%s)\n\n", d.device.Kind, d.device.Why)
 
 	for i, s := range []struct {
@@ -92,8 +92,8 @@ func runDemo(ctx context.Context, app *App, out string, steps int64) error {
 		run         func() error
 	}{
 		{"convert", "convert a PyTorch checkpoint to safetensors, and prove it", func() error { return d.runConvert(ctx, app) }},
-		{"train", "train a small EVA-02-CLIP from scratch on emoji of six art styles", func() error { return d.runTrain(ctx, app, dev, steps) }},
-		{"score", "score it zero-shot on Twemoji, a style it never saw", func() error { return d.runScore(ctx, app, dev) }},
+		{"train", "train a small EVA-02-CLIP from scratch on emoji of six art styles", func() error { return d.runTrain(ctx, app, steps) }},
+		{"score", "score it zero-shot on Twemoji, a style it never saw", func() error { return d.runScore(ctx, app) }},
 	} {
 		app.Printf("%d. %s\n", i+1, s.title)
 		t0 := time.Now()
@@ -173,7 +173,7 @@ func (d *demo) runConvert(ctx context.Context, app *App) (err error) {
 	return nil
 }
 
-func (d *demo) runTrain(ctx context.Context, app *App, dev *device.Device, steps int64) (err error) {
+func (d *demo) runTrain(ctx context.Context, app *App, steps int64) (err error) {
 	if steps == 0 {
 		steps = demoSteps
 		if d.device.Kind == "go" {
@@ -197,9 +197,9 @@ func (d *demo) runTrain(ctx context.Context, app *App, dev *device.Device, steps
 	}
 	shown := time.Now()
 	d.train, err = trainer.Run(ctx, d.recipe, trainer.Options{
-		Out:    filepath.Join(d.out, "run"),
-		Device: dev,
-		Log:    app.Log,
+		Out:     filepath.Join(d.out, "run"),
+		Backend: app.Backend, DeviceCount: app.DeviceCount, Threads: app.Threads,
+		Log: app.Log,
 		Progress: func(s trainer.Step) {
 			if time.Since(shown) > 5*time.Second || s.Step == s.Total {
 				shown = time.Now()
@@ -216,7 +216,7 @@ func (d *demo) runTrain(ctx context.Context, app *App, dev *device.Device, steps
 	return nil
 }
 
-func (d *demo) runScore(ctx context.Context, app *App, dev *device.Device) error {
+func (d *demo) runScore(ctx context.Context, app *App) error {
 	names, err := readLines(d.data("classnames.txt"))
 	if err != nil {
 		return err
@@ -228,7 +228,8 @@ func (d *demo) runScore(ctx context.Context, app *App, dev *device.Device) error
 	d.score, err = eval.ZeroShot(ctx, eval.Options{
 		Benchmark: "folder", Data: d.data("test-twemoji.tar"),
 		ClassNames: names, Templates: templates,
-		Model: d.train.Model, Device: dev, Batch: 187,
+		Model: d.train.Model, Batch: 187,
+		Backend: app.Backend, DeviceCount: app.DeviceCount, Threads: app.Threads,
 		Out: filepath.Join(d.out, "score"), Predictions: d.predictions(),
 		Cache: "off", NoDiagnosis: true, Log: app.Log,
 	})

@@ -8,6 +8,7 @@ import (
 
 func newEmbed(app *App) *cobra.Command {
 	var o eval.EmbedOptions
+	var normalize bool
 	cmd := &cobra.Command{
 		Use:   "embed --model M (--images PATH... | --texts FILE | --tensors IN.safetensors) -o OUT",
 		Short: "Turn images and texts into features",
@@ -29,15 +30,8 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 			if err := o.Check(); err != nil {
 				return err
 			}
-			dev, err := app.OpenDevice(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			o.Device, o.Log, o.Meter, o.Stdin = dev, app.Log, app.meter, app.In
-			if o.Workers == 0 {
-				o.Workers = app.Threads
-			}
+			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Log, o.Meter, o.Stdin, o.Raw = app.Log, app.meter, app.In, !normalize
 			rep, err := eval.Embed(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -56,7 +50,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one a line; - is stdin")
 	f.StringVar(&o.Tensors, "tensors", "", "safetensors `FILE` with images and/or tokens")
 	f.StringVarP(&o.Out, "out", "o", "", "write to `FILE`, .safetensors or .npy")
-	f.BoolVar(&o.Normalize, "normalize", true, "L2-normalise the features")
+	f.BoolVar(&normalize, "normalize", true, "L2-normalise the features")
 	f.BoolVar(&o.Blocks, "blocks", false, "write every block's output too")
 	mustRequire(cmd, "model", "out")
 	return cmd

@@ -28,15 +28,8 @@ have several lines), or WebDataset tars with captions.` + exitStatus,
 			if err := o.Check(); err != nil {
 				return err
 			}
-			dev, err := app.OpenDevice(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			o.Device, o.Log, o.Meter = dev, app.Log, app.meter
-			if o.Workers == 0 {
-				o.Workers = app.Threads
-			}
+			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Log, o.Meter = app.Log, app.meter
 			res, err := eval.Retrieval(cmd.Context(), o)
 			if err != nil {
 				return err

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
@@ -52,16 +51,6 @@ type App struct {
 	Quiet       bool
 
 	Log *slog.Logger
-}
-
-// OpenDevice opens the backend that the common flags name.
-func (a *App) OpenDevice(ctx context.Context) (*device.Device, error) {
-	return device.Open(ctx, device.Options{
-		Backend:     a.Backend,
-		DeviceCount: a.DeviceCount,
-		Threads:     a.Threads,
-		Log:         a.Log,
-	})
 }
 
 // PrintJSON writes the one JSON value of --json.

@@ -1,24 +1,21 @@
 package cli
 
 import (
-	"math"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/trainer"
 )
 
 func newTrain(app *App) *cobra.Command {
 	var (
-		sets    []string
-		o       trainer.Options
-		dryRun  bool
-		rate    float64
-		workers int
+		sets   []string
+		o      trainer.Options
+		dryRun bool
+		rate   float64
 	)
 	cmd := &cobra.Command{
 		Use:   "train RECIPE.yaml",
@@ -36,22 +33,13 @@ that was not.` + exitStatus,
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.StopAfter < 0 {
-				return fault.Usagef("--stop-after %d: want a number of steps, 0 for all of them", o.StopAfter)
-			}
 			r, err := trainer.LoadRecipe(args[0], sets...)
 			if err != nil {
 				return err
 			}
-			if workers < 0 {
-				return fault.Usagef("--workers %d: want 0 or more", workers)
-			}
-			if !(rate >= 0) || math.IsInf(rate, 0) {
-				return fault.Usagef("--rate %v: want samples per second, 0 for not known", rate)
-			}
 			ctx := cmd.Context()
 			if dryRun {
-				plan, err := trainer.DryRun(r, max(1, app.DeviceCount), rate)
+				plan, err := trainer.DryRun(r, trainer.DryRunOptions{DeviceCount: app.DeviceCount, Rate: rate})
 				if err != nil {
 					return err
 				}
@@ -61,11 +49,8 @@ that was not.` + exitStatus,
 				app.Printf("%s", plan)
 				return nil
 			}
-			if o.Device, err = app.OpenDevice(ctx); err != nil {
-				return err
-			}
-			defer o.Device.Close()
-			o.Log, o.Workers = app.Log, workers
+			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Log = app.Log
 			if o.Out == "" {
 				name := filepath.Base(args[0])
 				o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name)))
@@ -105,7 +90,7 @@ that was not.` + exitStatus,
 	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
-	f.IntVar(&workers, "workers", 0, "decoding goroutines (0: one per core)")
+	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
 	return cmd

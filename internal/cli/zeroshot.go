@@ -60,15 +60,8 @@ An image that does not decode is skipped, counted and listed; more than
 			if err := o.Check(); err != nil {
 				return err
 			}
-			dev, err := app.OpenDevice(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			o.Device, o.Log, o.Meter, o.Fresh = dev, app.Log, app.meter, !resume
-			if o.Workers == 0 {
-				o.Workers = app.Threads
-			}
+			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Log, o.Meter, o.Fresh = app.Log, app.meter, !resume
 			res, err := eval.ZeroShot(cmd.Context(), o)
 			if res == nil {
 				return err

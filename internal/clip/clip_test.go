@@ -104,7 +104,7 @@ func TestForward(t *testing.T) {
 		for _, dir := range dirs {
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				set := loadModel(t, d, dir, "fp32")
-				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 6}))
+				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 6, Texts: 6}))
 				in := openFile(t, filepath.Join(dir, "forward.safetensors"))
 				img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
 				txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens"), 5))
@@ -141,7 +141,7 @@ func TestBlocks(t *testing.T) {
 			}
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				set := loadModel(t, d, dir, "fp32")
-				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: 1}))
+				r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 1, Texts: 1}))
 				in, want := openFile(t, filepath.Join(dir, "forward.safetensors")), openFile(t, path)
 				size, context77 := set.Config.Vision.ImageSize, set.Config.Text.ContextLength
 				ctx := context.Background()

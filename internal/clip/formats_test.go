@@ -63,7 +63,7 @@ func TestForwardOfCheckpoints(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer set.Free()
-			r, err := clip.NewRunner(d, set, clip.RunnerOptions{Batch: 5})
+			r, err := clip.NewRunner(d, set, clip.RunnerOptions{Images: 5, Texts: 5})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -23,10 +23,10 @@ func TestHalfMemory(t *testing.T) {
 		"vision_cfg": {"image_size": 32, "patch_size": 16, "layers": 16, "width": 256, "head_width": 64, "mlp_ratio": 4, "eva_model_name": "eva-clip-test"},
 		"text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}}`)))
 	set := must[*weights.Set](t)(weights.Load(context.Background(), d, cfg, zeros{cfg}, "bf16"))
-	r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{DType: "bf16", Batch: 1}))
+	r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{DType: "bf16", Images: 1, Texts: 1}))
 	in := must[*device.Array](t)(r.putImages(make([]float32, 3*32*32), 1, 1))
 	for name, p := range map[string]*device.Program{"features": r.image.features, "blocks": r.image.blocks} {
-		m := must[device.MemoryUse](t)(p.Memory(append([]*device.Array{in}, r.image.weights...)...))
+		m := must[device.MemoryUse](t)(p.Memory(append([]*device.Array{in}, r.image.weights()...)...))
 		t.Logf("%s: %.1f MB of weights, %.1f MB of temporary memory", name, float64(m.Inputs)/1e6, float64(m.Temporary)/1e6)
 		if m.Inputs < 20e6 || m.Temporary > m.Inputs/2 {
 			t.Errorf("%s: more than half the weights", name)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -47,7 +48,7 @@ func (c *tinyCase) run(idx []int32, k int, f func(w Weights, images, idx *Node) 
 	p := c.d.Program("test", func(n []*Node) []*Node {
 		return []*Node{f(weights.Bind(names, n[2:]), n[0], n[1])}
 	})
-	out := must[[]*device.Array](c.T)(p.Call(context.Background(), append(in, values...)...))
+	out := must[[]*device.Array](c.T)(p.Call(context.Background(), append(in, values()...)...))
 	return must[[]float32](c.T)(out[0].Float32s())
 }
 
@@ -140,7 +141,7 @@ func TestDropPath(t *testing.T) {
 func TestTextCut(t *testing.T) {
 	for _, name := range []string{"eva02-b-tiny", "eva-switches-a-tiny"} {
 		c := openTiny(t, "go", name, "fp32")
-		r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 2}))
+		r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Images: 2, Texts: 2}))
 		n, e := c.set.Config.Text.ContextLength, c.set.Config.EmbedDim
 		empty := c.tokens[3*n : 4*n]
 		wantLength := 16
@@ -244,7 +245,7 @@ func TestHalfGradient(t *testing.T) {
 // dtype the device computes.
 func TestHalfRunner(t *testing.T) {
 	c := openTiny(t, "xla", "eva02-b-tiny", "bf16")
-	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 5, DType: "bf16"}))
+	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Images: 5, Texts: 5, DType: "bf16"}))
 	in := openFile(t, c.dir+"/forward.safetensors")
 	txt := must[[]float32](t)(r.Texts(context.Background(), c.tokens, 5))
 	if d := diff(t, txt, floats(t, in, "expected.text_features")); d > 0.1 || d < 1e-4 {
@@ -255,7 +256,7 @@ func TestHalfRunner(t *testing.T) {
 // A batch that does not fit the cache is computed in parts: same features.
 func TestParts(t *testing.T) {
 	c := openTiny(t, "xla", "eva02-b-tiny", "fp32")
-	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 3}))
+	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Images: 3, Texts: 4}))
 	row := r.imageBytes()
 	if r.cache != cacheBytes {
 		t.Errorf("%d bytes on a CPU, not %d", r.cache, cacheBytes)
@@ -268,13 +269,12 @@ func TestParts(t *testing.T) {
 	}
 	r.cache = 13 * row
 	for batch, part := range map[int]int{1: 1, 8: 8, 13: 13, 14: 7, 32: 11, 64: 13} {
-		r.batch = batch
-		if got := r.part(row); got != part {
+		if got := r.part(batch, row); got != part {
 			t.Errorf("batch %d in parts of %d, want %d", batch, got, part)
 		}
 	}
-	r.batch, r.cache = 3, row // less than a text needs
-	if r.part(row) != 1 || r.part(2*row) != 1 {
+	r.cache = row // less than a text needs
+	if r.part(3, row) != 1 || r.part(3, 2*row) != 1 {
 		t.Error("one row does not fit and is not alone")
 	}
 	in := openFile(t, c.dir+"/forward.safetensors")
@@ -297,12 +297,87 @@ func TestParts(t *testing.T) {
 	if d := diff(t, got, floats(t, in, "expected.image_features")); d > tolerance {
 		t.Errorf("image features differ by %.2g", d)
 	}
-	r.batch = 5
+	r.text.batch = 5
 	length := r.textLength(c.tokens)
 	r.cache = 2 * length * c.set.Config.TextHidden() * 4
 	runs(3, func() { got = must[[]float32](t)(r.Texts(ctx, c.tokens, 5)) })
 	if d := diff(t, got, floats(t, in, "expected.text_features")); d > tolerance {
 		t.Errorf("text features differ by %.2g", d)
+	}
+}
+
+// A runner that fits its calls pads to the next power of two of each device's
+// rows, never beyond a part: same features.
+func TestFit(t *testing.T) {
+	c := openTiny(t, "xla", "eva02-b-tiny", "fp32")
+	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Images: 6, Texts: 64, Fit: true}))
+	in := openFile(t, c.dir+"/forward.safetensors")
+	up := func(f func()) int64 {
+		before := c.d.Traffic().ToDevice
+		f()
+		return c.d.Traffic().ToDevice - before
+	}
+	row := len(c.images) / 3
+	for n, padded := range map[int]int{1: 1, 2: 2, 3: 4} {
+		var got []float32
+		bytes := up(func() { got = must[[]float32](t)(r.Images(context.Background(), c.images[:n*row], n)) })
+		if want := int64(4 * padded * row); bytes != want {
+			t.Errorf("%d images: %d bytes go up, not %d", n, bytes, want)
+		}
+		if d := diff(t, got, floats(t, in, "expected.image_features")[:len(got)]); d > tolerance {
+			t.Errorf("%d image features differ by %.2g", n, d)
+		}
+	}
+	length := r.textLength(c.tokens)
+	var got []float32
+	if bytes := up(func() { got = must[[]float32](t)(r.Texts(context.Background(), c.tokens, 5)) }); bytes != int64(4*8*length) {
+		t.Errorf("5 texts of %d tokens: %d bytes go up", length, bytes)
+	}
+	if d := diff(t, got, floats(t, in, "expected.text_features")); d > tolerance {
+		t.Errorf("text features differ by %.2g", d)
+	}
+	for n, want := range map[int]int{1: 1, 5: 8, 8: 8, 9: 16} {
+		if got := r.fitted(n); got != want {
+			t.Errorf("%d rows fit %d, not %d", n, got, want)
+		}
+	}
+}
+
+// Borrowed weights are read where they lie at each call, and stay alive.
+func TestBorrowed(t *testing.T) {
+	c := openTiny(t, "go", "openai-rn-tiny", "fp32") // with buffers
+	now := slices.Clone(c.set.Values())
+	lent := weights.Borrow(c.set.Config, func() []*device.Array { return now })
+	r := must[*Runner](t)(NewRunner(c.d, lent, RunnerOptions{Images: 3, Texts: 5}))
+	in := openFile(t, c.dir+"/forward.safetensors")
+	ctx := context.Background()
+	want := floats(t, in, "expected.image_features")
+	if d := diff(t, must[[]float32](t)(r.Images(ctx, c.images, 3)), want); d > tolerance {
+		t.Errorf("image features differ by %.2g", d)
+	}
+	before := now
+	now = slices.Clone(now)
+	for i, name := range lent.Names() { // a step: everything is replaced
+		flat := must[[]float32](t)(before[i].Float32s())
+		for k := range flat {
+			if strings.HasPrefix(name, "visual.attnpool.c_proj") {
+				flat[k] *= -1
+			}
+		}
+		now[i] = must[*device.Array](t)(c.d.PutF32(device.Replicated, flat, before[i].Dims()...))
+	}
+	for i := range want {
+		want[i] *= -1
+	}
+	if d := diff(t, must[[]float32](t)(r.Images(ctx, c.images, 3)), want); d > tolerance {
+		t.Errorf("features of the replaced weights differ by %.2g", d)
+	}
+	if d := diff(t, must[[]float32](t)(r.Texts(ctx, c.tokens, 5)), floats(t, in, "expected.text_features")); d > tolerance {
+		t.Errorf("text features differ by %.2g", d)
+	}
+	lent.Free()
+	if _, err := now[0].Float32s(); err != nil {
+		t.Errorf("freed with the borrower: %v", err)
 	}
 }
 
@@ -360,7 +435,7 @@ func TestWide(t *testing.T) {
 
 func TestRunnerRefuses(t *testing.T) {
 	c := openTiny(t, "go", "eva02-b-tiny", "fp32")
-	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Batch: 2}))
+	r := must[*Runner](t)(NewRunner(c.d, c.set, RunnerOptions{Images: 2, Texts: 2}))
 	ctx := context.Background()
 	if _, err := r.Images(ctx, c.images, 3); err == nil {
 		t.Error("more rows than the batch")
@@ -418,13 +493,13 @@ func TestTwoDevices(t *testing.T) {
 	defer d.Close()
 	dir := models + "openai-vit-tiny"
 	in := openFile(t, dir+"/forward.safetensors")
-	r := must[*Runner](t)(NewRunner(d, loadModel(t, d, dir, "fp32"), RunnerOptions{Batch: 3}))
-	if r.Batch() != 4 {
-		t.Errorf("batch %d, want 4", r.Batch())
+	r := must[*Runner](t)(NewRunner(d, loadModel(t, d, dir, "fp32"), RunnerOptions{Images: 3, Texts: 4}))
+	if r.image.batch != 4 {
+		t.Errorf("batch %d, want 4", r.image.batch)
 	}
 	// In parts of one row for each device.
 	r.cache = r.imageBytes()
-	if n := r.part(r.imageBytes()); n != 2 {
+	if n := r.part(r.image.batch, r.imageBytes()); n != 2 {
 		t.Errorf("parts of %d rows, not 2", n)
 	}
 	img := must[[]float32](t)(r.Images(context.Background(), floats(t, in, "images"), 3))
@@ -432,12 +507,15 @@ func TestTwoDevices(t *testing.T) {
 		t.Errorf("image features differ by %.2g", e)
 	}
 	r.cache = 3 * r.imageBytes() / 2
-	if n := r.part(r.imageBytes()); n != 2 {
+	if n := r.part(r.image.batch, r.imageBytes()); n != 2 {
 		t.Errorf("parts of %d rows, not 2", n)
 	}
 	r.cache = 2 * r.imageBytes() // of each device
-	if n := r.part(r.imageBytes()); n != 4 {
+	if n := r.part(r.image.batch, r.imageBytes()); n != 4 {
 		t.Errorf("parts of %d rows, not 4", n)
+	}
+	if a, b := r.fitted(1), r.fitted(5); a != 2 || b != 8 {
+		t.Errorf("1 and 5 rows fit %d and %d on two devices, not 2 and 8", a, b)
 	}
 	txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens")[:4*77], 4))
 	if e := diff(t, txt, floats(t, in, "expected.text_features")[:4*32]); e > tolerance {

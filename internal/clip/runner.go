@@ -2,6 +2,7 @@ package clip
 
 import (
 	"context"
+	"math/bits"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
@@ -14,54 +15,58 @@ import (
 
 // RunnerOptions configure a Runner.
 type RunnerOptions struct {
-	DType string // fp32 (default), bf16 or fp16: the compute dtype, where the device gains by it (weights.ComputeDType)
-	Batch int    // rows of a call at most
+	DType         string // fp32 (default), bf16 or fp16: the compute dtype, where the device gains by it (weights.ComputeDType)
+	Images, Texts int    // rows of a call of each tower at most
+	// Fit pads a call to the next power of two of its rows, not to the full
+	// number: for calls of any size. Each size is compiled at its first use.
+	Fit bool
 }
 
-// Runner computes features with loaded weights. Its methods may be called
-// from several goroutines.
+// Runner computes features with the weights of a set. Its methods may be
+// called from several goroutines.
 type Runner struct {
 	dev   *device.Device
 	cfg   *arch.Config
-	batch int
 	cache int // bytes that a layer's widest activations may take; 0: any
 	half  bool
+	fit   bool
 	image *program
 	text  *program
 }
 
 // program is one tower with its weights, and the same with captured blocks.
 type program struct {
-	weights  []*device.Array
+	batch    int // rows of a call at most
+	weights  func() []*device.Array
 	features *device.Program
 	blocks   *device.Program
-	names    []string // of the captured values, once blocks is compiled
+	captured []string // names of the captured values, once blocks is compiled
 }
 
-// NewRunner prepares the two towers; each is compiled at its first use.
+// NewRunner prepares the two towers; each is compiled at its first use. A set
+// that is borrowed is read anew at every call.
 func NewRunner(dev *device.Device, set *weights.Set, o RunnerOptions) (*Runner, error) {
 	dt, err := weights.ComputeDType(dev, o.DType)
 	if err != nil {
 		return nil, err
 	}
-	if o.Batch < 1 {
-		return nil, fault.Usagef("batch %d: want 1 or more", o.Batch)
+	if o.Images < 1 || o.Texts < 1 {
+		return nil, fault.Usagef("%d images and %d texts a call: want 1 or more of each", o.Images, o.Texts)
 	}
-	// Every device takes the same number of rows.
-	n := dev.N()
-	r := &Runner{dev: dev, cfg: set.Config, batch: (o.Batch + n - 1) / n * n, half: o.DType == "bf16" || o.DType == "fp16"}
+	r := &Runner{dev: dev, cfg: set.Config, fit: o.Fit, half: o.DType == "bf16" || o.DType == "fp16"}
 	if dev.Info().Kind == device.KindCPU {
 		r.cache = cacheBytes
 	}
-	r.image = r.program(set, arch.VisualTower, dt, "image tower", Image)
-	r.text = r.program(set, arch.TextTower, dt, "text tower", Text)
+	r.image = r.program(set, arch.VisualTower, o.Images, dt, "image tower", Image)
+	r.text = r.program(set, arch.TextTower, o.Texts, dt, "text tower", Text)
 	return r, nil
 }
 
-func (r *Runner) program(set *weights.Set, t arch.Tower, dt dtypes.DType, name string,
+func (r *Runner) program(set *weights.Set, of arch.Tower, rows int, dt dtypes.DType, name string,
 	f func(*arch.Config, Weights, *Node, Options) *Node) *program {
-	names, values := set.Tower(t)
-	p := &program{weights: values}
+	names, values := set.Tower(of)
+	n := r.dev.N() // every device takes the same number of rows
+	p := &program{batch: (rows + n - 1) / n * n, weights: values}
 	options := []device.ProgramOption{device.In(device.SplitRows, device.Replicated)}
 	if r.half {
 		// The weights become float32 on most CPUs: one after the other.
@@ -71,9 +76,9 @@ func (r *Runner) program(set *weights.Set, t arch.Tower, dt dtypes.DType, name s
 		return []*Node{f(r.cfg, weights.Bind(names, in[1:]), in[0], Options{DType: dt})}
 	}, options...)
 	p.blocks = r.dev.Program(name+" with blocks", func(in []*Node) []*Node {
-		p.names = nil
+		p.captured = nil
 		var out []*Node
-		capture := func(name string, x *Node) { p.names, out = append(p.names, name), append(out, x) }
+		capture := func(name string, x *Node) { p.captured, out = append(p.captured, name), append(out, x) }
 		y := f(r.cfg, weights.Bind(names, in[1:]), in[0], Options{DType: dt, Capture: capture})
 		return append([]*Node{y}, out...)
 	}, options...)
@@ -83,23 +88,20 @@ func (r *Runner) program(set *weights.Set, t arch.Tower, dt dtypes.DType, name s
 // Config is the model's architecture.
 func (r *Runner) Config() *arch.Config { return r.cfg }
 
-// Batch is the number of rows that a call takes at most.
-func (r *Runner) Batch() int { return r.batch }
-
 // Images gives the features [n,embed] of n images, flat [n,3,H,W],
 // normalised pixels. Features are not L2-normalised.
 func (r *Runner) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
 	row := 3 * r.cfg.Vision.ImageSize * r.cfg.Vision.ImageSize
-	if err := r.checkRows("pixel", len(flat), n, row); err != nil {
+	if err := checkRows("pixel", len(flat), n, row, r.image.batch); err != nil {
 		return nil, err
 	}
-	return r.inParts(r.part(r.imageBytes()), n, func(lo, hi, part int) ([]float32, error) {
+	return r.inParts(r.part(r.image.batch, r.imageBytes()), n, func(lo, hi, part int) ([]float32, error) {
 		in, err := r.putImages(flat[lo*row:hi*row], hi-lo, part)
 		if err != nil {
 			return nil, err
 		}
 		defer in.Free()
-		return r.features(ctx, r.image, in)
+		return r.image.call(ctx, in)
 	})
 }
 
@@ -111,13 +113,13 @@ func (r *Runner) Texts(ctx context.Context, tokens []int32, n int) ([]float32, e
 		return nil, err
 	}
 	length := r.textLength(tokens)
-	return r.inParts(r.part(length*r.cfg.TextHidden()*4), n, func(lo, hi, part int) ([]float32, error) {
+	return r.inParts(r.part(r.text.batch, length*r.cfg.TextHidden()*4), n, func(lo, hi, part int) ([]float32, error) {
 		in, err := r.putTexts(tokens[lo*c:hi*c], hi-lo, part, length)
 		if err != nil {
 			return nil, err
 		}
 		defer in.Free()
-		return r.features(ctx, r.text, in)
+		return r.text.call(ctx, in)
 	})
 }
 
@@ -135,14 +137,14 @@ func (r *Runner) imageBytes() int {
 	return r.cfg.Tokens() * r.cfg.VisionHidden() * 4
 }
 
-// part is the number of rows that are computed at once, when each takes the
-// given bytes. All parts have the same size, so that one program does.
-func (r *Runner) part(bytes int) int {
+// part is the number of rows of a batch that are computed at once, when each
+// takes the given bytes. All parts have the same size, so that one program does.
+func (r *Runner) part(batch, bytes int) int {
 	if r.cache == 0 {
-		return r.batch
+		return batch
 	}
 	n := r.dev.N()
-	each := r.batch / n
+	each := batch / n
 	parts := (each*bytes + r.cache - 1) / r.cache
 	return (each + parts - 1) / parts * n
 }
@@ -152,13 +154,23 @@ func (r *Runner) inParts(part, n int, rows func(lo, hi, part int) ([]float32, er
 	out := make([]float32, 0, n*r.cfg.EmbedDim)
 	for lo := 0; lo < n; lo += part {
 		hi := min(lo+part, n)
-		y, err := rows(lo, hi, part)
+		padded := part
+		if r.fit {
+			padded = min(part, r.fitted(hi-lo))
+		}
+		y, err := rows(lo, hi, padded)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, y[:(hi-lo)*r.cfg.EmbedDim]...)
 	}
 	return out, nil
+}
+
+// fitted is the smallest number of rows for n: a power of two for each device.
+func (r *Runner) fitted(n int) int {
+	each := (n + r.dev.N() - 1) / r.dev.N()
+	return r.dev.N() << bits.Len(uint(each-1))
 }
 
 // Block is the output of a part of the model.
@@ -170,15 +182,15 @@ type Block struct {
 
 // ImageBlocks is Images with the output of every block.
 func (r *Runner) ImageBlocks(ctx context.Context, flat []float32, n int) (features []float32, blocks []Block, err error) {
-	if err := r.checkRows("pixel", len(flat), n, 3*r.cfg.Vision.ImageSize*r.cfg.Vision.ImageSize); err != nil {
+	if err := checkRows("pixel", len(flat), n, 3*r.cfg.Vision.ImageSize*r.cfg.Vision.ImageSize, r.image.batch); err != nil {
 		return nil, nil, err
 	}
-	in, err := r.putImages(flat, n, r.batch)
+	in, err := r.putImages(flat, n, r.image.batch)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer in.Free()
-	return r.captured(ctx, r.image, in, n)
+	return r.image.callBlocks(ctx, in, n)
 }
 
 // TextBlocks is Texts with the output of every block.
@@ -186,16 +198,17 @@ func (r *Runner) TextBlocks(ctx context.Context, tokens []int32, n int) (feature
 	if err := r.checkTexts(tokens, n); err != nil {
 		return nil, nil, err
 	}
-	in, err := r.putTexts(tokens, n, r.batch, r.cfg.Text.ContextLength)
+	in, err := r.putTexts(tokens, n, r.text.batch, r.cfg.Text.ContextLength)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer in.Free()
-	return r.captured(ctx, r.text, in, n)
+	return r.text.callBlocks(ctx, in, n)
 }
 
-func (r *Runner) features(ctx context.Context, p *program, in *device.Array) ([]float32, error) {
-	out, err := p.features.Call(ctx, append([]*device.Array{in}, p.weights...)...)
+// call gives the features of the rows in, padding too.
+func (p *program) call(ctx context.Context, in *device.Array) ([]float32, error) {
+	out, err := p.features.Call(ctx, append([]*device.Array{in}, p.weights()...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +216,9 @@ func (r *Runner) features(ctx context.Context, p *program, in *device.Array) ([]
 	return out[0].Float32s()
 }
 
-func (r *Runner) captured(ctx context.Context, p *program, in *device.Array, n int) (features []float32, blocks []Block, err error) {
-	out, err := p.blocks.Call(ctx, append([]*device.Array{in}, p.weights...)...)
+// callBlocks gives the features and every block's output of the first n rows.
+func (p *program) callBlocks(ctx context.Context, in *device.Array, n int) (features []float32, blocks []Block, err error) {
+	out, err := p.blocks.Call(ctx, append([]*device.Array{in}, p.weights()...)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -224,7 +238,7 @@ func (r *Runner) captured(ctx context.Context, p *program, in *device.Array, n i
 			features = b.Data
 			continue
 		}
-		b.Name = p.names[i-1]
+		b.Name = p.captured[i-1]
 		blocks = append(blocks, b)
 	}
 	return features, blocks, nil
@@ -252,7 +266,7 @@ func (r *Runner) putTexts(tokens []int32, n, rows, length int) (*device.Array, e
 // checkTexts refuses a wrong number of tokens and tokens outside the vocabulary.
 func (r *Runner) checkTexts(tokens []int32, n int) error {
 	c := r.cfg.Text.ContextLength
-	if err := r.checkRows("token", len(tokens), n, c); err != nil {
+	if err := checkRows("token", len(tokens), n, c, r.text.batch); err != nil {
 		return err
 	}
 	for i, t := range tokens {
@@ -263,9 +277,9 @@ func (r *Runner) checkTexts(tokens []int32, n int) error {
 	return nil
 }
 
-func (r *Runner) checkRows(what string, have, n, row int) error {
-	if n < 1 || n > r.batch || have != n*row {
-		return fault.Inputf("%d %s values for %d rows of %d; a call takes 1 to %d rows", have, what, n, row, r.batch)
+func checkRows(what string, have, n, row, batch int) error {
+	if n < 1 || n > batch || have != n*row {
+		return fault.Inputf("%d %s values for %d rows of %d; a call takes 1 to %d rows", have, what, n, row, batch)
 	}
 	return nil
 }

@@ -42,8 +42,8 @@ func FromEnvironment(err error) bool {
 		return false
 	}
 	var e *Error
-	if errors.As(err, &e) && e.Kind != Input {
-		return e.Kind == Environment
+	if errors.As(err, &e) && e.Status != Input {
+		return e.Status == Environment
 	}
 	for _, known := range environmental {
 		if errors.Is(err, known.is) {

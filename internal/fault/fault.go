@@ -1,5 +1,5 @@
-// Package fault carries the exit status of an error from the place that knows
-// its cause to the command line.
+// Package fault carries the kind of an error from the place that knows its
+// cause to whoever asks: as an exit status on the command line, as a word in Go.
 //
 // Every error that reaches the user is one line: what, where (file, tensor or
 // key, value), what to do next.
@@ -32,13 +32,33 @@ const (
 	Interrupted Kind = 130
 )
 
-// Error is an error with an exit status.
+// Word is the kind's name in Go, and empty for Done.
+func (k Kind) Word() string {
+	switch k {
+	case CheckFailed:
+		return "check"
+	case Usage:
+		return "usage"
+	case Input:
+		return "input"
+	case Environment:
+		return "environment"
+	case Interrupted:
+		return "interrupted"
+	}
+	return ""
+}
+
+// Error is an error with a kind.
 type Error struct {
-	Kind Kind
-	err  error
+	Status Kind
+	err    error
 }
 
 func (e *Error) Error() string { return e.err.Error() }
+
+// Kind is the word of the status: what the public packages' errors answer.
+func (e *Error) Kind() string { return e.Status.Word() }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.err }
@@ -96,19 +116,38 @@ func (b *because) Error() string { return b.text }
 func (b *because) Unwrap() error { return b.cause }
 
 // Code is the exit status for err.
-func Code(err error) int {
+func Code(err error) int { return int(kindOf(err)) }
+
+func kindOf(err error) Kind {
 	var e *Error
 	switch {
 	case err == nil:
-		return int(Done)
+		return Done
 	case errors.Is(err, context.Canceled):
-		return int(Interrupted)
+		return Interrupted
 	case FromEnvironment(err):
-		return int(Environment)
+		return Environment
 	case errors.As(err, &e):
-		return int(e.Kind)
+		return e.Status
 	default:
-		return int(Input)
+		return Input
+	}
+}
+
+// Public gives *err, on its way out of a public function, the kind of its exit
+// status, so that errors.As finds one in every error. An error by which ctx
+// ended is an interruption, a deadline too. It is for defer.
+func Public(ctx context.Context, err *error) {
+	if *err == nil {
+		return
+	}
+	kind := kindOf(*err)
+	if cause := ctx.Err(); cause != nil && errors.Is(*err, cause) {
+		kind = Interrupted
+	}
+	var e *Error
+	if !errors.As(*err, &e) || e.Status != kind {
+		*err = &Error{kind, *err}
 	}
 }
 

@@ -70,6 +70,41 @@ func TestErrorsOfTheMachine(t *testing.T) {
 	}
 }
 
+// What leaves a public function has the kind of its exit status, whatever it
+// wraps, and still is what it was.
+func TestPublic(t *testing.T) {
+	late, cancel := context.WithTimeout(context.Background(), -1)
+	defer cancel()
+	for _, c := range []struct {
+		ctx  context.Context
+		err  error
+		want string
+	}{
+		{context.Background(), Usagef("x"), "usage"},
+		{context.Background(), fmt.Errorf("wrapped: %w", Checkf("x")), "check"},
+		{context.Background(), errors.New("no kind"), "input"},
+		{context.Background(), &fs.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC}, "environment"},
+		{context.Background(), Inputf("reading: %w", context.Canceled), "interrupted"},
+		{context.Background(), Envf("the server: %w", context.DeadlineExceeded), "environment"}, // a deadline of its own
+		{late, Inputf("reading: %w", context.DeadlineExceeded), "interrupted"},
+		{late, Usagef("x"), "usage"},
+	} {
+		err := c.err
+		Public(c.ctx, &err)
+		var e interface {
+			error
+			Kind() string
+		}
+		if !errors.As(err, &e) || e.Kind() != c.want || !errors.Is(err, c.err) || err.Error() != c.err.Error() {
+			t.Errorf("%v: %v; want the kind %s", c.err, err, c.want)
+		}
+	}
+	var none error
+	if Public(late, &none); none != nil {
+		t.Error(none)
+	}
+}
+
 func TestLineIsOneLine(t *testing.T) {
 	if got := Line(errors.New("a\nb\t c\n")); strings.ContainsAny(got, "\n\t") || got != "a; b c;" {
 		t.Errorf("Line = %q", got)

@@ -36,7 +36,7 @@ func checkError(t *testing.T, what string, err error) {
 	switch {
 	case err == nil:
 		t.Errorf("%s: no error", what)
-	case !errors.As(err, &f) || f.Kind != fault.Input:
+	case !errors.As(err, &f) || f.Status != fault.Input:
 		t.Errorf("%s: %v is not an input fault", what, err)
 	case strings.Contains(err.Error(), "\n"):
 		t.Errorf("%s: %q has several lines", what, err)

@@ -24,38 +24,58 @@ import (
 type Set struct {
 	Config *arch.Config
 	names  []string
-	values []*device.Array
+	values func() []*device.Array
+	owned  []*device.Array // what Free frees
+}
+
+// Borrow is a set of arrays that are someone else's, such as a training state
+// that every step replaces: values gives them as they lie now, in the order of
+// cfg.Params, and is asked at every use. Free leaves them alone.
+func Borrow(cfg *arch.Config, values func() []*device.Array) *Set {
+	s := &Set{Config: cfg, values: values}
+	for _, p := range cfg.Params() {
+		s.names = append(s.names, p.Name)
+	}
+	return s
 }
 
 // Names are the tensors' names in the eva layout.
 func (s *Set) Names() []string { return s.names }
 
 // Values are the tensors, in the order of Names.
-func (s *Set) Values() []*device.Array { return s.values }
+func (s *Set) Values() []*device.Array { return s.values() }
 
-// Tower gives the names and tensors of one tower only.
-func (s *Set) Tower(t arch.Tower) (names []string, values []*device.Array) {
+// Tower gives the names of one tower's tensors, and the tensors where they lie
+// at the time of the call.
+func (s *Set) Tower(t arch.Tower) (names []string, values func() []*device.Array) {
+	var at []int
 	for i, p := range s.Config.Params() {
 		if p.Tower == t {
-			names, values = append(names, s.names[i]), append(values, s.values[i])
+			names, at = append(names, s.names[i]), append(at, i)
 		}
 	}
-	return names, values
+	return names, func() []*device.Array {
+		all, of := s.values(), make([]*device.Array, len(at))
+		for i, k := range at {
+			of[i] = all[k]
+		}
+		return of
+	}
 }
 
 // LogitScale is the factor of the logits, exp(logit_scale).
 func (s *Set) LogitScale() (float32, error) {
 	i := slices.Index(s.names, "logit_scale")
-	v, err := s.values[i].Float32s()
+	v, err := s.values()[i].Float32s()
 	if err != nil {
 		return 0, err
 	}
 	return float32(math.Exp(float64(v[0]))), nil
 }
 
-// Free releases the device memory.
+// Free releases the device memory of a set that Load made.
 func (s *Set) Free() {
-	for _, a := range s.values {
+	for _, a := range s.owned {
 		a.Free()
 	}
 }
@@ -118,6 +138,7 @@ func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorf
 		return nil, err
 	}
 	s := &Set{Config: cfg}
+	s.values = func() []*device.Array { return s.owned }
 	l := &loader{dev: dev, src: src}
 	for i, p := range params {
 		if err := ctx.Err(); err != nil {
@@ -133,7 +154,7 @@ func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorf
 			s.Free()
 			return nil, err
 		}
-		s.names, s.values = append(s.names, p.Name), append(s.values, a)
+		s.names, s.owned = append(s.names, p.Name), append(s.owned, a)
 	}
 	return s, nil
 }

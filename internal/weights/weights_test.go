@@ -153,7 +153,7 @@ func TestLoadIgnores(t *testing.T) {
 		t.Error(s, err)
 	}
 	names, values := set.Tower(arch.TextTower)
-	if len(names) != len(values) || len(names) == 0 || !strings.HasPrefix(names[0], "text.") {
+	if len(names) != len(values()) || len(names) == 0 || !strings.HasPrefix(names[0], "text.") {
 		t.Error(names)
 	}
 }

@@ -99,7 +99,7 @@ func errorsOf(t *testing.T, what string, err error, want string) {
 		t.Errorf("%s: error %q; want it to contain %q", what, err, want)
 	case strings.ContainsAny(err.Error(), "\n\x1b\x07"):
 		t.Errorf("%s: error %q is not one clean line", what, err)
-	case !errors.As(err, &f) || f.Kind != fault.Usage:
+	case !errors.As(err, &f) || f.Status != fault.Usage:
 		t.Errorf("%s: error %q is not a usage error", what, err)
 	}
 }
