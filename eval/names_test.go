@@ -21,7 +21,7 @@ func scored(t *testing.T, o Options) (*Result, []int, string, error) {
 	t.Helper()
 	var log bytes.Buffer
 	o.Log, o.Out, o.ModelID = slog.New(slog.NewTextHandler(&log, nil)), t.TempDir(), "fake"
-	res, err := ZeroShotWith(context.Background(), newFake(), o)
+	res, err := ZeroShotWith(context.Background(), public{newFake()}, o)
 	if err != nil {
 		return nil, nil, log.String(), err
 	}
