@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -61,10 +62,16 @@ func openS3(context.Context) (storage, error) {
 	if u.Hostname() != "s3.amazonaws.com" {
 		chain = chain[:len(chain)-1] // a machine's role is AWS's own
 	}
+	transport, err := impatient(u.Scheme == "https")
+	if err != nil {
+		return nil, fault.Envf("%s: %w", endpoint, err)
+	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds:  credentials.NewChainCredentials(chain),
-		Secure: u.Scheme == "https",
-		Region: firstSet(regionVariables, ""),
+		Creds:      credentials.NewChainCredentials(chain),
+		Secure:     u.Scheme == "https",
+		Region:     firstSet(regionVariables, ""),
+		Transport:  transport,
+		MaxRetries: requestAttempts,
 	})
 	if err != nil {
 		return nil, fault.Usagef("%s: %w", endpoint, err)
@@ -91,7 +98,15 @@ func (bucketStore) dir(name string) string {
 	return s3Scheme + path.Dir(strings.TrimPrefix(name, s3Scheme))
 }
 
-func (s bucketStore) stat(ctx context.Context, name string) (int64, bool, error) {
+func (s bucketStore) stat(ctx context.Context, name string) (size int64, dir bool, err error) {
+	err = patiently(ctx, func() error {
+		size, dir, err = s.statOnce(ctx, name)
+		return err
+	})
+	return size, dir, err
+}
+
+func (s bucketStore) statOnce(ctx context.Context, name string) (int64, bool, error) {
 	bucket, key := splitS3(name)
 	if key != "" && !strings.HasSuffix(key, "/") {
 		info, err := s.client.StatObject(ctx, bucket, key, minio.StatObjectOptions{})
@@ -125,7 +140,15 @@ func prefixOf(key string) string {
 	return key
 }
 
-func (s bucketStore) list(ctx context.Context, dir string) ([]file, error) {
+func (s bucketStore) list(ctx context.Context, dir string) (files []file, err error) {
+	err = patiently(ctx, func() error {
+		files, err = s.listOnce(ctx, dir)
+		return err
+	})
+	return files, err
+}
+
+func (s bucketStore) listOnce(ctx context.Context, dir string) ([]file, error) {
 	bucket, key := splitS3(dir)
 	prefix := prefixOf(key)
 	ctx, stop := context.WithCancel(ctx)
@@ -158,54 +181,185 @@ func (s bucketStore) glob(ctx context.Context, pattern string) ([]string, error)
 	return out, nil
 }
 
+// read asks again where a body broke off or stood still, for what is missing.
 func (s bucketStore) read(ctx context.Context, name string, off, n int64) ([]byte, error) {
 	buf := make([]byte, n)
 	if n == 0 {
 		return buf, nil
 	}
-	bucket, key := splitS3(name)
-	o := minio.GetObjectOptions{}
-	if err := o.SetRange(off, off+n-1); err != nil {
+	start := time.Now()
+	got, etag := int64(0), ""
+	err := patiently(ctx, func() error {
+		more, tag, err := s.readOnce(ctx, name, off+got, buf[got:], etag)
+		got, etag = got+more, tag
+		var cut *cutError
+		if errors.As(err, &cut) {
+			cut.progress = more > 0
+			return fault.Envf("%s: storage at %s: %w at offset %d, after %s", fault.Name(name), endpointName(), cut, off+got, time.Since(start).Round(time.Millisecond))
+		}
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	var err error
-	for range readAttempts {
-		if err = s.readOnce(ctx, bucket, key, o, buf); err == nil {
-			return buf, nil
-		}
-		var cut *cutError
-		if !errors.As(err, &cut) || ctx.Err() != nil {
-			break
-		}
-	}
-	return nil, s3Error(name, err)
+	return buf, nil
 }
 
-// readAttempts is how often a body that breaks off is asked for; requests that
-// fail are repeated by the client itself.
-const readAttempts = 3
-
-// cutError is a body that ended early.
-type cutError struct{ err error }
-
-func (e *cutError) Error() string { return "the connection broke: " + e.err.Error() }
-
-// readOnce sends one request.
-func (s bucketStore) readOnce(ctx context.Context, bucket, key string, o minio.GetObjectOptions, buf []byte) error {
-	body, _, _, err := minio.Core{Client: s.client}.GetObject(ctx, bucket, key, o)
+// readOnce sends one request and says how much came; etag is that of the
+// requests before, whose object it has to be.
+func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf []byte, etag string) (int64, string, error) {
+	bucket, key := splitS3(name)
+	o := minio.GetObjectOptions{}
+	if err := o.SetRange(off, off+int64(len(buf))-1); err != nil {
+		return 0, etag, err
+	}
+	if etag != "" {
+		if err := o.SetMatchETag(etag); err != nil {
+			return 0, etag, err
+		}
+	}
+	body, info, _, err := minio.Core{Client: s.client}.GetObject(ctx, bucket, key, o)
 	if err != nil {
-		return err
+		return 0, etag, s3Error(name, err)
 	}
 	defer body.Close()
-	if _, err := io.ReadFull(body, buf); err != nil {
-		return &cutError{err}
+	n, err := io.ReadFull(body, buf)
+	if err != nil && ctx.Err() != nil {
+		return int64(n), info.ETag, ctx.Err()
 	}
-	return nil
+	if err != nil {
+		return int64(n), info.ETag, &cutError{err: err}
+	}
+	return int64(n), info.ETag, nil
+}
+
+// cutError is a body that ended early.
+type cutError struct {
+	err      error
+	progress bool // something came before it
+}
+
+func (e *cutError) Error() string {
+	if stalled(e.err) {
+		return fmt.Sprintf("nothing came for %s", idleLimit)
+	}
+	return "the connection broke (" + e.err.Error() + ")"
+}
+
+func (e *cutError) Unwrap() error { return e.err }
+
+// stalled says that a connection stood still for idleLimit.
+func stalled(err error) bool {
+	var late interface{ Timeout() bool }
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &late) && late.Timeout()
+}
+
+// idleLimit is how long a connection may stand still. Tests shorten it.
+var idleLimit = 60 * time.Second
+
+// impatient is a transport that gives up a connection on which nothing has come
+// for idleLimit, whether the head of an answer or the rest of a body.
+func impatient(secure bool) (*http.Transport, error) {
+	t, err := minio.DefaultTransport(secure)
+	if err != nil {
+		return nil, err
+	}
+	t.ResponseHeaderTimeout = idleLimit
+	dial := t.DialContext
+	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &idleConn{c, idleLimit}, nil
+	}
+	return t, nil
+}
+
+// idleConn is a connection that times out when nothing comes.
+type idleConn struct {
+	net.Conn
+	limit time.Duration
+}
+
+func (c *idleConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// Write begins a request: a read that already waits gets its whole time.
+func (c *idleConn) Write(p []byte) (int, error) {
+	if err := c.SetDeadline(time.Now().Add(c.limit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+const (
+	// requestAttempts is how often the client itself sends a request, one after
+	// the other.
+	requestAttempts = 3
+	// readAttempts is how often an operation is tried, with a pause that doubles
+	// each time: in a row without a byte of progress, and at all.
+	readAttempts    = 4
+	readAttemptsAll = 12
+)
+
+// retryPause is the first pause. Tests shorten it.
+var retryPause = time.Second
+
+// patiently tries again what a busy or broken connection spoiled.
+func patiently(ctx context.Context, try func() error) error {
+	pause, inRow := retryPause, 0
+	for all := 1; ; all++ {
+		err := try()
+		if err == nil || !passing(err) || all == readAttemptsAll {
+			return err
+		}
+		var cut *cutError
+		if inRow++; errors.As(err, &cut) && cut.progress {
+			pause, inRow = retryPause, 1
+		}
+		if inRow == readAttempts {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+			pause *= 2
+		}
+	}
+}
+
+// passing says that an error may not come again: a body that broke off or stood
+// still, a connection that failed, a server that is busy. One that never
+// answers has had requestAttempts already.
+func passing(err error) bool {
+	var cut *cutError
+	if errors.As(err, &cut) {
+		return true
+	}
+	if stalled(err) {
+		return false
+	}
+	var request *url.Error
+	var answer minio.ErrorResponse
+	switch {
+	case errors.As(err, &request):
+		return true
+	case errors.As(err, &answer):
+		return answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests || answer.Code == "SlowDown"
+	}
+	return false
 }
 
 // s3Error says what a storage's answer means for the user.
 func s3Error(name string, err error) error {
 	r := minio.ToErrorResponse(err)
+	name = fault.Name(name)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return err
@@ -217,6 +371,8 @@ func s3Error(name string, err error) error {
 		return fault.Envf("%s: the bucket is not in the region %q (%s); set AWS_REGION", name, firstSet(regionVariables, "us-east-1"), r.Code)
 	case r.Code == "InvalidAccessKeyId" || r.Code == "SignatureDoesNotMatch":
 		return fault.Envf("%s: access denied (%s); AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, are wrong", name, r.Code)
+	case r.Code == "PreconditionFailed" || r.StatusCode == http.StatusPreconditionFailed:
+		return fault.Inputf("%s: has changed while it was read; start again", name)
 	case r.Code == "NoSuchKey":
 		return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
@@ -224,5 +380,22 @@ func s3Error(name string, err error) error {
 	case r.Code == "InvalidRange" || r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		return fault.Inputf("%s: shorter than when it was indexed; it has changed since the run started", name)
 	}
-	return fault.Envf("%s: storage at %s: %w", name, firstSet(endpointVariables, "s3.amazonaws.com"), err)
+	if stalled(err) {
+		return fault.Envf("%s: storage at %s: no answer to %d requests, %s each: %w", name, endpointName(), requestAttempts, idleLimit, os.ErrDeadlineExceeded)
+	}
+	if text := err.Error(); fault.Name(text) != text { // what a server says
+		return fault.Envf("%s: storage at %s: %w", name, endpointName(), &saidError{text, err})
+	}
+	return fault.Envf("%s: storage at %s: %w", name, endpointName(), err)
 }
+
+func endpointName() string { return firstSet(endpointVariables, "s3.amazonaws.com") }
+
+// saidError is an error in a server's words, quoted.
+type saidError struct {
+	text string
+	err  error
+}
+
+func (e *saidError) Error() string { return fault.Name(e.text) }
+func (e *saidError) Unwrap() error { return e.err }

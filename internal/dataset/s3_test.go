@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
 
 	"github.com/evatool/evatool/internal/dataset/datasettest"
 	"github.com/evatool/evatool/internal/fault"
@@ -22,7 +25,96 @@ func TestConformanceS3(t *testing.T) {
 	}
 }
 
+// shorter makes waiting short for the test.
+func shorter(t *testing.T, idle, pause time.Duration) {
+	t.Helper()
+	oldIdle, oldPause, oldUnit := idleLimit, retryPause, minio.DefaultRetryUnit
+	idleLimit, retryPause, minio.DefaultRetryUnit = idle, pause, pause
+	t.Cleanup(func() { idleLimit, retryPause, minio.DefaultRetryUnit = oldIdle, oldPause, oldUnit })
+}
+
+// A storage that stops in the middle, or never answers, is given up after a
+// while: a read goes on where it stopped, then the error says object, offset
+// and time.
+func TestStalledStorage(t *testing.T) {
+	shorter(t, 100*time.Millisecond, time.Millisecond)
+	s := datasettest.StartBucket(t)
+	body := strings.Repeat("0123456789", 1000)
+	write(t, filepath.Join(s.Dir, "a.jpg"), body)
+	open := func() (storage, error) { return openS3(t.Context()) }
+	st, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() ([]byte, error) { return st.read(t.Context(), "s3://data/a.jpg", 10, 9000) }
+
+	s.Stall.Store(3) // 4500 bytes, 2250 more, 1125 more, then the rest
+	s.Gets.Store(0)
+	if got, err := read(); err != nil || string(got) != body[10:9010] || s.Gets.Load() != 4 {
+		t.Errorf("after three stalls: %d bytes in %d requests, %v", len(got), s.Gets.Load(), err)
+	}
+	s.Drip.Store(1) // slow is not still
+	s.Gets.Store(0)
+	if got, err := read(); err != nil || string(got) != body[10:9010] || s.Gets.Load() != 1 {
+		t.Errorf("a slow body: %d bytes in %d requests, %v", len(got), s.Gets.Load(), err)
+	}
+	s.Stall.Store(1 << 20)
+	start := time.Now()
+	_, err = read()
+	if err == nil || !strings.Contains(err.Error(), "s3://data/a.jpg: storage at http://127.0.0.1") || !strings.Contains(err.Error(), "nothing came for 100ms at offset 90") || !strings.Contains(err.Error(), ", after ") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
+		t.Errorf("endless stalls: %v, status %d", err, fault.Code(err))
+	}
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("endless stalls were given up after %s", took)
+	}
+	s.Stall.Store(0)
+	for what, do := range map[string]func() error{
+		"read": func() error { _, err := read(); return err },
+		"stat": func() error { _, _, err := st.stat(t.Context(), "s3://data/a.jpg"); return err },
+		"list": func() error { _, err := st.list(t.Context(), "s3://data"); return err },
+	} {
+		s.Mute.Store(requestAttempts - 1)
+		if err := do(); err != nil {
+			t.Errorf("%s after unanswered requests: %v", what, err)
+		}
+		s.Mute.Store(1 << 20)
+		start := time.Now()
+		err := do()
+		if err == nil || !strings.Contains(err.Error(), "no answer to 3 requests, 100ms each") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
+			t.Errorf("%s without an answer: %v", what, err)
+		}
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("%s without an answer was given up after %s", what, took)
+		}
+		s.Mute.Store(0)
+		s.Busy.Store(requestAttempts + 1)
+		if err := do(); err != nil {
+			t.Errorf("%s of a busy storage: %v", what, err)
+		}
+		s.Busy.Store(0)
+	}
+	// An object that is another one in the middle of a read.
+	s.Stall.Store(1)
+	s.Tags.Store(2)
+	if _, err := read(); err == nil || !strings.Contains(err.Error(), "has changed while it was read") {
+		t.Errorf("changed in the middle: %v", err)
+	}
+	// An interrupt does not wait.
+	s.Stall.Store(1 << 20)
+	shorter(t, time.Minute, time.Minute)
+	if st, err = open(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	start = time.Now()
+	if _, err := st.read(ctx, "s3://data/a.jpg", 0, 9000); err == nil || time.Since(start) > 10*time.Second {
+		t.Errorf("interrupted: %v after %s", err, time.Since(start))
+	}
+}
+
 func TestS3Errors(t *testing.T) {
+	shorter(t, time.Minute, time.Millisecond)
 	s := datasettest.StartBucket(t)
 	writeTar(t, filepath.Join(s.Dir, "x-0.tar"), []entry{{"a.jpg", "image"}})
 	write(t, filepath.Join(s.Dir, "t.csv"), "path,label\nmissing.jpg,1\nx-0.tar,0\n")

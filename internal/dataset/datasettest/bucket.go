@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,10 +17,16 @@ import (
 )
 
 // Bucket speaks the part of S3 that reading needs, over a folder: the bucket
-// "data" is Dir. Cut makes the next n bodies break off.
+// "data" is Dir.
 type Bucket struct {
 	Dir     string
-	Cut     atomic.Int32
+	Cut     atomic.Int32           // the next n bodies break off
+	Stall   atomic.Int32           // the next n bodies stand still after half of what was asked for
+	Mute    atomic.Int32           // the next n requests get no answer
+	Drip    atomic.Int32           // the next n bodies come in ten pieces, 30 ms apart
+	Busy    atomic.Int32           // the next n requests are told to slow down
+	Gets    atomic.Int32           // bodies sent
+	Tags    atomic.Int32           // objects change after n bodies, when it is not 0
 	Refusal atomic.Pointer[string] // code with which everything is refused, as a bad request or as not there
 }
 
@@ -46,6 +53,14 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, code string) {
 		w.WriteHeader(status)
 		fmt.Fprintf(w, `<Error><Code>%s</Code><Message>%s</Message></Error>`, code, code)
+	}
+	if s.Mute.Add(-1) >= 0 {
+		<-r.Context().Done()
+		return
+	}
+	if s.Busy.Add(-1) >= 0 {
+		fail(http.StatusServiceUnavailable, "SlowDown")
+		return
 	}
 	if code := s.Refusal.Load(); code != nil {
 		status := http.StatusBadRequest
@@ -75,6 +90,9 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		w.Header().Set("ETag", `"0"`)
+		if s.Tags.Load() > 0 && s.Tags.Add(-1) == 0 {
+			w.Header().Set("ETag", `"1"`)
+		}
 		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
 		if r.Method == http.MethodGet && s.Cut.Add(-1) >= 0 {
 			w.Header().Set("Content-Length", "100000")
@@ -82,8 +100,44 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.Write(data[:1])
 			return
 		}
+		if r.Method == http.MethodGet {
+			s.Gets.Add(1)
+			if s.Stall.Add(-1) >= 0 {
+				w = &staller{ResponseWriter: w, stop: r.Context().Done()}
+			} else if s.Drip.Add(-1) >= 0 {
+				w = &dripper{w}
+			}
+		}
 		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(data)))
 	}
+}
+
+// staller sends half of a body and then nothing.
+type staller struct {
+	http.ResponseWriter
+	stop <-chan struct{}
+}
+
+func (s *staller) Write(p []byte) (int, error) {
+	n, err := s.ResponseWriter.Write(p[:len(p)/2])
+	s.ResponseWriter.(http.Flusher).Flush()
+	<-s.stop
+	return n, err
+}
+
+// dripper sends a body slowly.
+type dripper struct{ http.ResponseWriter }
+
+func (d *dripper) Write(p []byte) (n int, err error) {
+	for part := range slices.Chunk(p, len(p)/10+1) {
+		time.Sleep(30 * time.Millisecond)
+		m, err := d.ResponseWriter.Write(part)
+		d.ResponseWriter.(http.Flusher).Flush()
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // list answers in pages of two, so that paging is seen to work.
