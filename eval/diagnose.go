@@ -71,21 +71,29 @@ var causes = []cause{
 		p.pre.Filter = img.Bicubic + img.Bilinear - p.pre.Filter
 	}), gain: "bicubic and bilinear are mixed up: set the other interpolation in the configuration's preprocess_cfg"},
 	{name: "resize to a square without a crop", change: pixels(func(p *pictures) {
-		p.crop = func(p img.Preprocess, im *img.Image) *img.RGB { return square(im.RGB(), p) }
+		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) { return im.Squeeze(p.Filter, p.Size) }
 	}), gain: "the images should be squeezed to a square, not cropped"},
 	{name: "resize to size/0.875, then crop", change: pixels(func(p *pictures) {
-		p.crop = func(p img.Preprocess, im *img.Image) *img.RGB {
+		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) {
 			size := p.Size
 			p.Size = int(math.Round(float64(size) / 0.875))
 			edge := (p.Size - size) / 2
-			return img.RandomResizedCrop(p.Crop(im), img.Box{X: edge, Y: edge, W: size, H: size}, size)
+			c, err := im.Crop(p)
+			if err != nil {
+				return nil, err
+			}
+			return img.RandomResizedCrop(c, img.Box{X: edge, Y: edge, W: size, H: size}, size), nil
 		}
 	}), gain: "the published figure cropped tighter (256 to 224)"},
 	{name: "half the resolution", change: pixels(func(p *pictures) {
-		p.crop = func(p img.Preprocess, im *img.Image) *img.RGB {
+		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) {
 			half := p
 			half.Size = max(1, p.Size/2)
-			return square(half.Crop(im), p)
+			c, err := im.Crop(half)
+			if err != nil {
+				return nil, err
+			}
+			return img.Resize(c, p.Filter, [4]float64{0, 0, float64(c.W), float64(c.H)}, p.Size, p.Size), nil
 		}
 	}), gain: "the model was trained at a lower resolution: look at its image_size"},
 }
@@ -100,11 +108,6 @@ func pixels(change func(*pictures)) func(*setup) bool {
 		s.pictures = &p
 		return true
 	}
-}
-
-// square squeezes a picture into the model's size.
-func square(im *img.RGB, p img.Preprocess) *img.RGB {
-	return img.Resize(im, p.Filter, [4]float64{0, 0, float64(im.W), float64(im.H)}, p.Size, p.Size)
 }
 
 // diagnose tries the usual causes on a few hundred images and says what each

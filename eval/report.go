@@ -177,11 +177,14 @@ func thumbnail(file []byte) []byte {
 	if file == nil {
 		return nil
 	}
-	im, err := img.Decode(file)
+	im, err := img.Parse(file)
 	if err != nil {
 		return nil
 	}
-	c := img.Preprocess{Size: thumbSize}.Crop(im)
+	c, err := im.Crop(img.Preprocess{Size: thumbSize})
+	if err != nil {
+		return nil
+	}
 	out := image.NewRGBA(image.Rect(0, 0, c.W, c.H))
 	for i := range c.W * c.H {
 		copy(out.Pix[4*i:], c.Pix[3*i:3*i+3])

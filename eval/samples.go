@@ -100,11 +100,15 @@ func (p *pictures) Load(i int, dst []float32) (sample, error) {
 		return sample{}, err
 	}
 	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions, Hint: ex.Hint}
-	im, err := img.Decode(ex.Image)
+	im, err := img.Parse(ex.Image)
 	if err != nil {
 		return s, &badImage{err}
 	}
-	img.ToCHW(dst, p.crop(p.pre, im), p.pre.Mean, p.pre.Std)
+	c, err := p.crop(im, p.pre)
+	if err != nil {
+		return s, &badImage{err}
+	}
+	img.ToCHW(dst, c, p.pre.Mean, p.pre.Std)
 	return s, nil
 }
 
@@ -116,8 +120,8 @@ func (p *pictures) Picture(i int) []byte {
 	return ex.Image
 }
 
-// cropFunc turns a decoded image into the square that the model sees.
-type cropFunc func(p img.Preprocess, im *img.Image) *img.RGB
+// cropFunc decodes an image to the square that the model sees.
+type cropFunc func(im *img.Picture, p img.Preprocess) (*img.RGB, error)
 
 // filters are the interpolations that a configuration may name.
 var filters = map[string]img.Filter{"": img.Bicubic, "bicubic": img.Bicubic, "bilinear": img.Bilinear}
@@ -129,7 +133,7 @@ func newPictures(ds dataset.Dataset, p arch.Preprocess) (*pictures, error) {
 		ds.Close()
 		return nil, fault.Inputf("the model asks for %q interpolation; bicubic and bilinear are known, change preprocess_cfg in its configuration", p.Interpolation)
 	}
-	return &pictures{ds, img.Preprocess{Size: p.Size, Filter: f, Mean: p.Mean, Std: p.Std}, img.Preprocess.Crop}, nil
+	return &pictures{ds, img.Preprocess{Size: p.Size, Filter: f, Mean: p.Mean, Std: p.Std}, (*img.Picture).Crop}, nil
 }
 
 // openFiles makes samples of image files, without labels.

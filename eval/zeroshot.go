@@ -367,7 +367,7 @@ func decoder(s samples) string {
 	if _, ok := s.(*tensorSamples); ok {
 		return "none"
 	}
-	return img.JPEGDecoder()
+	return img.Decoder
 }
 
 // metric is the figure that the benchmark reports.

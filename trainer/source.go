@@ -142,9 +142,10 @@ func (p *pairs) fingerprint() []string {
 // environment withholds is an error, for its substitute would be another
 // training.
 func (p *pairs) fill(ctx context.Context, pos int64, source int, example int64, pixels []uint8, tokens []int32) error {
-	r := rand.New(rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(pos)))
+	state := rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(pos))
+	r := rand.New(state)
 	for range substitutes {
-		why, err := p.try(ctx, r, source, example, pixels, tokens)
+		why, err := p.try(ctx, r, state, source, example, pixels, tokens)
 		if why == nil || err != nil {
 			return err
 		}
@@ -156,7 +157,7 @@ func (p *pairs) fill(ctx context.Context, pos int64, source int, example int64, 
 	return fault.Inputf("data: %d examples in a row are bad, the last ones are in bad_samples.jsonl; check the source", substitutes)
 }
 
-func (p *pairs) try(ctx context.Context, r *rand.Rand, source int, example int64, pixels []uint8, tokens []int32) (*badSample, error) {
+func (p *pairs) try(ctx context.Context, r *rand.Rand, state *rand.PCG, source int, example int64, pixels []uint8, tokens []int32) (*badSample, error) {
 	ex, err := p.read(ctx, source, example)
 	if fault.FromEnvironment(err) || errors.Is(err, context.Canceled) {
 		return nil, err
@@ -172,12 +173,12 @@ func (p *pairs) try(ctx context.Context, r *rand.Rand, source int, example int64
 		}
 		return &badSample{path: ex.Path, err: errors.New(why)}, nil
 	}
-	im, err := p.decoded(source, example, ex.Image)
+	before := *state
+	crop, err := p.crop(r, source, example, ex.Image)
 	if err != nil {
+		*state = before // what is drawn next does not depend on where a damage is found
 		return &badSample{path: ex.Path, err: err}, nil
 	}
-	o := p.recipe.Image
-	crop := img.RandomResizedCrop(im, img.SampleBox(r, im.W, im.H, o.Scale, o.Ratio), o.Size)
 	if h := p.recipe.Augment.HFlip; h > 0 && r.Float64() < h {
 		crop.FlipH()
 	}
@@ -233,30 +234,48 @@ func (p *pairs) caption(r *rand.Rand, captions []string) (string, bool) {
 	return c, c != ""
 }
 
-// decoded is the picture as RGB, from memory when the whole set fits there.
-func (p *pairs) decoded(source int, example int64, file []byte) (*img.RGB, error) {
+// crop draws a crop of the picture in file; when the whole set fits into memory
+// the picture stays there.
+func (p *pairs) crop(r *rand.Rand, source int, example int64, file []byte) (*img.RGB, error) {
+	o := p.recipe.Image
+	box := func(w, h int) img.Box { return img.SampleBox(r, w, h, o.Scale, o.Ratio) }
 	key := [2]int64{int64(source), example}
 	p.mu.Lock()
 	im := p.cached[key]
 	p.mu.Unlock()
-	if im != nil {
-		return im, nil
+	if im == nil {
+		pic, err := img.Parse(file)
+		if err != nil {
+			return nil, err
+		}
+		size := 3 * int64(pic.W) * int64(pic.H)
+		if !p.reserve(size) {
+			return pic.RandomResizedCrop(box(pic.W, pic.H), o.Size)
+		}
+		if im, err = pic.RGB(); err != nil {
+			p.reserve(-size)
+			return nil, err
+		}
+		p.mu.Lock()
+		if p.room >= 0 {
+			p.cached[key] = im
+		}
+		p.mu.Unlock()
 	}
-	raw, err := img.Decode(file)
-	if err != nil {
-		return nil, err
-	}
-	im = raw.RGB()
+	return img.RandomResizedCrop(im, box(im.W, im.H), o.Size), nil
+}
+
+// reserve takes n bytes of the memory for pictures, and says whether they are
+// there. The first ones that are not end the keeping.
+func (p *pairs) reserve(n int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.room >= 0 {
-		p.room -= int64(len(im.Pix))
-		p.cached[key] = im
-		if p.room < 0 {
+		if p.room -= n; p.room < 0 {
 			clear(p.cached)
 		}
 	}
-	return im, nil
+	return p.room >= 0
 }
 
 // describe says what a run reads, for the log.

@@ -1,10 +1,11 @@
 //go:build unix
 
 // Command pixels times JPEG file to normalised 224 x 224 tensor on one core,
-// with our decoder (and with libjpeg-turbo where it is used) against PIL and torchvision on
-// the same bytes in the same run.
+// against PIL and torchvision on the same bytes in the same run, or the largest
+// pictures that are read.
 //
 //	go run ./benchmarks/pixels --peer /path/to/python
+//	go run ./benchmarks/pixels --peer /path/to/python -large
 //
 // The peer's Python needs Pillow, torch and torchvision. Rounds alternate, the
 // processor time of each process counts (so that a busy machine disturbs
@@ -40,7 +41,22 @@ func main() {
 	file := flag.String("image", "testdata/preprocess/photo_500x375.jpg", "the JPEG `FILE`")
 	n := flag.Int("n", 200, "images to a round")
 	rounds := flag.Int("rounds", 7, "rounds of each")
+	large := flag.Bool("large", false, "instead, the largest pictures that are read: seconds and peak memory, each in a process of its own")
+	dir := flag.String("dir", "", "keep the files of -large in `DIR`")
+	single := flag.String("one", "", "what -large calls: crop one `FILE`")
 	flag.Parse()
+	if *large || *single != "" {
+		run := func() error { return one(*single) }
+		if *large {
+			run = func() error { return runLarge(*peer, *dir) }
+		}
+		err := run()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*peer, *file, *n, *rounds); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -61,10 +77,7 @@ func run(python, file string, n, rounds int) error {
 	if err != nil {
 		return err
 	}
-	all := []*contender{ours("evatool, Go decoder", data, img.DecodeGo)}
-	if img.JPEGDecoder() != "go" {
-		all = append(all, ours("evatool, "+img.JPEGDecoder(), data, img.Decode))
-	}
+	all := []*contender{ours("evatool", data)}
 	if python != "" {
 		p, stop, err := startPeer(python, file)
 		if err != nil {
@@ -109,18 +122,22 @@ func cpuTime() time.Duration {
 
 func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
 
-func ours(name string, data []byte, decode func([]byte) (*img.Image, error)) *contender {
+func ours(name string, data []byte) *contender {
 	p := img.Preprocess{Size: 224, Mean: img.CLIPMean, Std: img.CLIPStd}
 	tensor := make([]float32, 3*p.Size*p.Size)
 	c := &contender{name: name}
 	c.round = func(n int) (time.Duration, error) {
 		start := cpuTime()
 		for range n {
-			im, err := decode(data)
+			im, err := img.Parse(data)
 			if err != nil {
 				return 0, err
 			}
-			img.ToCHW(tensor, p.Crop(im), p.Mean, p.Std)
+			c, err := im.Crop(p)
+			if err != nil {
+				return 0, err
+			}
+			img.ToCHW(tensor, c, p.Mean, p.Std)
 		}
 		d := cpuTime() - start
 		if c.hash == "" {

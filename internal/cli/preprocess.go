@@ -132,7 +132,19 @@ func preprocessFile(file, out string, p img.Preprocess) (preprocessed, error) {
 	if err != nil {
 		return preprocessed{}, err
 	}
-	crop := p.Crop(im)
+	decoded := sha256.New()
+	cropper := p.Cropper(im.W, im.H)
+	err = im.Rows(func(y int, rows *img.RGB) {
+		decoded.Write(rows.Pix)
+		cropper.Add(y, rows)
+	})
+	crop := cropper.Done()
+	if err == nil && p.Direct {
+		crop, err = im.Crop(p)
+	}
+	if err != nil {
+		return preprocessed{}, fmt.Errorf("%s: %w", file, err)
+	}
 	tensor := make([]float32, 3*p.Size*p.Size)
 	img.ToCHW(tensor, crop, p.Mean, p.Std)
 	le := make([]byte, 0, 4*len(tensor))
@@ -144,7 +156,7 @@ func preprocessFile(file, out string, p img.Preprocess) (preprocessed, error) {
 			return preprocessed{}, err
 		}
 	}
-	return preprocessed{file, im.Decoder, im.W, im.H, sha(im.RGB().Pix), sha(crop.Pix), sha(le)}, nil
+	return preprocessed{file, img.Decoder, im.W, im.H, hex.EncodeToString(decoded.Sum(nil)), sha(crop.Pix), sha(le)}, nil
 }
 
 func sha(b []byte) string {

@@ -14,18 +14,14 @@ func benchmarkFile(b *testing.B) []byte {
 	return data
 }
 
-func benchmarkDecode(b *testing.B, decode func([]byte) (*Image, error)) {
+func BenchmarkDecode(b *testing.B) {
 	data := benchmarkFile(b)
 	for b.Loop() {
-		if _, err := decode(data); err != nil {
+		if _, err := Decode(data); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
-
-func BenchmarkDecodeGo(b *testing.B) { benchmarkDecode(b, DecodeGo) }
-
-func BenchmarkDecode(b *testing.B) { benchmarkDecode(b, Decode) }
 
 func BenchmarkCrop(b *testing.B) {
 	im, err := Decode(benchmarkFile(b))

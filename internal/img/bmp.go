@@ -7,6 +7,9 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
+// x/image/bmp is not enough: it reads 8, 24 and 32 bits to a pixel, without
+// run-length coding and masks (TestOwnReaders).
+
 func badBMP(format string, args ...any) error {
 	return fault.Inputf("BMP image: "+format, args...)
 }
@@ -99,39 +102,54 @@ func readBMPHeader(data []byte) (*bmpHeader, error) {
 	return h, checkSize("BMP", h.w, h.h)
 }
 
-// decodeBMP reads a BMP: palettes that are the grey ramp give mode L or 1.
-func decodeBMP(data []byte) (*Image, error) {
+// openBMP reads a BMP: palettes that are the grey ramp give mode L or 1.
+func openBMP(data []byte) (*Picture, error) {
 	h, err := readBMPHeader(data)
 	if err != nil {
 		return nil, err
 	}
-	im := &Image{Mode: "RGB", W: h.w, H: h.h}
-	unpack, err := h.unpacker(im)
+	p := &Picture{Mode: "RGB", W: h.w, H: h.h}
+	unpack, err := h.unpacker(p)
 	if err != nil {
 		return nil, err
 	}
 	rows, stride := data[h.offset:], (h.w*h.bits+31)>>3&^3
-	if h.compression == bmpRLE8 || h.compression == bmpRLE4 {
-		rows, stride = h.runs(data), h.w
-		unpack = func(dst, src []byte) { copy(dst, src) }
-	}
-	if int64(len(rows)) < int64(stride)*int64(h.h) {
+	coded := h.compression == bmpRLE8 || h.compression == bmpRLE4
+	if coded {
+		p.cost = int64(h.w) * int64(h.h)
+	} else if int64(len(rows)) < int64(stride)*int64(h.h) {
 		return nil, badBMP("it is truncated; fetch the file again")
 	}
-	c := channels[im.Mode]
-	im.Pix = make([]byte, h.w*h.h*c)
-	for y := range h.h {
-		at := h.h - 1 - y
-		if h.topDown {
-			at = y
+	p.decode = func(want span, to sink) error {
+		rows, stride := rows, stride
+		if coded {
+			all, free := scratch(h.w * h.h)
+			defer free()
+			if rows, stride = all, h.w; h.runs(data, all) < len(all) {
+				return badBMP("it is truncated; fetch the file again")
+			}
 		}
-		unpack(im.Pix[at*h.w*c:(at+1)*h.w*c], rows[y*stride:(y+1)*stride])
+		b := newBands(p, want.lo, to)
+		defer b.close()
+		for y := want.lo; y < want.hi; y++ {
+			at := h.h - 1 - y
+			if h.topDown {
+				at = y
+			}
+			if src := rows[at*stride : (at+1)*stride]; coded {
+				copy(b.next(), src)
+			} else {
+				unpack(b.next(), src)
+			}
+		}
+		b.flush()
+		return nil
 	}
-	return im, nil
+	return p, nil
 }
 
 // unpacker sets the mode and says how a row becomes samples.
-func (h *bmpHeader) unpacker(im *Image) (func(dst, src []byte), error) {
+func (h *bmpHeader) unpacker(im *Picture) (func(dst, src []byte), error) {
 	run := h.compression == bmpRLE8 && h.bits == 8 || h.compression == bmpRLE4 && h.bits == 4
 	if h.compression > bmpBitfields || !run && (h.compression == bmpRLE8 || h.compression == bmpRLE4) {
 		return nil, badBMP("compression %d of %d-bit pixels is not supported; save it as PNG", h.compression, h.bits)
@@ -200,13 +218,13 @@ func unpack16(r int, greenMax int) func(dst, src []byte) {
 	}
 }
 
-func (h *bmpHeader) setPalette(im *Image) {
+func (h *bmpHeader) setPalette(im *Picture) {
 	im.Mode = "P"
-	im.Palette = padPalette(nil)
+	im.palette = padPalette(nil)
 	grey := h.colors == 2 && h.bits == 1 || h.colors != 2 && h.bits == 8
 	for i := range min(h.colors, 256) {
 		b, g, r := h.palette[i*h.entry], h.palette[i*h.entry+1], h.palette[i*h.entry+2]
-		im.Palette[3*i], im.Palette[3*i+1], im.Palette[3*i+2] = r, g, b
+		im.palette[3*i], im.palette[3*i+1], im.palette[3*i+2] = r, g, b
 		want := byte(i)
 		if h.colors == 2 {
 			want *= 255
@@ -221,12 +239,17 @@ func (h *bmpHeader) setPalette(im *Image) {
 	}
 }
 
-// runs undoes run-length coding: one index per pixel, bottom row first. What
-// the data does not say is index 0; nothing is written behind the image.
-func (h *bmpHeader) runs(data []byte) []byte {
-	src, total := data[h.offset:], h.w*h.h
-	out := make([]byte, 0, total)
-	zeros := func(n int) { out = append(out, make([]byte, max(0, min(n, total-len(out))))...) }
+// runs undoes run-length coding into all, which is zero: one index per pixel,
+// bottom row first. What the data does not say stays index 0; nothing is written
+// behind the image. It returns how far it came.
+func (h *bmpHeader) runs(data, all []byte) int {
+	src, total, out := data[h.offset:], len(all), all[:0]
+	zeros := func(n int) { out = all[:min(len(out)+n, total)] }
+	put := func(v byte) {
+		if len(out) < total {
+			out = append(out, v)
+		}
+	}
 	for x := 0; len(out) < total && len(src) >= 2; {
 		n, v := int(src[0]), src[1]
 		src = src[2:]
@@ -238,7 +261,7 @@ func (h *bmpHeader) runs(data []byte) []byte {
 				if h.bits == 4 {
 					p = v >> (4 - 4*(i&1)) & 15
 				}
-				out = append(out, p)
+				put(p)
 			}
 			x += n
 		case v == 0: // end of line
@@ -261,9 +284,10 @@ func (h *bmpHeader) runs(data []byte) []byte {
 			lit := src[:min(len(src), bytes)]
 			for _, b := range lit {
 				if h.bits == 4 {
-					out = append(out, b>>4, b&15)
+					put(b >> 4)
+					put(b & 15)
 				} else {
-					out = append(out, b)
+					put(b)
 				}
 			}
 			src = src[len(lit):]
@@ -275,6 +299,5 @@ func (h *bmpHeader) runs(data []byte) []byte {
 			}
 		}
 	}
-	zeros(0)
-	return out[:min(len(out), total)]
+	return len(out)
 }

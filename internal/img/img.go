@@ -7,11 +7,12 @@ package img
 
 import (
 	"bytes"
-	"fmt"
-	"os"
 
 	"github.com/evatool/evatool/internal/fault"
 )
+
+// Decoder says in reports what decodes pictures: the code of this package.
+const Decoder = "go"
 
 // MaxPixels is the largest width x height that Decode accepts: the size at
 // which PIL raises DecompressionBombError.
@@ -19,10 +20,9 @@ const MaxPixels = 2 * 89478485
 
 // Image is a decoded image in PIL's mode.
 type Image struct {
-	Format  string // JPEG, PNG, WEBP, GIF, BMP, TIFF or PPM
-	Decoder string // "go", or the library that decoded a JPEG
-	Mode    string // 1, L, LA, P, RGB, RGBA, RGBX, CMYK, I or I;16
-	W, H    int
+	Format string // JPEG, PNG, WEBP, GIF, BMP, TIFF or PPM
+	Mode   string // 1, L, LA, P, RGB, RGBA, RGBX, CMYK, I or I;16
+	W, H   int
 	// Pix is interleaved samples, row by row; mode 1 has a byte of 0 or 255 per
 	// pixel. Modes I and I;16 use Int instead.
 	Pix []byte
@@ -39,9 +39,9 @@ type RGB struct {
 
 // format is one file type: how it starts, what reads it.
 type format struct {
-	name   string
-	match  func(data []byte) bool
-	decode func(data []byte) (*Image, error)
+	name  string
+	match func(data []byte) bool
+	open  func(data []byte) (*Picture, error)
 }
 
 func prefix(p ...string) func([]byte) bool {
@@ -56,64 +56,22 @@ func prefix(p ...string) func([]byte) bool {
 }
 
 var formats = []format{
-	{"JPEG", prefix("\xff\xd8\xff"), decodeJPEG},
-	{"PNG", prefix("\x89PNG\r\n\x1a\n"), decodePNG},
-	{"WEBP", isWebP, decodeWebP},
-	{"GIF", prefix("GIF87a", "GIF89a"), decodeGIF},
-	{"BMP", prefix("BM"), decodeBMP},
-	{"TIFF", prefix("II*\x00", "MM\x00*"), decodeTIFF},
-	{"PPM", prefix("P5", "P6"), decodePNM},
+	{"JPEG", prefix("\xff\xd8\xff"), openJPEG},
+	{"PNG", prefix("\x89PNG\r\n\x1a\n"), openPNG},
+	{"WEBP", isWebP, openWebP},
+	{"GIF", prefix("GIF87a", "GIF89a"), openGIF},
+	{"BMP", prefix("BM"), openBMP},
+	{"TIFF", prefix("II*\x00", "MM\x00*"), openTIFF},
+	{"PPM", prefix("P5", "P6"), openPNM},
 }
 
-// maxFile is the largest image file that Open reads, in bytes.
-const maxFile = 1 << 30
-
-// Open reads the image file at path; its errors name the file.
-func Open(path string) (*Image, error) {
-	if err := fault.RegularFile(path, "an image"); err != nil {
+// Decode reads a whole picture. See Parse.
+func Decode(data []byte) (*Image, error) {
+	p, err := Parse(data)
+	if err != nil {
 		return nil, err
 	}
-	if st, err := os.Stat(path); err == nil && st.Size() > maxFile {
-		return nil, fault.Inputf("%s: %d bytes, over the limit of %d for an image; is it one?", path, st.Size(), maxFile)
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.File(path, "an image", err)
-	}
-	im, err := Decode(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return im, nil
-}
-
-// Decode reads a JPEG, PNG, WebP, GIF, BMP, TIFF, PGM or PPM file, recognised by
-// its first bytes. Of an animation it reads the first frame. EXIF orientation is
-// not applied.
-func Decode(data []byte) (im *Image, err error) {
-	if len(data) == 0 {
-		return nil, fault.Inputf("image is empty (0 bytes); fetch the file again")
-	}
-	for _, f := range formats {
-		if !f.match(data) {
-			continue
-		}
-		// The standard library's decoders are not ours to vouch for.
-		defer func() {
-			if r := recover(); r != nil {
-				im, err = nil, fault.Inputf("%s image is damaged: %v; fetch the file again", f.name, r)
-			}
-		}()
-		if im, err = f.decode(data); err != nil {
-			return nil, fault.As(fault.Input, err)
-		}
-		im.Format = f.name
-		if im.Decoder == "" {
-			im.Decoder = "go"
-		}
-		return im, nil
-	}
-	return nil, fault.Inputf("not an image that evatool reads%s; use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", looksLike(data))
+	return p.Image()
 }
 
 // checkSize refuses empty images and decompression bombs.

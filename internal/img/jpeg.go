@@ -2,6 +2,7 @@ package img
 
 import (
 	"errors"
+	"unsafe"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -61,9 +62,11 @@ type component struct {
 	width, height int     // pixels before upsampling
 	coefStride    int     // blocks to a row of coef
 	coef          []block // of a file with several scans
-	plane         *[]byte // wBlocks*8 x hBlocks*8 samples, from the pool
-	quant         [64]int16
-	latched       bool // quant has been set, at the component's first scan
+	// plane is the last two rows of MCUs: 16*v rows of wBlocks*8 samples.
+	plane   *[]byte   // from the pool
+	out     [4][]byte // rows of blocks of the current MCUs
+	quant   [64]int16
+	latched bool // quant has been set, at the component's first scan
 	// bits is how many low bits of a coefficient are unknown, in zigzag order,
 	// -1 for all; bitsBefore is the same without the last scan.
 	bits, bitsBefore [64]int8
@@ -100,6 +103,7 @@ type jpegDecoder struct {
 	exact, fast      bool // see replay
 	scans            int  // begun, of a file with several
 	lastGood         int  // the last row of MCUs of the last scan that had data
+	out              *jpegOutput
 }
 
 // naturalOrder is the zigzag; its length lets an index be masked.
@@ -112,18 +116,41 @@ var naturalOrder = [128]byte{
 	63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63,
 }
 
-// DecodeGo decodes a JPEG without a library: the same pixels, slower.
-func DecodeGo(data []byte) (*Image, error) {
-	d := &jpegDecoder{data: data}
-	im, err := d.decode()
+// jpegModes are PIL's modes by number of components.
+var jpegModes = map[int]string{1: "L", 3: "RGB", 4: "CMYK"}
+
+// openJPEG reads the headers.
+func openJPEG(data []byte) (*Picture, error) {
+	d, err := newJPEG(data)
 	if err != nil {
-		return nil, fault.As(fault.Input, err)
+		return nil, err
 	}
-	im.Format, im.Decoder = "JPEG", "go"
-	return im, nil
+	p := &Picture{Mode: jpegModes[len(d.comp)], W: d.w, H: d.h}
+	if d.progressive || len(d.scan) < len(d.comp) {
+		for i := range d.comp {
+			p.cost += 128 * int64(d.comp[i].blocks())
+		}
+	}
+	p.decode = func(want span, to sink) error {
+		if d == nil { // not the first time
+			if d, err = newJPEG(data); err != nil {
+				return err
+			}
+		}
+		first := d
+		d = nil
+		b := newBands(p, want.lo, to)
+		defer b.close()
+		err := first.decode(b, want)
+		b.flush()
+		return err
+	}
+	return p, nil
 }
 
-func (d *jpegDecoder) decode() (*Image, error) {
+// newJPEG reads up to the first scan.
+func newJPEG(data []byte) (*jpegDecoder, error) {
+	d := &jpegDecoder{data: data}
 	sos, err := d.readMarkers()
 	if err != nil {
 		return nil, err
@@ -131,24 +158,30 @@ func (d *jpegDecoder) decode() (*Image, error) {
 	if !sos {
 		return nil, badJPEG("it has no image data")
 	}
-	if err := d.setup(); err != nil {
-		return nil, err
-	}
+	return d, d.setup()
+}
+
+// decode puts the rows of want into b.
+func (d *jpegDecoder) decode(b *bands, want span) error {
+	d.allocate()
 	defer d.release()
+	d.startOutput(b, want)
 	if !d.progressive {
 		d.useStandardTables()
 	}
-	if len(d.scan) == len(d.comp) && !d.progressive {
-		if err := d.readOnly(); err != nil {
-			if errors.Is(err, errTruncated) && !d.exact && d.restart == 0 {
-				return (&jpegDecoder{data: d.data, exact: true}).decode()
-			}
-			return nil, err
-		}
-	} else if err := d.readScans(); err != nil {
-		return nil, err
+	if len(d.scan) < len(d.comp) || d.progressive {
+		return d.readScans()
 	}
-	return d.output()
+	err := d.readOnly()
+	if err != nil && errors.Is(err, errTruncated) && !d.exact && d.restart == 0 {
+		again, err := newJPEG(d.data)
+		if err != nil {
+			return err
+		}
+		again.exact = true
+		return again.decode(b, span{max(want.lo, min(d.out.y, want.hi)), want.hi}) // without the rows that are there
+	}
+	return err
 }
 
 // readOnly reads the scan of a file that has one.
@@ -169,10 +202,17 @@ func (d *jpegDecoder) readOnly() error {
 
 // readScans reads all scans of a file that has several.
 func (d *jpegDecoder) readScans() error {
+	total := 0
+	for i := range d.comp {
+		total += d.comp[i].blocks()
+	}
+	mem, free := scratch(total * int(unsafe.Sizeof(block{})))
+	defer free()
+	coef := unsafe.Slice((*block)(unsafe.Pointer(&mem[0])), total)
 	for i := range d.comp {
 		c := &d.comp[i]
 		c.coefStride = roundUp(c.wBlocks, c.h)
-		c.coef = make([]block, c.coefStride*roundUp(c.hBlocks, c.v))
+		c.coef, coef = coef[:c.blocks()], coef[c.blocks():]
 		for k := range c.bits {
 			c.bits[k], c.bitsBefore[k] = -1, -1
 		}
@@ -194,20 +234,27 @@ func (d *jpegDecoder) readScans() error {
 		}
 	}
 	smooths := d.progressive && d.smooths()
-	for i := range d.comp {
-		c := &d.comp[i]
-		if smooths {
-			d.smooth(c)
-			continue
-		}
-		for y := range c.hBlocks {
-			for x := range c.wBlocks {
-				idct((*c.plane)[(y*c.wBlocks*8+x)*8:], c.wBlocks*8, &c.coef[y*c.coefStride+x], &c.quant)
+	for mcu := range divUp(d.h, d.maxV*8) {
+		for i := range d.comp {
+			c := &d.comp[i]
+			for y := mcu * c.v; y < min(mcu*c.v+c.v, c.hBlocks); y++ {
+				if smooths {
+					d.smoothRow(c, y)
+					continue
+				}
+				out := c.blockRow(y)
+				for x, row := 0, c.coef[y*c.coefStride:][:c.wBlocks]; x < len(row); x++ {
+					idct(out[x*8:], c.wBlocks*8, &row[x], &c.quant)
+				}
 			}
 		}
+		d.emit(mcu+1, false)
 	}
 	return nil
 }
+
+// blocks is how many blocks the component's coefficients have.
+func (c *component) blocks() int { return roundUp(c.wBlocks, c.h) * roundUp(c.hBlocks, c.v) }
 
 func roundUp(n, m int) int { return (n + m - 1) / m * m }
 
@@ -235,9 +282,16 @@ func (d *jpegDecoder) setup() error {
 		}
 		c.wBlocks, c.hBlocks = divUp(d.w*c.h, d.maxH*8), divUp(d.h*c.v, d.maxV*8)
 		c.width, c.height = divUp(d.w*c.h, d.maxH), divUp(d.h*c.v, d.maxV)
-		c.plane = buffer(c.wBlocks * c.hBlocks * 64)
 	}
 	return nil
+}
+
+// allocate makes the planes.
+func (d *jpegDecoder) allocate() {
+	for i := range d.comp {
+		c := &d.comp[i]
+		c.plane = buffer(c.wBlocks * 8 * c.v * 16)
+	}
 }
 
 // release gives the planes back.

@@ -1,9 +1,14 @@
 package img
 
+import (
+	"encoding/binary"
+	"unsafe"
+)
+
 // idct is jidctint with the rounding and the 16-bit intermediate values of
 // libjpeg-turbo's vector code, which differ from its C code for damaged files.
 func idct(out []byte, stride int, b *block, quant *[64]int16) {
-	if idctVector(out, stride, b, quant) {
+	if idctVector(out, stride, b, quant) || idctFlat(out, stride, b, quant) {
 		return
 	}
 	const (
@@ -99,6 +104,29 @@ func idct(out []byte, stride int, b *block, quant *[64]int16) {
 	}
 }
 
+// zeroAC says whether the block is all average.
+func (b *block) zeroAC() bool {
+	ac := uint64(0)
+	for _, v := range (*[16]uint64)(unsafe.Pointer(b))[1:] {
+		ac |= v
+	}
+	return ac == 0 && b[1]|b[2]|b[3] == 0
+}
+
+// idctFlat transforms a block that is all average.
+func idctFlat(out []byte, stride int, b *block, quant *[64]int16) bool {
+	if !b.zeroAC() {
+		return false
+	}
+	// As at the end of the first pass below, and of the second.
+	dc := int32(int16(int32(b[0]*quant[0]) << 2))
+	v := uint64(clamp((dc<<13+128<<18+1<<17)>>18)) * 0x0101010101010101
+	for r := range 8 {
+		binary.NativeEndian.PutUint64(out[r*stride:], v)
+	}
+	return true
+}
+
 func clamp16(v int32) int32 { return max(-32768, min(32767, v)) }
 
 func clamp(v int32) byte {
@@ -111,9 +139,16 @@ func clamp(v int32) byte {
 // upsample gives one row of a component at full width.
 type upsample func(c *component, y int, dst []byte) []byte
 
-// row is row y of the plane, without the padding.
+// row is row y of the component, without the padding; it must be one of the last
+// two rows of MCUs.
 func (c *component) row(y int) []byte {
-	return (*c.plane)[y*c.wBlocks*8 : y*c.wBlocks*8+c.width]
+	at := y % (16 * c.v) * c.wBlocks * 8
+	return (*c.plane)[at : at+c.width]
+}
+
+// blockRow is where the samples of row y of the blocks go.
+func (c *component) blockRow(y int) []byte {
+	return (*c.plane)[y%(2*c.v)*c.wBlocks*64:]
 }
 
 func fullSize(c *component, y int, _ []byte) []byte { return c.row(y) }
@@ -218,25 +253,51 @@ var crR, cbB, crG, cbG = func() (r, b, crg, cbg [256]int32) {
 	return
 }()
 
-// output upsamples and converts to the mode that PIL gives the file.
-func (d *jpegDecoder) output() (*Image, error) {
-	im := &Image{Mode: jpegModes[len(d.comp)], W: d.w, H: d.h}
-	nc := len(d.comp)
-	im.Pix = make([]byte, d.w*d.h*nc)
-	up := make([]upsample, nc)
-	var rows, tmp [4][]byte
+// jpegOutput upsamples and converts to the mode that PIL gives the file.
+type jpegOutput struct {
+	b         *bands
+	want      span
+	y         int // the next row
+	up        [4]upsample
+	rows, tmp [4][]byte
+	convert   func(dst []byte, rows *[4][]byte)
+}
+
+func (d *jpegDecoder) startOutput(b *bands, want span) {
+	o := &jpegOutput{b: b, want: want, convert: d.converter()}
 	for i := range d.comp {
-		up[i] = d.upsampler(&d.comp[i])
-		tmp[i] = make([]byte, d.w+16)
+		o.up[i] = d.upsampler(&d.comp[i])
+		o.tmp[i] = make([]byte, d.w+16)
 	}
-	convert := d.converter()
-	for y := range d.h {
-		for i := range d.comp {
-			rows[i] = up[i](&d.comp[i], y, tmp[i])[:d.w]
+	d.out = o
+}
+
+// emit gives the rows that can be made when n rows of MCUs are there; single
+// means n rows of blocks, of a file with one component.
+func (d *jpegDecoder) emit(n int, single bool) {
+	o, ready := d.out, d.h
+	for i := range d.comp {
+		c := &d.comp[i]
+		have, v := 8*n*c.v, d.maxV/c.v
+		if single {
+			have = 8 * n
 		}
-		convert(im.Pix[y*d.w*nc:(y+1)*d.w*nc], &rows)
+		if have >= c.height {
+			continue
+		}
+		// A row that is interpolated needs the next one, too.
+		if v *= have; v != have {
+			v--
+		}
+		ready = min(ready, v)
 	}
-	return im, nil
+	o.y = max(o.y, min(o.want.lo, ready))
+	for ; o.y < min(ready, o.want.hi); o.y++ {
+		for i := range d.comp {
+			o.rows[i] = o.up[i](&d.comp[i], o.y, o.tmp[i])[:d.w]
+		}
+		o.convert(o.b.next(), &o.rows)
+	}
 }
 
 // converter guesses the file's colour space as default_decompress_parms does.

@@ -282,6 +282,10 @@ func (d *jpegDecoder) acRefine(b *block, _ int) {
 			}
 		}
 	}
+	if d.eobRun > 0 && b.zeroAC() {
+		d.eobRun--
+		return
+	}
 	k := d.ss
 	if d.eobRun == 0 {
 		h := d.ac[d.scan[0].acTable]
@@ -432,11 +436,27 @@ func (d *jpegDecoder) readScan(direct bool) error {
 		}
 	}
 	toGo := d.restart
-	var scratch block
+	// A run of blocks that this scan has nothing for is passed over as a whole.
+	runs := d.progressive && d.ss != 0 && d.ah == 0 && d.restart == 0
+	var one block
 	for my := range rows {
-		for mx := range columns {
+		if direct {
+			for _, c := range d.scan {
+				for v := range c.v {
+					c.out[v] = c.blockRow(my*blockRows(c, single) + v)
+				}
+			}
+		}
+		for mx := 0; mx < columns; mx++ {
 			if !d.insufficientData {
 				d.lastGood = my / perRow
+			} else if !direct && d.restart == 0 {
+				return nil // no coefficient changes any more
+			}
+			if runs && d.eobRun > 0 {
+				n := min(d.eobRun, columns-mx)
+				d.eobRun, mx = d.eobRun-n, mx+n-1
+				continue
 			}
 			if d.restart != 0 {
 				if toGo == 0 {
@@ -452,15 +472,15 @@ func (d *jpegDecoder) readScan(direct bool) error {
 				d.exactLoads(blocks)
 			}
 			for i, c := range d.scan {
-				h, v := c.h, c.v
+				h, v := c.h, blockRows(c, single)
 				if single {
-					h, v = 1, 1
+					h = 1
 				}
 				for by := my * v; by < my*v+v; by++ {
 					for bx := mx * h; bx < mx*h+h; bx++ {
-						b := &scratch
+						b := &one
 						if direct {
-							scratch = block{}
+							one = block{}
 						} else {
 							b = &c.coef[by*c.coefStride+bx]
 						}
@@ -468,7 +488,7 @@ func (d *jpegDecoder) readScan(direct bool) error {
 							decode(d, b, i)
 						}
 						if direct && bx < c.wBlocks && by < c.hBlocks {
-							idct((*c.plane)[(by*c.wBlocks*8+bx)*8:], c.wBlocks*8, b, &c.quant)
+							idct(c.out[by-my*v][bx*8:], c.wBlocks*8, b, &c.quant)
 						}
 					}
 				}
@@ -477,8 +497,19 @@ func (d *jpegDecoder) readScan(direct bool) error {
 				return d.err
 			}
 		}
+		if direct {
+			d.emit(my+1, single)
+		}
 	}
 	return nil
+}
+
+// blockRows is how many rows of blocks of c a row of MCUs has.
+func blockRows(c *component, single bool) int {
+	if single {
+		return 1
+	}
+	return c.v
 }
 
 // processRestart reads a restart marker; if another is there it recovers as

@@ -51,35 +51,33 @@ func (d *jpegDecoder) smooths() bool {
 	return useful
 }
 
-// smooth transforms the blocks of c with guesses.
-func (d *jpegDecoder) smooth(c *component) {
+// smoothRow transforms a row of blocks of c with guesses.
+func (d *jpegDecoder) smoothRow(c *component, by int) {
 	lastMCU := divUp(d.h, d.maxV*8) - 1
-	for by := range c.hBlocks {
-		mcu, row := by/c.v, by%c.v
-		rowsHere := c.v
-		if mcu == lastMCU {
-			rowsHere = c.hBlocks - mcu*c.v
-		}
-		// The rows around; near the edges the nearest one known is repeated.
-		rows := [5]int{by, by, by, by, by}
-		if by > 0 {
-			rows[0], rows[1] = by-1, by-1
-		}
-		if row > 1 || mcu > 1 {
-			rows[0] = by - 2
-		}
-		if row < rowsHere-1 || mcu < lastMCU {
-			rows[3], rows[4] = by+1, by+1
-		}
-		if row < rowsHere-2 || mcu+1 < lastMCU {
-			rows[4] = by + 2
-		}
-		bits := &c.bits
-		if mcu > d.lastGood && d.scans > 1 {
-			bits = &c.bitsBefore
-		}
-		c.smoothRow(by, rows, bits)
+	mcu, row := by/c.v, by%c.v
+	rowsHere := c.v
+	if mcu == lastMCU {
+		rowsHere = c.hBlocks - mcu*c.v
 	}
+	// The rows around; near the edges the nearest one known is repeated.
+	rows := [5]int{by, by, by, by, by}
+	if by > 0 {
+		rows[0], rows[1] = by-1, by-1
+	}
+	if row > 1 || mcu > 1 {
+		rows[0] = by - 2
+	}
+	if row < rowsHere-1 || mcu < lastMCU {
+		rows[3], rows[4] = by+1, by+1
+	}
+	if row < rowsHere-2 || mcu+1 < lastMCU {
+		rows[4] = by + 2
+	}
+	bits := &c.bits
+	if mcu > d.lastGood && d.scans > 1 {
+		bits = &c.bitsBefore
+	}
+	c.smoothRow(by, rows, bits)
 }
 
 func (c *component) smoothRow(by int, rows [5]int, bits *[64]int8) {
@@ -96,7 +94,7 @@ func (c *component) smoothRow(by int, rows [5]int, bits *[64]int8) {
 			dc[r][x] = at(r, 0)
 		}
 	}
-	last := c.wBlocks - 1
+	last, out := c.wBlocks-1, c.blockRow(by)
 	for x := range c.wBlocks {
 		for r := range dc {
 			if x == 0 && x < last {
@@ -107,20 +105,29 @@ func (c *component) smoothRow(by int, rows [5]int, bits *[64]int8) {
 			}
 		}
 		b := c.coef[by*c.coefStride+x] // a copy
-		for i := 1; i < 10; i++ {
-			k, pos := guesses[set][i], naturalOrder[i]
-			if k != nil && bits[i] != 0 && b[pos] == 0 {
-				b[pos] = c.guess(k, &dc, int(c.quant[pos]), int(bits[i]))
+		if !flat(&dc) {
+			for i := 1; i < 10; i++ {
+				k, pos := guesses[set][i], naturalOrder[i]
+				if k != nil && bits[i] != 0 && b[pos] == 0 {
+					b[pos] = c.guess(k, &dc, int(c.quant[pos]), int(bits[i]))
+				}
+			}
+			if k := guesses[set][0]; k != nil {
+				b[0] = c.guess(k, &dc, int(c.quant[0]), 0)
 			}
 		}
-		if k := guesses[set][0]; k != nil {
-			b[0] = c.guess(k, &dc, int(c.quant[0]), 0)
-		}
-		idct((*c.plane)[(by*c.wBlocks*8+x)*8:], c.wBlocks*8, &b, &c.quant)
+		idct(out[x*8:], c.wBlocks*8, &b, &c.quant)
 		for r := range dc {
 			copy(dc[r][:4], dc[r][1:])
 		}
 	}
+}
+
+// flat says whether all averages are equal: then the guesses are what is there,
+// since all kernels but the first add up to 0, and that to 256.
+func flat(dc *[5][5]int) bool {
+	first := [5]int{dc[0][0], dc[0][0], dc[0][0], dc[0][0], dc[0][0]}
+	return dc[0] == first && dc[1] == first && dc[2] == first && dc[3] == first && dc[4] == first
 }
 
 // guess is a coefficient of quantizer q whose lowest al bits are unknown.

@@ -69,6 +69,14 @@ func mulDiv255(a, b int) int {
 // channels is the number of interleaved 8-bit samples of the modes that have them.
 var channels = map[string]int{"1": 1, "L": 1, "P": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4}
 
+// sampleBytes is what a pixel takes in memory.
+func sampleBytes(mode string) int {
+	if c := channels[mode]; c > 0 {
+		return c
+	}
+	return 4
+}
+
 // resize gives a window of PIL's resize((w, h), by) in the image's own
 // mode: nearest for 1 and P, premultiplied for LA and RGBA, 32-bit for I.
 func (im *Image) resize(by Filter, w, h int, xs, ys span) *Image {

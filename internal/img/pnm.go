@@ -46,9 +46,9 @@ func pnmHeader(data []byte) (n [3]int, at int, err error) {
 	return n, at, nil
 }
 
-// decodePNM reads a binary PGM (P5) or PPM (P6). Values of other depths than 8
+// openPNM reads a binary PGM (P5) or PPM (P6). Values of other depths than 8
 // bits are scaled as PIL scales them: grey of more than 8 bits is mode I.
-func decodePNM(data []byte) (*Image, error) {
+func openPNM(data []byte) (*Picture, error) {
 	n, at, err := pnmHeader(data)
 	if err != nil {
 		return nil, err
@@ -60,40 +60,50 @@ func decodePNM(data []byte) (*Image, error) {
 	if top < 1 || top > 65535 {
 		return nil, badPNM("%d as the largest value; want 1 to 65535", top)
 	}
-	im := &Image{Mode: "L", W: w, H: h}
-	count, bytes := w*h, 1
+	p := &Picture{Mode: "L", W: w, H: h}
+	row, bytes := w, 1
 	if data[1] == '6' {
-		im.Mode, count = "RGB", 3*count
+		p.Mode, row = "RGB", 3*w
 	}
 	if top > 255 {
 		bytes = 2
 	}
 	in := data[at:]
-	if len(in) < count*bytes {
+	if len(in) < row*h*bytes {
 		return nil, badPNM("it is truncated; fetch the file again")
 	}
-	if top == 255 {
-		im.Pix = append([]byte(nil), in[:count]...)
-		return im, nil
-	}
 	out := 255.0
-	if im.Mode == "L" && bytes == 2 {
-		im.Mode, out = "I", 65535
-		im.Int = make([]int32, count)
-	} else {
-		im.Pix = make([]byte, count)
+	if p.Mode == "L" && bytes == 2 {
+		p.Mode, out = "I", 65535
 	}
-	for i := range count {
-		v := int(in[i*bytes])
-		if bytes == 2 {
-			v = v<<8 | int(in[2*i+1])
+	p.decode = func(want span, to sink) error {
+		scaled := make([]int32, 1<<(8*bytes)) // of every value
+		for v := range scaled {
+			scaled[v] = int32(min(out, math.RoundToEven(float64(v)/float64(top)*out)))
 		}
-		scaled := min(out, math.RoundToEven(float64(v)/float64(top)*out))
-		if im.Int != nil {
-			im.Int[i] = int32(scaled)
-		} else {
-			im.Pix[i] = byte(scaled)
+		b := newBands(p, want.lo, to)
+		defer b.close()
+		for y := want.lo; y < want.hi; y++ {
+			src := in[y*row*bytes : (y+1)*row*bytes]
+			switch {
+			case top == 255:
+				copy(b.next(), src)
+			case p.Mode == "I":
+				for x, dst := 0, b.nextInt(); x < row; x++ {
+					dst[x] = scaled[int(src[2*x])<<8|int(src[2*x+1])]
+				}
+			case bytes == 2:
+				for x, dst := 0, b.next(); x < row; x++ {
+					dst[x] = byte(scaled[int(src[2*x])<<8|int(src[2*x+1])])
+				}
+			default:
+				for x, dst := 0, b.next(); x < row; x++ {
+					dst[x] = byte(scaled[src[x]])
+				}
+			}
 		}
+		b.flush()
+		return nil
 	}
-	return im, nil
+	return p, nil
 }

@@ -119,51 +119,126 @@ func buffer(n int) *[]byte {
 }
 
 // resize gives the window xs x ys of Pillow's resize of src to w x h. box is
-// left, top, right, bottom in source pixels. Only what the window needs is
-// computed.
+// left, top, right, bottom in source pixels.
 func resize(by Filter, src raster, box [4]float32, w, h int, xs, ys span) []byte {
-	ow, oh, c := xs.hi-xs.lo, ys.hi-ys.lo, src.c
-	out := make([]byte, ow*oh*c)
-	horizontal := w != src.w || box[0] != 0 || box[2] != float32(w)
-	vertical := h != src.h || box[1] != 0 || box[3] != float32(h)
+	r := newResizer(by, src.w, src.h, src.c, box, w, h, xs, ys)
+	r.add(0, src.pix, src.stride, src.h)
+	return r.out
+}
 
-	rows := ys // source rows that are read
-	var v *weights
-	if vertical {
-		v = newWeights(by, src.h, box[1], box[3], h, ys)
-		last := oh - 1
-		rows = span{int(v.start[0]), int(v.start[last] + v.n[last])}
-	}
-	n := rows.hi - rows.lo
-	mid, stride := src.pix[rows.lo*src.stride:], src.stride // what the vertical pass reads
-	if horizontal {
-		f := newWeights(by, src.w, box[0], box[2], w, xs)
-		stride = ow*c + 1
-		b := buffer(n * stride)
-		defer pool.Put(b)
-		done := 0
+// resizer gives a window of Pillow's resize of a picture whose rows come one
+// after another. It computes what the window needs, and keeps of the rows,
+// resized horizontally, those that the next output rows are made of.
+type resizer struct {
+	c      int // samples to a pixel
+	xs, ys span
+	rows   span     // of the source: those that are needed
+	h, v   *weights // nil: this pass changes nothing
+	words  []byte   // of h, for the vector code
+	stride int      // of mid
+	mid    []byte
+	first  int // the source row that mid starts with
+	have   int // rows in mid
+	next   int // output row
+	out    []byte
+}
+
+// ahead is how many rows a resizer keeps beyond those of an output row.
+const ahead = 256
+
+func newResizer(by Filter, sw, sh, c int, box [4]float32, w, h int, xs, ys span) *resizer {
+	ow, oh := xs.hi-xs.lo, ys.hi-ys.lo
+	r := &resizer{c: c, xs: xs, ys: ys, rows: ys, stride: ow*c + 1, out: make([]byte, ow*oh*c)}
+	if w != sw || box[0] != 0 || box[2] != float32(w) {
+		r.h = newWeights(by, sw, box[0], box[2], w, xs)
 		if c == 3 {
-			done = horizontalRows(*b, stride, mid, src.stride, n, f)
+			r.words = r.h.words()
 		}
-		for y := done; y < n; y++ {
-			horizontalPass((*b)[y*stride:y*stride+ow*c], mid[y*src.stride:], f, c)
-		}
-		mid = *b
-	} else {
-		mid = mid[xs.lo*c:]
 	}
-	for y := range oh {
-		dst := out[y*ow*c : (y+1)*ow*c]
-		if !vertical {
-			copy(dst, mid[y*stride:])
+	taps := 1
+	if h != sh || box[1] != 0 || box[3] != float32(h) {
+		r.v = newWeights(by, sh, box[1], box[3], h, ys)
+		r.rows = span{int(r.v.start[0]), int(r.v.start[oh-1] + r.v.n[oh-1])}
+		taps = r.v.size
+	}
+	r.first = r.rows.lo
+	r.mid = make([]byte, min(r.rows.hi-r.rows.lo, taps+ahead)*r.stride)
+	return r
+}
+
+// add takes n rows of the source from row y on, the next of those before. The
+// vector code may read what lies behind them in pix.
+func (r *resizer) add(y int, pix []byte, stride, n int) {
+	if skip := r.first + r.have - y; skip > 0 {
+		if skip >= n {
+			return
+		}
+		pix, n = pix[skip*stride:], n-skip
+	}
+	n = min(n, r.rows.hi-r.first-r.have)
+	for n > 0 && r.next < r.ys.hi-r.ys.lo {
+		k := min(n, len(r.mid)/r.stride-r.have)
+		if k == 0 {
+			r.drop()
 			continue
 		}
-		k := v.k[y*v.size : y*v.size+int(v.n[y])]
-		from := mid[(int(v.start[y])-rows.lo)*stride:]
-		x := verticalColumns(dst, from, stride, k)
-		verticalPass(dst[x:], from[x:], stride, k)
+		r.horizontal(r.mid[r.have*r.stride:], pix, stride, k)
+		r.have += k
+		if n -= k; n > 0 {
+			pix = pix[k*stride:]
+		}
+		r.emit()
 	}
-	return out
+}
+
+// drop forgets the rows that no output row needs any more.
+func (r *resizer) drop() {
+	from := r.next + r.ys.lo
+	if r.v != nil {
+		from = int(r.v.start[r.next])
+	}
+	n := min(from-r.first, r.have)
+	copy(r.mid, r.mid[n*r.stride:r.have*r.stride])
+	r.first, r.have = r.first+n, r.have-n
+}
+
+func (r *resizer) horizontal(dst, src []byte, stride, n int) {
+	row := (r.xs.hi - r.xs.lo) * r.c
+	done := 0
+	if r.words != nil {
+		done = horizontalRows(dst, r.stride, src, stride, n, r.h, r.words)
+	}
+	for y := done; y < n; y++ {
+		if r.h != nil {
+			horizontalPass(dst[y*r.stride:y*r.stride+row], src[y*stride:], r.h, r.c)
+		} else {
+			copy(dst[y*r.stride:y*r.stride+row], src[y*stride+r.xs.lo*r.c:])
+		}
+	}
+}
+
+// emit makes the output rows for which there is enough.
+func (r *resizer) emit() {
+	row := (r.xs.hi - r.xs.lo) * r.c
+	for ; r.next < r.ys.hi-r.ys.lo; r.next++ {
+		dst := r.out[r.next*row : (r.next+1)*row]
+		if r.v == nil {
+			y := r.next + r.ys.lo - r.first
+			if y >= r.have {
+				return
+			}
+			copy(dst, r.mid[y*r.stride:])
+			continue
+		}
+		y, n := int(r.v.start[r.next])-r.first, int(r.v.n[r.next])
+		if y+n > r.have {
+			return
+		}
+		k := r.v.k[r.next*r.v.size:][:n]
+		from := r.mid[y*r.stride:]
+		x := verticalColumns(dst, from, r.stride, k)
+		verticalPass(dst[x:], from[x:], r.stride, k)
+	}
 }
 
 func horizontalPass(dst, src []byte, f *weights, c int) {

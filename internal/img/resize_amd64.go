@@ -18,9 +18,12 @@ var haveAVX2 = cpu.X86.HasAVX2
 // words are the weights of f as horizontal4 takes them: for every output and
 // four inputs the upper and then the lower 11 bits of the weights of a pair of
 // inputs, four times over.
-func (f *weights) words() (k []byte, groups int) {
-	groups = (f.size + 3) / 4
-	k = make([]byte, len(f.start)*groups*64)
+func (f *weights) words() []byte {
+	if !haveAVX2 {
+		return nil
+	}
+	groups := (f.size + 3) / 4
+	k := make([]byte, len(f.start)*groups*64)
 	for i := range f.start {
 		w := f.k[i*f.size : (i+1)*f.size]
 		for x, v := range w {
@@ -33,27 +36,26 @@ func (f *weights) words() (k []byte, groups int) {
 			}
 		}
 	}
-	return k, groups
+	return k
 }
 
 // horizontalRows is the horizontal pass of rows of RGB, as many from the top as
 // the vector code can do; it returns how many. Rows of dst have room for one
 // byte more.
-func horizontalRows(dst []byte, dstStride int, src []byte, srcStride, rows int, f *weights) int {
+func horizontalRows(dst []byte, dstStride int, src []byte, srcStride, rows int, f *weights, words []byte) int {
 	last := len(f.start) - 1
 	groups := (f.size + 3) / 4
 	reach := int(f.start[last])*3 + groups*12 + 4
-	if !haveAVX2 || len(src) < reach {
+	if len(src) < reach {
 		return 0
 	}
 	rows = min(rows, (len(src)-reach)/srcStride+1)
 	if rows < 4 {
 		return 0
 	}
-	k, _ := f.words()
 	for y := 0; y < rows; y += 4 {
 		y := min(y, rows-4) // the last four overlap
-		horizontal4(&dst[y*dstStride], dstStride, &src[y*srcStride], srcStride, &f.start[0], &k[0], last+1, groups)
+		horizontal4(&dst[y*dstStride], dstStride, &src[y*srcStride], srcStride, &f.start[0], &words[0], last+1, groups)
 	}
 	return rows
 }

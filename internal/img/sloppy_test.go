@@ -2,9 +2,12 @@ package img
 
 import (
 	"bytes"
+	"compress/zlib"
 	"encoding/binary"
 	"encoding/hex"
 	"hash/crc32"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -72,7 +75,7 @@ func TestFax(t *testing.T) {
 	}
 }
 
-// TestRareJPEG: the same files are refused with a library and without.
+// TestRareJPEG: a whole file of a kind that is not read is not called damaged.
 func TestRareJPEG(t *testing.T) {
 	data := smallFiles(t)["jpeg_gray_0.jpg"]
 	at := bytes.Index(data, []byte{0xFF, mSOF0})
@@ -81,15 +84,40 @@ func TestRareJPEG(t *testing.T) {
 		"lossless coding is not supported":   patch(data, at+1, 0xC3),
 		"12-bit samples are not supported":   patch(data, at+4, 12),
 	} {
-		for _, decode := range []func([]byte) (*Image, error){Decode, DecodeGo} {
-			_, err := decode(bad)
-			checkError(t, want, err)
-			if err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "fetch")) {
-				t.Errorf("%v; want %q", err, want)
-			}
+		_, err := Decode(bad)
+		checkError(t, want, err)
+		if err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "fetch")) {
+			t.Errorf("%v; want %q", err, want)
 		}
-		if m := frameMarker(bad); m != bad[at+1] {
-			t.Errorf("marker %#x, want %#x", m, bad[at+1])
+	}
+}
+
+// writeZeros writes n zeros as zlib has them.
+func writeZeros(b *bytes.Buffer, n int) {
+	w := zlib.NewWriter(b)
+	w.Write(make([]byte, n)) // to memory
+	w.Close()
+}
+
+// TestSmoothing drops scans of progressive files, whole or in part; libjpeg
+// then guesses what is missing.
+func TestSmoothing(t *testing.T) {
+	var cases []struct {
+		File, SHA256 string
+		Bytes        int
+	}
+	readJSON(t, filepath.Join(fixtures, "smoothing.json"), &cases)
+	if len(cases) < 40 {
+		t.Errorf("%d files, want at least 40", len(cases))
+	}
+	for _, c := range cases {
+		data, err := os.ReadFile(filepath.Join(fixtures, c.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		im, err := Decode(append(data[:c.Bytes], 0xFF, mEOI))
+		if err != nil || hash(im.RGB().Pix) != c.SHA256 {
+			t.Errorf("%s, the first %d bytes: the pixels differ (%v)", c.File, c.Bytes, err)
 		}
 	}
 }

@@ -5,7 +5,9 @@ package img
 // There is no vector code here; the variable is for the tests.
 var haveAVX2 = false
 
-func horizontalRows([]byte, int, []byte, int, int, *weights) int { return 0 }
+func (*weights) words() []byte { return nil }
+
+func horizontalRows([]byte, int, []byte, int, int, *weights, []byte) int { return 0 }
 
 func verticalColumns([]byte, []byte, int, []int32) int { return 0 }
 

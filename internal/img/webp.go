@@ -1,9 +1,12 @@
 package img
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"image"
+	"io"
+	"strings"
 
 	"golang.org/x/image/webp"
 
@@ -20,18 +23,25 @@ type chunk struct {
 	data []byte
 }
 
-// riffChunks splits data, which must be whole.
-func riffChunks(data []byte) ([]chunk, error) {
-	var chunks []chunk
+// riffChunks gives the chunks of data, which must be whole, until each says stop.
+func riffChunks(data []byte, each func(c chunk) error) error {
 	for len(data) >= 8 {
 		n := int64(binary.LittleEndian.Uint32(data[4:]))
 		if n > int64(len(data)-8) {
-			return nil, badWebP("chunk %q is truncated", data[:4])
+			return badWebP("chunk %q is truncated", data[:4])
 		}
-		chunks = append(chunks, chunk{string(data[:4]), data[8 : 8+n]})
+		id := "" // of a kind that does not matter
+		for _, known := range [...]string{"VP8X", "VP8 ", "VP8L", "ALPH", "ANMF"} {
+			if string(data[:4]) == known {
+				id = known
+			}
+		}
+		if err := each(chunk{id, data[8 : 8+n]}); err != nil {
+			return err
+		}
 		data = data[min(int64(len(data)), 8+n+n&1):]
 	}
-	return chunks, nil
+	return nil
 }
 
 // frame is the first picture of a WebP file and where it lies on the canvas.
@@ -41,14 +51,12 @@ type frame struct {
 	alpha, image *chunk // ALPH; VP8 or VP8L
 }
 
-func (f *frame) find(chunks []chunk) {
-	for i, c := range chunks {
-		switch {
-		case c.id == "ALPH" && f.alpha == nil && f.image == nil:
-			f.alpha = &chunks[i]
-		case (c.id == "VP8 " || c.id == "VP8L") && f.image == nil:
-			f.image = &chunks[i]
-		}
+func (f *frame) find(c chunk) {
+	switch {
+	case c.id == "ALPH" && f.alpha == nil && f.image == nil:
+		f.alpha = &c
+	case (c.id == "VP8 " || c.id == "VP8L") && f.image == nil:
+		f.image = &c
 	}
 }
 
@@ -75,37 +83,42 @@ func isWebP(data []byte) bool {
 	return id == "VP8 " || id == "VP8L" || id == "VP8X"
 }
 
-// decodeWebP reads the first frame of a WebP file, on its canvas: mode RGBA
-// where the file says that it has alpha, else RGB.
-func decodeWebP(data []byte) (*Image, error) {
+// openWebP finds the first frame of a WebP file, on its canvas: mode RGBA where
+// the file says that it has alpha, else RGB.
+func openWebP(data []byte) (*Picture, error) {
 	size := int64(binary.LittleEndian.Uint32(data[4:]))
 	if size > int64(len(data)-8) || size < 12 {
 		return nil, badWebP("the file has %d of %d bytes", len(data)-8, size)
 	}
-	chunks, err := riffChunks(data[12 : 8+size])
+	var f, still frame // of an animation frame, and beside them
+	var canvas []byte  // VP8X
+	first := true
+	err := riffChunks(data[12:8+size], func(c chunk) error {
+		switch {
+		case first && c.id == "VP8X":
+			if canvas = c.data; len(c.data) < 10 {
+				return badWebP("VP8X chunk of %d bytes is too short", len(c.data))
+			}
+		case c.id == "ANMF" && canvas != nil && f.image == nil:
+			if len(c.data) < 16 {
+				return badWebP("animation frame of %d bytes is too short", len(c.data))
+			}
+			f.x, f.y, f.animated = 2*uint24(c.data), 2*uint24(c.data[3:]), true
+			return riffChunks(c.data[16:], func(c chunk) error {
+				f.find(c)
+				return nil
+			})
+		default:
+			still.find(c)
+		}
+		first = false
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	var f frame
-	f.find(chunks)
-	extended := len(chunks) > 0 && chunks[0].id == "VP8X"
-	if extended && len(chunks[0].data) < 10 {
-		return nil, badWebP("VP8X chunk of %d bytes is too short", len(chunks[0].data))
-	}
-	for _, c := range chunks {
-		if c.id != "ANMF" || !extended || f.image != nil {
-			continue
-		}
-		if len(c.data) < 16 {
-			return nil, badWebP("animation frame of %d bytes is too short", len(c.data))
-		}
-		inner, err := riffChunks(c.data[16:])
-		if err != nil {
-			return nil, err
-		}
-		f.x, f.y = 2*uint24(c.data), 2*uint24(c.data[3:])
-		f.animated = true
-		f.find(inner)
+	if still.image != nil {
+		f = still
 	}
 	if f.image == nil {
 		return nil, badWebP("it has no picture")
@@ -114,42 +127,55 @@ func decodeWebP(data []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	im := &Image{Mode: "RGB", W: w, H: h}
-	if extended {
-		x := chunks[0].data
-		alpha = x[0]&0x10 != 0
-		im.W, im.H = uint24(x[4:])+1, uint24(x[7:])+1
+	p := &Picture{Mode: "RGB", W: w, H: h}
+	if canvas != nil {
+		alpha = canvas[0]&0x10 != 0
+		p.W, p.H = uint24(canvas[4:])+1, uint24(canvas[7:])+1
 	}
 	if alpha {
-		im.Mode = "RGBA"
+		p.Mode = "RGBA"
 	}
-	if err := checkSize("WebP", im.W, im.H); err != nil {
+	if err := checkSize("WebP", p.W, p.H); err != nil {
 		return nil, err
 	}
 	// Only a frame of an animation may be smaller than the canvas.
-	fits := f.x+w <= im.W && f.y+h <= im.H && (f.animated || w == im.W && h == im.H)
+	fits := f.x+w <= p.W && f.y+h <= p.H && (f.animated || w == p.W && h == p.H)
 	if w == 0 || h == 0 || !fits {
-		return nil, badWebP("a picture of %d x %d at %d, %d does not fit the canvas of %d x %d", w, h, f.x, f.y, im.W, im.H)
+		return nil, badWebP("a picture of %d x %d at %d, %d does not fit the canvas of %d x %d", w, h, f.x, f.y, p.W, p.H)
 	}
-	src, err := webp.Decode(bytes.NewReader(f.still(w, h)))
-	if err != nil {
-		return nil, badWebP("%w", err)
+	p.cost = 4 * int64(w) * int64(h) // of VP8L, and of VP8 with alpha and what its reader holds
+	p.decode = func(want span, to sink) error {
+		src, err := webp.Decode(f.still(w, h))
+		if err != nil {
+			return badWebP("%w", err)
+		}
+		b := newBands(p, want.lo, to)
+		defer b.close()
+		c := channels[p.Mode]
+		paint := newPaint(src, w, h)
+		for y := want.lo; y < want.hi; y++ {
+			row := b.next()
+			if w < p.W || y < f.y || y >= f.y+h {
+				clear(row)
+			}
+			if y >= f.y && y < f.y+h {
+				paint(row[f.x*c:][:w*c], y-f.y, c)
+			}
+		}
+		b.flush()
+		return nil
 	}
-	im.Pix = make([]byte, im.W*im.H*channels[im.Mode])
-	im.paint(src, f.x, f.y, w, h)
-	return im, nil
+	return p, nil
 }
 
 // still is the frame as a file of its own.
-func (f *frame) still(w, h int) []byte {
-	var body []byte
+func (f *frame) still(w, h int) io.Reader {
+	size := 4
+	parts := []io.Reader{nil}
 	add := func(id string, data []byte) {
-		body = append(body, id...)
-		body = binary.LittleEndian.AppendUint32(body, uint32(len(data)))
-		body = append(body, data...)
-		if len(data)&1 != 0 {
-			body = append(body, 0)
-		}
+		head := binary.LittleEndian.AppendUint32([]byte(id), uint32(len(data)))
+		parts = append(parts, bytes.NewReader(head), bytes.NewReader(data), bytes.NewReader(make([]byte, len(data)&1)))
+		size += 8 + len(data) + len(data)&1
 	}
 	if f.alpha != nil && f.image.id == "VP8 " {
 		w, h := w-1, h-1
@@ -157,52 +183,50 @@ func (f *frame) still(w, h int) []byte {
 		add("ALPH", f.alpha.data)
 	}
 	add(f.image.id, f.image.data)
-	out := append([]byte("RIFF"), 0, 0, 0, 0)
-	binary.LittleEndian.PutUint32(out[4:], uint32(len(body)+4))
-	out = append(out, "WEBP"...)
-	return append(out, body...)
+	parts[0] = strings.NewReader("RIFF" + string(binary.LittleEndian.AppendUint32(nil, uint32(size))) + "WEBP")
+	return bufio.NewReader(io.MultiReader(parts...))
 }
 
-// paint puts a decoded frame on the canvas.
-func (im *Image) paint(src image.Image, fx, fy, w, h int) {
-	c := channels[im.Mode]
-	var alpha func(y int) []byte
+// newPaint gives the rows of a decoded frame of w x h pixels, c samples to a pixel.
+func newPaint(src image.Image, w, h int) func(dst []byte, y, c int) {
+	var alpha *image.NYCbCrA
 	s, ok := src.(*image.YCbCr)
 	switch v := src.(type) {
 	case *image.NRGBA:
-		for y := range h {
+		return func(dst []byte, y, c int) {
 			row := v.Pix[y*v.Stride:]
-			dst := im.Pix[((fy+y)*im.W+fx)*c:]
+			if c == 4 {
+				copy(dst, row)
+				return
+			}
 			for x := range w {
-				copy(dst[c*x:c*x+c], row[4*x:])
+				copy(dst[3*x:3*x+3], row[4*x:])
 			}
 		}
 	case *image.NYCbCrA:
-		s, ok = &v.YCbCr, true
-		alpha = func(y int) []byte { return v.A[y*v.AStride:] }
+		s, ok, alpha = &v.YCbCr, true, v
 	}
 	if !ok {
-		return
+		return func([]byte, int, int) {}
 	}
 	cw, ch := (w+1)/2, (h+1)/2
 	u, v := make([]byte, w+1), make([]byte, w+1)
-	for y := range h {
+	return func(dst []byte, y, c int) {
 		near := y / 2
 		far := max(0, min(ch-1, near-1+2*(y&1)))
 		webpUpsample(u, s.Cb[near*s.CStride:][:cw], s.Cb[far*s.CStride:][:cw])
 		webpUpsample(v, s.Cr[near*s.CStride:][:cw], s.Cr[far*s.CStride:][:cw])
-		dst := im.Pix[((fy+y)*im.W+fx)*c:]
 		row := s.Y[y*s.YStride:]
 		for x := range w {
 			webpToRGB(dst[c*x:], row[x], u[x], v[x])
 		}
 		if c != 4 {
-			continue
+			return
 		}
 		for x := range w {
 			dst[4*x+3] = 0xFF
 			if alpha != nil {
-				dst[4*x+3] = alpha(y)[x]
+				dst[4*x+3] = alpha.A[y*alpha.AStride+x]
 			}
 		}
 	}

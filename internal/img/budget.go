@@ -1,0 +1,39 @@
+package img
+
+import (
+	"context"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// DefaultMemory is what the pictures that a process decodes at a time may take
+// together, in bytes, unless a Budget says otherwise.
+const DefaultMemory = 1 << 30
+
+// Budget bounds the memory of the pictures that are decoded at a time: one that
+// does not fit waits, one that is larger than the whole runs alone. It is for
+// any number of goroutines.
+type Budget struct {
+	size int64
+	sem  *semaphore.Weighted
+}
+
+// NewBudget is a budget of so many bytes.
+func NewBudget(bytes int64) *Budget {
+	bytes = max(bytes, 1)
+	return &Budget{bytes, semaphore.NewWeighted(bytes)}
+}
+
+// process is the budget of pictures that name none.
+var process = NewBudget(DefaultMemory)
+
+// take waits for n bytes; the result gives them back.
+func (b *Budget) take(n int64) (give func()) {
+	if b == nil {
+		b = process
+	}
+	n = max(1, min(n, b.size))
+	// The context does not end and n fits: there is no error.
+	_ = b.sem.Acquire(context.Background(), n)
+	return func() { b.sem.Release(n) }
+}
