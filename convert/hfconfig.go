@@ -3,7 +3,6 @@ package convert
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -70,12 +69,12 @@ func configFile(p *checkpoint.Plan, o Options) (write []small, path string, err 
 		return nil, "", nil
 	}
 	path = filepath.Join(filepath.Dir(o.Output), "config.json")
-	there, err := os.ReadFile(path)
+	there, err := fault.ReadFile(path, "the model's configuration", 1<<20)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return []small{{path, content}}, path, nil
 	case err != nil:
-		return nil, "", fault.File(path, "the model's configuration", err)
+		return nil, "", err
 	}
 	if c, err := arch.Parse(there); err == nil {
 		if same, _ := hfConfig(c); string(same) == string(content) {

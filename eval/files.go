@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/csv"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -19,16 +18,10 @@ const (
 	reportFile = "report.html"
 )
 
-func readFile(path, want string) ([]byte, error) {
-	if err := fault.RegularFile(path, want); err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fault.File(path, want, err)
-	}
-	return b, nil
-}
+// maxText is the size up to which tables and lists are read, in bytes.
+const maxText = 4 << 30
+
+func readFile(path, want string) ([]byte, error) { return fault.ReadFile(path, want, maxText) }
 
 // rowsHead is the header of rows.csv: the five best classes by id, best first,
 // the logit of the best, and 1 where several classes share it.

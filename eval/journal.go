@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -51,6 +52,9 @@ type journal struct {
 // kill leaves it, is cut off.
 func openJournal(dir, key string, fresh bool) (j *journal, done map[int]entry, other bool, err error) {
 	path := filepath.Join(dir, journalFile)
+	if err := fault.RegularFile(path, "the journal of an evaluation"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, false, err
+	}
 	j = &journal{lock: flock.New(path, flock.SetPermissions(0o644))}
 	free, err := j.lock.TryLock()
 	if err != nil {

@@ -111,7 +111,7 @@ func readPart(dir string) (part, error) {
 			return p, fault.Inputf("%s: no %s: the shard is not finished; run it again with the same --out", dir, resultFile)
 		}
 	}
-	b, err := readFile(path, "a finished zero-shot run")
+	b, err := fault.ReadFile(path, "a finished zero-shot run", 64<<20)
 	if err != nil {
 		return p, err
 	}

@@ -155,9 +155,9 @@ func (f fileSet) Close() error        { return nil }
 func (f fileSet) Describe() string    { return "files" }
 
 func (f fileSet) Read(i int) (dataset.Example, error) {
-	b, err := os.ReadFile(f[i])
+	b, err := fault.ReadFile(f[i], "an image", 1<<30)
 	if err != nil {
-		return dataset.Example{}, fault.File(f[i], "an image", err)
+		return dataset.Example{}, err
 	}
 	return dataset.Example{Index: i, Key: f[i], Path: f[i], Image: b, Label: -1}, nil
 }

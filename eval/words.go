@@ -104,7 +104,7 @@ func ClassNames(path string) (folders, names []string, err error) {
 
 // Lines reads a list file: one entry a line, blank lines aside.
 func Lines(path, what string) ([]string, error) {
-	b, err := readFile(path, "a file of "+what+", one a line")
+	b, err := fault.ReadFile(path, "a file of "+what+", one a line", 64<<20)
 	if err != nil {
 		return nil, err
 	}

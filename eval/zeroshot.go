@@ -403,7 +403,7 @@ func (r *run) finish(ctx context.Context, res *Result, entries []entry) error {
 // keepOld takes over the times and the diagnosis of the session that did the work.
 func keepOld(path string, res *Result) {
 	var old Result
-	b, err := os.ReadFile(path)
+	b, err := fault.ReadFile(path, "an older result", 64<<20)
 	if err != nil || json.Unmarshal(b, &old) != nil || old.Key != res.Key {
 		return
 	}

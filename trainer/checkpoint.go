@@ -460,9 +460,13 @@ func (c *checkpointFile) read(sl slot) (*tensors.Tensor, error) {
 }
 
 func checkHash(path, want string) error {
+	const what = "a file of the checkpoint"
+	if err := fault.RegularFile(path, what); err != nil {
+		return err
+	}
 	f, err := os.Open(path)
 	if err != nil {
-		return fault.File(path, "a file of the checkpoint", err)
+		return fault.File(path, what, err)
 	}
 	defer f.Close()
 	h := sha256.New()

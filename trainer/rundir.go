@@ -64,6 +64,9 @@ func (r *run) openLogs() (err error) {
 
 // readCurve takes over what earlier processes of the run wrote.
 func (r *run) readCurve(path string) error {
+	if err := fault.RegularFile(path, "a run's metrics"); err != nil {
+		return err
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -103,7 +106,7 @@ func (r *run) writeRunFile(done bool) error {
 		Sessions []session `json:"sessions"`
 		Result   *Result   `json:"result,omitempty"`
 	}
-	if text, err := os.ReadFile(path); err == nil && r.first > 0 || done {
+	if text, err := fault.ReadFile(path, "a run's record", 64<<20); err == nil && r.first > 0 || done {
 		_ = json.Unmarshal(text, &f) // a damaged one is written anew
 	}
 	f.Recipe, f.Data, f.Params = r.recipe.identity(), r.position().Data, r.machine.cfg.TotalParams()

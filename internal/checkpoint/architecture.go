@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -32,12 +31,12 @@ func chosenConfig(c *arch.Config, s string) (*arch.Config, string, error) {
 	if c, ok := arch.Named(s); ok {
 		return c, canonicalName(c), nil
 	}
-	data, err := os.ReadFile(s)
+	data, err := fault.ReadFile(s, "a model configuration (JSON)", maxConfig)
 	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(s, ".json") {
 		return nil, "", fault.Usagef("--config %s: no such architecture and no such file; evatool models lists the names", s)
 	}
 	if err != nil {
-		return nil, "", fault.File(s, "a model configuration (JSON)", err)
+		return nil, "", err
 	}
 	c, err = arch.Parse(data)
 	if err != nil {

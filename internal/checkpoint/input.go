@@ -151,7 +151,7 @@ const deepspeedModel = "mp_rank_00_model_states.pt"
 
 // choose finds the weights in a folder of Hugging Face or DeepSpeed.
 func (in *Input) choose(dir string) (string, error) {
-	tag, err := os.ReadFile(filepath.Join(dir, "latest"))
+	tag, err := fault.ReadFile(filepath.Join(dir, "latest"), "DeepSpeed's pointer file", 4096)
 	switch {
 	case err == nil:
 		t := strings.TrimSpace(string(tag))
@@ -160,7 +160,7 @@ func (in *Input) choose(dir string) (string, error) {
 		}
 		return in.deepspeed(filepath.Join(dir, t))
 	case !errors.Is(err, fs.ErrNotExist):
-		return "", fault.File(filepath.Join(dir, "latest"), "DeepSpeed's pointer file", err)
+		return "", err
 	}
 	if _, err := os.Stat(filepath.Join(dir, deepspeedModel)); err == nil {
 		return in.deepspeed(dir)
@@ -214,12 +214,15 @@ func (in *Input) deepspeed(dir string) (string, error) {
 	return model, nil
 }
 
+// maxConfig is the size up to which a configuration is read, in bytes.
+const maxConfig = 1 << 20
+
 // sidecar reads the configuration beside the weights. In a folder any
 // architecture file counts, beside a single file only one that is clearly its.
 func (in *Input) sidecar(dir string, folder bool) error {
 	for _, name := range []string{"open_clip_config.json", "config.json"} {
 		path := filepath.Join(dir, name)
-		b, err := os.ReadFile(path)
+		b, err := fault.ReadFile(path, "a model configuration (JSON)", maxConfig)
 		if err != nil {
 			continue
 		}

@@ -179,12 +179,13 @@ func obeyed(r rune) bool {
 }
 
 // File explains a failed open or stat of path in the user's words.
-// want says what was expected there, such as "a checkpoint".
+// want says what was expected there, such as "a checkpoint". errors.Is still
+// finds fs.ErrNotExist.
 func File(path, want string, err error) error {
 	path = Name(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return Inputf("%s: no such file; give the path of %s", path, want)
+		return Because(Input, err, "%s: no such file; give the path of %s", path, want)
 	case errors.Is(err, syscall.ENOTDIR):
 		return Inputf("%s: a part of this path is a file, not a folder; give the path of %s", path, want)
 	case errors.Is(err, syscall.EISDIR):
@@ -228,7 +229,7 @@ func ReadFile(path, want string, limit int64) ([]byte, error) {
 		return nil, File(path, want, err)
 	}
 	if int64(len(text)) > limit {
-		return nil, Inputf("%s: more than %d bytes; give %s", path, limit, want)
+		return nil, Inputf("%s: more than %d bytes; give %s", Name(path), limit, want)
 	}
 	return text, nil
 }

@@ -163,3 +163,27 @@ func TestName(t *testing.T) {
 		}
 	}
 }
+
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "f")
+	if err := os.WriteFile(file, []byte("12345"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := ReadFile(file, "a thing", 5); err != nil || string(b) != "12345" {
+		t.Errorf("%q, %v", b, err)
+	}
+	for path, want := range map[string]string{
+		file:                         "more than 4 bytes; give a thing",
+		dir:                          "is a directory",
+		filepath.Join(dir, "absent"): "no such file",
+		"/dev/zero":                  "not a regular file",
+	} {
+		if _, err := ReadFile(path, "a thing", 4); err == nil || !strings.Contains(err.Error(), want) || Code(err) != 3 {
+			t.Errorf("ReadFile(%s) = %v (exit %d), want %q, exit 3", path, err, Code(err), want)
+		}
+	}
+	if _, err := ReadFile(filepath.Join(dir, "absent"), "a thing", 4); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v is not fs.ErrNotExist", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // Metrics appends JSON lines to a file such as metrics.jsonl. A line is
@@ -41,10 +42,12 @@ func keptLines(path string, keepThrough int64) ([]byte, error) {
 	if keepThrough < 0 {
 		return nil, nil
 	}
-	old, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err := fault.RegularFile(path, "a run's metrics"); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	} else if err != nil {
+		return nil, err
 	}
+	old, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/device/plugins"
+	"github.com/evatool/evatool/internal/fault"
 	"github.com/google/renameio/v2"
 )
 
@@ -144,8 +145,11 @@ func (c *cache) path(key string) string { return filepath.Join(c.dir, key+".xla"
 
 // get returns the program, or nil when there is none that can be trusted.
 func (c *cache) get(key string) []byte {
-	data, err := os.ReadFile(c.path(key))
+	data, err := fault.ReadFile(c.path(key), "a compiled program", c.max)
 	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			c.drop(key, err)
+		}
 		return nil
 	}
 	sum, ok := bytes.CutPrefix(data, []byte(cacheMagic))

@@ -81,8 +81,12 @@ func Install(ctx context.Context, what, wheel string, log *slog.Logger) (*Instal
 	defer os.RemoveAll(tmp)
 	if wheel != "" {
 		in.Method = "wheel"
+		const want = "the plugin's wheel"
+		if err := fault.RegularFile(wheel, want); err != nil {
+			return nil, err
+		}
 		if in.SHA256, err = fileSHA256(wheel); err != nil {
-			return nil, fault.File(wheel, "the plugin's wheel", err)
+			return nil, fault.File(wheel, want, err)
 		}
 		if in.SHA256 != r.sha256 {
 			// The user's own choice of another version: kept apart, by its hash.
