@@ -16,6 +16,7 @@ import (
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
+	"github.com/evatool/evatool/internal/usercache"
 )
 
 // classifier is one unit vector per class, class by class: [classes,dim].
@@ -192,11 +193,11 @@ func cacheFile(dir, key string) string {
 		return ""
 	}
 	if dir == "" {
-		user, err := os.UserCacheDir()
+		folder, err := usercache.Classifiers.Folder()
 		if err != nil {
 			return ""
 		}
-		dir = filepath.Join(user, "evatool", "classifiers")
+		dir = folder
 	}
 	return filepath.Join(dir, key+".safetensors")
 }

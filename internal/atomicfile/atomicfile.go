@@ -31,6 +31,9 @@ import (
 // tempMark begins the name of every temporary file.
 const tempMark = ".evatool-tmp-"
 
+// IsTemporary tells whether a file's name is that of one in the making.
+func IsTemporary(name string) bool { return strings.HasPrefix(name, tempMark) }
+
 // File is a file in the making. Its methods but Commit and Discard may be used
 // by several goroutines.
 type File struct {

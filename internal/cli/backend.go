@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -14,8 +15,8 @@ import (
 func newBackend(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backend",
-		Short: "List and install compute backends",
-		Long: `List the compute backends of this machine, or install one.
+		Short: "List, install and remove compute backends",
+		Long: `List the compute backends of this machine, install one, or remove one.
 
 The Go backend is built in. XLA plugins are faster: one for CPUs, one for NVIDIA
 GPUs. --backend auto (the default of every command) takes the CUDA plugin if
@@ -25,7 +26,7 @@ there is a GPU, else the CPU plugin, else the Go backend.` + exitStatus,
 		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newBackendList(app), newBackendInstall(app))
+	cmd.AddCommand(newBackendList(app), newBackendInstall(app), newBackendRemove(app))
 	return cmd
 }
 
@@ -35,6 +36,11 @@ func newBackendList(app *App) *cobra.Command {
 		Short: "Show what is here, what --backend auto chooses and why, and how fast each is",
 		Long: `Open every backend of this machine and measure a float32 matrix product on it.
 The line with * is what --backend auto chooses.
+
+A plugin is code that runs with your rights. Its line says what is known of its
+SHA-256: "pinned" is the one that this program names and was tested with,
+"given" one that you vouched for at installation, "unknown" one that came here in
+another way, "changed" no longer what was installed.
 
 Plugins are searched in the user's cache folder, in the packages of a Python on
 PATH (which is not run), and in go-xla's folder. A backend that does not work is
@@ -95,6 +101,9 @@ func backendLine(l device.Listed, chosen bool) string {
 	if l.Plugin != "" {
 		fmt.Fprintf(&b, ", %s", l.Plugin)
 	}
+	if l.Trust != "" {
+		fmt.Fprintf(&b, ", hash %s", l.Trust)
+	}
 	if chosen {
 		fmt.Fprintf(&b, " (%s)", l.Why)
 	}
@@ -102,7 +111,7 @@ func backendLine(l device.Listed, chosen bool) string {
 }
 
 func newBackendInstall(app *App) *cobra.Command {
-	var wheel string
+	var o plugins.InstallOptions
 	cmd := &cobra.Command{
 		Use:   "install cpu|cuda",
 		Short: "Install an XLA plugin into the user's cache folder",
@@ -112,6 +121,10 @@ The version and the SHA-256 are fixed in this program. The plugin is downloaded
 from the Python package index, directly or with pip if that is on PATH; on a
 machine without a network, give the wheel with --wheel. No Python is needed.
 Installing what is there already does nothing.
+
+Another wheel than the fixed one is only installed on your word, with its hash
+(--sha256) or without (--trust): it is code that runs with your rights. It is
+loaded before the fixed one; backend list says so, backend remove undoes it.
 
 The CUDA plugin also needs NVIDIA's libraries: they are found in the packages of
 a Python on PATH, in a CUDA folder, or in LD_LIBRARY_PATH; what is missing is
@@ -126,7 +139,8 @@ named when the plugin is opened.` + exitStatus,
 		},
 		ValidArgs: []string{"cpu", "cuda"},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			in, err := plugins.Install(cmd.Context(), args[0], wheel, app.Log)
+			o.Log = app.Log
+			in, err := plugins.Install(cmd.Context(), args[0], o)
 			if err != nil {
 				return err
 			}
@@ -135,12 +149,54 @@ named when the plugin is opened.` + exitStatus,
 			}
 			done := "installed"
 			if in.Already {
-				done = "is already installed"
+				done = "already installed"
 			}
-			app.Printf("%s %s %s: %s\n", in.Package, in.Version, done, in.Path)
+			app.Printf("%s %s: %s (hash %s): %s\n", in.Package, cmp.Or(in.Version, "of your own choice"), done, in.Trust, in.Path)
+			switch {
+			case in.Before != "":
+				app.Printf("%s is loaded before it: evatool backend remove %s\n", in.Before, in.Before)
+			case in.Own:
+				app.Printf("it is loaded before the one that evatool was tested with: evatool backend remove %s undoes this\n", in.Name)
+			}
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&wheel, "wheel", "", "take the plugin from this wheel `FILE` instead of a download")
+	f := cmd.Flags()
+	f.StringVar(&o.Wheel, "wheel", "", "take the plugin from this wheel `FILE` instead of a download")
+	f.StringVar(&o.SHA256, "sha256", "", "the wheel's SHA-256, 64 `HEX` digits, where it is another wheel than the fixed one")
+	f.BoolVar(&o.Trust, "trust", false, "install the wheel whatever its hash is")
+	cmd.MarkFlagsMutuallyExclusive("sha256", "trust")
 	return cmd
+}
+
+func newBackendRemove(app *App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Remove an installed XLA plugin",
+		Long: `Remove a plugin that backend install put into the user's cache folder: by its
+name, which is the last folder of the path that backend list shows, or all of a
+kind with cpu or cuda. Plugins elsewhere are removed with what put them there
+(pip, for those of a Python).` + exitStatus,
+		Example: `  evatool backend remove cpu
+  evatool backend remove cuda13-0.12.0.1`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fault.Usagef("backend remove: give one name; evatool backend list shows them")
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			removed, err := plugins.Remove(args[0])
+			if err != nil {
+				return err
+			}
+			if app.JSON {
+				return app.PrintJSON(map[string]any{"removed": removed})
+			}
+			for _, path := range removed {
+				app.Printf("removed: %s\n", path)
+			}
+			return nil
+		},
+	}
 }

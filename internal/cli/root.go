@@ -81,7 +81,7 @@ func (a *App) Progress(label string, total int64, unit string) *runlog.Progress 
 var commands = []func(*App) *cobra.Command{
 	newConvert, newInspect, newDiff, newInit,
 	newZeroshot, newRetrieval, newEmbed, newModels, newPreprocess, newTokenize,
-	newTrain, newBackend, newDemo, newVersion,
+	newTrain, newBackend, newCache, newDemo, newVersion,
 }
 
 func newRoot(app *App) *cobra.Command {

@@ -182,7 +182,11 @@ func openBest(o Options) (*Device, string) {
 				continue
 			}
 			i++
-			d, err := openPlugin(p, "", strings.Join(append(reasons, kind+" plugin found"), ", "), o)
+			what := kind + " plugin found"
+			if p.Own {
+				what = "the " + kind + " plugin installed from a wheel of your own choice"
+			}
+			d, err := openPlugin(p, "", strings.Join(append(reasons, what), ", "), o)
 			if err == nil {
 				return d, ""
 			}

@@ -16,9 +16,12 @@ import (
 // Listed is a backend of this machine, or one that it could have.
 type Listed struct {
 	Info
-	From   string  `json:"from,omitempty"`   // where a plugin was found
-	Error  string  `json:"error,omitempty"`  // why it does not work
-	GFLOPS float64 `json:"gflops,omitempty"` // of a float32 matrix product, both sides 1024
+	From   string        `json:"from,omitempty"`   // where a plugin was found
+	Name   string        `json:"name,omitempty"`   // of an installed plugin, for its removal
+	SHA256 string        `json:"sha256,omitempty"` // of a plugin's file
+	Trust  plugins.Trust `json:"trust,omitempty"`  // what is known of that hash
+	Error  string        `json:"error,omitempty"`  // why it does not work
+	GFLOPS float64       `json:"gflops,omitempty"` // of a float32 matrix product, both sides 1024
 }
 
 // List opens every backend of this machine and measures it. The one that
@@ -61,6 +64,14 @@ func List(ctx context.Context, o Options) (list []Listed, chosen int, err error)
 	}
 	for _, p := range plugins.Find() {
 		l := Listed{Info: Info{Backend: "xla:" + p.Path, Kind: p.Kind, Plugin: p.Path, SIMD: SIMD()}, From: p.From}
+		if p.Installed() {
+			l.Name = p.Name()
+		}
+		if l.SHA256, l.Trust, err = p.Trust(); err != nil {
+			l.Error = fault.Line(err)
+			list = append(list, l)
+			continue
+		}
 		err := add(l, func() (*Device, error) {
 			return openPlugin(p, "", "", o)
 		})

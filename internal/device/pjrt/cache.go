@@ -17,18 +17,27 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/device/plugins"
-	"github.com/evatool/evatool/internal/fault"
-	"github.com/google/renameio/v2"
+	"github.com/evatool/evatool/internal/usercache"
 )
 
 // cacheBytes bounds the folder of compiled programs; the least recently used go first.
 const cacheBytes = 2 << 30
 
-// cacheMagic begins a cached program; it is followed by the SHA-256 of the rest.
-const cacheMagic = "evatool program 1\n"
+// cacheMagic begins a cached program. The SHA-256 of its key and the program
+// follows, then the program: under another key an entry is a damaged one.
+const cacheMagic = "evatool program 2\n"
+
+func checksum(key string, body []byte) []byte {
+	h := sha256.New()
+	io.WriteString(h, key+"\n")
+	h.Write(body)
+	return h.Sum(nil)
+}
 
 // cache keeps compiled programs on disk. Any failure of it only means that
 // the program is compiled again.
@@ -48,11 +57,12 @@ func openCache(o Options, p *Plugin) *cache {
 		return nil
 	}
 	if dir == "" {
-		base, err := os.UserCacheDir()
+		folder, err := usercache.Compiled.Folder()
 		if err != nil {
+			log.Debug("no compile cache", "reason", err)
 			return nil
 		}
-		dir = filepath.Join(base, "evatool", "compiled")
+		dir = folder
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		log.Debug("no compile cache", "reason", err)
@@ -144,21 +154,27 @@ func (c *cache) key(program, options []byte) string {
 func (c *cache) path(key string) string { return filepath.Join(c.dir, key+".xla") }
 
 // get returns the program, or nil when there is none that can be trusted.
+// What is in its place and is not one is removed, or passed by if it cannot be.
 func (c *cache) get(key string) []byte {
-	data, err := fault.ReadFile(c.path(key), "a compiled program", c.max)
+	data, err := readEntry(c.path(key), c.max)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, errForeign) {
+		c.log.Debug("cached program passed by", "file", c.path(key), "reason", err)
+		return nil
+	}
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			c.drop(key, err)
-		}
+		c.drop(key, err)
 		return nil
 	}
 	sum, ok := bytes.CutPrefix(data, []byte(cacheMagic))
 	if !ok || len(sum) <= sha256.Size {
-		c.drop(key, errors.New("not a compiled program"))
+		c.drop(key, errors.New("not a compiled program of this version"))
 		return nil
 	}
 	body := sum[sha256.Size:]
-	if got := sha256.Sum256(body); !bytes.Equal(got[:], sum[:sha256.Size]) {
+	if !bytes.Equal(checksum(key, body), sum[:sha256.Size]) {
 		c.drop(key, errors.New("its checksum is wrong"))
 		return nil
 	}
@@ -167,27 +183,66 @@ func (c *cache) get(key string) []byte {
 	return body
 }
 
+// errForeign is for an entry of another user: the code in it would run as this
+// one. It may be good for its owner, so it stays.
+var errForeign = errors.New("it belongs to another user")
+
+// readEntry reads a plain file of this user (or of root) of most bytes at
+// most. It waits for nothing, whatever lies at path.
+func readEntry(path string, most int64) ([]byte, error) {
+	check := func(st fs.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		if !st.Mode().IsRegular() {
+			return fmt.Errorf("not a plain file (%s)", st.Mode().Type())
+		}
+		if own, ok := st.Sys().(*syscall.Stat_t); ok && own.Uid != 0 && int(own.Uid) != os.Geteuid() {
+			return errForeign
+		}
+		if st.Size() > most {
+			return fmt.Errorf("%d bytes are too many", st.Size())
+		}
+		return nil
+	}
+	if err := check(os.Lstat(path)); err != nil {
+		return nil, err
+	}
+	// It may be another by now.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err := check(st, err); err != nil {
+		return nil, err
+	}
+	data := make([]byte, st.Size())
+	_, err = io.ReadFull(f, data)
+	return data, err
+}
+
 // drop removes a damaged entry.
 func (c *cache) drop(key string, why error) {
-	c.log.Debug("cached program dropped", "file", c.path(key), "reason", why)
-	_ = os.Remove(c.path(key))
+	err := os.Remove(c.path(key))
+	c.log.Debug("cached program dropped", "file", c.path(key), "reason", why, "removed", err == nil)
 }
 
 // put stores a program; two processes that do so at once both leave a whole file.
 func (c *cache) put(key string, body []byte) {
 	err := func() error {
-		f, err := renameio.NewPendingFile(c.path(key), renameio.WithTempDir(c.dir))
+		f, err := atomicfile.Create(c.path(key))
 		if err != nil {
 			return err
 		}
-		defer f.Cleanup()
-		sum := sha256.Sum256(body)
-		for _, part := range [][]byte{[]byte(cacheMagic), sum[:], body} {
+		defer f.Discard()
+		for _, part := range [][]byte{[]byte(cacheMagic), checksum(key, body), body} {
 			if _, err := f.Write(part); err != nil {
 				return err
 			}
 		}
-		return f.CloseAtomicallyReplace()
+		return f.Commit()
 	}()
 	if err != nil {
 		c.log.Debug("compiled program not cached", "reason", err)
@@ -196,8 +251,7 @@ func (c *cache) put(key string, body []byte) {
 	c.trim()
 }
 
-// trim removes the least recently used programs above the bound, and
-// temporary files that a killed process left behind.
+// trim removes the least recently used programs above the bound.
 func (c *cache) trim() {
 	entries, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -207,13 +261,7 @@ func (c *cache) trim() {
 	var total int64
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() {
-			continue
-		}
-		if !strings.HasSuffix(e.Name(), ".xla") {
-			if strings.Contains(e.Name(), ".xla") && time.Since(info.ModTime()) > time.Hour {
-				_ = os.Remove(filepath.Join(c.dir, e.Name()))
-			}
+		if err != nil || !info.Mode().IsRegular() || !strings.HasSuffix(e.Name(), ".xla") {
 			continue
 		}
 		files = append(files, info)

@@ -3,14 +3,17 @@
 package plugins
 
 import (
+	"cmp"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
-	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/usercache"
 )
 
 // The kinds of plugins.
@@ -23,8 +26,17 @@ const (
 type Plugin struct {
 	Path string `json:"path"`
 	Kind string `json:"kind"`
-	From string `json:"from"` // where it was found: cache, python, go-xla
+	From string `json:"from"`          // where it was found: cache, python, go-xla
+	Own  bool   `json:"own,omitempty"` // installed from a wheel of the user's own choice
 }
+
+const fromCache = "cache"
+
+// Installed tells whether the plugin lies where Install puts them.
+func (p Plugin) Installed() bool { return p.From == fromCache }
+
+// Name is the name under which Remove knows a plugin of the cache folder.
+func (p Plugin) Name() string { return filepath.Base(filepath.Dir(p.Path)) }
 
 // KindOf is the kind that a plugin's path tells, or "".
 func KindOf(path string) string {
@@ -47,16 +59,15 @@ var HasNVIDIA = sync.OnceValue(func() bool {
 
 // Folder is where Install puts plugins.
 func Folder() (string, error) {
-	base, err := os.UserCacheDir()
-	if err != nil {
-		return "", fault.Envf("no cache folder: %w; set HOME or XDG_CACHE_HOME", err)
-	}
-	return filepath.Join(base, "evatool", "plugins"), nil
+	base, err := usercache.Base()
+	return filepath.Join(base, "plugins"), err
 }
 
 // Find lists the plugins on this machine in the order of preference:
 // the user's cache folder, the packages of a Python on PATH, go-xla's folder.
-// Within a folder the newest version is first. No Python is run.
+// In the cache folder those of the user's own choice are first, the last
+// installed before the others, then the pinned ones; else the newest version
+// is first. No Python is run.
 func Find() []Plugin {
 	var found []Plugin
 	add := func(from, folder string, patterns ...string) {
@@ -66,13 +77,14 @@ func Find() []Plugin {
 			for _, path := range m {
 				// Only what was added to folder counts: the folder may be anywhere.
 				if kind := KindOf(strings.TrimPrefix(path, folder)); kind != "" {
-					found = append(found, Plugin{path, kind, from})
+					found = append(found, Plugin{Path: path, Kind: kind, From: from})
 				}
 			}
 		}
 	}
 	if folder, err := Folder(); err == nil {
-		add("cache", folder, "*/*.so")
+		add(fromCache, folder, "[^.]*/*.so")
+		order(found)
 	}
 	for _, site := range SitePackages() {
 		add("python", site, "jax_plugins/xla_cuda*/xla_cuda_plugin.so", "*/pjrt_c_api_cpu_plugin.so")
@@ -81,6 +93,34 @@ func Find() []Plugin {
 		add("go-xla", filepath.Join(home, ".local", "lib", "go-xla"), "nvidia/pjrt_c_api_cuda*_plugin.so", "pjrt_c_api_cpu*_plugin.so")
 	}
 	return found
+}
+
+// order sorts the plugins of the cache folder.
+func order(found []Plugin) {
+	type place struct {
+		rank int
+		at   time.Time
+	}
+	places := map[string]place{}
+	for i, p := range found {
+		r := readRecord(p.Path)
+		switch {
+		case r != nil && r.By != string(Pinned):
+			found[i].Own = true
+			st, err := os.Stat(filepath.Join(filepath.Dir(p.Path), recordFile))
+			if err == nil {
+				places[p.Path] = place{0, st.ModTime()}
+			}
+		case slices.ContainsFunc(slices.Collect(maps.Values(releases)), func(r release) bool { return r.name() == p.Name() }):
+			places[p.Path] = place{rank: 1}
+		default:
+			places[p.Path] = place{rank: 2}
+		}
+	}
+	slices.SortStableFunc(found, func(a, b Plugin) int {
+		x, y := places[a.Path], places[b.Path]
+		return cmp.Or(cmp.Compare(x.rank, y.rank), y.at.Compare(x.at))
+	})
 }
 
 // SitePackages are the package folders of the Pythons on PATH.

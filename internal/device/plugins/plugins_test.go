@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,46 +59,183 @@ func home(t *testing.T) string {
 	return dir
 }
 
-// TestInstallWheel: a wheel is installed once, found afterwards, and what is
-// no wheel leaves nothing behind.
+// pin makes a wheel the pinned one for a test.
+func pin(t *testing.T, wheel, library string) {
+	t.Helper()
+	known := releases["cpu"]
+	t.Cleanup(func() { releases["cpu"] = known })
+	r := known
+	r.wheel, r.library = must[string](t)(fileSHA256(wheel, "a wheel")), fmt.Sprintf("%x", sha256.Sum256([]byte(library)))
+	releases["cpu"] = r
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// TestInstallWheel: a wheel that is not the pinned one needs the user's word;
+// it is installed once; what is no wheel leaves nothing behind.
 func TestInstallWheel(t *testing.T) {
 	dir := home(t)
-	log := slog.New(slog.DiscardHandler)
 	good := writeWheel(t, "good.whl", map[string]string{"x/pjrt_c_api_cpu_plugin.so": "plugin", "x/other.so": "other"})
+	sum := must[string](t)(fileSHA256(good, "a wheel"))
 	text := filepath.Join(dir, "text.whl")
 	if err := os.WriteFile(text, []byte("no zip"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	pipe := filepath.Join(dir, "pipe.whl")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
-		what, wheel string
-		code        int
-		already     bool
+		what    string
+		o       InstallOptions
+		code    int
+		want    string // in the error
+		already bool
 	}{
-		{"cpu", good, 0, false},
-		{"cpu", good, 0, true},
-		{"cuda", good, 3, false}, // holds another plugin
-		{"cpu", text, 3, false},
-		{"cpu", filepath.Join(dir, "none.whl"), 3, false},
-		{"tpu", good, 2, false},
+		{"cpu", InstallOptions{Wheel: good}, 2, "give --sha256 " + sum, false},
+		{"cpu", InstallOptions{Wheel: good, SHA256: strings.Repeat("0", 64)}, 3, sum, false},
+		{"cpu", InstallOptions{Wheel: good, SHA256: sum[1:]}, 2, "64 hexadecimal", false},
+		{"cpu", InstallOptions{Wheel: good, SHA256: strings.Repeat("x", 64)}, 2, "64 hexadecimal", false},
+		{"cpu", InstallOptions{SHA256: sum}, 2, "about a --wheel", false},
+		{"cpu", InstallOptions{Trust: true}, 2, "about a --wheel", false},
+		{"cuda", InstallOptions{Wheel: good, Trust: true}, 3, "holds no xla_cuda_plugin.so", false},
+		{"cpu", InstallOptions{Wheel: text, Trust: true}, 3, "not a wheel", false},
+		{"cpu", InstallOptions{Wheel: filepath.Join(dir, "none.whl")}, 3, "no such file", false},
+		{"cpu", InstallOptions{Wheel: pipe, Trust: true}, 3, "not a regular file", false},
+		{"cpu", InstallOptions{Wheel: dir, Trust: true}, 3, "directory", false},
+		{"tpu", InstallOptions{Wheel: good}, 2, "give cpu or cuda", false},
+		{"cpu", InstallOptions{Wheel: good, SHA256: strings.ToUpper(sum)}, 0, "", false},
+		{"cpu", InstallOptions{Wheel: good, Trust: true}, 0, "", true},
 	} {
-		in, err := Install(t.Context(), c.what, c.wheel, log)
-		if fault.Code(err) != c.code {
-			t.Errorf("%s from %s: exit status %d (%v), not %d", c.what, c.wheel, fault.Code(err), err, c.code)
+		c.o.Log = quiet
+		in, err := Install(t.Context(), c.what, c.o)
+		if fault.Code(err) != c.code || c.code != 0 && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s, %+v: exit status %d (%v), not %d", c.what, c.o, fault.Code(err), err, c.code)
 		}
 		if err != nil {
+			if left := must[[]string](t)(filepath.Glob(filepath.Join(dir, "evatool", "plugins", "*"))); len(left) > 0 {
+				t.Fatalf("%+v: left %v", c.o, left)
+			}
 			continue
 		}
-		if data, err := os.ReadFile(in.Path); err != nil || string(data) != "plugin" || in.Already != c.already {
+		if data, err := os.ReadFile(in.Path); err != nil || string(data) != "plugin" || in.Already != c.already || in.Trust != Given || !in.Own {
 			t.Errorf("%s: %+v holds %q (%v)", c.what, in, data, err)
 		}
 	}
-	left := must[[]string](t)(filepath.Glob(filepath.Join(dir, "evatool", "plugins", "*")))
-	hidden := must[[]string](t)(filepath.Glob(filepath.Join(dir, "evatool", "plugins", ".*")))
-	if len(left) != 1 || len(hidden) != 0 {
-		t.Errorf("the plugin folder holds %v and %v", left, hidden)
+	found := Find()
+	if len(found) != 1 || found[0].Kind != CPU || !found[0].Own || readRecord(found[0].Path).By != "--sha256" {
+		t.Errorf("found %+v", found)
 	}
-	if found := Find(); len(found) != 1 || found[0].Kind != CPU {
-		t.Errorf("found %v", found)
+}
+
+// TestTrust: what is known of a plugin, which comes first, and what is
+// removed.
+func TestTrust(t *testing.T) {
+	dir := home(t)
+	pinned := writeWheel(t, "pinned.whl", map[string]string{"pjrt_c_api_cpu_plugin.so": "pinned"})
+	pin(t, pinned, "pinned")
+	install := func(wheel string, trust bool) *Installed {
+		t.Helper()
+		in, err := Install(t.Context(), "cpu", InstallOptions{Wheel: wheel, Trust: trust, Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	// An older evatool's, without a record; by its name it would be the newest.
+	byHand := filepath.Join(dir, "evatool", "plugins", "cpu-ffffffffffff", "pjrt_c_api_cpu_plugin.so")
+	if err := os.MkdirAll(filepath.Dir(byHand), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(byHand, []byte("by hand"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	first := install(pinned, false)
+	if first.Trust != Pinned || first.Own || first.Already || first.Before != "" {
+		t.Errorf("pinned: %+v", first)
+	}
+	own := install(writeWheel(t, "own.whl", map[string]string{"pjrt_c_api_cpu_plugin.so": "own"}), true)
+	past := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(filepath.Join(filepath.Dir(own.Path), recordFile), past, past); err != nil {
+		t.Fatal(err)
+	}
+	newer := install(writeWheel(t, "newer.whl", map[string]string{"pjrt_c_api_cpu_plugin.so": "newer"}), true)
+	if again := install(pinned, false); !again.Already || again.Before != newer.Name {
+		t.Errorf("pinned again: %+v", again)
+	}
+	check := func(want ...string) { // path and trust, in order
+		t.Helper()
+		var got []string
+		for _, p := range Find() {
+			sum, trust, err := p.Trust()
+			if err != nil || len(sum) != 64 {
+				t.Errorf("%s: %q, %v", p.Path, sum, err)
+			}
+			got = append(got, p.Path+" "+string(trust))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("found\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	check(newer.Path+" given", own.Path+" given", first.Path+" pinned", byHand+" unknown")
+
+	for _, path := range []string{first.Path, newer.Path} {
+		if err := os.WriteFile(path, []byte("other"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(newer.Path+" changed", own.Path+" given", first.Path+" changed", byHand+" unknown")
+	if again := install(pinned, false); again.Already {
+		t.Errorf("damaged, and installed already: %+v", again)
+	}
+	check(newer.Path+" changed", own.Path+" given", first.Path+" pinned", byHand+" unknown")
+
+	for _, name := range []string{"", ".", "..", "gpu", "/", "cpu-0", "../plugins/" + own.Name, filepath.Join(dir, "evatool")} {
+		if _, err := Remove(name); fault.Code(err) != 2 || !strings.Contains(err.Error(), own.Name) {
+			t.Errorf("remove %q: %v", name, err)
+		}
+	}
+	if got, err := Remove(newer.Name); err != nil || !slices.Equal(got, []string{newer.Path}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	check(own.Path+" given", first.Path+" pinned", byHand+" unknown")
+	if got, err := Remove("cpu"); err != nil || len(got) != 3 {
+		t.Errorf("%v, %v", got, err)
+	}
+	check()
+	if left := must[[]os.DirEntry](t)(os.ReadDir(filepath.Join(dir, "evatool", "plugins"))); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+	if _, err := Remove("cpu"); fault.Code(err) != 2 || !strings.Contains(err.Error(), "no plugin is installed") {
+		t.Errorf("nothing to remove: %v", err)
+	}
+}
+
+// TestRecords: a record that is none says nothing, whatever it is.
+func TestRecords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "plugin.so")
+	file := filepath.Join(filepath.Dir(path), recordFile)
+	for name, make := range map[string]func() error{
+		"text":  func() error { return os.WriteFile(file, []byte("text"), 0o644) },
+		"pipe":  func() error { return syscall.Mkfifo(file, 0o644) },
+		"zeros": func() error { return os.Symlink("/dev/zero", file) },
+		"huge": func() error {
+			if err := os.WriteFile(file, []byte("{}"), 0o644); err != nil {
+				return err
+			}
+			return os.Truncate(file, 1<<40)
+		},
+		"folder": func() error { return os.Mkdir(file, 0o755) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		if r := readRecord(path); r != nil {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -106,7 +244,7 @@ func TestInstallWheel(t *testing.T) {
 func TestInstallOffline(t *testing.T) {
 	home(t)
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:9") // nothing listens there
-	_, err := Install(t.Context(), "cpu", "", slog.New(slog.DiscardHandler))
+	_, err := Install(t.Context(), "cpu", InstallOptions{Log: quiet})
 	if fault.Code(err) != 4 || !strings.Contains(err.Error(), "--wheel FILE") || !strings.Contains(err.Error(), "pip: not on PATH") {
 		t.Errorf("exit status %d: %v", fault.Code(err), err)
 	}
@@ -167,13 +305,12 @@ func (x index) RoundTrip(r *http.Request) (*http.Response, error) {
 // TestInstallDownload: the pinned wheel is taken from where the index says;
 // another wheel under its name is not; nothing is printed; it can be stopped.
 func TestInstallDownload(t *testing.T) {
-	wheel := string(must[[]byte](t)(os.ReadFile(writeWheel(t, "w.whl", map[string]string{"x/pjrt_c_api_cpu_plugin.so": "plugin"}))))
-	transport, known := http.DefaultTransport, releases["cpu"]
-	defer func() { http.DefaultTransport, releases["cpu"] = transport, known }()
-	r := known
-	r.sha256 = fmt.Sprintf("%x", sha256.Sum256([]byte(wheel)))
-	releases["cpu"] = r
-	listing := fmt.Sprintf(`{"releases":{"%s":[{"url":"https://files.test/w.whl","digests":{"sha256":"%s"}}]}}`, r.version, r.sha256)
+	file := writeWheel(t, "w.whl", map[string]string{"x/pjrt_c_api_cpu_plugin.so": "plugin"})
+	pin(t, file, "plugin")
+	wheel, r := string(must[[]byte](t)(os.ReadFile(file))), releases["cpu"]
+	transport := http.DefaultTransport
+	defer func() { http.DefaultTransport = transport }()
+	listing := fmt.Sprintf(`{"releases":{"%s":[{"url":"https://files.test/w.whl","digests":{"sha256":"%s"}}]}}`, r.version, r.wheel)
 	page := "/" + r.pkg + "/json"
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -191,7 +328,7 @@ func TestInstallDownload(t *testing.T) {
 	} {
 		dir := home(t)
 		http.DefaultTransport = c.x
-		in, err := Install(c.ctx, "cpu", "", slog.New(slog.DiscardHandler))
+		in, err := Install(c.ctx, "cpu", InstallOptions{Log: quiet})
 		if c.want == "" {
 			if err != nil || string(must[[]byte](t)(os.ReadFile(in.Path))) != "plugin" {
 				t.Errorf("%s: %+v, %v", c.name, in, err)

@@ -1,0 +1,87 @@
+package plugins
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// A plugin is code that runs with its user's rights. Trust says what is known
+// about where it comes from.
+type Trust string
+
+// What may be known of a plugin's SHA-256.
+const (
+	Pinned  Trust = "pinned"  // the one that this program names: tested
+	Given   Trust = "given"   // one that the user vouched for at installation
+	Changed Trust = "changed" // not the one that was installed
+	Unknown Trust = "unknown" // found here: installed with Python, by hand or by an older evatool
+)
+
+// recordFile lies beside a plugin that Install put there.
+const recordFile = "installed.json"
+
+// record is what Install knows of a plugin.
+type record struct {
+	Package string `json:"package"`
+	Version string `json:"version,omitempty"` // "" for another wheel than the pinned one
+	Wheel   string `json:"wheel_sha256"`
+	Library string `json:"library_sha256"`
+	By      string `json:"trusted_by"` // pinned, --sha256 or --trust
+}
+
+// readRecord is the record of a plugin, nil when there is none.
+func readRecord(plugin string) *record {
+	path := filepath.Join(filepath.Dir(plugin), recordFile)
+	data, err := fault.ReadFile(path, "a record", 1<<16)
+	r := new(record)
+	if err != nil || json.Unmarshal(data, r) != nil {
+		return nil
+	}
+	return r
+}
+
+// Trust hashes the plugin's file and says what is known of it.
+func (p Plugin) Trust() (sha256 string, t Trust, err error) {
+	if sha256, err = fileSHA256(p.Path, "a plugin"); err != nil {
+		return "", Unknown, err
+	}
+	for _, r := range releases {
+		if sha256 == r.library {
+			return sha256, Pinned, nil
+		}
+	}
+	if !p.Installed() {
+		return sha256, Unknown, nil
+	}
+	switch r := readRecord(p.Path); {
+	case r == nil:
+		return sha256, Unknown, nil
+	case r.Library != sha256:
+		return sha256, Changed, nil
+	default:
+		return sha256, Given, nil
+	}
+}
+
+// fileSHA256 is the SHA-256 of a plain file; want says what it should be.
+func fileSHA256(path, want string) (string, error) {
+	if err := fault.RegularFile(path, want); err != nil {
+		return "", err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fault.File(path, want, err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fault.File(path, want, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
