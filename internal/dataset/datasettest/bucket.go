@@ -97,7 +97,9 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && s.Cut.Add(-1) >= 0 {
 			w.Header().Set("Content-Length", "100000")
 			w.WriteHeader(http.StatusPartialContent)
-			w.Write(data[:1])
+			from := 0
+			fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+			w.Write(data[from : from+1])
 			return
 		}
 		if r.Method == http.MethodGet {
