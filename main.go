@@ -12,8 +12,26 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := context.Background(), func() {}
+	if asked := interrupts(); len(asked) > 0 {
+		ctx, stop = signal.NotifyContext(ctx, asked...)
+	}
+	// A reader that goes away is an error of the write, not the end of the
+	// process in the middle of its work.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
+}
+
+// interrupts are the signals that ask evatool to stop. One that was ignored
+// when it was started stays ignored: SIGHUP under nohup, SIGINT in a script's
+// background.
+func interrupts() (list []os.Signal) {
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }

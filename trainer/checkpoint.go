@@ -169,7 +169,8 @@ func (v *saver) wait() error {
 	return err
 }
 
-// patiently repeats fn while the disk is full.
+// patiently repeats fn while the disk is full, until ctx ends: then the error
+// is stopped.
 func (v *saver) patiently(ctx context.Context, what string, fn func() error) error {
 	for said := false; ; said = true {
 		err := fn()
@@ -181,7 +182,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 		}
 		select {
 		case <-ctx.Done():
-			return fault.Envf("%s: no space for the %s; free some and run the same command again, it goes on from %s", v.dir, what, v.from())
+			return stopped(fmt.Sprintf("%s: no space for the %s; free some and run the same command again, it goes on from %s", v.dir, what, v.from()))
 		case <-time.After(v.retry):
 		}
 	}

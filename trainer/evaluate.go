@@ -134,7 +134,7 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 	row := Eval{Step: r.step, Benchmark: name, Top1: res.Top1, Top5: res.Top5, N: res.N, Seconds: time.Since(start).Seconds()}
 	r.result.Evals = append(r.result.Evals, row)
 	r.log.Info("evaluated", "step", r.step, "benchmark", name, "top1", row.Top1, "top5", row.Top5, "n", row.N)
-	if err := r.write(row); err != nil {
+	if err := r.write(ctx, row); err != nil {
 		return err
 	}
 	r.scalars(r.step, map[string]float64{"eval/" + name + "/top1": row.Top1, "eval/" + name + "/top5": row.Top5})

@@ -33,11 +33,18 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 			r.vacate()
 		}
 	}()
+	r.sweep()
 	from, err := r.resumeFrom(o.Resume)
 	if err != nil {
 		return err
 	}
 	r.saver = newSaver(r.out, r.recipe.Checkpoint.Keep, r.log)
+	if o.fakes.create != nil {
+		r.saver.open = o.fakes.create
+	}
+	if o.fakes.retry > 0 {
+		r.saver.retry = o.fakes.retry
+	}
 	var state *savedState
 	if from != "" {
 		if state, err = readState(from); err != nil {
@@ -56,7 +63,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		*to = min(*to, r.step+o.StopAfter)
 	}
 	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.step*int64(r.recipe.Batch), r.log)
-	source, err := r.openData(ctx, *to, o.reading)
+	source, err := r.openData(ctx, *to, o.fakes.reading)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type run struct {
 	bad     *badSamples
 	saver   *saver
 	encoder eval.Encoder // built at the first evaluation
-	metrics *runlog.Metrics
+	metrics jsonLines
 	events  *runlog.Events
 
 	first   int64 // steps that earlier processes did
@@ -44,6 +44,8 @@ type run struct {
 	last    time.Time // when the previous step's metrics were read
 	started time.Time
 	result  *Result
+
+	openLines func(path string, keepThrough int64) (jsonLines, error)
 }
 
 // pendingStep is a step whose metrics are still in the making.
@@ -53,6 +55,17 @@ type pendingStep struct {
 	wait    time.Duration
 	metrics *device.Array
 	called  time.Time
+}
+
+// jsonLines is a file of JSON lines.
+type jsonLines interface {
+	Write(v any) error
+	Sync() error
+	Close() error
+}
+
+func openLines(path string, keepThrough int64) (jsonLines, error) {
+	return runlog.OpenMetrics(path, keepThrough)
 }
 
 // stopped is the error of a run that was asked to stop.
@@ -69,7 +82,10 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, started: time.Now(), saved: -1}
+	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, started: time.Now(), saved: -1, openLines: openLines}
+	if o.fakes.lines != nil {
+		r.openLines = o.fakes.lines
+	}
 	if r.log == nil {
 		r.log = runlog.Discard()
 	}
@@ -92,12 +108,12 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 func (r *run) loop(ctx context.Context, to int64) error {
 	for {
 		if due := r.step == r.recipe.Steps || r.evalDue(); due {
-			if err := r.settle(); err != nil {
+			if err := r.settle(ctx); err != nil {
 				return err
 			}
 			if err := r.evaluate(ctx); err != nil {
 				if ctx.Err() != nil {
-					return r.interrupted(ctx)
+					return r.asked(ctx, err)
 				}
 				return r.rescue(ctx, err)
 			}
@@ -115,8 +131,8 @@ func (r *run) loop(ctx context.Context, to int64) error {
 			return r.interrupted(ctx)
 		}
 		if err := r.advance(ctx); err != nil {
-			if ctx.Err() != nil {
-				return r.interrupted(ctx)
+			if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+				return r.asked(ctx, err)
 			}
 			return err
 		}
@@ -150,23 +166,23 @@ func (r *run) advance(ctx context.Context) error {
 	r.step++
 	r.pending = &pendingStep{r.step, rates, wait, metrics, time.Now()}
 	if before != nil {
-		return r.read(before)
+		return r.read(ctx, before)
 	}
 	return nil
 }
 
 // settle reads the metrics of the step under way.
-func (r *run) settle() error {
+func (r *run) settle(ctx context.Context) error {
 	p := r.pending
 	if p == nil {
 		return nil
 	}
 	r.pending = nil
-	return r.read(p)
+	return r.read(ctx, p)
 }
 
 // read waits for a step, writes its line and stops the run when it went wrong.
-func (r *run) read(p *pendingStep) error {
+func (r *run) read(ctx context.Context, p *pendingStep) error {
 	v, err := p.metrics.Float32s()
 	if err != nil {
 		return fmt.Errorf("step %d: %w", p.step, err)
@@ -190,7 +206,7 @@ func (r *run) read(p *pendingStep) error {
 			return err
 		}
 	}
-	if err := r.write(s); err != nil {
+	if err := r.write(ctx, s); err != nil {
 		return err
 	}
 	r.result.Curve = append(r.result.Curve, s)
@@ -236,15 +252,15 @@ func (r *run) overflowed(s Step) error {
 }
 
 // write appends a line to metrics.jsonl. On a full disk it waits for space.
-func (r *run) write(v any) error {
+func (r *run) write(ctx context.Context, v any) error {
 	err := r.metrics.Write(v)
 	if err == nil {
 		return nil
 	}
-	return r.saver.patiently(context.Background(), metricsFile, func() error {
+	return r.saver.patiently(ctx, metricsFile, func() error {
 		// A torn line is dropped when the file is opened again.
 		r.metrics.Close()
-		m, err := runlog.OpenMetrics(filepath.Join(r.out, metricsFile), math.MaxInt64)
+		m, err := r.openLines(filepath.Join(r.out, metricsFile), math.MaxInt64)
 		if err != nil {
 			return err
 		}
@@ -259,7 +275,7 @@ func (r *run) checkpoint(ctx context.Context) error {
 	if r.saved == r.step {
 		return nil
 	}
-	if err := r.settle(); err != nil {
+	if err := r.settle(ctx); err != nil {
 		return err
 	}
 	if err := r.saver.patiently(ctx, metricsFile, func() error { return r.metrics.Sync() }); err != nil {
@@ -296,10 +312,21 @@ func (r *run) rescue(ctx context.Context, err error) error {
 	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest())
 }
 
-// interrupted ends a run that was asked to stop.
+// asked ends a run that stopped with err because it was asked to. One that
+// waited for space has none for a checkpoint either.
+func (r *run) asked(ctx context.Context, err error) error {
+	var s stopped
+	if errors.As(err, &s) {
+		return err
+	}
+	return r.interrupted(ctx)
+}
+
+// interrupted ends a run that was asked to stop. The checkpoint is written
+// although ctx has ended; only a wait for space is not begun.
 func (r *run) interrupted(ctx context.Context) error {
 	if r.step > r.first {
-		if err := r.checkpoint(context.WithoutCancel(ctx)); err != nil {
+		if err := r.checkpoint(ctx); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -268,6 +269,32 @@ func TestKill(t *testing.T) {
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), "step-") {
 			t.Errorf("left behind: %s", e.Name())
+		}
+	}
+}
+
+// TestSweep: a process that was killed in the middle of a file leaves it under
+// another name; the next one removes it, and nothing else.
+func TestSweep(t *testing.T) {
+	out := t.TempDir()
+	mustRun(t, tiny(t), Options{Out: out, StopAfter: 1})
+	left := []string{temporary + finalFile, checkpointDir + "/" + temporary + "step-2/" + modelFile}
+	keep := []string{".notes", "." + metricsFile + "1", "note.txt"}
+	for _, name := range slices.Concat(left, keep) {
+		path := filepath.Join(out, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustRun(t, tiny(t), Options{Out: out, StopAfter: 0, Resume: "auto"})
+	for _, name := range left {
+		if exists(filepath.Join(out, name)) {
+			t.Errorf("left behind: %s", name)
+		}
+	}
+	for _, name := range keep {
+		if !exists(filepath.Join(out, name)) {
+			t.Errorf("removed: %s", name)
 		}
 	}
 }
@@ -553,12 +580,75 @@ func TestDiskFull(t *testing.T) {
 	defer cancel()
 	s.state.Step = 8
 	err = errors.Join(v.start(ctx, s), v.wait())
-	if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "it goes on from") {
+	if err == nil || fault.Code(err) != 130 || !strings.Contains(err.Error(), "it goes on from") {
 		t.Errorf("error %v", err)
 	}
 	if list, err := listCheckpoints(dir); err != nil || len(list) != 1 {
 		t.Errorf("checkpoints %v, %v", list, err)
 	}
+}
+
+// fullLines is metrics.jsonl on a disk that has room for some lines; wait is
+// told of every try after that.
+type fullLines struct {
+	jsonLines
+	room *int
+	wait func()
+}
+
+func (l fullLines) Write(v any) error {
+	if *l.room--; *l.room < 0 {
+		l.wait()
+		return fmt.Errorf("write: %w", syscall.ENOSPC)
+	}
+	return l.jsonLines.Write(v)
+}
+
+// TestDiskFullMetrics: the wait for room for a line of metrics.jsonl ends with
+// the run, at once, and leaves nothing that going on would not mend.
+func TestDiskFullMetrics(t *testing.T) {
+	dir := t.TempDir()
+	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
+	mustRun(t, tiny(t), Options{Out: whole})
+	room, tries := 5, 0
+	full := func(wait func()) fakes {
+		return fakes{retry: time.Millisecond, lines: func(path string, keep int64) (jsonLines, error) {
+			l, err := openLines(path, keep)
+			return fullLines{l, &room, wait}, err
+		}}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var log bytes.Buffer
+	_, err := Run(ctx, tiny(t), Options{Out: cut, Backend: "go", Log: runlog.NewLogger(&log, false, false), fakes: full(func() {
+		if tries++; tries == 3 {
+			cancel()
+		}
+	})})
+	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "no space for the metrics.jsonl") || !strings.Contains(err.Error(), "step-3") {
+		t.Fatalf("error %v", err)
+	}
+	if tries > 5 || !strings.Contains(log.String(), "the disk is full") {
+		t.Errorf("%d tries; log:\n%s", tries, log.String())
+	}
+	// Room for lines, none for the checkpoint that a stop asks for.
+	ctx, cancel = context.WithCancel(t.Context())
+	_, err = Run(ctx, tiny(t), Options{Out: filepath.Join(dir, "early"), Backend: "go", Progress: func(Step) { cancel() },
+		fakes: fakes{retry: time.Hour, create: func(string) (io.WriteCloser, error) { return nil, syscall.ENOSPC }}})
+	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "no space for the checkpoint") || !strings.Contains(err.Error(), "goes on from the start") {
+		t.Errorf("error %v", err)
+	}
+	// Room again.
+	mustRun(t, tiny(t), Options{Out: cut})
+	sameRun(t, cut, whole)
+	// Room comes while the run waits.
+	waited := filepath.Join(dir, "waited")
+	room, tries = 5, 0
+	mustRun(t, tiny(t), Options{Out: waited, fakes: full(func() {
+		if tries++; tries == 3 {
+			room = 1 << 40
+		}
+	})})
+	sameRun(t, waited, whole)
 }
 
 // TestEvaluation scores during the run, and not twice after a resume.

@@ -40,6 +40,19 @@ func (r *run) vacate() {
 	os.Remove(r.out)
 }
 
+// sweep removes what a killed process of the run left half written; atomicfile
+// sees to its own.
+func (r *run) sweep() {
+	for _, dir := range []string{r.out, filepath.Join(r.out, checkpointDir)} {
+		entries, _ := os.ReadDir(dir) // what is wrong with it, opening it will say
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), temporary) {
+				os.RemoveAll(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+}
+
 // openLogs writes what the run is and opens its records at the step it has.
 func (r *run) openLogs() (err error) {
 	if err := atomicfile.WriteFile(filepath.Join(r.out, recipeFile), r.recipe.YAML()); err != nil {
@@ -50,7 +63,7 @@ func (r *run) openLogs() (err error) {
 		keep = -1
 	}
 	path := filepath.Join(r.out, metricsFile)
-	if r.metrics, err = runlog.OpenMetrics(path, keep); err != nil {
+	if r.metrics, err = r.openLines(path, keep); err != nil {
 		return fault.As(fault.Environment, err)
 	}
 	if err := r.readCurve(path); err != nil {

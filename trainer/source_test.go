@@ -55,7 +55,7 @@ func TestReadErrors(t *testing.T) {
 		var log bytes.Buffer
 		out := filepath.Join(dir, "while")
 		res := mustRun(t, tiny(t), Options{Out: out, Workers: 1, Log: runlog.NewLogger(&log, false, false),
-			reading: sickReading(40, attempts-1, syscall.EIO, time.Microsecond)})
+			fakes: fakes{reading: sickReading(40, attempts-1, syscall.EIO, time.Microsecond)}})
 		sameRun(t, out, whole)
 		if res.Bad != 0 || exists(filepath.Join(out, badFile)) || strings.Count(log.String(), "the data cannot be read") != 1 {
 			t.Errorf("%d bad samples; log:\n%s", res.Bad, log.String())
@@ -67,7 +67,7 @@ func TestReadErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(dir, name)
-			_, err := Run(t.Context(), tiny(t), Options{Out: out, Workers: 2, Backend: "go", reading: sickReading(40, 1<<40, cause, time.Microsecond)})
+			_, err := Run(t.Context(), tiny(t), Options{Out: out, Workers: 2, Backend: "go", fakes: fakes{reading: sickReading(40, 1<<40, cause, time.Microsecond)}})
 			if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "x.tar") || !strings.Contains(err.Error(), "the state after step") {
 				t.Fatalf("error %v has exit status %d", err, fault.Code(err))
 			}
@@ -85,7 +85,7 @@ func TestReadErrors(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		out := filepath.Join(dir, "stopped")
 		time.AfterFunc(300*time.Millisecond, cancel)
-		_, err := Run(ctx, tiny(t), Options{Out: out, Backend: "go", reading: sickReading(40, 1<<40, syscall.EIO, time.Hour)})
+		_, err := Run(ctx, tiny(t), Options{Out: out, Backend: "go", fakes: fakes{reading: sickReading(40, 1<<40, syscall.EIO, time.Hour)}})
 		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "goes on from") {
 			t.Errorf("error %v", err)
 		}

@@ -6,8 +6,10 @@ package trainer
 
 import (
 	"encoding/json"
+	"io"
 	"log/slog"
 	"math"
+	"time"
 
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -30,7 +32,15 @@ type Options struct {
 	// step late. It may be nil.
 	Progress func(Step)
 
+	fakes fakes
+}
+
+// fakes are what tests put in place of the world.
+type fakes struct {
 	reading reading
+	lines   func(path string, keepThrough int64) (jsonLines, error)
+	create  func(path string) (io.WriteCloser, error) // a file of a checkpoint
+	retry   time.Duration                             // on a full disk
 }
 
 func (o *Options) check() error {

@@ -178,11 +178,12 @@ func markComputes(cmd *cobra.Command) {
 // Main runs the command line and returns the exit status. It prints an error
 // as one line on stderr.
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) (code int) {
-	app := &App{In: in, Out: out, Err: errw, Log: runlog.NewLogger(errw, false, false)}
+	stdout := &output{w: out}
+	app := &App{In: in, Out: stdout, Err: errw, Log: runlog.NewLogger(errw, false, false)}
 	root := newRoot(app)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
+	if err = stdout.result(err); err == nil {
 		return 0
 	}
 	// A command that stopped because of Ctrl-C may report the interrupted call.

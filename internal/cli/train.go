@@ -25,9 +25,11 @@ and the schedule, or the name of a bundled one. The run folder gets
 metrics.jsonl, TensorBoard events, checkpoints (complete or absent),
 final.safetensors and report.html.
 
-Ctrl-C and SIGTERM write a checkpoint and exit with 130; the same command goes
-on from there, and a run killed at any moment ends with the same bits as one
-that was not.` + exitStatus,
+Ctrl-C, SIGTERM and a closed terminal (SIGHUP, unless nohup has it ignored)
+write a checkpoint and exit with 130; the same command goes on from there, and
+a run killed at any moment ends with the same bits as one that was not. On a
+full disk it waits for space; data that cannot be read is asked for again for
+half a minute, then the run stops with a checkpoint and 4.` + exitStatus,
 		Example: `  evatool train recipe.yaml --out runs/one
   evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2`,
