@@ -105,7 +105,7 @@ func diffTensor(ctx context.Context, a, b *checkpoint.Item, atol float64) (Tenso
 		t.Equal, t.Problem = false, fmt.Sprintf("shapes %v and %v", a.Out.Shape, b.Out.Shape)
 		return t, nil
 	}
-	decA, decB := tensorfile.Decoder(a.Out.DType), tensorfile.Decoder(b.Out.DType)
+	decA, decB := tensorfile.NumberDecoder(a.Out.DType), tensorfile.NumberDecoder(b.Out.DType)
 	if raw := a.Out.DType == b.Out.DType; raw && decA == nil {
 		// By their bytes: C64.
 		decA = func([]byte) float64 { return 0 }

@@ -66,7 +66,7 @@ func TestFloat8(t *testing.T) {
 			t.Fatalf("%s to %s is %s", from, to, d)
 		}
 		want, _ := hex.DecodeString(w[2])
-		dec, n := tensorfile.Decoder(to), to.Size()
+		dec, n := tensorfile.NumberDecoder(to), to.Size()
 		for i := range 256 {
 			g, w := dec(got[i*n:]), dec(want[i*n:])
 			if !(g != g && w != w) && math.Float64bits(g) != math.Float64bits(w) {

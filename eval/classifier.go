@@ -143,12 +143,13 @@ func digest(data []byte) string {
 // image features multiply it.
 func (c *classifier) save(path, key string) error {
 	classes := len(c.w) / c.dim
-	data := make([]byte, 4*len(c.w))
+	columns := make([]float32, len(c.w))
 	for i := range classes {
 		for k := range c.dim {
-			binary.LittleEndian.PutUint32(data[4*(k*classes+i):], math.Float32bits(c.w[i*c.dim+k]))
+			columns[k*classes+i] = c.w[i*c.dim+k]
 		}
 	}
+	data := tensorfile.EncodeFloat32s(columns)
 	return tensorfile.WriteFile(path, []tensorfile.Tensor{{
 		Info: tensorfile.Info{Name: "classifier", DType: tensorfile.F32, Shape: []int64{int64(c.dim), int64(classes)}},
 		Data: data,
@@ -178,10 +179,12 @@ func loadClassifier(path, key string, dim, classes int) (*classifier, error) {
 	if digest(data) != f.Metadata()["evatool.digest"] {
 		return nil, fault.Inputf("its content does not match its digest")
 	}
+	columns := make([]float32, dim*classes)
+	tensorfile.FloatDecoder(tensorfile.F32)(columns, data)
 	c := &classifier{dim: dim, w: make([]float32, dim*classes)}
 	for i := range classes {
 		for k := range dim {
-			c.w[i*dim+k] = math.Float32frombits(binary.LittleEndian.Uint32(data[4*(k*classes+i):]))
+			c.w[i*dim+k] = columns[k*classes+i]
 		}
 	}
 	return c, nil

@@ -3,7 +3,6 @@ package eval
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -253,7 +252,7 @@ func (e *embedding) readTokens(f *tensorfile.File, path string, t tensorfile.Inf
 	if len(t.Shape) != 2 || t.Shape[1] != int64(text.ContextLength) {
 		return fault.Inputf("%s: tokens has shape %v; the model takes [n,%d]", path, t.Shape, text.ContextLength)
 	}
-	ids, err := integers(f, t)
+	ids, err := tensorfile.Int64s(f, t.Name)
 	if err != nil {
 		return fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
 	}
@@ -470,27 +469,19 @@ func (l *tensorList) add(name string, flat []float32, shape ...int) {
 	for i, d := range shape {
 		dims[i] = int64(d)
 	}
-	*l = append(*l, tensorfile.Tensor{Info: tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: dims}, Data: littleEndian(flat)})
+	*l = append(*l, tensorfile.Tensor{Info: tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: dims}, Data: tensorfile.EncodeFloat32s(flat)})
 }
 
 // extend appends rows to the tensor of that name, or adds it.
 func (l *tensorList) extend(name string, flat []float32, shape []int64) {
 	for i := range *l {
 		if t := &(*l)[i]; t.Name == name {
-			t.Data = append(t.Data, littleEndian(flat)...)
+			t.Data = append(t.Data, tensorfile.EncodeFloat32s(flat)...)
 			t.Shape[0] += shape[0]
 			return
 		}
 	}
-	*l = append(*l, tensorfile.Tensor{Info: tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: slices.Clone(shape)}, Data: littleEndian(flat)})
-}
-
-func littleEndian(flat []float32) []byte {
-	b := make([]byte, 0, 4*len(flat))
-	for _, v := range flat {
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
-	}
-	return b
+	*l = append(*l, tensorfile.Tensor{Info: tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: slices.Clone(shape)}, Data: tensorfile.EncodeFloat32s(flat)})
 }
 
 // pictureFiles walks the paths for image files, in order of name.

@@ -3,12 +3,10 @@ package eval
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -205,7 +203,7 @@ func (t *tensorSamples) open(path string, size int, needLabels bool) error {
 	n := int(images.Shape[0])
 	t.labels = make([]int, n)
 	if labels, ok := findTensor(t.f, "labels"); ok {
-		ids, err := integers(t.f, labels)
+		ids, err := tensorfile.Int64s(t.f, labels.Name)
 		if err != nil {
 			return fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
 		}
@@ -283,26 +281,6 @@ func findTensor(src tensorfile.Source, name string) (tensorfile.Info, bool) {
 	return all[i], true
 }
 
-// integers reads an I32 or I64 tensor.
-func integers(src tensorfile.Source, t tensorfile.Info) ([]int64, error) {
-	b, err := tensorfile.ReadAll(src, t.Name)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]int64, t.Elems())
-	for i := range out {
-		switch t.DType {
-		case tensorfile.I64:
-			out[i] = int64(binary.LittleEndian.Uint64(b[8*i:]))
-		case tensorfile.I32:
-			out[i] = int64(int32(binary.LittleEndian.Uint32(b[4*i:])))
-		default:
-			return nil, fault.Inputf("tensor %q is %s; want I64 or I32", t.Name, t.DType)
-		}
-	}
-	return out, nil
-}
-
 func (t *tensorSamples) Len() int             { return len(t.labels) }
 func (t *tensorSamples) Fingerprint() string  { return t.print }
 func (t *tensorSamples) Describe() string     { return "tensors" }
@@ -316,8 +294,6 @@ func (t *tensorSamples) Load(i int, dst []float32) (sample, error) {
 	if _, err := t.file.ReadAt(b, t.offset+int64(i)*int64(len(b))); err != nil {
 		return s, fault.As(fault.Input, fmt.Errorf("%s: %w", s.Key, err))
 	}
-	for k := range dst {
-		dst[k] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*k:]))
-	}
+	tensorfile.FloatDecoder(tensorfile.F32)(dst, b)
 	return s, nil
 }

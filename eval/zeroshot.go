@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
@@ -230,12 +231,11 @@ func (r *run) label(s sample) (int, error) {
 
 // textTower says whether the model can read class names.
 func textTower(cfg *arch.Config, path string) error {
-	const clipVocabulary = 49408
 	if cfg.Text.Layers == 0 {
 		return fault.Inputf("%s: has no text tower; zero-shot compares images with words, give a CLIP model", path)
 	}
-	if cfg.Text.VocabSize < clipVocabulary {
-		return fault.Inputf("%s: its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", path, cfg.Text.VocabSize, clipVocabulary)
+	if cfg.Text.VocabSize < bpe.VocabSize {
+		return fault.Inputf("%s: its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", path, cfg.Text.VocabSize, bpe.VocabSize)
 	}
 	return nil
 }

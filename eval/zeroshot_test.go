@@ -120,7 +120,7 @@ func integersOf(t *testing.T, file, name string) []int64 {
 	if !ok {
 		t.Fatalf("no tensor %s", name)
 	}
-	v, err := integers(f, info)
+	v, err := tensorfile.Int64s(f, info.Name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,7 @@ package trainer
 
 import (
 	"context"
-	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -81,25 +81,12 @@ func share[T any](flat []T, i, n int) []T { return flat[i*len(flat)/n : (i+1)*le
 
 // readInts reads an I64 or I32 tensor of values below limit.
 func readInts(f tensorfile.Source, path, name string, limit int64) ([]int32, error) {
-	raw, err := tensorfile.ReadAll(f, name)
+	values, err := tensorfile.Int64s(f, name)
 	if err != nil {
-		return nil, err
+		return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
 	}
-	size := 0
-	for _, t := range f.Tensors() {
-		if t.Name == name && (t.DType == tensorfile.I64 || t.DType == tensorfile.I32) {
-			size = t.DType.Size()
-		}
-	}
-	if size == 0 {
-		return nil, fault.Inputf("%s: %s are no integers; want I64 or I32", path, name)
-	}
-	out := make([]int32, len(raw)/size)
-	for i := range out {
-		v := int64(int32(binary.LittleEndian.Uint32(raw[i*size:])))
-		if size == 8 {
-			v = int64(binary.LittleEndian.Uint64(raw[i*size:]))
-		}
+	out := make([]int32, len(values))
+	for i, v := range values {
 		if v < 0 || v >= limit {
 			return nil, fault.Inputf("%s: %s: value %d; want 0 to %d", path, name, v, limit-1)
 		}

@@ -18,9 +18,6 @@ import (
 	"github.com/evatool/evatool/internal/img"
 )
 
-// clipVocabulary is the number of tokens of CLIP's tokenizer.
-const clipVocabulary = 49408
-
 // cacheBytes bounds the decoded pictures kept in memory; a set that does not
 // fit is decoded anew in every pass.
 const cacheBytes = 256 << 20
@@ -80,8 +77,8 @@ func (p *pool) read(i int64) (dataset.Example, error) {
 
 // openPairs opens the recipe's sources.
 func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples, how reading) (_ *pairs, err error) {
-	if cfg.Text.VocabSize < clipVocabulary {
-		return nil, fault.Usagef("model: its text tower knows %d tokens, CLIP's vocabulary has %d; captions need a model with CLIP's vocabulary", cfg.Text.VocabSize, clipVocabulary)
+	if cfg.Text.VocabSize < bpe.VocabSize {
+		return nil, fault.Usagef("model: its text tower knows %d tokens, CLIP's vocabulary has %d; captions need a model with CLIP's vocabulary", cfg.Text.VocabSize, bpe.VocabSize)
 	}
 	if how.open == nil {
 		how = reading{dataset.Open, firstPause}

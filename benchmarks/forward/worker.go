@@ -11,8 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/evatool/evatool/benchmarks/start"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/weights"
@@ -52,7 +52,7 @@ func (w work) run(ctx context.Context) error {
 		return err
 	}
 	defer d.Close()
-	set, err := weights.Load(ctx, d, cfg, start.Model{Config: cfg}, w.dtype)
+	set, err := weights.Load(ctx, d, cfg, checkpoint.RandomSource(cfg, 1), w.dtype)
 	if err != nil {
 		return err
 	}

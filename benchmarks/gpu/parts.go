@@ -12,8 +12,8 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
-	"github.com/evatool/evatool/benchmarks/start"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -141,7 +141,7 @@ func inputs(cfg *arch.Config, n int) ([]float32, []int32) {
 }
 
 func newRunner(b *bench, dev *device.Device, cfg *arch.Config, dtype string, batch int) (*clip.Runner, *weights.Set, error) {
-	set, err := weights.Load(b.ctx, dev, cfg, start.Model{Config: cfg}, "fp32")
+	set, err := weights.Load(b.ctx, dev, cfg, checkpoint.RandomSource(cfg, 1), "fp32")
 	if err != nil {
 		return nil, nil, err
 	}

@@ -30,6 +30,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/img"
 )
 
@@ -123,7 +124,7 @@ func cpuTime() time.Duration {
 func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
 
 func ours(name string, data []byte) *contender {
-	p := img.Preprocess{Size: 224, Mean: img.CLIPMean, Std: img.CLIPStd}
+	p := img.Preprocess{Size: 224, Mean: arch.CLIPMean, Std: arch.CLIPStd}
 	tensor := make([]float32, 3*p.Size*p.Size)
 	c := &contender{name: name}
 	c.round = func(n int) (time.Duration, error) {

@@ -179,15 +179,16 @@ func (c *Config) Layers(t Tower) int {
 	return 0
 }
 
-// OpenAI's pixel statistics.
+// CLIPMean and CLIPStd are OpenAI's pixel statistics, by which most CLIP models
+// after it normalise, too.
 var (
-	openAIMean = [3]float32{0.48145466, 0.4578275, 0.40821073}
-	openAIStd  = [3]float32{0.26862954, 0.26130258, 0.27577711}
+	CLIPMean = [3]float32{0.48145466, 0.4578275, 0.40821073}
+	CLIPStd  = [3]float32{0.26862954, 0.26130258, 0.27577711}
 )
 
 // Preprocess is what images go through, defaults filled in.
 func (c *Config) Preprocess() Preprocess {
-	p := Preprocess{Size: c.Vision.ImageSize, Mean: openAIMean, Std: openAIStd, Interpolation: "bicubic"}
+	p := Preprocess{Size: c.Vision.ImageSize, Mean: CLIPMean, Std: CLIPStd, Interpolation: "bicubic"}
 	if o := c.Pixels; o != nil {
 		if o.Mean != [3]float32{} {
 			p.Mean = o.Mean

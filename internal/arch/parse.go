@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -208,7 +209,7 @@ func subsection(top object, key string) (object, error) {
 func defaults() *Config {
 	return &Config{
 		Vision: Vision{ImageSize: 224, Layers: Layers{12}, Width: 768, HeadWidth: 64, MLPRatio: 4, PatchSize: 16, QKVBias: true, PtSeqLen: 16},
-		Text:   Text{ContextLength: 77, VocabSize: 49408, Width: 512, Heads: 8, Layers: 12, MLPRatio: 4, AttnMask: true},
+		Text:   Text{ContextLength: 77, VocabSize: bpe.VocabSize, Width: 512, Heads: 8, Layers: 12, MLPRatio: 4, AttnMask: true},
 	}
 }
 
@@ -302,7 +303,7 @@ func parseHF(top object) (*Config, error) {
 			return nil, fmt.Errorf("projection_dim: %w", err)
 		}
 	}
-	text := hfTower{HiddenSize: 512, IntermediateSize: 2048, Layers: 12, Heads: 8, HiddenAct: "quick_gelu", LayerNormEps: 1e-5, VocabSize: 49408, Positions: 77}
+	text := hfTower{HiddenSize: 512, IntermediateSize: 2048, Layers: 12, Heads: 8, HiddenAct: "quick_gelu", LayerNormEps: 1e-5, VocabSize: bpe.VocabSize, Positions: 77}
 	vision := hfTower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12, Heads: 12, HiddenAct: "quick_gelu", LayerNormEps: 1e-5, ImageSize: 224, PatchSize: 32, NumChannels: 3}
 	for _, part := range []struct {
 		key string

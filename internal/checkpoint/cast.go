@@ -64,7 +64,7 @@ func (c *caster) convert(dst, src []byte) (int, error) {
 		c.done += int64(n)
 		return done, nil
 	}
-	dec, enc := tensorfile.Decoder(c.from), encoders[c.to]
+	dec, enc := tensorfile.NumberDecoder(c.from), encoders[c.to]
 	for i := range n {
 		v := dec(src[i*in:])
 		if enc.encode(dst[i*out:], v) && !math.IsInf(v, 0) {

@@ -18,8 +18,8 @@ func FuzzPlan(f *testing.F) {
 			patterns = append(patterns, r.src...)
 		}
 	}
-	for _, d := range notWeights {
-		patterns = append(patterns, d.words, "visual."+d.words)
+	for _, words := range []string{"rope.freqs_cos", "input_resolution", "vocab_size", "position_ids", "attn_mask", "num_batches_tracked", "mask_token", "lm_head.bias"} {
+		patterns = append(patterns, words, "visual."+words)
 	}
 	dts := []tensorfile.DType{tensorfile.F32, tensorfile.F16, tensorfile.BF16, tensorfile.I64, tensorfile.BOOL}
 	// The marks of every family, and then some.

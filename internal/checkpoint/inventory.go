@@ -77,7 +77,7 @@ func mapToEVA(inv *inventory) (*mapping, error) {
 
 func (m *mapping) add(t tensorfile.Info) error {
 	name := m.bare(t.Name)
-	if reason, ok := dropReason(name); ok {
+	if reason, ok := arch.NotWeight(name); ok {
 		m.dropped = append(m.dropped, Dropped{t.Name, reason})
 		return nil
 	}

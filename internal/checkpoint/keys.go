@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -40,43 +41,6 @@ var layouts = map[string][]*family{
 	"eva":      {evaCLIP},
 	"openclip": append(slices.Clone(timmCLIPs), flatCLIP),
 	"hf":       {hfCLIP},
-}
-
-// notWeights are tensors in state dicts that no model needs, by their last
-// words, and why. Those of top stand in the top level or a vision tower only.
-var notWeights = []struct {
-	words  string
-	top    bool
-	reason string
-}{
-	{"rope.freqs_cos", false, ropeTable},
-	{"rope.freqs_sin", false, ropeTable},
-	{"input_resolution", true, notWeight},
-	{"context_length", true, notWeight},
-	{"vocab_size", true, notWeight},
-	{"position_ids", false, "0, 1, 2, …, not a weight"},
-	{"attn_mask", false, "causal mask, recomputed"},
-	{"num_batches_tracked", false, "a counter of the training, not a weight"},
-	{"n_averaged", true, "a counter of the training, not a weight"},
-	{"mask_token", true, pretraining},
-	{"lm_head.weight", true, pretraining},
-	{"lm_head.bias", true, pretraining},
-}
-
-const (
-	ropeTable   = "RoPE table, recomputed from the configuration"
-	notWeight   = "a fact of the configuration, not a weight"
-	pretraining = "pretraining head, not part of a CLIP model"
-)
-
-func dropReason(name string) (string, bool) {
-	for _, d := range notWeights {
-		rest, ok := strings.CutSuffix(name, d.words)
-		if ok && (rest == "" || rest == "visual." || !d.top && strings.HasSuffix(rest, ".")) {
-			return d.reason, true
-		}
-	}
-	return "", false
 }
 
 // notCLIP names a model of another kind that shares most of CLIP's names, by one
@@ -188,7 +152,7 @@ func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
 	var names []string
 	for _, t := range tensors {
 		name := unwrapped(t.Name)
-		if _, drop := dropReason(name); !drop || strings.Contains(name, ".") {
+		if _, drop := arch.NotWeight(name); !drop || strings.Contains(name, ".") {
 			names = append(names, name)
 		}
 	}

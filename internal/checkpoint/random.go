@@ -186,8 +186,10 @@ func initialResNet(p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// randomSource holds the random tensors of a model: a tensorfile.Source that
-// draws on demand.
+// RandomSource is a model as a training begins with it, by RandomTensor, drawn
+// on demand.
+func RandomSource(c *arch.Config, seed uint64) tensorfile.Source { return newRandomSource(c, seed) }
+
 type randomSource struct {
 	config *arch.Config
 	params map[string]arch.Param

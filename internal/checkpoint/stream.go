@@ -2,10 +2,8 @@ package checkpoint
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
-	"math"
 	"os"
 
 	"github.com/evatool/evatool/internal/fault"
@@ -90,16 +88,9 @@ func (it *Item) openResized(r io.ReadCloser, saturate bool) (io.ReadCloser, erro
 		return nil, fmt.Errorf("%s: %w", it.Out.Name, err)
 	}
 	from := it.parts[0].src.DType
-	dec, size := tensorfile.Decoder(from), from.Size()
-	x := make([]float32, len(b)/size)
-	for i := range x {
-		x[i] = float32(dec(b[i*size:]))
-	}
-	y := it.resize.apply(x)
-	b = make([]byte, 4*len(y))
-	for i, v := range y {
-		binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
-	}
+	x := make([]float32, len(b)/from.Size())
+	tensorfile.FloatDecoder(from)(x, b)
+	b = tensorfile.EncodeFloat32s(it.resize.apply(x))
 	if it.Out.DType == tensorfile.F32 {
 		return io.NopCloser(bytes.NewReader(b)), nil
 	}

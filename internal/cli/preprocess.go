@@ -3,12 +3,10 @@ package cli
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"image"
 	"image/png"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
@@ -69,7 +68,7 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 			if !ok {
 				return fault.Usagef("--interpolation %s: use bicubic or bilinear", interpolation)
 			}
-			p := img.Preprocess{Size: size, Filter: filter, Mean: img.CLIPMean, Std: img.CLIPStd, Direct: direct}
+			p := img.Preprocess{Size: size, Filter: filter, Mean: arch.CLIPMean, Std: arch.CLIPStd, Direct: direct}
 			if err := distinctNames(out, files); err != nil {
 				return err
 			}
@@ -147,16 +146,12 @@ func preprocessFile(file, out string, p img.Preprocess) (preprocessed, error) {
 	}
 	tensor := make([]float32, 3*p.Size*p.Size)
 	img.ToCHW(tensor, crop, p.Mean, p.Std)
-	le := make([]byte, 0, 4*len(tensor))
-	for _, v := range tensor {
-		le = binary.LittleEndian.AppendUint32(le, math.Float32bits(v))
-	}
 	if out != "" {
 		if err := writeCrop(filepath.Join(out, filepath.Base(file)), crop); err != nil {
 			return preprocessed{}, err
 		}
 	}
-	return preprocessed{file, img.Decoder, im.W, im.H, hex.EncodeToString(decoded.Sum(nil)), sha(crop.Pix), sha(le)}, nil
+	return preprocessed{file, img.Decoder, im.W, im.H, hex.EncodeToString(decoded.Sum(nil)), sha(crop.Pix), sha(tensorfile.EncodeFloat32s(tensor))}, nil
 }
 
 func sha(b []byte) string {

@@ -38,6 +38,6 @@ func BenchmarkToCHW(b *testing.B) {
 	c := &RGB{224, 224, make([]byte, 224*224*3)}
 	dst := make([]float32, len(c.Pix))
 	for b.Loop() {
-		ToCHW(dst, c, CLIPMean, CLIPStd)
+		ToCHW(dst, c, [3]float32{0.5, 0.5, 0.5}, [3]float32{0.25, 0.25, 0.25})
 	}
 }

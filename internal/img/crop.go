@@ -14,12 +14,6 @@ type Preprocess struct {
 	Direct    bool       // resize in the image's own mode, then convert to RGB
 }
 
-// CLIPMean and CLIPStd are what OpenAI's CLIP and most after it normalise by.
-var (
-	CLIPMean = [3]float32{0.48145466, 0.4578275, 0.40821073}
-	CLIPStd  = [3]float32{0.26862954, 0.26130258, 0.27577711}
-)
-
 // Box is a crop: left, top, width and height in pixels.
 type Box struct{ X, Y, W, H int }
 

@@ -19,9 +19,6 @@ var codes8 = map[DType]*[256]float32{
 	}),
 }
 
-// Values8 are the values of the codes of an 8-bit float, nil for another type.
-func Values8(d DType) *[256]float32 { return codes8[d] }
-
 func codes(value func(b byte) float64) *[256]float32 {
 	t := new([256]float32)
 	for i := range t {

@@ -53,7 +53,7 @@ func (d DType) Size() int {
 var packed = []DType{"F4", "F6_E2M3", "F6_E3M2"}
 
 // IsFloat says whether elements of d are real floating-point numbers.
-func (d DType) IsFloat() bool { return decode32[d] != nil }
+func (d DType) IsFloat() bool { return floats[d] != nil }
 
 // Info describes a tensor without its bytes.
 type Info struct {

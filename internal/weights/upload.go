@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"sync"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -18,52 +16,6 @@ import (
 
 // chunk is the size of the read buffer in bytes.
 const chunk = 1 << 17
-
-// decoders turn little-endian elements into float32 values.
-var decoders = map[tensorfile.DType]func(dst []float32, src []byte){
-	tensorfile.F64: func(dst []float32, src []byte) {
-		for i := range dst {
-			dst[i] = float32(math.Float64frombits(binary.LittleEndian.Uint64(src[8*i:])))
-		}
-	},
-	tensorfile.F32: func(dst []float32, src []byte) {
-		for i := range dst {
-			dst[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-		}
-	},
-	tensorfile.F16: func(dst []float32, src []byte) {
-		table := f16Values()
-		for i := range dst {
-			dst[i] = table[binary.LittleEndian.Uint16(src[2*i:])]
-		}
-	},
-	tensorfile.BF16: func(dst []float32, src []byte) {
-		for i := range dst {
-			dst[i] = tensorfile.BF16toF32(binary.LittleEndian.Uint16(src[2*i:]))
-		}
-	},
-}
-
-// decoder is the entry of decoders for a type, or a table of its 256 values.
-func decoder(d tensorfile.DType) func(dst []float32, src []byte) {
-	if values := tensorfile.Values8(d); values != nil {
-		return func(dst []float32, src []byte) {
-			for i := range dst {
-				dst[i] = values[src[i]]
-			}
-		}
-	}
-	return decoders[d]
-}
-
-// f16Values has the value of every F16.
-var f16Values = sync.OnceValue(func() *[1 << 16]float32 {
-	t := new([1 << 16]float32)
-	for i := range t {
-		t[i] = tensorfile.F16toF32(uint16(i))
-	}
-	return t
-})
 
 // encoders turn float32 values into 16-bit elements.
 var encoders = map[dtypes.DType]func(dst []byte, src []float32){
@@ -118,7 +70,7 @@ func (l *loader) fill(flat any, to dtypes.DType, from tensorfile.DType, r io.Rea
 		_, err := io.ReadFull(r, raw)
 		return err
 	}
-	decode, most := decoder(from), chunk/from.Size()
+	decode, most := tensorfile.FloatDecoder(from), chunk/from.Size()
 	for n := len(raw) / to.Size(); n > 0; {
 		k := min(n, most)
 		src := l.buf[:k*from.Size()]

@@ -159,18 +159,6 @@ func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorf
 	return s, nil
 }
 
-// ignored tells tensors that a checkpoint may carry and no model needs:
-// computed tables and facts about the architecture.
-func ignored(name string) bool {
-	for _, s := range []string{"rope.freqs_cos", "rope.freqs_sin", "position_ids", "attn_mask", "num_batches_tracked"} {
-		if name == s || strings.HasSuffix(name, "."+s) {
-			return true
-		}
-	}
-	name = name[strings.LastIndexByte(name, '.')+1:]
-	return name == "input_resolution" || name == "context_length" || name == "vocab_size"
-}
-
 // match finds each parameter's tensor.
 func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, error) {
 	have := make(map[string]tensorfile.Info, len(tensors))
@@ -187,13 +175,14 @@ func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, e
 			missing = append(missing, p.Name)
 		case !slices.Equal(t.Shape, p.Shape):
 			wrong = append(wrong, fmt.Sprintf("%s is %v, want %v", p.Name, t.Shape, p.Shape))
-		case decoder(t.DType) == nil:
+		case !t.DType.IsFloat():
 			wrong = append(wrong, fmt.Sprintf("%s is %s, want a float type", p.Name, t.DType))
 		}
 		infos[i] = t
 	}
 	for _, t := range tensors {
-		if _, left := have[t.Name]; left && !ignored(t.Name) {
+		_, left := have[t.Name]
+		if _, known := arch.NotWeight(t.Name); left && !known {
 			unused = append(unused, t.Name)
 		}
 	}

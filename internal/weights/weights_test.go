@@ -142,7 +142,7 @@ func TestLoadIgnores(t *testing.T) {
 	d := goBackend(t)
 	cfg, src := tiny(t)
 	for _, n := range []string{"visual.rope.freqs_cos", "visual.blocks.0.attn.rope.freqs_sin", "text.position_ids", "input_resolution",
-		"text.context_length", "vocab_size", "visual.bn1.num_batches_tracked", "text.attn_mask"} {
+		"context_length", "vocab_size", "visual.bn1.num_batches_tracked", "text.attn_mask"} {
 		src.infos = append(src.infos, tensorfile.Info{Name: n, DType: tensorfile.I64})
 	}
 	set, err := Load(context.Background(), d, cfg, src, "")
