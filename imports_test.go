@@ -15,6 +15,7 @@ var layers = [][]string{
 	{"."},
 	{"benchmarks"},
 	{"internal/cli"},
+	{"internal/demo"},
 	{"convert", "eval", "trainer"},
 	{"internal/checkpoint"},
 	{"internal/clip"}, {"internal/weights"}, {"internal/arch"}, {"internal/torchfile"}, {"internal/tensorfile"},
