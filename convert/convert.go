@@ -8,15 +8,16 @@ package convert
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -60,7 +61,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, fault.Usagef("--shard-size %d: want a positive size", o.ShardSize)
 	}
 	if !o.DryRun {
-		if err := checkTarget(o.Output, o.Force, o.Sources); err != nil {
+		if err := checkTarget(o.Output, o.Force, append(slices.Clone(o.Sources), o.Config)); err != nil {
 			return nil, err
 		}
 	}
@@ -165,28 +166,22 @@ func checkTarget(path string, force bool, sources []string) error {
 	if filepath.Ext(path) != ".safetensors" {
 		return fault.Usagef("%s: a safetensors file is written; give a name that ends in .safetensors", path)
 	}
-	for _, name := range []string{path, indexName(path)} {
-		st, err := os.Stat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fault.File(name, "the output", err)
-		}
-		if st.IsDir() {
-			return fault.Usagef("%s is a folder; give the name of the file to write", name)
-		}
-		for _, s := range sources {
-			if other, err := os.Stat(s); err == nil && os.SameFile(st, other) {
-				return fault.Usagef("%s is the source itself; choose another output", name)
-			}
-		}
-		if !force {
-			return fault.Usagef("%s exists; --force overwrites it", name)
+	names := []string{path, indexName(path), reportFile(path, nil).path}
+	for _, name := range names[:2] {
+		if err := atomicfile.Target(name); err != nil {
+			return err
 		}
 	}
-	if st, err := os.Stat(filepath.Dir(path)); err != nil || !st.IsDir() {
-		return fault.Envf("%s: no folder %s; create it first", path, filepath.Dir(path))
+	for i := range names {
+		names[i] = filepath.Base(names[i])
+	}
+	if err := atomicfile.Folder(filepath.Dir(path), names, sources); err != nil {
+		return err
+	}
+	for _, name := range []string{path, indexName(path)} {
+		if _, err := os.Lstat(name); err == nil && !force {
+			return fault.Usagef("%s exists; --force overwrites it", name)
+		}
 	}
 	return nil
 }
@@ -207,7 +202,7 @@ func checkShards(o Options, files []string) error {
 			return fault.File(f, checkpoint.Want, err)
 		}
 		if out != nil && os.SameFile(in, out) {
-			return fault.Usagef("%s is the source itself; choose another output", o.Output)
+			return fault.Usagef("%s: is the input %s, which the output would replace; choose another output", o.Output, f)
 		}
 		if beside, err := os.Stat(filepath.Dir(f)); err == nil && os.SameFile(beside, dir) && o.ShardSize > 0 && shard.MatchString(filepath.Base(f)) {
 			return fault.Usagef("%s is a shard of the source, which shards of %s would overwrite; choose another output", f, o.Output)

@@ -333,7 +333,7 @@ func TestRunErrors(t *testing.T) {
 		{"incomplete", Options{Sources: []string{near}}, fault.Input, "nearly EVA02-CLIP-B-16, but text."},
 		{"twice the same", Options{Sources: []string{formats + "01_zip_fp32.pt", formats + "01_zip_fp32.pt"}}, fault.Input, "earlier file"},
 		{"no tensors left", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Include: []string{"nothing"}}, fault.Usage, "leave no tensor"},
-		{"no folder", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: "no/such/folder/x.safetensors"}, fault.Environment, "create it first"},
+		{"no folder", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: "no/such/folder/x.safetensors"}, fault.Environment, "make it first"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -390,7 +390,7 @@ func TestOverwriteNeedsForce(t *testing.T) {
 	o.Force = true
 	run(t, o)
 	o.Sources = []string{o.Output}
-	if _, err := Run(context.Background(), o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "source itself") {
+	if _, err := Run(context.Background(), o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "is the input") {
 		t.Errorf("got %v", err)
 	}
 }

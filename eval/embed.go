@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/fault"
@@ -79,27 +80,11 @@ func (o *EmbedOptions) Check() error {
 	case ext == ".npy" && len(o.Images) > 0 && o.Texts != "":
 		return fault.Usagef("embed: a .npy holds one array; write images and texts to .safetensors")
 	}
-	if err := checkOut(o.Out); err != nil {
+	inputs := append(slices.Clone(o.Images), o.Texts, o.Tensors, o.Model, o.Config)
+	if err := cmp.Or(atomicfile.Target(o.Out), atomicfile.Apart([]string{o.Out}, inputs)); err != nil {
 		return err
 	}
 	return cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkModel(o.Opened, o.Model, o.opening()))
-}
-
-// checkOut says whether the file path can be written, before there is work to lose.
-func checkOut(path string) error {
-	dir := filepath.Dir(path)
-	st, err := os.Stat(dir)
-	if err != nil {
-		return fault.As(fault.Environment, fmt.Errorf("%s: no such folder for the output; make it first", dir))
-	}
-	if !st.IsDir() {
-		return fault.Envf("%s: not a folder; give another output", dir)
-	}
-	// What is written takes the name of what was there, were it a device.
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		return fault.Envf("%s: is a directory or a device; give the name of a file to write", path)
-	}
-	return nil
 }
 
 func checkDType(d string) error {

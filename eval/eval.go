@@ -10,6 +10,8 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -114,11 +116,21 @@ func (o Options) Check() error {
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
 		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
 	}
-	for _, file := range []string{o.Predictions, o.SaveClassifier} {
+	inputs := append(dataset.Local(o.Data), o.Model, o.Config)
+	files := []string{o.Predictions, o.SaveClassifier}
+	for _, file := range files {
 		if file != "" {
-			if err := checkOut(file); err != nil {
+			if err := atomicfile.Target(file); err != nil {
 				return err
 			}
+		}
+	}
+	if err := atomicfile.Apart(files, inputs); err != nil {
+		return err
+	}
+	if o.Out != "" {
+		if err := atomicfile.Folder(o.Out, []string{resultFile, rowsFile, reportFile, journalFile}, append(files, inputs...)); err != nil {
+			return err
 		}
 	}
 	return checkModel(o.Opened, o.Model, o.opening())

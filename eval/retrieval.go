@@ -91,6 +91,11 @@ func (o *RetrievalOptions) Check() error {
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
 		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
 	}
+	if o.Out != "" {
+		if err := atomicfile.Folder(o.Out, []string{resultFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
+			return err
+		}
+	}
 	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkModel(o.Opened, o.Model, o.opening()))
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -16,6 +18,9 @@ import (
 // open prepares the run folder, the data and the state.
 func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if r.dev, err = device.Open(ctx, o.device()); err != nil {
+		return err
+	}
+	if err := atomicfile.Folder(r.out, []string{finalFile, metricsFile, reportFile, badFile, runFile}, r.recipe.inputs()); err != nil {
 		return err
 	}
 	_, missing := os.Stat(r.out)
@@ -155,4 +160,18 @@ func (r *run) resumeFrom(resume string) (string, error) {
 		return "", fault.Inputf("%s: no checkpoint; give auto, never, or a folder such as RUN/%s/step-1000", resume, checkpointDir)
 	}
 	return resume, nil
+}
+
+// inputs are the files and folders of this machine that the recipe reads.
+func (r *Recipe) inputs() (list []string) {
+	for _, p := range []string{r.Init.Model, r.Init.Vision, r.Init.Text} {
+		list = append(list, r.path(p))
+	}
+	for _, d := range r.Data {
+		list = append(append(list, dataset.Local(r.path(d.Source))...), r.path(d.Tensors))
+	}
+	for _, e := range r.Eval {
+		list = append(append(list, dataset.Local(r.path(e.Data))...), r.path(e.ClassNames), r.path(e.Templates))
+	}
+	return list
 }

@@ -72,6 +72,13 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 			if err := distinctNames(out, files); err != nil {
 				return err
 			}
+			for _, f := range files {
+				if base := filepath.Join(out, filepath.Base(f)); out != "" {
+					if err := atomicfile.Apart([]string{base + ".npy", base + ".png"}, files); err != nil {
+						return err
+					}
+				}
+			}
 			results := make([]preprocessed, len(files))
 			g, ctx := errgroup.WithContext(cmd.Context())
 			g.SetLimit(workers(app.Threads))

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/evatool/evatool/eval"
+	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/shard"
 )
@@ -57,7 +59,8 @@ An image that does not decode is skipped, counted and listed; more than
 					return err
 				}
 			}
-			if err := o.Check(); err != nil {
+			words := []string{classNames, templates}
+			if err := cmp.Or(atomicfile.Apart([]string{o.Predictions, o.SaveClassifier}, words), o.Check()); err != nil {
 				return err
 			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads

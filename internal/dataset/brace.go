@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,6 +25,15 @@ func expand(src string) ([]string, error) {
 		out = append(out, names...)
 	}
 	return out, nil
+}
+
+// Local lists the files and folders of this machine that a source names.
+func Local(src string) []string {
+	names, err := expand(src)
+	if err != nil {
+		return nil // opening it says why
+	}
+	return slices.DeleteFunc(names, func(n string) bool { return strings.Contains(n, "://") })
 }
 
 func expandOne(s string, limit int) ([]string, error) {

@@ -1,0 +1,125 @@
+package atomicfile
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// Target says whether a file can be written at path, before there is work to
+// lose: the folder is there, and the path is free or a plain file. What is
+// written takes the name of what was there, so a link, a pipe or a device would
+// be gone.
+func Target(path string) error {
+	dir := filepath.Dir(path)
+	if st, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fault.Envf("%s: no such folder for the output; make it first", fault.Name(dir))
+	} else if err != nil {
+		return Explain(path, err)
+	} else if !st.IsDir() {
+		return fault.Envf("%s: not a folder; give another output", fault.Name(dir))
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil // free, or making the file will say what is wrong
+	}
+	what := ""
+	switch m := st.Mode(); {
+	case m.IsRegular():
+		return nil
+	case m.IsDir():
+		what = "a folder"
+	case m&fs.ModeSymlink != 0:
+		what = "a symbolic link, which the file would replace"
+	case m&fs.ModeNamedPipe != 0:
+		what = "a named pipe"
+	default:
+		what = "a device or a socket"
+	}
+	return fault.Envf("%s: is %s, not a regular file; give the name of a file to write", fault.Name(path), what)
+}
+
+// Apart says whether the outputs are other files than the inputs, and than each
+// other: by what the names stand for, through links and in any case of letters
+// that the file system takes for the same. Empty names do not count; an input
+// may be a folder, whose own files an output may not replace either.
+func Apart(outputs, inputs []string) error {
+	for i, out := range outputs {
+		if out == "" {
+			continue
+		}
+		for _, other := range outputs[:i] {
+			if other != "" && same(out, other) {
+				return fault.Usagef("%s: two outputs would be written to it; give each its own name", fault.Name(out))
+			}
+		}
+		st, err := os.Stat(out)
+		if err != nil {
+			continue // it replaces nothing
+		}
+		for _, in := range inputs {
+			if in == "" {
+				continue
+			}
+			read, err := os.Stat(in)
+			switch {
+			case err != nil:
+			case os.SameFile(st, read):
+				return fault.Usagef("%s: is the input %s, which the output would replace; choose another output", fault.Name(out), fault.Name(in))
+			case read.IsDir() && !st.IsDir() && within(out, read):
+				return fault.Usagef("%s: is a file in the input folder %s, which the output would replace; choose another output", fault.Name(out), fault.Name(in))
+			}
+		}
+	}
+	return nil
+}
+
+// Folder is Apart for files of these names in a folder that evatool fills. The
+// folder may lie in one that is read, so there only plain files count.
+func Folder(dir string, names []string, inputs []string) error {
+	var outputs, plain []string
+	for _, n := range names {
+		outputs = append(outputs, filepath.Join(dir, n))
+	}
+	for _, in := range inputs {
+		if st, err := os.Stat(in); err == nil && !st.IsDir() {
+			plain = append(plain, in)
+		}
+	}
+	return Apart(outputs, plain)
+}
+
+// same compares two outputs that may not be there yet.
+func same(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	if err1 == nil && err2 == nil {
+		return os.SameFile(x, y)
+	}
+	dirs := func() bool {
+		x, err1 := os.Stat(filepath.Dir(a))
+		y, err2 := os.Stat(filepath.Dir(b))
+		return err1 == nil && err2 == nil && os.SameFile(x, y)
+	}
+	return err1 != nil && err2 != nil && strings.EqualFold(filepath.Base(a), filepath.Base(b)) && dirs()
+}
+
+// within says whether a path is below a folder.
+func within(path string, folder fs.FileInfo) bool {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	for dir := filepath.Dir(abs); ; dir = filepath.Dir(dir) {
+		if st, err := os.Stat(dir); err == nil && os.SameFile(st, folder) {
+			return true
+		}
+		if dir == filepath.Dir(dir) {
+			return false
+		}
+	}
+}
