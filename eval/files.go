@@ -89,8 +89,15 @@ func writeRun(dir string, res *Result, entries []entry, picture func(i int) []by
 	return atomicfile.WriteJSON(filepath.Join(dir, resultFile), res)
 }
 
+// writeCSV writes cells as they are, but for names that a terminal would obey:
+// these are quoted, as messages quote them.
 func writeCSV(path string, records [][]string) error {
 	var b bytes.Buffer
+	for _, r := range records {
+		for i := range r {
+			r[i] = fault.Name(r[i])
+		}
+	}
 	w := csv.NewWriter(&b)
 	if err := w.WriteAll(records); err != nil {
 		return fmt.Errorf("%s: %w", path, err)

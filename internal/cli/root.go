@@ -62,11 +62,33 @@ func (a *App) PrintJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// Printf writes to stdout for people; with --json it writes nothing.
+// Printf writes to stdout for people; with --json it writes nothing. Texts among
+// the arguments come from files and servers: they cannot steer the terminal, nor
+// look like lines of their own.
 func (a *App) Printf(format string, args ...any) {
 	if !a.JSON {
+		for i, v := range args {
+			switch v := v.(type) {
+			case string:
+				args[i] = fault.Name(v)
+			case error:
+				args[i] = fault.Line(v)
+			case fmt.Stringer:
+				args[i] = fault.Name(v.String())
+			case []string:
+				args[i] = quoted(v)
+			}
+		}
 		fmt.Fprintf(a.Out, format, args...)
 	}
+}
+
+func quoted(list []string) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = fault.Name(s)
+	}
+	return out
 }
 
 // Progress starts a progress display on stderr.

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/trainer"
 )
 
@@ -48,7 +50,7 @@ half a minute, then the run stops with a checkpoint and 4.` + exitStatus,
 				if app.JSON {
 					return app.PrintJSON(plan)
 				}
-				app.Printf("%s", plan)
+				fmt.Fprint(app.Out, fault.Escape(plan.String()))
 				return nil
 			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads

@@ -151,9 +151,38 @@ func Public(ctx context.Context, err *error) {
 	}
 }
 
-// Line is err as one line.
+// Line is err as one line that a terminal only shows: what a file or a server
+// has put into it is escaped where it is not quoted already.
 func Line(err error) string {
-	return strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+	return Escape(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
+}
+
+// Escape writes the characters of a text that a terminal or a browser would
+// obey, and bytes that are no UTF-8, as Go escapes. Line breaks, tabs and what
+// joins letters or emoji stay.
+func Escape(s string) string {
+	var b strings.Builder
+	from := 0 // of what is not in b yet
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		bad := r == utf8.RuneError && n == 1
+		if bad || obeyed(r) && r != '\n' && r != '\t' && r != '\u200c' && r != '\u200d' {
+			b.WriteString(s[from:i])
+			if bad || r < utf8.RuneSelf {
+				fmt.Fprintf(&b, `\x%02x`, s[i])
+			} else {
+				quoted := strconv.QuoteRuneToASCII(r)
+				b.WriteString(quoted[1 : len(quoted)-1])
+			}
+			from = i + n
+		}
+		i += n
+	}
+	if from == 0 {
+		return s
+	}
+	b.WriteString(s[from:])
+	return b.String()
 }
 
 // Name is s as a message may show it. A name that a file, a server or a user

@@ -187,3 +187,23 @@ func TestReadFile(t *testing.T) {
 		t.Errorf("%v is not fs.ErrNotExist", err)
 	}
 }
+
+func TestEscape(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain, ünï, 猫, 👩‍🚀":    "plain, ünï, 猫, 👩‍🚀",
+		"a\tb\nc":               "a\tb\nc",
+		"\x1b[2Jgone\a":         `\x1b[2Jgone\x07`,
+		"c1 \u009b31m nul \x00": `c1 \u009b31m nul \x00`,
+		"txt.\u202egpj.exe":     `txt.\u202egpj.exe`,
+		"isolate\u2066x\u2069":  `isolate\u2066x\u2069`,
+		"broken \xff\xfe":       `broken \xff\xfe`,
+		"line\u2028separator\r": `line\u2028separator\x0d`,
+	} {
+		if got := Escape(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	if got := Line(Inputf("%s: bad\n%s", "\x1b]0;title\a", "next")); got != `\x1b]0;title\x07: bad; next` {
+		t.Errorf("%q", got)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // Page is a self-contained HTML report: no script, no external file, charts as
@@ -123,7 +124,7 @@ func (p *Page) WriteFile(path string) error {
 	if err := pageTemplate.Execute(&b, p); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return atomicfile.WriteFile(path, b.Bytes())
+	return atomicfile.WriteFile(path, []byte(fault.Escape(b.String())))
 }
 
 // palette holds colours that stay apart for colour-blind readers (Okabe, Ito).
