@@ -5,7 +5,7 @@ export GOEXPERIMENT = simd
 export CGO_ENABLED = 1
 CC ?= cc
 
-.PHONY: demo test build bench bench-learning lint tools clean
+.PHONY: demo test build bench fuzz bench-learning lint tools clean
 
 demo: build
 	@bin/evatool backend install cpu || echo "no CPU plugin could be had: the demo runs on the Go backend (slower)"
@@ -33,6 +33,15 @@ bench: build
 	go run ./benchmarks/convert --evatool bin/evatool --python "$(PYTHON)"
 	go run ./benchmarks/forward --python "$(PYTHON)"
 	go run ./benchmarks/train -python "$(PYTHON)"
+
+# Every fuzz target for FUZZTIME; a crash leaves its input in testdata/fuzz.
+FUZZTIME ?= 10s
+fuzz: tools
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$dir/*_test.go); do \
+	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$dir </dev/null || exit 1; \
+	  done; \
+	done
 
 bench-learning: build
 	bin/evatool backend install cpu

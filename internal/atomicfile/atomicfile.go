@@ -54,9 +54,9 @@ func Create(path string) (*File, error) {
 	removeStale(dir)
 	f := &File{path: path}
 	perm, kept := fs.FileMode(0o666), false
-	if st, err := os.Stat(path); err == nil {
+	if st, err := os.Lstat(path); err == nil {
 		if !st.Mode().IsRegular() {
-			return nil, fault.Envf("%s: is a folder or a device; give the name of a file to write", fault.Name(path))
+			return nil, Target(path)
 		}
 		perm, kept = st.Mode().Perm(), true
 	}

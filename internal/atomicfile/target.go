@@ -78,12 +78,19 @@ func Apart(outputs, inputs []string) error {
 	return nil
 }
 
-// Folder is Apart for files of these names in a folder that evatool fills. The
-// folder may lie in one that is read, so there only plain files count.
+// Folder is Target and Apart for files of these names in a folder that evatool
+// fills. The folder may lie in one that is read, so there only plain files
+// count.
 func Folder(dir string, names []string, inputs []string) error {
 	var outputs, plain []string
 	for _, n := range names {
-		outputs = append(outputs, filepath.Join(dir, n))
+		path := filepath.Join(dir, n)
+		if _, err := os.Lstat(path); err == nil {
+			if err := Target(path); err != nil {
+				return err
+			}
+		}
+		outputs = append(outputs, path)
 	}
 	for _, in := range inputs {
 		if st, err := os.Stat(in); err == nil && !st.IsDir() {

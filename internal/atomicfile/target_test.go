@@ -58,6 +58,18 @@ func TestApart(t *testing.T) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
+	if err := Folder(dir, []string{"new", "link"}, nil); fault.Code(err) != 4 || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("a link among the files of a folder: %v", err)
+	}
+	if err := Folder(dir, []string{"new", "other"}, []string{at("other"), dir}); fault.Code(err) != 2 {
+		t.Errorf("an input among the files of a folder: %v", err)
+	}
+	if err := Folder(dir, []string{"new", "other"}, []string{dir}); err != nil {
+		t.Errorf("a folder in one that is read: %v", err)
+	}
+	if _, err := Create(at("link")); fault.Code(err) != 4 {
+		t.Errorf("a file made over a link: %v", err)
+	}
 	for path, want := range map[string]int{at("link"): 4, at("data"): 4, os.DevNull: 4, at("none/x"): 4, at("other/x"): 4, at("other"): 0, at("new"): 0} {
 		if err := Target(path); fault.Code(err) != want {
 			t.Errorf("Target(%s): %v, want status %d", path, err, want)
