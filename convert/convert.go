@@ -19,6 +19,7 @@ import (
 
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -99,50 +100,51 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		r.finish(start)
 		return r, err
 	}
-	j := &job{sources: in.Files, items: p.Items, saturate: o.Saturate, progress: o.Progress, keep: !o.Force}
-	if err := j.run(ctx, in, p, o, beside, r, start); err != nil {
+	t := &transfer{sources: in.Files, items: p.Items, saturate: o.Saturate, progress: o.Progress, keep: !o.Force}
+	if err := t.write(ctx, in, p, o, beside, r, start); err != nil {
 		return nil, checkpoint.About(o.Sources, err)
 	}
 	return r, nil
 }
 
-func (j *job) run(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan, o Options, beside []small, r *Report, start time.Time) error {
-	defer j.discard()
+// write makes the output of a plan, what belongs beside it, and the report.
+func (t *transfer) write(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan, o Options, beside []small, r *Report, start time.Time) error {
+	defer t.discard()
 	hidden := make([]string, len(in.Files))
 	for i := range hidden {
 		hidden[i] = strings.Repeat("0", 64)
 	}
-	j.metadata = p.Metadata(hidden)
-	if err := j.create(o.Output, o.ShardSize); err != nil {
+	t.metadata = p.Metadata(hidden)
+	if err := t.create(o.Output, o.ShardSize); err != nil {
 		return err
 	}
 	stamps, err := stamp(in.Files)
 	if err != nil {
 		return err
 	}
-	if err := j.transfer(ctx); err != nil {
+	if err := t.run(ctx); err != nil {
 		return err
 	}
-	r.Source = j.hashed
+	r.Source = t.hashed
 	var sums []string
 	for _, s := range r.Source {
 		sums = append(sums, s.SHA256)
 	}
 	metadata := p.Metadata(sums)
-	for _, f := range j.files {
+	for _, f := range t.files {
 		if err := f.rewriteHeader(metadata); err != nil {
 			return err
 		}
 	}
 	for i, s := range stamps {
 		if now, err := os.Stat(in.Files[i]); err != nil || now.Size() != s.Size() || !now.ModTime().Equal(s.ModTime()) {
-			return checkpoint.Changed(in.Files[i])
+			return digest.Changed(in.Files[i])
 		}
 	}
-	r.Tensors, r.Bytes, r.Files = j.tensors(), j.total, j.outputs()
+	r.Tensors, r.Bytes, r.Files = t.tensors(), t.total, t.outputs()
 	r.Verified = true
 	r.finish(start)
-	return j.commit(append(beside, reportFile(o.Output, r))...)
+	return t.commit(append(beside, reportFile(o.Output, r))...)
 }
 
 // stamp remembers size and time of files, to notice a change.

@@ -34,8 +34,8 @@ const (
 	syncSize = 16 << 20
 )
 
-// job writes a plan's tensors to one or more files and proves them.
-type job struct {
+// transfer writes items to one or more files and proves them.
+type transfer struct {
 	items    []*checkpoint.Item
 	metadata map[string]string
 	saturate bool
@@ -45,53 +45,75 @@ type job struct {
 
 	path   string // of the output
 	files  []*output
-	where  []slot   // of item i
+	place  []place  // of item i
 	sums   []string // SHA-256 of item i
 	hashed []SourceFile
 	total  int64
 	done   atomic.Int64
 
-	written chan *output    // files with something for the disk
-	copied  []chan struct{} // closed when item i is, where walk waits for it
-	room    chan struct{}   // holds an element per item that is not yet proven
+	copied []event // item i is in its place
+	proven []event // and is what the source has
 }
 
-// slot is the place of a tensor.
-type slot struct{ file, index int }
+// place is where a tensor is in the output: the n-th of a file.
+type place struct{ file, n int }
+
+// event is something that happens once.
+type event chan struct{}
+
+func newEvents(n int) []event {
+	events := make([]event, n)
+	for i := range events {
+		events[i] = make(event)
+	}
+	return events
+}
+
+func (e event) happens() { close(e) }
+
+// wait is until it has happened, or the context's end.
+func (e event) wait(ctx context.Context) error {
+	select {
+	case <-e:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // create makes the temporary files: one, or shards of at most shardSize bytes.
 // The items end up in file order.
-func (j *job) create(path string, shardSize int64) error {
-	j.path = path
-	infos := make([]tensorfile.Info, len(j.items))
+func (t *transfer) create(path string, shardSize int64) error {
+	t.path = path
+	infos := make([]tensorfile.Info, len(t.items))
 	byName := map[string]*checkpoint.Item{}
-	for i, it := range j.items {
+	for i, it := range t.items {
 		infos[i] = it.Out
 		byName[it.Out.Name] = it
-		j.total += it.Out.NumBytes()
+		t.total += it.Out.NumBytes()
 	}
 	groups := [][]tensorfile.Info{infos}
-	if shardSize > 0 && j.total > shardSize {
+	if shardSize > 0 && t.total > shardSize {
 		groups = shards(infos, shardSize)
 	}
-	j.items = j.items[:0]
+	t.items = t.items[:0]
 	for g, group := range groups {
 		group = tensorfile.Layout(group)
-		for i, t := range group {
-			j.items = append(j.items, byName[t.Name])
-			j.where = append(j.where, slot{g, i})
+		for n, info := range group {
+			t.items = append(t.items, byName[info.Name])
+			t.place = append(t.place, place{g, n})
 		}
 		name := path
 		if len(groups) > 1 {
 			name = shardName(path, g, len(groups))
 		}
-		o, err := newOutput(name, group, j.metadata)
+		o, err := newOutput(name, group, t.metadata)
 		if err != nil {
 			return err
 		}
-		j.files = append(j.files, o)
+		t.files = append(t.files, o)
 	}
-	j.sums = make([]string, len(j.items))
+	t.sums = make([]string, len(t.items))
 	return nil
 }
 
@@ -120,54 +142,48 @@ func indexName(path string) string {
 	return strings.TrimSuffix(path, ".safetensors") + ".safetensors.index.json"
 }
 
-// transfer copies every tensor to its place and proves it. The copy, which is
+// run copies every tensor to its place and proves it. The copy, which is
 // quick, runs ahead, so that the disk has its work early; the proof follows,
 // and syncs make the disk work beside both.
-func (j *job) transfer(ctx context.Context) error {
-	order, inFiles := j.route()
-	j.room = make(chan struct{}, ahead)
-	j.copied = make([]chan struct{}, len(j.items))
-	for _, tensors := range inFiles {
-		for _, t := range tensors {
-			j.copied[t.item] = make(chan struct{})
-		}
-	}
-	j.written = make(chan *output, 1)
-	others := make(chan int, len(j.items)) // are proven one by one
+//
+// Nobody waits for ever: all go through the items in one order. The copy of an
+// item waits for the proof of one that is ahead places before it; the proof of
+// an item waits for its copy, and for the proofs before it in its own list,
+// which is a part of that order. So everyone waits for what comes earlier, and
+// the earliest waits for nobody. The disk's work is only ever offered.
+func (t *transfer) run(ctx context.Context) error {
+	order, inFiles, rest := t.route()
+	t.copied, t.proven = newEvents(len(t.items)), newEvents(len(t.items))
+	written := make(chan *output, 1) // files with something for the disk
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		defer close(j.written)
-		defer close(others)
-		return j.each(ctx, order, func(ctx context.Context, i int, a, b []byte) error {
-			select {
-			case j.room <- struct{}{}:
-			case <-ctx.Done():
-				return ctx.Err()
+		defer close(written)
+		return inTurn(ctx, len(order), func(ctx context.Context, k int, buf, _ []byte) error {
+			if k >= ahead {
+				if err := t.proven[order[k-ahead]].wait(ctx); err != nil {
+					return err
+				}
 			}
-			if err := j.write(ctx, i, a, b); err != nil {
-				return err
-			}
-			if j.copied[i] != nil {
-				close(j.copied[i])
-			} else {
-				others <- i
-			}
-			return nil
+			return t.copy(ctx, order[k], buf, written)
 		})
 	})
-	g.Go(func() error { return j.each(ctx, others, j.prove) })
 	g.Go(func() error {
-		for k, path := range j.sources {
-			s, err := j.walk(ctx, path, inFiles[k])
+		for k, path := range t.sources {
+			s, err := t.walk(ctx, path, inFiles[k])
 			if err != nil {
 				return err
 			}
-			j.hashed = append(j.hashed, s)
+			t.hashed = append(t.hashed, s)
 		}
 		return nil
 	})
 	g.Go(func() error {
-		for o := range j.written {
+		return inTurn(ctx, len(rest), func(ctx context.Context, k int, buf, back []byte) error {
+			return t.prove(ctx, rest[k], buf, back)
+		})
+	})
+	g.Go(func() error {
+		for o := range written {
 			if err := o.Sync(); err != nil {
 				return err
 			}
@@ -177,92 +193,105 @@ func (j *job) transfer(ctx context.Context) error {
 	return g.Wait()
 }
 
-// each calls f for the items from a channel, a few at a time; each worker has
-// its buffers.
-func (j *job) each(ctx context.Context, items <-chan int, f func(ctx context.Context, i int, a, b []byte) error) error {
+// inTurn calls f for 0 to n-1 in order, a few at a time; each worker has its
+// buffers.
+func inTurn(ctx context.Context, n int, f func(ctx context.Context, k int, a, b []byte) error) error {
+	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
 	for range workers {
 		g.Go(func() error {
 			a, b := make([]byte, chunkSize), make([]byte, chunkSize)
-			for i := range items {
-				if err := f(ctx, i, a, b); err != nil {
+			for {
+				k := int(next.Add(1)) - 1
+				if k >= n {
+					return nil
+				}
+				if err := f(ctx, k, a, b); err != nil {
 					return err
 				}
 			}
-			return nil
 		})
 	}
 	return g.Wait()
 }
 
-// write streams a tensor to its place, past the source's checksums.
-func (j *job) write(ctx context.Context, i int, buf, _ []byte) error {
-	it, o := j.items[i], j.files[j.where[i].file]
-	at := o.at[j.where[i].index]
-	r, err := it.Open(j.saturate)
+// copy streams a tensor to its place, past the source's checksums.
+func (t *transfer) copy(ctx context.Context, i int, buf []byte, written chan<- *output) error {
+	it, o := t.items[i], t.files[t.place[i].file]
+	at := o.at[t.place[i].n]
+	r, err := it.Open(t.saturate)
 	if err != nil {
 		return err
 	}
-	return stream(ctx, it, r, buf, func(b []byte) error {
+	err = stream(ctx, it, r, buf, func(b []byte) error {
 		if _, err := o.WriteAt(b, at); err != nil {
 			return tooLarge(err)
 		}
 		at += int64(len(b))
-		n := j.done.Add(int64(len(b)))
+		n := t.done.Add(int64(len(b)))
 		if n/syncSize > (n-int64(len(b)))/syncSize {
 			select {
-			case j.written <- o:
+			case written <- o:
 			default: // the disk is busy
 			}
 		}
-		if j.progress != nil {
-			j.progress(n, j.total)
+		if t.progress != nil {
+			t.progress(n, t.total)
 		}
 		return nil
 	})
+	if err == nil {
+		t.copied[i].happens()
+	}
+	return err
 }
 
-// prove reads a tensor back, compares every byte with the source's, and hashes
-// it.
-func (j *job) prove(ctx context.Context, i int, buf, back []byte) error {
-	it := j.items[i]
+// prove reads a copied tensor back, compares every byte with the source's, and
+// hashes it.
+func (t *transfer) prove(ctx context.Context, i int, buf, back []byte) error {
+	if err := t.copied[i].wait(ctx); err != nil {
+		return err
+	}
+	it := t.items[i]
 	r, ok := it.Direct()
 	if !ok {
 		var err error
-		if r, err = it.Open(j.saturate); err != nil {
+		if r, err = it.Open(t.saturate); err != nil {
 			return err
 		}
 	}
 	h, done := sha256.New(), int64(0)
 	err := stream(ctx, it, r, buf, func(b []byte) error {
-		if err := j.compare(i, done, b, back); err != nil {
+		if err := t.compare(i, done, b, back); err != nil {
 			return err
 		}
 		done += int64(len(b))
 		h.Write(b)
 		return nil
 	})
-	j.proven(i, h)
+	if err == nil {
+		t.settle(i, h)
+	}
 	return err
 }
 
 // compare reads back what the output has of item i from byte off of it on.
-func (j *job) compare(i int, off int64, want, back []byte) error {
-	o := j.files[j.where[i].file]
+func (t *transfer) compare(i int, off int64, want, back []byte) error {
+	o := t.files[t.place[i].file]
 	back = back[:len(want)]
-	if _, err := o.ReadAt(back, o.at[j.where[i].index]+off); err != nil {
+	if _, err := o.ReadAt(back, o.at[t.place[i].n]+off); err != nil {
 		return err
 	}
 	if !bytes.Equal(want, back) {
-		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.Path(), j.items[i].Out.Name)
+		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.Path(), t.items[i].Out.Name)
 	}
 	return nil
 }
 
-// proven notes an item's hash and makes room for another.
-func (j *job) proven(i int, h hash.Hash) {
-	j.sums[i] = hex.EncodeToString(h.Sum(nil))
-	<-j.room
+// settle notes the hash of an item that is proven.
+func (t *transfer) settle(i int, h hash.Hash) {
+	t.sums[i] = hex.EncodeToString(h.Sum(nil))
+	t.proven[i].happens()
 }
 
 // stream gives what r has of an output tensor to f, all of it and no more, and
@@ -295,22 +324,22 @@ func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byt
 
 // commit publishes the files, and with them the small ones that belong to them:
 // the index, which makes shards one, and what is in beside. All or none.
-func (j *job) commit(beside ...small) error {
+func (t *transfer) commit(beside ...small) error {
 	var all []*atomicfile.File
-	for _, o := range j.files {
+	for _, o := range t.files {
 		if err := o.Sync(); err != nil {
 			return err
 		}
-		o.New = j.keep
+		o.New = t.keep
 		all = append(all, o.File)
 	}
-	if len(j.files) > 1 {
+	if len(t.files) > 1 {
 		weights := map[string]string{}
-		for i, it := range j.items {
-			weights[it.Out.Name] = filepath.Base(j.files[j.where[i].file].Path())
+		for i, it := range t.items {
+			weights[it.Out.Name] = filepath.Base(t.files[t.place[i].file].Path())
 		}
-		index := mustJSON(map[string]any{"metadata": map[string]int64{"total_size": j.total}, "weight_map": weights})
-		beside = slices.Insert(beside, 0, small{indexName(j.path), index})
+		index := mustJSON(map[string]any{"metadata": map[string]int64{"total_size": t.total}, "weight_map": weights})
+		beside = slices.Insert(beside, 0, small{indexName(t.path), index})
 	}
 	for _, b := range beside {
 		f, err := atomicfile.Create(b.path)
@@ -347,24 +376,24 @@ type small struct {
 }
 
 // tensors lists what was written.
-func (j *job) tensors() []Tensor {
+func (t *transfer) tensors() []Tensor {
 	var out []Tensor
-	for i, it := range j.items {
-		out = append(out, Tensor{it.Out.Name, it.Sources(), string(it.Out.DType), shapeOf(it.Out), j.sums[i]})
+	for i, it := range t.items {
+		out = append(out, Tensor{it.Out.Name, it.Sources(), string(it.Out.DType), shapeOf(it.Out), t.sums[i]})
 	}
 	return out
 }
 
 // outputs lists the files.
-func (j *job) outputs() (out []OutputFile) {
-	for _, o := range j.files {
+func (t *transfer) outputs() (out []OutputFile) {
+	for _, o := range t.files {
 		out = append(out, OutputFile{o.Path(), o.size})
 	}
 	return out
 }
 
-func (j *job) discard() {
-	for _, o := range j.files {
+func (t *transfer) discard() {
+	for _, o := range t.files {
 		o.Discard()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/digest"
 )
 
 // InitOptions says from what Init builds a starting model.
@@ -80,22 +81,22 @@ func Init(ctx context.Context, o InitOptions) (*InitReport, error) {
 func (r *InitReport) write(ctx context.Context, s *checkpoint.Start, force bool, start time.Time) error {
 	var sums []string
 	for _, f := range s.Files {
-		sum, size, err := checkpoint.HashFile(ctx, f)
+		sum, size, err := digest.File(ctx, f, checkpoint.Want)
 		if err != nil {
 			return err
 		}
 		r.Source = append(r.Source, SourceFile{f, size, sum})
 		sums = append(sums, sum)
 	}
-	j := &job{items: s.Items, metadata: s.Metadata(sums), keep: !force}
-	defer j.discard()
-	if err := j.create(r.Output, 0); err != nil {
+	t := &transfer{items: s.Items, metadata: s.Metadata(sums), keep: !force}
+	defer t.discard()
+	if err := t.create(r.Output, 0); err != nil {
 		return err
 	}
-	if err := j.transfer(ctx); err != nil {
+	if err := t.run(ctx); err != nil {
 		return err
 	}
-	r.Verified, r.Tensors = true, j.tensors()
+	r.Verified, r.Tensors = true, t.tensors()
 	r.Seconds = time.Since(start).Seconds()
-	return j.commit(reportFile(r.Output, r))
+	return t.commit(reportFile(r.Output, r))
 }

@@ -26,48 +26,48 @@ type extent struct {
 }
 
 // route is the order in which the items are copied, that of their bytes in the
-// sources, and for each source the extents in it, from start to end. One that
-// overlaps an earlier one is left out.
-func (j *job) route() (<-chan int, [][]extent) {
+// sources; for each source the extents in it, from start to end; and the rest of
+// the items, those that are no extent or overlap an earlier one.
+func (t *transfer) route() (order []int, extents [][]extent, rest []int) {
 	file := map[string]int{}
-	for k, path := range j.sources {
+	for k, path := range t.sources {
 		file[path] = k
 	}
-	type place struct {
+	type origin struct {
 		extent
-		file int
-		one  bool // the item is one extent
+		file  int
+		whole bool // the item is one extent
 	}
-	places := make([]place, len(j.items))
-	for i, it := range j.items {
-		p := place{extent: extent{i, math.MaxInt64}, file: len(j.sources)}
+	origins := make([]origin, len(t.items))
+	for i, it := range t.items {
+		from := origin{extent: extent{i, math.MaxInt64}, file: len(t.sources)}
 		if f, at, ok := it.Begins(); ok {
 			if k, ok := file[f.Name()]; ok {
-				p.at, p.file = at, k
-				_, _, p.one = it.Extent()
+				from.at, from.file = at, k
+				_, _, from.whole = it.Extent()
 			}
 		}
-		places[i] = p
+		origins[i] = from
 	}
-	slices.SortStableFunc(places, func(a, b place) int { return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.at, b.at)) })
-	order := make(chan int, len(places))
-	defer close(order)
-	extents := make([][]extent, len(j.sources))
-	ends := make([]int64, len(j.sources))
-	for _, p := range places {
-		order <- p.item
-		if p.one && p.at >= ends[p.file] {
-			extents[p.file] = append(extents[p.file], p.extent)
-			ends[p.file] = p.at + j.items[p.item].Out.NumBytes()
+	slices.SortStableFunc(origins, func(a, b origin) int { return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.at, b.at)) })
+	extents = make([][]extent, len(t.sources))
+	ends := make([]int64, len(t.sources))
+	for _, from := range origins {
+		order = append(order, from.item)
+		if from.whole && from.at >= ends[from.file] {
+			extents[from.file] = append(extents[from.file], from.extent)
+			ends[from.file] = from.at + t.items[from.item].Out.NumBytes()
+		} else {
+			rest = append(rest, from.item)
 		}
 	}
-	return order, extents
+	return order, extents, rest
 }
 
 // walk hashes a source file from its start to its end, and on the way proves
 // and hashes the tensors in it, each when it is copied. One goroutine reads and
 // compares, the other hashes.
-func (j *job) walk(ctx context.Context, path string, tensors []extent) (SourceFile, error) {
+func (t *transfer) walk(ctx context.Context, path string, tensors []extent) (SourceFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return SourceFile{}, fault.File(path, checkpoint.Want, err)
@@ -78,13 +78,14 @@ func (j *job) walk(ctx context.Context, path string, tensors []extent) (SourceFi
 		return SourceFile{}, fault.File(path, checkpoint.Want, err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	w := &walker{job: j, ctx: ctx, f: f, pieces: make(chan piece, 2), free: make(chan []byte, 4)}
-	for range cap(w.free) {
+	const blocks = 4
+	w := &walker{transfer: t, ctx: ctx, f: f, read: make(chan block, blocks), free: make(chan []byte, blocks)}
+	for range blocks {
 		w.free <- make([]byte, chunkSize)
 	}
 	g.Go(func() error {
-		defer close(w.pieces)
-		return w.read(st.Size(), tensors)
+		defer close(w.read)
+		return w.compareAll(st.Size(), tensors)
 	})
 	sum := sha256.New()
 	g.Go(func() error { w.hash(sum); return nil })
@@ -94,50 +95,52 @@ func (j *job) walk(ctx context.Context, path string, tensors []extent) (SourceFi
 	return SourceFile{File: path, Size: st.Size(), SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
+// walker reads a file and hashes it. Each of its channels has room for all
+// blocks, so that no send waits; a reader without a free block waits for the
+// hasher, which waits for nothing but a block or the end.
 type walker struct {
-	*job
-	ctx    context.Context
-	f      *os.File
-	pos    int64
-	pieces chan piece
-	free   chan []byte
+	*transfer
+	ctx  context.Context
+	f    *os.File
+	pos  int64
+	read chan block
+	free chan []byte
 }
 
-// piece is a part of the file.
-type piece struct {
+// block is a part of the file.
+type block struct {
 	bytes []byte
 	item  int  // whose bytes these are, or none
-	end   bool // of the item
+	last  bool // of the item
 }
 
 const none = -1
 
-func (w *walker) read(size int64, tensors []extent) error {
+// compareAll reads the file and compares the tensors in it with their copies.
+func (w *walker) compareAll(size int64, tensors []extent) error {
 	back := make([]byte, chunkSize)
-	for _, t := range tensors {
-		if err := w.stretch(t.at, none, nil); err != nil {
+	for _, x := range tensors {
+		if err := w.readTo(x.at, none, nil); err != nil {
 			return err
 		}
-		select {
-		case <-w.copied[t.item]:
-		case <-w.ctx.Done():
-			return w.ctx.Err()
+		if err := w.copied[x.item].wait(w.ctx); err != nil {
+			return err
 		}
-		if err := w.stretch(t.at+w.items[t.item].Out.NumBytes(), t.item, back); err != nil {
+		if err := w.readTo(x.at+w.items[x.item].Out.NumBytes(), x.item, back); err != nil {
 			return err
 		}
 	}
-	if err := w.stretch(size, none, nil); err != nil {
+	if err := w.readTo(size, none, nil); err != nil {
 		return err
 	}
 	if n, err := w.f.Read(back[:1]); n > 0 || err != io.EOF {
-		return checkpoint.Changed(w.f.Name())
+		return digest.Changed(w.f.Name())
 	}
 	return nil
 }
 
-// stretch reads up to a position, and compares what it reads with an item.
-func (w *walker) stretch(end int64, item int, back []byte) error {
+// readTo reads up to a position, and compares what it reads with an item.
+func (w *walker) readTo(end int64, item int, back []byte) error {
 	start := w.pos
 	for first := true; w.pos < end || first && item != none; first = false {
 		var buf []byte
@@ -148,7 +151,7 @@ func (w *walker) stretch(end int64, item int, back []byte) error {
 		}
 		buf = buf[:min(chunkSize, end-w.pos)]
 		if _, err := io.ReadFull(w.f, buf); err == io.EOF || err == io.ErrUnexpectedEOF {
-			return checkpoint.Changed(w.f.Name())
+			return digest.Changed(w.f.Name())
 		} else if err != nil {
 			return fault.File(w.f.Name(), checkpoint.Want, err)
 		}
@@ -158,28 +161,24 @@ func (w *walker) stretch(end int64, item int, back []byte) error {
 			}
 		}
 		w.pos += int64(len(buf))
-		select {
-		case w.pieces <- piece{buf, item, w.pos == end}:
-		case <-w.ctx.Done():
-			return w.ctx.Err()
-		}
+		w.read <- block{buf, item, w.pos == end}
 	}
 	return nil
 }
 
-// hash takes the pieces into the file's hash and into that of the tensor.
+// hash takes the blocks into the file's hash and into that of the tensor.
 func (w *walker) hash(file hash.Hash) {
 	tensor := sha256.New()
-	for p := range w.pieces {
-		if p.item == none {
-			file.Write(p.bytes)
+	for b := range w.read {
+		if b.item == none {
+			file.Write(b.bytes)
 		} else {
-			digest.Write(file, tensor, p.bytes)
-			if p.end {
-				w.proven(p.item, tensor)
+			digest.Write(file, tensor, b.bytes)
+			if b.last {
+				w.settle(b.item, tensor)
 				tensor.Reset()
 			}
 		}
-		w.free <- p.bytes[:chunkSize]
+		w.free <- b.bytes[:chunkSize]
 	}
 }

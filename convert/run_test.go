@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/atomicfile"
@@ -438,6 +440,42 @@ func TestNoReportNoModel(t *testing.T) {
 	}
 }
 
+// More tensors than may be copied and not yet proven, of which some lie in the
+// source as they are written and some do not, in every order: nobody waits for
+// ever.
+func TestManyTensors(t *testing.T) {
+	const n = 5 * ahead
+	for name, cast := range map[string]func(i int) bool{
+		"in turn":    func(i int) bool { return i%2 == 0 },
+		"cast first": func(i int) bool { return i < n/2 },
+		"cast last":  func(i int) bool { return i >= n/2 },
+		"all":        func(i int) bool { return true },
+		"none":       func(i int) bool { return false },
+	} {
+		src := filepath.Join(t.TempDir(), "src.safetensors")
+		var infos []tensorfile.Info
+		for i := range n {
+			d := tensorfile.I32 // stays
+			if cast(i) {
+				d = tensorfile.F32
+			}
+			infos = append(infos, tensorfile.Info{Name: fmt.Sprintf("t%04d", i), DType: d, Shape: []int64{int64(i % 3)}})
+		}
+		writeNames(t, src, infos)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		r, err := Run(ctx, Options{Sources: []string{src}, Layout: "source", DType: "fp16", Output: filepath.Join(t.TempDir(), "x.safetensors")})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, x := range r.Tensors {
+			if len(x.SHA256) != 64 {
+				t.Errorf("%s: %s has no hash", name, x.Name)
+			}
+		}
+	}
+}
+
 // A byte that changes on its way to the disk is found, in a tensor that lies in
 // the source as it is written and in one that does not.
 func TestOutputThatChanges(t *testing.T) {
@@ -453,22 +491,22 @@ func TestOutputThatChanges(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir := t.TempDir()
-			j := &job{sources: in.Files, items: p.Items}
-			defer j.discard()
-			if err := j.create(filepath.Join(dir, "x.safetensors"), 0); err != nil {
+			w := &transfer{sources: in.Files, items: p.Items}
+			defer w.discard()
+			if err := w.create(filepath.Join(dir, "x.safetensors"), 0); err != nil {
 				t.Fatal(err)
 			}
-			at := j.files[0].at[0]
-			j.progress = func(int64, int64) { // after the only write
+			at := w.files[0].at[0]
+			w.progress = func(int64, int64) { // after the only write
 				b := make([]byte, 1)
-				j.files[0].ReadAt(b, at)
+				w.files[0].ReadAt(b, at)
 				b[0] ^= 1
-				j.files[0].WriteAt(b, at)
+				w.files[0].WriteAt(b, at)
 			}
-			if err := j.transfer(t.Context()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
+			if err := w.run(t.Context()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
 				t.Errorf("got %v", err)
 			}
-			j.discard()
+			w.discard()
 			if left, _ := os.ReadDir(dir); len(left) > 0 {
 				t.Errorf("left behind: %v", left)
 			}

@@ -27,6 +27,7 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -461,20 +462,11 @@ func (c *checkpointFile) read(sl slot) (*tensors.Tensor, error) {
 }
 
 func checkHash(path, want string) error {
-	const what = "a file of the checkpoint"
-	if err := fault.RegularFile(path, what); err != nil {
+	got, _, err := digest.File(context.Background(), path, "a file of the checkpoint")
+	if err != nil {
 		return err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fault.File(path, what, err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != want {
+	if got != want {
 		return fault.Inputf("%s: damaged (SHA-256 %.12s…, written as %.12s…); resume from an older checkpoint with --resume", path, got, want)
 	}
 	return nil

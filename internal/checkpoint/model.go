@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -44,7 +45,7 @@ func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error)
 	}
 	m, err := in.model(path, o)
 	if err == nil {
-		m.SHA256, _, err = HashFile(ctx, in.Files[0])
+		m.SHA256, _, err = digest.File(ctx, in.Files[0], Want)
 	}
 	if err != nil {
 		in.Close()

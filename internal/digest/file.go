@@ -1,4 +1,4 @@
-package checkpoint
+package digest
 
 import (
 	"context"
@@ -12,20 +12,25 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// HashFile is the SHA-256 and the size of a file that must not change
-// meanwhile. One goroutine reads, the other hashes.
-func HashFile(ctx context.Context, path string) (sum string, size int64, err error) {
+// File is the SHA-256 and the size of a plain file that must not change
+// meanwhile; want says for messages what is expected there. One goroutine
+// reads, the other hashes.
+func File(ctx context.Context, path, want string) (sum string, size int64, err error) {
+	if err := fault.RegularFile(path, want); err != nil {
+		return "", 0, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", 0, fault.File(path, Want, err)
+		return "", 0, fault.File(path, want, err)
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return "", 0, fault.File(path, Want, err)
+		return "", 0, fault.File(path, want, err)
 	}
 	const block, blocks = 1 << 18, 4
-	// Every block is in one of the two: neither send waits for ever.
+	// Each has room for all blocks: no send waits. A reader without a block waits
+	// for the hasher, which waits for nothing but a block or the end.
 	full, free := make(chan []byte, blocks), make(chan []byte, blocks)
 	for range blocks {
 		free <- make([]byte, block)
@@ -54,7 +59,7 @@ func HashFile(ctx context.Context, path string) (sum string, size int64, err err
 			case err == io.EOF || err == io.ErrUnexpectedEOF:
 				return nil
 			case err != nil:
-				return fault.File(path, Want, err)
+				return fault.File(path, want, err)
 			}
 		}
 	})
