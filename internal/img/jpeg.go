@@ -494,7 +494,10 @@ func (d *jpegDecoder) readDQT(s []byte, _ byte) error {
 		if n > 3 || len(s) < 1+size {
 			return badJPEG("bad quantization table %d", n)
 		}
-		t := new([64]uint16)
+		if d.quant[n] == nil {
+			d.quant[n] = new([64]uint16)
+		}
+		t := d.quant[n]
 		for i := range t {
 			if wide {
 				t[naturalOrder[i]] = uint16(s[1+2*i])<<8 | uint16(s[2+2*i])
@@ -502,7 +505,6 @@ func (d *jpegDecoder) readDQT(s []byte, _ byte) error {
 				t[naturalOrder[i]] = uint16(s[1+i])
 			}
 		}
-		d.quant[n] = t
 		s = s[1+size:]
 	}
 	return nil
@@ -525,12 +527,14 @@ func (d *jpegDecoder) readDHT(s []byte, _ byte) error {
 		if count > 256 || count > len(s)-17 || index&^0x10 > 3 {
 			return badJPEG("bad Huffman table %#x", index)
 		}
-		h := newHuffman(s[1:17], s[17:17+count])
+		tables := &d.dc
 		if index&0x10 != 0 {
-			d.ac[index&3] = h
-		} else {
-			d.dc[index] = h
+			tables = &d.ac
 		}
+		if tables[index&3] == nil {
+			tables[index&3] = new(huffman)
+		}
+		tables[index&3].set(s[1:17], s[17:17+count])
 		s = s[17+count:]
 	}
 	if len(s) != 0 {

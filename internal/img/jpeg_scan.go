@@ -3,7 +3,12 @@ package img
 import "encoding/binary"
 
 // huffman is a table for decoding; bad says that the file's table is not a code.
+// The rest is made of counts and value at the first scan that uses it.
 type huffman struct {
+	counts   [16]byte // of the codes of 1 to 16 bits
+	n        int      // values
+	built    bool
+	speedy   bool        // fast is filled
 	look     [256]uint16 // length<<8 | symbol of the code that 8 bits start with, length 9 for longer ones
 	maxCode  [18]int32
 	valueOff [18]int32
@@ -20,6 +25,10 @@ const endOfBlock = 255
 
 // speedUp fills h.fast.
 func (h *huffman) speedUp() {
+	if h.speedy {
+		return
+	}
+	h.speedy = true
 	for i := range h.fast {
 		e := h.look[i>>2]
 		l, r, s := int(e>>8), int32(e>>4&15), int(e&15)
@@ -34,12 +43,21 @@ func (h *huffman) speedUp() {
 	}
 }
 
-// newHuffman is jpeg_make_d_derived_tbl. The check of the table is left to its
-// first use, as libjpeg does.
-func newHuffman(counts, symbols []byte) *huffman {
-	h := &huffman{}
-	copy(h.value[:], symbols)
-	for _, s := range symbols {
+// set is a table of a file, to be built when it is needed.
+func (h *huffman) set(counts, values []byte) {
+	h.built, h.n = false, len(values)
+	copy(h.counts[:], counts)
+	clear(h.value[copy(h.value[:], values):])
+}
+
+// build is jpeg_make_d_derived_tbl. The check of the table is left to its first
+// use, as libjpeg does.
+func (h *huffman) build() {
+	if h.built {
+		return
+	}
+	*h = huffman{counts: h.counts, n: h.n, value: h.value, built: true}
+	for _, s := range h.value[:h.n] {
 		h.badDC = h.badDC || s > 15
 	}
 	for i := range h.look {
@@ -47,7 +65,7 @@ func newHuffman(counts, symbols []byte) *huffman {
 	}
 	code, p := int32(0), int32(0)
 	for l := 1; l <= 16; l++ {
-		n := int32(counts[l-1])
+		n := int32(h.counts[l-1])
 		h.maxCode[l] = -1
 		if n > 0 {
 			h.valueOff[l] = p - code
@@ -68,7 +86,15 @@ func newHuffman(counts, symbols []byte) *huffman {
 		code <<= 1
 	}
 	h.maxCode[17] = 0xFFFFF // ends every search
-	return h
+}
+
+// table is the built table i, nil without one.
+func table(tables *[4]*huffman, i int) *huffman {
+	if i > 3 || tables[i] == nil {
+		return nil
+	}
+	tables[i].build()
+	return tables[i]
 }
 
 // fill loads bytes until acc has at least 57 bits. At a marker it stops, and
@@ -362,8 +388,8 @@ func (d *jpegDecoder) startScan() (decode decodeBlock, keepsZero bool, err error
 		keepsZero = needDC || needAC
 	} else {
 		for _, c := range d.scan {
-			if c.acTable < 4 && d.ac[c.acTable] != nil {
-				d.ac[c.acTable].speedUp()
+			if h := table(&d.ac, c.acTable); h != nil {
+				h.speedUp()
 			}
 		}
 		keepsZero = true
@@ -377,12 +403,12 @@ func (d *jpegDecoder) startScan() (decode decodeBlock, keepsZero bool, err error
 	}
 	for _, c := range d.scan {
 		if needDC {
-			if c.dcTable > 3 || d.dc[c.dcTable] == nil || d.dc[c.dcTable].bad || d.dc[c.dcTable].badDC {
+			if h := table(&d.dc, c.dcTable); h == nil || h.bad || h.badDC {
 				return nil, false, badJPEG("DC Huffman table %d is missing or bad", c.dcTable)
 			}
 		}
 		if needAC {
-			if c.acTable > 3 || d.ac[c.acTable] == nil || d.ac[c.acTable].bad {
+			if h := table(&d.ac, c.acTable); h == nil || h.bad {
 				return nil, false, badJPEG("AC Huffman table %d is missing or bad", c.acTable)
 			}
 		}

@@ -28,6 +28,7 @@ func (d *jpegDecoder) useStandardTables() {
 			continue
 		}
 		b, _ := hex.DecodeString(t.text) // constants
-		*t.to = newHuffman(b[:16], b[16:])
+		*t.to = new(huffman)
+		(*t.to).set(b[:16], b[16:])
 	}
 }
