@@ -93,3 +93,54 @@ func TestReadErrors(t *testing.T) {
 		sameRun(t, out, whole)
 	})
 }
+
+// cut is a data set of which every third picture lacks its end.
+type cut struct{ dataset.Dataset }
+
+func (c cut) Read(i int) (dataset.Example, error) {
+	ex, err := c.Dataset.Read(i)
+	if i%3 == 0 {
+		ex.Image = ex.Image[:len(ex.Image)*3/4]
+	}
+	return ex, err
+}
+
+// TestCropFromMemory: a picture gives the same crops whether it stays in memory or
+// its rows are resized as they come, and the same substitute when it is damaged.
+func TestCropFromMemory(t *testing.T) {
+	r := tiny(t)
+	cfg, err := r.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, words := r.Image.Size*r.Image.Size*3, cfg.Text.ContextLength
+	bad := newBadSamples(filepath.Join(t.TempDir(), badFile), 1e9, 0, runlog.Discard())
+	how := reading{open: func(ctx context.Context, src string, o dataset.Options) (dataset.Dataset, error) {
+		d, err := dataset.Open(ctx, src, o)
+		return cut{d}, err
+	}}
+	var pixels [2][]byte
+	for i := range pixels {
+		p, err := openPairs(t.Context(), r, cfg, bad, how)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.close()
+		if i == 1 {
+			p.room = -1
+		}
+		for pos := range int64(60) {
+			px, tokens := make([]byte, size), make([]int32, words)
+			if err := p.fill(t.Context(), pos, 0, pos%p.pools[0].n, px, tokens); err != nil {
+				t.Fatal(err)
+			}
+			pixels[i] = append(pixels[i], px...)
+		}
+		if kept := len(p.cached) > 0; kept != (i == 0) {
+			t.Errorf("pictures are kept: %v", kept)
+		}
+	}
+	if !bytes.Equal(pixels[0], pixels[1]) {
+		t.Error("the crops differ")
+	}
+}

@@ -41,7 +41,7 @@ these names do it.` + exitStatus,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
-			if o.ShardSize, err = parseSize(shardSize); err != nil {
+			if o.ShardSize, err = parseSize("--shard-size", shardSize); err != nil {
 				return err
 			}
 			if o.Resize != "" && o.ImageSize == 0 {
@@ -141,8 +141,8 @@ func checkOutput(path string) error {
 	return nil
 }
 
-// parseSize reads a size such as 5GB (10^9) or 5GiB (2^30).
-func parseSize(s string) (int64, error) {
+// parseSize reads the value of a flag that is a size, such as 5GB (10^9) or 5GiB (2^30).
+func parseSize(flag, s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
@@ -152,7 +152,7 @@ func parseSize(s string) (int64, error) {
 		"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}[unit]
 	n, err := strconv.ParseFloat(digits, 64)
 	if err != nil || !ok || !(n*factor >= 1) || n*factor > math.MaxInt64/2 {
-		return 0, fault.Usagef("--shard-size %q: want a size such as 5GB or 500MiB", s)
+		return 0, fault.Usagef("%s %q: want a size such as 5GB or 500MiB", flag, s)
 	}
 	return int64(n * factor), nil
 }

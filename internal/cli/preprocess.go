@@ -109,6 +109,7 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 	f.IntVar(&size, "size", 224, "the model's image size, `N` pixels a side")
 	f.StringVar(&mode, "mode", "rgb-first", "rgb-first or direct")
 	f.StringVar(&interpolation, "interpolation", "bicubic", "bicubic or bilinear")
+	decodeMemoryFlag(cmd)
 	f.StringVarP(&out, "output", "o", "", "write the crops to `DIR` as cat.jpg.npy (HWC, uint8) and cat.jpg.png")
 	return cmd
 }

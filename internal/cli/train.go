@@ -95,6 +95,7 @@ half a minute, then the run stops with a checkpoint and 4.` + exitStatus,
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
+	decodeMemoryFlag(cmd)
 	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
 	return cmd

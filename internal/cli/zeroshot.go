@@ -130,6 +130,7 @@ func computeFlags(cmd *cobra.Command, dtype *string, batch, workers, maxBad *int
 	f.StringVar(dtype, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
 	f.IntVar(batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); no result depends on it")
 	f.IntVar(workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
+	decodeMemoryFlag(cmd)
 	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; they are left out")
 }
 

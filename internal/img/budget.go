@@ -2,6 +2,7 @@ package img
 
 import (
 	"context"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -25,12 +26,18 @@ func NewBudget(bytes int64) *Budget {
 }
 
 // process is the budget of pictures that name none.
-var process = NewBudget(DefaultMemory)
+var process atomic.Pointer[Budget]
+
+func init() { SetMemory(DefaultMemory) }
+
+// SetMemory makes bytes the budget of the pictures of this process that name
+// none and are decoded from now on.
+func SetMemory(bytes int64) { process.Store(NewBudget(bytes)) }
 
 // take waits for n bytes; the result gives them back.
 func (b *Budget) take(n int64) (give func()) {
 	if b == nil {
-		b = process
+		b = process.Load()
 	}
 	n = max(1, min(n, b.size))
 	// The context does not end and n fits: there is no error.

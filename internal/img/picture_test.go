@@ -212,3 +212,37 @@ func TestBudget(t *testing.T) {
 		t.Errorf("%d of 100 held, %d times a large one was not alone", peak.Load(), alone.Load())
 	}
 }
+
+// TestBudgetOfPictures: while a picture is decoded that fills the budget, another
+// one waits.
+func TestBudgetOfPictures(t *testing.T) {
+	data := smallFiles(t)["png_2_8_interlaced.png"]
+	open := func(b *Budget) *Picture {
+		p, err := Parse(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Budget = b
+		return p
+	}
+	b := NewBudget(open(nil).cost)
+	var first atomic.Bool
+	second := make(chan bool)
+	p := open(b)
+	err := p.Rows(func(y int, rows *RGB) {
+		if y == 0 {
+			go func() {
+				_, err := open(b).RGB()
+				second <- first.Load() && err == nil
+			}()
+			time.Sleep(20 * time.Millisecond)
+		}
+		first.Store(y+rows.H == p.H)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !<-second {
+		t.Error("two pictures were decoded at a time")
+	}
+}

@@ -1,0 +1,33 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/internal/img"
+)
+
+// decodeMemory is the value of --decode-memory. It holds for the process, whose
+// memory it is about: for what trains and what scores on the way alike.
+type decodeMemory struct{ text string }
+
+func (d *decodeMemory) String() string { return d.text }
+
+func (d *decodeMemory) Type() string { return "SIZE" }
+
+func (d *decodeMemory) Set(s string) error {
+	n, err := parseSize("--decode-memory", s)
+	if err != nil || n == 0 {
+		return errors.New("want a size such as 500MiB or 4GiB")
+	}
+	img.SetMemory(n)
+	d.text = s
+	return nil
+}
+
+func decodeMemoryFlag(cmd *cobra.Command) {
+	def := &decodeMemory{fmt.Sprintf("%dGiB", img.DefaultMemory>>30)}
+	cmd.Flags().Var(def, "decode-memory", "what pictures may take in decoding, together; a larger one is decoded alone")
+}
