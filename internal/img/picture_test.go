@@ -62,8 +62,11 @@ func TestRows(t *testing.T) {
 func TestBands(t *testing.T) {
 	eachCode(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(3, 4))
-		for range 60 {
+		for i := range 60 {
 			src := &RGB{1 + rng.IntN(90), 1 + rng.IntN(2000), nil}
+			if i%12 == 0 { // more rows than are kept
+				src.W, src.H = 600+rng.IntN(200), 600+rng.IntN(200)
+			}
 			src.Pix = pseudoRandom(rng.Uint64(), src.W*src.H*3)
 			pre := Preprocess{Size: 1 + rng.IntN(60), Filter: Filter(rng.IntN(2))}
 			want := pre.Crop(&Image{Mode: "RGB", W: src.W, H: src.H, Pix: src.Pix})
