@@ -51,7 +51,8 @@ type Options struct {
 
 // Run converts a checkpoint and returns what it did. The output is complete
 // and proven, or absent.
-func Run(ctx context.Context, o Options) (*Report, error) {
+func Run(ctx context.Context, o Options) (_ *Report, err error) {
+	defer fault.Public(ctx, &err)
 	start := time.Now()
 	po := checkpoint.PlanOptions{ConfigName: o.Config, Layout: o.Layout, DType: o.DType, Resize: o.Resize,
 		ImageSize: o.ImageSize, Include: o.Include, Exclude: o.Exclude}

@@ -45,7 +45,8 @@ type TensorDiff struct {
 
 // Diff compares two checkpoints by value, across containers, element types
 // and layouts. NaN equals NaN.
-func Diff(ctx context.Context, a, b string, o DiffOptions) (*Difference, error) {
+func Diff(ctx context.Context, a, b string, o DiffOptions) (_ *Difference, err error) {
+	defer fault.Public(ctx, &err)
 	if o.Map != "" && o.Map != "auto" && o.Map != "none" {
 		return nil, fault.Usagef("--map %s: want auto or none", o.Map)
 	}

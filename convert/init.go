@@ -7,6 +7,7 @@ import (
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/digest"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // InitOptions says from what Init builds a starting model.
@@ -47,7 +48,8 @@ type InitReport struct {
 // Init builds the recipe's starting CLIP: an EVA vision tower and a CLIP text
 // tower; what neither gives comes from Base or from Seed. All tensors of the
 // output are F32.
-func Init(ctx context.Context, o InitOptions) (*InitReport, error) {
+func Init(ctx context.Context, o InitOptions) (_ *InitReport, err error) {
+	defer fault.Public(ctx, &err)
 	start := time.Now()
 	so := checkpoint.StartOptions{ConfigName: o.Config, Vision: o.Vision, Text: o.Text, Base: o.Base,
 		Skip: o.Skip, Resize: o.Resize, Seed: o.Seed}

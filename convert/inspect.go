@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -48,7 +49,8 @@ func inspected(t tensorfile.Info) InspectedTensor {
 }
 
 // Inspect lists what is in a checkpoint.
-func Inspect(ctx context.Context, path string, o InspectOptions) (*Inspection, error) {
+func Inspect(ctx context.Context, path string, o InspectOptions) (_ *Inspection, err error) {
+	defer fault.Public(ctx, &err)
 	in, err := checkpoint.Open([]string{path}, o.Key)
 	if err != nil {
 		return nil, err

@@ -67,8 +67,8 @@ type EmbedReport struct {
 	DType      string    `json:"dtype"`
 }
 
-// Check finds what is wrong with the options before anything is opened.
-func (o *EmbedOptions) Check() error {
+// check finds what is wrong with the options before anything is opened.
+func (o *EmbedOptions) check() error {
 	from := len(o.Images) > 0 || o.Texts != ""
 	switch ext := strings.ToLower(filepath.Ext(o.Out)); {
 	case from == (o.Tensors != ""):
@@ -124,8 +124,9 @@ func (f *features) key(i int) string {
 }
 
 // Embed writes the features of images, texts or tensors to a file.
-func Embed(ctx context.Context, o EmbedOptions) (*EmbedReport, error) {
-	if err := o.Check(); err != nil {
+func Embed(ctx context.Context, o EmbedOptions) (_ *EmbedReport, err error) {
+	defer fault.Public(ctx, &err)
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*EmbedReport, error) {

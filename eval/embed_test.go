@@ -111,7 +111,7 @@ func TestEmbedChecks(t *testing.T) {
 		{EmbedOptions{Out: out, Texts: "a", DType: "int8"}, fault.Usage, "--dtype"},
 		{EmbedOptions{Out: filepath.Join(dir, "no", "o.npy"), Texts: "a"}, fault.Environment, "no such folder"},
 	} {
-		if err := c.o.Check(); err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) {
+		if err := c.o.check(); err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: status %d: %v; want %d and %q", c.o, fault.Code(err), err, c.kind, c.want)
 		}
 	}

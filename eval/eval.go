@@ -100,8 +100,8 @@ func (o *Options) opening() OpenOptions {
 	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
-// Check finds what is wrong with the options before anything is opened.
-func (o Options) Check() error {
+// check finds what is wrong with the options before anything is opened.
+func (o Options) check() error {
 	if _, err := wordsFor(o); err != nil {
 		return err
 	}

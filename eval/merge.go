@@ -2,6 +2,7 @@ package eval
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -27,7 +28,8 @@ type MergeOptions struct {
 // Merge adds the shards in dirs to one result. They must be of one run and
 // cover its images exactly once. Together with an error of kind
 // fault.CheckFailed the result is returned too.
-func Merge(dirs []string, o MergeOptions) (*Result, error) {
+func Merge(dirs []string, o MergeOptions) (_ *Result, err error) {
+	defer fault.Public(context.Background(), &err)
 	var want *expectation
 	if o.Expect != "" {
 		e, err := parseExpect(o.Expect)

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
@@ -47,6 +48,13 @@ type Model struct {
 	file *checkpoint.Model
 	dev  *device.Device
 	o    OpenOptions // defaults filled in
+
+	// What Open prepares; a model opened for one job has none of it.
+	transform transform
+	tokenizer *bpe.Tokenizer
+	scale     float64 // exp(logit_scale)
+	images    *batcher[float32]
+	texts     *batcher[int32]
 
 	closing context.Context // ends when Close is called
 	end     context.CancelFunc

@@ -45,18 +45,18 @@ func TestOpeningOptions(t *testing.T) {
 func TestOpenedAlone(t *testing.T) {
 	m := &Model{}
 	for name, err := range map[string]error{
-		"Model":   (&Options{Opened: m, Model: "x"}).Check(),
-		"Backend": (&Options{Opened: m, Backend: "go"}).Check(),
-		"DType":   (&EmbedOptions{Opened: m, DType: "bf16", Texts: "x", Out: "x.npy"}).Check(),
-		"Config":  (&RetrievalOptions{Opened: m, Set: "csv", Config: "x"}).Check(),
+		"Model":   (&Options{Opened: m, Model: "x"}).check(),
+		"Backend": (&Options{Opened: m, Backend: "go"}).check(),
+		"DType":   (&EmbedOptions{Opened: m, DType: "bf16", Texts: "x", Out: "x.npy"}).check(),
+		"Config":  (&RetrievalOptions{Opened: m, Set: "csv", Config: "x"}).check(),
 	} {
 		if fault.Code(err) != int(fault.Usage) {
 			t.Errorf("%s beside Opened: %v", name, err)
 		}
 	}
 	for _, err := range []error{
-		(&Options{Opened: m, Batch: 3, Workers: 2, Log: slog.Default()}).Check(),
-		(&RetrievalOptions{Opened: m, Set: "csv"}).Check(),
+		(&Options{Opened: m, Batch: 3, Workers: 2, Log: slog.Default()}).check(),
+		(&RetrievalOptions{Opened: m, Set: "csv"}).check(),
 	} {
 		if err != nil {
 			t.Error(err)

@@ -83,8 +83,8 @@ type Recall struct {
 	CI95   [2]float64 `json:"ci95_r1"`
 }
 
-// Check finds what is wrong with the options before anything is opened.
-func (o *RetrievalOptions) Check() error {
+// check finds what is wrong with the options before anything is opened.
+func (o *RetrievalOptions) check() error {
 	if o.Set != "flickr30k" && o.Set != "coco" && o.Set != "csv" {
 		return fault.Usagef("retrieval %q: want flickr30k, coco or csv", o.Set)
 	}
@@ -101,8 +101,9 @@ func (o *RetrievalOptions) Check() error {
 
 // Retrieval scores both directions: for an image any of its captions is right,
 // and every caption is a query for its image.
-func Retrieval(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error) {
-	if err := o.Check(); err != nil {
+func Retrieval(ctx context.Context, o RetrievalOptions) (_ *RetrievalResult, err error) {
+	defer fault.Public(ctx, &err)
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*RetrievalResult, error) {

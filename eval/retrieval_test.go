@@ -140,7 +140,7 @@ func TestRetrieval(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c.o, err, c.want)
 		}
 	}
-	if err := (&RetrievalOptions{Set: "flickr"}).Check(); fault.Code(err) != int(fault.Usage) {
+	if err := (&RetrievalOptions{Set: "flickr"}).check(); fault.Code(err) != int(fault.Usage) {
 		t.Error(err)
 	}
 }

@@ -88,8 +88,7 @@ func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Prep
 // pictures decodes and preprocesses a dataset's images.
 type pictures struct {
 	dataset.Dataset
-	pre  img.Preprocess
-	crop cropFunc
+	transform
 }
 
 func (p *pictures) Load(i int, dst []float32) (sample, error) {
@@ -98,15 +97,9 @@ func (p *pictures) Load(i int, dst []float32) (sample, error) {
 		return sample{}, err
 	}
 	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions, Hint: ex.Hint}
-	im, err := img.Parse(ex.Image)
-	if err != nil {
+	if err := p.pixels(dst, ex.Image); err != nil {
 		return s, &badImage{err}
 	}
-	c, err := p.crop(im, p.pre)
-	if err != nil {
-		return s, &badImage{err}
-	}
-	img.ToCHW(dst, c, p.pre.Mean, p.pre.Std)
 	return s, nil
 }
 
@@ -118,20 +111,48 @@ func (p *pictures) Picture(i int) []byte {
 	return ex.Image
 }
 
+// transform turns a picture's file into what the model sees.
+type transform struct {
+	pre  img.Preprocess
+	crop cropFunc
+}
+
 // cropFunc decodes an image to the square that the model sees.
 type cropFunc func(im *img.Picture, p img.Preprocess) (*img.RGB, error)
 
 // filters are the interpolations that a configuration may name.
 var filters = map[string]img.Filter{"": img.Bicubic, "bicubic": img.Bicubic, "bilinear": img.Bilinear}
 
-// newPictures shows a dataset as the model wants it.
-func newPictures(ds dataset.Dataset, p arch.Preprocess) (*pictures, error) {
+func newTransform(p arch.Preprocess) (transform, error) {
 	f, ok := filters[p.Interpolation]
 	if !ok {
-		ds.Close()
-		return nil, fault.Inputf("the model asks for %q interpolation; bicubic and bilinear are known, change preprocess_cfg in its configuration", p.Interpolation)
+		return transform{}, fault.Inputf("the model asks for %q interpolation; bicubic and bilinear are known, change preprocess_cfg in its configuration", p.Interpolation)
 	}
-	return &pictures{ds, img.Preprocess{Size: p.Size, Filter: f, Mean: p.Mean, Std: p.Std}, (*img.Picture).Crop}, nil
+	return transform{img.Preprocess{Size: p.Size, Filter: f, Mean: p.Mean, Std: p.Std}, (*img.Picture).Crop}, nil
+}
+
+// pixels writes the picture in file, such as a JPEG, into dst [3,S,S].
+func (t transform) pixels(dst []float32, file []byte) error {
+	im, err := img.Parse(file)
+	if err != nil {
+		return err
+	}
+	c, err := t.crop(im, t.pre)
+	if err != nil {
+		return err
+	}
+	img.ToCHW(dst, c, t.pre.Mean, t.pre.Std)
+	return nil
+}
+
+// newPictures shows a dataset as the model wants it.
+func newPictures(ds dataset.Dataset, p arch.Preprocess) (*pictures, error) {
+	t, err := newTransform(p)
+	if err != nil {
+		ds.Close()
+		return nil, err
+	}
+	return &pictures{ds, t}, nil
 }
 
 // openFiles makes samples of image files, without labels.

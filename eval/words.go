@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -75,6 +76,7 @@ func (w *words) rename(o Options) error {
 // data calls the classes otherwise, every line is FOLDER<TAB>NAME, and folders
 // are those words; else folders are nil.
 func ClassNames(path string) (folders, names []string, err error) {
+	defer fault.Public(context.Background(), &err)
 	lines, err := Lines(path, "class names")
 	if err != nil {
 		return nil, nil, err
@@ -103,7 +105,8 @@ func ClassNames(path string) (folders, names []string, err error) {
 }
 
 // Lines reads a list file: one entry a line, blank lines aside.
-func Lines(path, what string) ([]string, error) {
+func Lines(path, what string) (_ []string, err error) {
+	defer fault.Public(context.Background(), &err)
 	b, err := fault.ReadFile(path, "a file of "+what+", one a line", 64<<20)
 	if err != nil {
 		return nil, err
@@ -124,7 +127,8 @@ func Lines(path, what string) ([]string, error) {
 }
 
 // Templates reads a file of templates, one a line, and checks them.
-func Templates(path string) ([]string, error) {
+func Templates(path string) (_ []string, err error) {
+	defer fault.Public(context.Background(), &err)
 	list, err := Lines(path, "templates")
 	if err != nil {
 		return nil, err

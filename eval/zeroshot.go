@@ -21,8 +21,9 @@ import (
 
 // ZeroShot scores a model on o.Data. Together with an error of KindCheck the
 // result is returned too.
-func ZeroShot(ctx context.Context, o Options) (*Result, error) {
-	if err := o.Check(); err != nil {
+func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
+	defer fault.Public(ctx, &err)
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*Result, error) {
@@ -40,8 +41,9 @@ func ZeroShot(ctx context.Context, o Options) (*Result, error) {
 // ZeroShotWith scores an encoder that is already built, such as a model in
 // training. Its classifier is built anew every time, and a run goes on where
 // it was only when o.ModelID says what the weights are.
-func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (*Result, error) {
-	if err := o.Check(); err != nil {
+func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (_ *Result, err error) {
+	defer fault.Public(ctx, &err)
+	if err := o.check(); err != nil {
 		return nil, err
 	}
 	cfg, err := arch.Parse(enc.Config())

@@ -27,9 +27,6 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
   evatool embed --model model.safetensors --tensors in.safetensors --normalize=false --blocks -o out.safetensors`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Images = append(o.Images, args...)
-			if err := o.Check(); err != nil {
-				return err
-			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
 			o.Log, o.Meter, o.Stdin, o.Raw = app.Log, app.meter, app.In, !normalize
 			rep, err := eval.Embed(cmd.Context(), o)

@@ -25,9 +25,6 @@ have several lines), or WebDataset tars with captions.` + exitStatus,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Set = args[0]
-			if err := o.Check(); err != nil {
-				return err
-			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
 			o.Log, o.Meter = app.Log, app.meter
 			res, err := eval.Retrieval(cmd.Context(), o)

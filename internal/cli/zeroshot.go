@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 
@@ -60,7 +59,7 @@ An image that does not decode is skipped, counted and listed; more than
 				}
 			}
 			words := []string{classNames, templates}
-			if err := cmp.Or(atomicfile.Apart([]string{o.Predictions, o.SaveClassifier}, words), o.Check()); err != nil {
+			if err := atomicfile.Apart([]string{o.Predictions, o.SaveClassifier}, words); err != nil {
 				return err
 			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
