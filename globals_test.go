@@ -1,0 +1,96 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// ofTheProcess are what a process has one of: a library changes none of it,
+// prints nothing, and ends nothing.
+var ofTheProcess = []string{
+	"os.Setenv", "os.Unsetenv", "os.Clearenv", "os.Chdir", "os.Exit", "os.Stdin", "os.Stdout", "os.Stderr",
+	"fmt.Print", "fmt.Printf", "fmt.Println", "log.Print", "log.Printf", "log.Println", "log.Fatal", "log.Fatalf", "log.SetOutput", "slog.SetDefault",
+	"signal.Notify", "signal.NotifyContext", "signal.Ignore", "signal.Reset",
+	"debug.SetGCPercent", "debug.SetMemoryLimit", "debug.SetMaxThreads", "syscall.Umask", "syscall.Setrlimit", "syscall.Exec",
+	"klog.SetOutput", "klog.LogToStderr", "klog.InitFlags", "http.DefaultTransport",
+}
+
+// mayChange lists who may all the same, and why.
+var mayChange = map[string][]string{
+	"internal/device/pjrt/client.go":         {"os.Setenv", "os.Unsetenv"},           // while XLA's client is made; put back
+	"internal/device/backend.go":             {"klog.SetOutput", "klog.LogToStderr"}, // QuietLibraries, for the command line
+	"internal/device/hugepages/hugepages.go": {"os.Setenv", "syscall.Exec"},          // for the command line
+}
+
+// TestTheProcessIsTheHosts reads the packages that a library user gets. (What
+// they really change is looked at by TestGlobals of internal/device.)
+func TestTheProcessIsTheHosts(t *testing.T) {
+	files := 0
+	for _, dir := range []string{"convert", "eval", "trainer", "internal"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			path = filepath.ToSlash(path)
+			if d.IsDir() && (d.Name() == "testdata" || d.Name() == "examples" || path == "internal/cli") {
+				return filepath.SkipDir
+			}
+			if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return nil
+			}
+			files++
+			set := token.NewFileSet()
+			f, err := parser.ParseFile(set, path, nil, 0)
+			if err != nil {
+				return err
+			}
+			for _, imp := range f.Imports {
+				if strings.HasSuffix(imp.Path.Value, `/internal/device/hugepages"`) {
+					t.Errorf("%s: imports hugepages, which replaces the process", path)
+				}
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				x, ok := s.X.(*ast.Ident)
+				if !ok {
+					return true
+				}
+				name := x.Name + "." + s.Sel.Name
+				if slices.Contains(ofTheProcess, name) && !slices.Contains(mayChange[path], name) {
+					t.Errorf("%s: %s is the whole process's", set.Position(s.Pos()), name)
+				}
+				return true
+			})
+			ast.Inspect(f, func(n ast.Node) bool {
+				c, ok := n.(*ast.CallExpr)
+				if !ok || len(c.Args) != 1 {
+					return true
+				}
+				s, ok := c.Fun.(*ast.SelectorExpr)
+				if !ok || s.Sel.Name != "GOMAXPROCS" {
+					return true
+				}
+				if zero, ok := c.Args[0].(*ast.BasicLit); !ok || zero.Value != "0" {
+					t.Errorf("%s: sets GOMAXPROCS", set.Position(c.Pos()))
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files < 50 {
+		t.Fatalf("only %d files seen", files)
+	}
+}
