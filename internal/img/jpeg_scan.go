@@ -276,81 +276,119 @@ func (d *jpegDecoder) acFirst(b *block, _ int) {
 		d.eobRun--
 		return
 	}
-	h := d.ac[d.scan[0].acTable]
+	acc, n, h := d.acc, d.n, d.ac[d.scan[0].acTable]
 	for k := d.ss; k <= d.se; k++ {
-		rs := d.nextSymbol(h)
+		var rs int
+		rs, acc, n = d.symbol(acc, n, h)
 		r, s := rs>>4, rs&15
 		if s != 0 {
 			k += r
-			b[naturalOrder[k]] = int16(extend(d.receive(s), s) << d.al)
+			if n < s {
+				acc, n = d.fill(acc, n, s)
+			}
+			n -= s
+			v := int32(acc>>(uint(n)&63)) & (1<<s - 1)
+			b[naturalOrder[k&127]&63] = int16(extend(v, s) << d.al)
 			continue
 		}
 		if r != 15 {
 			d.eobRun = 1<<r - 1
 			if r != 0 {
-				d.eobRun += int(d.receive(r))
+				if n < r {
+					acc, n = d.fill(acc, n, r)
+				}
+				n -= r
+				d.eobRun += int(acc>>n) & (1<<r - 1)
 			}
 			break
 		}
 		k += 15
 	}
+	d.acc, d.n = acc, n
 }
 
 func (d *jpegDecoder) acRefine(b *block, _ int) {
-	p1, m1 := int16(1)<<d.al, int16(-1)<<d.al
-	// correct adds a bit to a coefficient that is not zero.
-	correct := func(c *int16) {
-		if d.receive(1) != 0 && *c&p1 == 0 {
-			if *c >= 0 {
-				*c += p1
-			} else {
-				*c += m1
-			}
-		}
-	}
 	if d.eobRun > 0 && b.zeroAC() {
 		d.eobRun--
 		return
 	}
-	k := d.ss
+	p1, m1 := int16(1)<<d.al, int16(-1)<<d.al
+	acc, n, k, se := d.acc, d.n, d.ss, d.se
 	if d.eobRun == 0 {
 		h := d.ac[d.scan[0].acTable]
-		for ; k <= d.se; k++ {
-			rs := d.nextSymbol(h)
+		for ; k <= se; k++ {
+			var rs int
+			rs, acc, n = d.symbol(acc, n, h)
 			r, s := rs>>4, rs&15
 			value := int16(0)
 			if s != 0 {
+				if n < 1 {
+					acc, n = d.fill(acc, n, 1)
+				}
+				n--
 				value = m1
-				if d.receive(1) != 0 {
+				if acc>>(uint(n)&63)&1 != 0 {
 					value = p1
 				}
 			} else if r != 15 {
 				d.eobRun = 1 << r
 				if r != 0 {
-					d.eobRun += int(d.receive(r))
+					if n < r {
+						acc, n = d.fill(acc, n, r)
+					}
+					n -= r
+					d.eobRun += int(acc>>n) & (1<<r - 1)
 				}
 				break
 			}
-			for k <= d.se {
-				if c := &b[naturalOrder[k]]; *c != 0 {
-					correct(c)
+			for k <= se {
+				c := &b[naturalOrder[k&127]&63]
+				if *c != 0 {
+					if n < 1 {
+						acc, n = d.fill(acc, n, 1)
+					}
+					n--
+					if acc>>(uint(n)&63)&1 != 0 {
+						refine(c, p1, m1)
+					}
 				} else if r--; r < 0 {
 					break
 				}
 				k++
 			}
 			if s != 0 {
-				b[naturalOrder[k]] = value
+				b[naturalOrder[k&127]&63] = value
 			}
 		}
 	}
 	if d.eobRun > 0 {
-		for ; k <= d.se; k++ {
-			if c := &b[naturalOrder[k]]; *c != 0 {
-				correct(c)
+		for ; k <= se; k++ {
+			c := &b[naturalOrder[k&127]&63]
+			if *c == 0 {
+				continue
+			}
+			if n < 1 {
+				acc, n = d.fill(acc, n, 1)
+			}
+			n--
+			if acc>>(uint(n)&63)&1 != 0 {
+				refine(c, p1, m1)
 			}
 		}
 		d.eobRun--
+	}
+	d.acc, d.n = acc, n
+}
+
+// refine adds a bit to a coefficient that is not zero.
+func refine(c *int16, p1, m1 int16) {
+	if *c&p1 != 0 {
+		return
+	}
+	if *c >= 0 {
+		*c += p1
+	} else {
+		*c += m1
 	}
 }
 
