@@ -1,5 +1,28 @@
 // Package convert turns CLIP checkpoints as their authors published them into
-// safetensors: it reads the container without executing anything, recognises
+// safetensors.
+//
+//	package main
+//
+//	import (
+//		"context"
+//		"fmt"
+//		"log"
+//
+//		"github.com/evatool/evatool/convert"
+//	)
+//
+//	func main() {
+//		r, err := convert.Run(context.Background(), convert.Options{
+//			Sources: []string{"EVA02_CLIP_B_psz16_s8B.pt"},
+//			Output:  "b16.safetensors",
+//		})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		fmt.Println(r.Family, r.Config, r.TensorsOut, r.Verified)
+//	}
+//
+// Run reads the container without executing anything, recognises
 // the key family and the architecture, plans every output tensor before it
 // reads a byte, streams in constant memory, and proves the result by reading
 // it back. It also builds a starting model from two towers (Init), and looks

@@ -1,6 +1,42 @@
-// Package eval turns a CLIP model and labelled images into a number that can
-// be trusted: integer counts, an interval, the rows behind it, and what the
-// authors of the model published.
+// Package eval opens CLIP models for Go programs, and turns a model and
+// labelled images into a number that can be trusted.
+//
+//	package main
+//
+//	import (
+//		"context"
+//		"fmt"
+//		"log"
+//		"os"
+//
+//		"github.com/evatool/evatool/eval"
+//	)
+//
+//	func main() {
+//		ctx := context.Background()
+//		m, err := eval.Open(ctx, "b16.safetensors", eval.OpenOptions{})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer m.Close()
+//		jpeg, err := os.ReadFile("dog.jpg")
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		images, err := m.EncodeImages(ctx, jpeg)
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		texts, err := m.EncodeTexts(ctx, "a photo of a dog", "a photo of a cat")
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		fmt.Println(m.Probabilities(images, texts)[0])
+//	}
+//
+// ZeroShot scores a model on labelled images: integer counts, an interval, the
+// rows behind it, and what the authors of the model published. Retrieval scores
+// it on captions, Embed writes features to a file.
 package eval
 
 import (

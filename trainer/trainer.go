@@ -1,5 +1,27 @@
 // Package trainer trains CLIP models: a recipe goes in, a model file comes out.
 //
+//	package main
+//
+//	import (
+//		"context"
+//		"fmt"
+//		"log"
+//
+//		"github.com/evatool/evatool/trainer"
+//	)
+//
+//	func main() {
+//		r, err := trainer.LoadRecipe("recipe.yaml", "lr.vision=1e-4")
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		res, err := trainer.Run(context.Background(), r, trainer.Options{Out: "runs/one"})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		fmt.Println(res.Model, res.Loss)
+//	}
+//
 // A run is a pure function of its recipe, its data and the backend: stopped at
 // any moment and resumed, it writes the same bits as one that was not stopped.
 package trainer
