@@ -297,7 +297,7 @@ func (d *jpegDecoder) allocate() {
 // release gives the planes back.
 func (d *jpegDecoder) release() {
 	for i := range d.comp {
-		pool.Put(d.comp[i].plane)
+		recycle(d.comp[i].plane)
 	}
 }
 

@@ -69,6 +69,9 @@ func Parse(data []byte) (p *Picture, err error) {
 			return nil, fault.As(fault.Input, err)
 		}
 		p.Format = f.name
+		if rows := 24 * int64(p.W); rows > 1<<20 { // of the file, of the picture, as RGB
+			p.cost += rows
+		}
 		return p, nil
 	}
 	return nil, fault.Inputf("not an image that evatool reads%s; use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", looksLike(data))
@@ -122,14 +125,14 @@ func (p *Picture) rgbRows(want span, each func(y int, band *RGB)) error {
 	var buf *[]byte
 	defer func() {
 		if buf != nil {
-			pool.Put(buf)
+			recycle(buf)
 		}
 	}()
 	return p.rows(want, func(y int, b *Image) {
 		c := &RGB{b.W, b.H, b.Pix}
 		if convert := toRGB[b.Mode]; convert != nil {
 			if buf == nil {
-				buf = buffer((b.H + 1) * b.W * 3)
+				buf = buffer(b.H*b.W*3 + min(b.W*3, bandBytes))
 			}
 			if need := b.W * b.H * 3; cap(*buf) < need {
 				*buf = make([]byte, need)
@@ -289,6 +292,6 @@ func (b *bands) flush() {
 
 func (b *bands) close() {
 	if b.buf != nil {
-		pool.Put(b.buf)
+		recycle(b.buf)
 	}
 }

@@ -109,6 +109,13 @@ func clip8(v int32) byte {
 // pool keeps the buffers between the passes.
 var pool = sync.Pool{New: func() any { return new([]byte) }}
 
+// recycle gives a buffer back; a very large one is not kept.
+func recycle(b *[]byte) {
+	if cap(*b) <= 4<<20 {
+		pool.Put(b)
+	}
+}
+
 func buffer(n int) *[]byte {
 	b := pool.Get().(*[]byte)
 	if cap(*b) < n {
