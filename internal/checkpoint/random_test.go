@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 func TestRandomTensors(t *testing.T) {
@@ -44,5 +45,19 @@ func TestRandomTensors(t *testing.T) {
 	a, b := RandomTensor(c, params["visual.head.weight"], 1), RandomTensor(c, params["visual.head.weight"], 2)
 	if slices.Equal(a, b) || !slices.Equal(a, RandomTensor(c, params["visual.head.weight"], 1)) {
 		t.Error("the seed decides, and nothing else")
+	}
+}
+
+func TestRandomSource(t *testing.T) {
+	c, _ := arch.Named("EVA02-CLIP-B-16")
+	src := RandomSource(c, 3)
+	if len(src.Tensors()) != len(c.Params()) {
+		t.Fatalf("%d tensors", len(src.Tensors()))
+	}
+	for _, p := range c.Params()[:12] {
+		v, err := tensorfile.Float32s(src, p.Name)
+		if err != nil || !slices.Equal(v, RandomTensor(c, p, 3)) {
+			t.Errorf("%s: other values, %v", p.Name, err)
+		}
 	}
 }

@@ -1,13 +1,11 @@
 package plugins
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"encoding/json"
-	"io"
-	"os"
 	"path/filepath"
 
+	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -71,17 +69,6 @@ func (p Plugin) Trust() (sha256 string, t Trust, err error) {
 
 // fileSHA256 is the SHA-256 of a plain file; want says what it should be.
 func fileSHA256(path, want string) (string, error) {
-	if err := fault.RegularFile(path, want); err != nil {
-		return "", err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fault.File(path, want, err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fault.File(path, want, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	sum, _, err := digest.File(context.Background(), path, want)
+	return sum, err
 }
