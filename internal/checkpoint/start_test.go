@@ -1,0 +1,53 @@
+package checkpoint
+
+import (
+	"testing"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// A start is the towers' tensors and random ones, of which the original makes
+// the vision head a thousand times smaller. Nothing is written for it.
+func TestStart(t *testing.T) {
+	const dir = "../../testdata/init/a_eva02_same_grid_openai_text/"
+	c, _, err := chosenConfig(nil, dir+"config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenStart(StartOptions{Config: c, Vision: dir + "visual_mim.pt", Seed: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if len(s.Source.Tensors()) != len(c.Params()) || len(s.Loaded)+len(s.Random) != len(c.Params()) || len(s.Files) != 1 {
+		t.Errorf("%d tensors, %d loaded, %d random, from %v", len(s.Source.Tensors()), len(s.Loaded), len(s.Random), s.Files)
+	}
+	random := map[string]bool{}
+	for _, name := range s.Random {
+		random[name] = true
+	}
+	for _, p := range c.Params() {
+		got, err := tensorfile.Float32s(s.Source, p.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		drawn := RandomTensor(c, p, 3)
+		switch {
+		case p.Name == "visual.head.weight":
+			for i := range got {
+				if d := got[i] - drawn[i]*0.001; d > 1e-9 || d < -1e-9 {
+					t.Fatalf("%s[%d] is %v, drawn as %v", p.Name, i, got[i], drawn[i])
+				}
+			}
+		case random[p.Name] && (got[0] != drawn[0] || got[len(got)-1] != drawn[len(drawn)-1]):
+			t.Errorf("%s is not drawn from the seed", p.Name)
+		}
+	}
+	if _, err := OpenStart(StartOptions{Config: c, Vision: dir + "visual_mim.pt", Base: "missing"}); err == nil {
+		t.Error("a base that is not there")
+	}
+	if _, ok := arch.Named(s.Name); ok || s.Name != Custom {
+		t.Errorf("called %s", s.Name)
+	}
+}
