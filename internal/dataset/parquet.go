@@ -28,16 +28,16 @@ type parquetSet struct {
 // bytesColumn is the image column of one file. The readers of a file take
 // turns: a page is decoded once for all its rows.
 type bytesColumn struct {
-	name   string
-	size   int64 // of the file
+	f      *parquetFile
 	groups []parquet.RowGroup
 	leaf   int
 
 	mu    sync.Mutex
-	group int           // of pages; -1 before the first read
-	pages parquet.Pages // nil when they must be opened again
-	next  int64         // row of the group that pages returns next
-	kept  []keptPage    // the newest last
+	group int        // of chunk
+	chunk *chunk     // nil before the first read
+	pages *openPages // nil when they must be opened again
+	next  int        // page that pages returns next
+	kept  []keptPage // the newest last
 }
 
 // keptPage holds the values of a page.
@@ -50,30 +50,6 @@ type keptPage struct {
 // keepPages is how many decoded pages a file keeps, so that readers a few rows
 // apart find theirs.
 const keepPages = 4
-
-// storageReader is a file of a storage as an io.ReaderAt.
-type storageReader struct {
-	ctx  context.Context
-	st   storage
-	name string
-	size int64
-}
-
-func (r storageReader) ReadAt(p []byte, off int64) (int, error) {
-	n := min(int64(len(p)), r.size-off)
-	if n <= 0 {
-		return 0, io.EOF
-	}
-	data, err := r.st.read(r.ctx, r.name, off, n)
-	if err != nil {
-		return 0, err
-	}
-	copy(p, data)
-	if n < int64(len(p)) {
-		return int(n), io.EOF
-	}
-	return int(n), nil
-}
 
 // parquetWindow is how much of a column is read at a time.
 const parquetWindow = 1 << 20
@@ -113,7 +89,7 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 	d.list = table
 	h := newHash(d.identity)
 	for _, f := range d.files {
-		h.number(f.size)
+		h.number(f.f.size)
 	}
 	d.identity = h.sum()
 	return d, nil
@@ -133,15 +109,12 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (p par
 	if err != nil {
 		return p, nil, "", err
 	}
-	f, err := parquet.OpenFile(storageReader{ctx, st, name, size}, size, parquet.ReadBufferSize(parquetWindow), parquet.SkipBloomFilters(true))
-	if err != nil {
-		return p, nil, "", fmt.Errorf("not a Parquet file, or cut short: %w", err)
-	}
-	c, err := findColumns(f.Schema(), o)
+	f, err := openParquetFile(ctx, st, name, size)
 	if err != nil {
 		return p, nil, "", err
 	}
-	if err := noLZ4(f.Metadata()); err != nil {
+	c, err := findColumns(f.Schema(), o)
+	if err != nil {
 		return p, nil, "", err
 	}
 	if c.caption < 0 && c.label < 0 {
@@ -164,13 +137,13 @@ func readParquet(ctx context.Context, st storage, name string, o Options) (p par
 		}
 	}
 	if c.image >= 0 {
-		images = &bytesColumn{name: name, size: size, groups: f.RowGroups(), leaf: c.image, group: -1}
+		images = &bytesColumn{f: f, groups: f.RowGroups(), leaf: c.image}
 	}
 	return p, images, label, nil
 }
 
 // parquetRows reads captions, labels and paths.
-func parquetRows(f *parquet.File, st storage, name string, c columns) ([]row, error) {
+func parquetRows(f *parquetFile, st storage, name string, c columns) ([]row, error) {
 	var rows []row
 	base := name[strings.LastIndexByte(name, '/')+1:]
 	// The rows grow with what is read: the number in the footer may be anything.
@@ -221,7 +194,7 @@ func parquetRows(f *parquet.File, st storage, name string, c columns) ([]row, er
 }
 
 // parquetCompanions are the names of label numbers in a column beside them.
-func parquetCompanions(f *parquet.File, c columns, rows []row) (nameList, error) {
+func parquetCompanions(f *parquetFile, c columns, rows []row) (nameList, error) {
 	schema := f.Schema()
 	leaves := schema.Columns()
 	head := tableHead{image: -1, caption: -1, label: c.label}
@@ -250,19 +223,6 @@ func parquetCompanions(f *parquet.File, c columns, rows []row) (nameList, error)
 		beside.columns = beside.columns[1:]
 	}
 	return nameList{}, nil
-}
-
-// noLZ4 refuses LZ4: the library gets whole pages of it wrong, and on a damaged
-// one it asks for twice the memory until there is none.
-func noLZ4(m *format.FileMetaData) error {
-	for _, g := range m.RowGroups {
-		for _, c := range g.Columns {
-			if c.MetaData.Codec == format.Lz4Raw {
-				return fmt.Errorf("column %s is compressed with LZ4, which is not read; write the table with snappy, zstd, gzip or brotli", strings.Join(c.MetaData.PathInSchema, "."))
-			}
-		}
-	}
-	return nil
 }
 
 // columns are leaf numbers, -1 for none.
@@ -363,21 +323,26 @@ func isText(schema *parquet.Schema, path []string) bool {
 }
 
 // eachRow calls f with the values of a column in each row of a file.
-func eachRow(file *parquet.File, leaf int, f func(i int, values []parquet.Value) error) error {
+func eachRow(file *parquetFile, leaf int, f func(i int, values []parquet.Value) error) error {
 	i := 0
-	for _, g := range file.RowGroups() {
+	unpacked, limit := int64(0), unpackRatio*file.size+4*spareBytes
+	for group := range file.RowGroups() {
 		err := func() error {
-			pages := g.ColumnChunks()[leaf].Pages()
+			c := file.chunk(group, leaf)
+			pages := c.open(0)
 			defer pages.Close()
 			var row []parquet.Value
 			started := false
 			for {
-				page, err := pages.ReadPage()
+				page, err := pages.read()
 				if errors.Is(err, io.EOF) {
 					break
 				}
 				if err != nil {
 					return err
+				}
+				if unpacked += page.Size(); unpacked > limit {
+					return fmt.Errorf("%s: unpacks to more than %d bytes, in a file of %d", c.what, limit, file.size)
 				}
 				values, err := valuesOf(page)
 				if err != nil {
@@ -437,19 +402,19 @@ func (d *parquetSet) Read(i int) (Example, error) {
 	r := d.records[i]
 	c := d.files[r.part]
 	ex := d.example(i)
-	ex.Path = c.name + "/" + r.key
+	ex.Path = c.f.name + "/" + r.key
 	if r.bad != nil {
-		return ex, fault.Inputf("%s: row %d: %w", fault.Name(c.name), r.row+1, r.bad)
+		return ex, fault.Inputf("%s: row %d: %w", fault.Name(c.f.name), r.row+1, r.bad)
 	}
 	var err error
 	ex.Image, err = c.read(int64(r.row))
 	switch {
 	case err != nil:
-		return ex, fault.As(fault.Input, fmt.Errorf("%s: row %d: %w", fault.Name(c.name), r.row+1, err))
+		return ex, fault.As(fault.Input, fmt.Errorf("%s: row %d: %w", fault.Name(c.f.name), r.row+1, err))
 	case ex.Image != nil:
 		return ex, nil
-	case r.file.path == c.name: // no path either
-		return ex, fault.Inputf("%s: row %d: no image: its bytes are null", fault.Name(c.name), r.row+1)
+	case r.file.path == c.f.name: // no path either
+		return ex, fault.Inputf("%s: row %d: no image: its bytes are null", fault.Name(c.f.name), r.row+1)
 	}
 	// Hugging Face's Image without its bytes: the file lies where the path says.
 	ex.Path, ex.Image, err = readImage(d.ctx, d.st, r.file, r.file.path)
@@ -482,59 +447,56 @@ func (c *bytesColumn) read(row int64) (data []byte, err error) {
 			return k.rows[row-k.row], nil
 		}
 	}
-	if err := c.seek(group, row); err != nil {
+	if c.chunk == nil || c.group != group {
+		c.close()
+		c.chunk, c.group = c.f.chunk(group, c.leaf), group
+	}
+	i, err := c.chunk.pageOf(row)
+	if err != nil {
 		return nil, err
 	}
-	for {
-		page, err := c.pages.ReadPage()
-		if err != nil {
-			return nil, err
-		}
-		values, err := valuesOf(page)
-		if err != nil {
-			return nil, err
-		}
-		k := keptPage{group, c.next, make([][]byte, len(values))}
-		for i, v := range values {
-			if k.rows[i] = v.ByteArray(); k.rows[i] == nil && !v.IsNull() {
-				k.rows[i] = []byte{} // nil is null
-			}
-		}
-		c.next += int64(len(values))
-		if len(c.kept) == keepPages {
-			c.kept = slices.Delete(c.kept, 0, 1)
-		}
-		c.kept = append(c.kept, k)
-		if row < c.next {
-			whole = true
-			return k.rows[row-k.row], nil
+	if c.pages == nil || c.next != i {
+		c.close()
+		c.pages = c.chunk.open(i)
+	}
+	c.next = i + 1
+	page, err := c.pages.read()
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	c.chunk.trim()
+	values, err := valuesOf(page)
+	if err != nil {
+		return nil, err
+	}
+	k := keptPage{group, c.chunk.pages[i].row, make([][]byte, len(values))}
+	for i, v := range values {
+		if k.rows[i] = v.ByteArray(); k.rows[i] == nil && !v.IsNull() {
+			k.rows[i] = []byte{} // nil is null
 		}
 	}
+	if len(c.kept) == keepPages {
+		c.kept = slices.Delete(c.kept, 0, 1)
+	}
+	c.kept = append(c.kept, k)
+	if row-k.row >= int64(len(k.rows)) {
+		return nil, fmt.Errorf("damaged Parquet file: a page has %d rows and says that it has more", len(k.rows))
+	}
+	return k.rows[row-k.row], nil
 }
 
-// seek makes pages return a page at or before row; going on forwards in the
-// same group is free.
-func (c *bytesColumn) seek(group int, row int64) error {
-	const near = 256 // rows that are cheaper to read over than to seek to
-	if c.pages != nil && c.group == group && row >= c.next && row-c.next < near {
-		return nil
-	}
-	if c.pages != nil && c.group != group {
+// close lets go of the library's reader.
+func (c *bytesColumn) close() {
+	if c.pages != nil {
 		c.pages.Close()
 		c.pages = nil
 	}
-	if c.pages == nil {
-		c.pages, c.group = c.groups[group].ColumnChunks()[c.leaf].Pages(), group
-	}
-	c.next = row
-	return c.pages.SeekToRow(row)
 }
 
 func (d *parquetSet) Close() error {
 	for _, f := range d.files {
-		if f.pages != nil {
-			f.pages.Close()
-		}
+		f.close()
 	}
 	return nil
 }
