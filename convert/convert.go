@@ -83,7 +83,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 		return nil, err
 	}
 	if o.ShardSize < 0 {
-		return nil, fault.Usagef("--shard-size %d: want a positive size", o.ShardSize)
+		return nil, fault.Usagef("Options.ShardSize %d: want a positive size", o.ShardSize)
 	}
 	if !o.DryRun {
 		if err := checkTarget(o.Output, o.Force, append(slices.Clone(o.Sources), o.Config)); err != nil {
@@ -206,7 +206,7 @@ func checkTarget(path string, force bool, sources []string) error {
 	}
 	for _, name := range []string{path, indexName(path)} {
 		if _, err := os.Lstat(name); err == nil && !force {
-			return fault.Usagef("%s exists; --force overwrites it", name)
+			return fault.Usagef("%s exists; Options.Force overwrites it", name)
 		}
 	}
 	return nil

@@ -48,10 +48,10 @@ type TensorDiff struct {
 func Diff(ctx context.Context, a, b string, o DiffOptions) (_ *Difference, err error) {
 	defer fault.Public(ctx, &err)
 	if o.Map != "" && o.Map != "auto" && o.Map != "none" {
-		return nil, fault.Usagef("--map %s: want auto or none", o.Map)
+		return nil, fault.Usagef("Options.Map %s: want auto or none", o.Map)
 	}
 	if !(o.ATol >= 0) {
-		return nil, fault.Usagef("--atol %v: want 0 or more", o.ATol)
+		return nil, fault.Usagef("Options.ATol %v: want 0 or more", o.ATol)
 	}
 	d := &Difference{A: a, B: b, ATol: o.ATol, Map: "none"}
 	var named, eva [2][]*checkpoint.Item

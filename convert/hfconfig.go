@@ -86,7 +86,7 @@ func configFile(p *checkpoint.Plan, o Options) (write []small, path string, err 
 		p.Warnings = append(p.Warnings, path+" is another model's and stays; transformers needs "+hfModel+" and its config.json in a folder of their own")
 		return nil, "", nil
 	case !o.Force:
-		return nil, "", fault.Usagef("%s exists and is another model's; --force overwrites it, or choose a folder of its own", path)
+		return nil, "", fault.Usagef("%s exists and is another model's; Options.Force overwrites it, or choose a folder of its own", path)
 	}
 	return []small{{path, content}}, path, nil
 }

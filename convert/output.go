@@ -48,7 +48,7 @@ func newOutput(path string, tensors []tensorfile.Info, metadata map[string]strin
 // tooLarge adds to an error what makes smaller files.
 func tooLarge(err error) error {
 	if errors.Is(err, syscall.EFBIG) {
-		return fault.As(fault.Environment, fmt.Errorf("%w, or use --shard-size", err))
+		return fault.As(fault.Environment, fmt.Errorf("%w, or use Options.ShardSize", err))
 	}
 	return err
 }

@@ -72,11 +72,11 @@ func (o *EmbedOptions) check() error {
 	from := len(o.Images) > 0 || o.Texts != ""
 	switch ext := strings.ToLower(filepath.Ext(o.Out)); {
 	case from == (o.Tensors != ""):
-		return fault.Usagef("embed: give --images and/or --texts, or --tensors")
+		return fault.Usagef("embed: give Options.Images and/or Options.Texts, or Options.Tensors")
 	case ext != ".safetensors" && ext != ".npy":
-		return fault.Usagef("embed: -o %q: want a name that ends in .safetensors or .npy", o.Out)
+		return fault.Usagef("embed: Options.Out %q: want a name that ends in .safetensors or .npy", o.Out)
 	case ext == ".npy" && o.Blocks:
-		return fault.Usagef("embed: --blocks has many tensors; write to .safetensors")
+		return fault.Usagef("embed: Options.Blocks has many tensors; write to .safetensors")
 	case ext == ".npy" && len(o.Images) > 0 && o.Texts != "":
 		return fault.Usagef("embed: a .npy holds one array; write images and texts to .safetensors")
 	}
@@ -89,7 +89,7 @@ func (o *EmbedOptions) check() error {
 
 func checkDType(d string) error {
 	if d != "" && !slices.Contains([]string{"fp32", "bf16", "fp16"}, d) {
-		return fault.Usagef("--dtype %q: want fp32, bf16 or fp16", d)
+		return fault.Usagef("Options.DType %q: want fp32, bf16 or fp16", d)
 	}
 	return nil
 }
@@ -416,7 +416,7 @@ func embedImages(ctx context.Context, enc encoder, s samples, o feed) (*features
 		}
 		meter.Add(int64(len(b.ids)))
 		if len(skipped) > o.maxBad {
-			return fault.Inputf("%d of the images do not decode, --max-bad allows %d; the first is %s: %s", len(skipped), o.maxBad, skipped[0].Key, skipped[0].Reason)
+			return fault.Inputf("%d of the images do not decode, Options.MaxBad allows %d; the first is %s: %s", len(skipped), o.maxBad, skipped[0].Key, skipped[0].Reason)
 		}
 		return nil
 	})

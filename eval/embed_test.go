@@ -103,12 +103,12 @@ func TestEmbedChecks(t *testing.T) {
 		kind fault.Kind
 		want string
 	}{
-		{EmbedOptions{Out: out}, fault.Usage, "--images"},
-		{EmbedOptions{Out: out, Texts: "a", Tensors: "b"}, fault.Usage, "--tensors"},
+		{EmbedOptions{Out: out}, fault.Usage, "Options.Images"},
+		{EmbedOptions{Out: out, Texts: "a", Tensors: "b"}, fault.Usage, "Options.Tensors"},
 		{EmbedOptions{Out: filepath.Join(dir, "o.txt"), Texts: "a"}, fault.Usage, ".safetensors or .npy"},
 		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Images: []string{"b"}}, fault.Usage, "one array"},
-		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Blocks: true}, fault.Usage, "--blocks"},
-		{EmbedOptions{Out: out, Texts: "a", DType: "int8"}, fault.Usage, "--dtype"},
+		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Blocks: true}, fault.Usage, "Options.Blocks"},
+		{EmbedOptions{Out: out, Texts: "a", DType: "int8"}, fault.Usage, "Options.DType"},
 		{EmbedOptions{Out: filepath.Join(dir, "no", "o.npy"), Texts: "a"}, fault.Environment, "no such folder"},
 	} {
 		if err := c.o.check(); err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) {

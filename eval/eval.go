@@ -150,7 +150,7 @@ func (o Options) check() error {
 		return err
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
+		return fault.Inputf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
 	inputs := append(dataset.Local(o.Data), o.Model, o.Config)
 	files := []string{o.Predictions, o.SaveClassifier}
@@ -174,11 +174,11 @@ func (o Options) check() error {
 
 func checkCounts(batch, workers, limit, maxBad int) error {
 	for _, n := range []struct {
-		flag string
-		v    int
-	}{{"batch", batch}, {"workers", workers}, {"limit", limit}, {"max-bad", maxBad}} {
+		field string
+		v     int
+	}{{"Options.Batch", batch}, {"Options.Workers", workers}, {"Options.Limit", limit}, {"Options.MaxBad", maxBad}} {
 		if n.v < 0 {
-			return fault.Usagef("--%s %d: want 0 or more", n.flag, n.v)
+			return fault.Usagef("%s %d: want 0 or more", n.field, n.v)
 		}
 	}
 	return nil

@@ -64,7 +64,7 @@ func (r *run) tooBad(bad []entry) error {
 	if len(bad) <= r.o.MaxBad {
 		return nil
 	}
-	return fault.Inputf("%s: %d of the images do not decode, --max-bad allows %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
+	return fault.Inputf("%s: %d of the images do not decode, Options.MaxBad allows %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
 }
 
 // rank turns a batch's features into entries, on all cores.
@@ -102,7 +102,7 @@ func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32)
 		return e, nil
 	}
 	if !normalize(feature) {
-		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or --dtype fp32", s.Key)
+		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or Options.DType fp32", s.Key)
 	}
 	c.logits(logits, feature)
 	e.rank(logits)

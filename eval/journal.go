@@ -58,10 +58,10 @@ func openJournal(dir, key string, fresh bool) (j *journal, done map[int]entry, o
 	j = &journal{lock: flock.New(path, flock.SetPermissions(0o644))}
 	free, err := j.lock.TryLock()
 	if err != nil {
-		return nil, nil, false, fault.File(path, "a folder that can be written, as --out", err)
+		return nil, nil, false, fault.File(path, "a folder that can be written, as Options.Out", err)
 	}
 	if !free {
-		return nil, nil, false, fault.Envf("%s: another run is writing into this folder; wait for it, or give another --out", dir)
+		return nil, nil, false, fault.Envf("%s: another run is writing into this folder; wait for it, or give another Options.Out", dir)
 	}
 	done, other, err = j.open(path, key, fresh)
 	if err != nil {

@@ -89,7 +89,7 @@ func (o *RetrievalOptions) check() error {
 		return fault.Usagef("retrieval %q: want flickr30k, coco or csv", o.Set)
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Inputf("%s: is a file; --out wants a folder", o.Out)
+		return fault.Inputf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
 	if o.Out != "" {
 		if err := atomicfile.Folder(o.Out, []string{resultFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
@@ -144,7 +144,7 @@ func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalRes
 		return res, nil
 	}
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
-		return nil, fault.File(o.Out, "a folder that can be written, as --out", err)
+		return nil, fault.File(o.Out, "a folder that can be written, as Options.Out", err)
 	}
 	return res, atomicfile.WriteJSON(filepath.Join(o.Out, resultFile), res)
 }

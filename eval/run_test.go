@@ -345,12 +345,12 @@ func TestBadInput(t *testing.T) {
 		{"missing data", Options{Data: "/nope/nowhere"}, fault.Input, "no such file"},
 		{"empty folder", Options{Data: empty}, fault.Input, "empty folder"},
 		{"a file that is none of the kinds", Options{Data: names}, fault.Input, "names.txt"},
-		{"a broken image", Options{Data: broken}, fault.Input, "1 of the images do not decode, --max-bad allows 0; the first is bee/x.jpg"},
+		{"a broken image", Options{Data: broken}, fault.Input, "1 of the images do not decode, Options.MaxBad allows 0; the first is bee/x.jpg"},
 		{"classes that do not match", Options{Data: good, ClassNames: []string{"car", "ship"}}, fault.Input, "none of the 2 classes"},
 		{"too few classes for the labels", Options{Data: tensors, ClassNames: []string{"a", "b"}}, fault.Input, "48x48"},
 		{"a template without a place", Options{Data: good, Templates: []string{"a photo"}}, fault.Input, "no place"},
 		{"an unknown benchmark", Options{Data: good, Benchmark: "imagnet"}, fault.Usage, "zeroshot list"},
-		{"a negative limit", Options{Data: good, Limit: -1}, fault.Usage, "--limit"},
+		{"a negative limit", Options{Data: good, Limit: -1}, fault.Usage, "Options.Limit"},
 		{"out is a file", Options{Data: good, Out: names}, fault.Input, "is a file"},
 	} {
 		_, err := ZeroShotWith(context.Background(), public{newFake()}, c.o)

@@ -179,7 +179,7 @@ func parseExpect(s string) (expectation, error) {
 	v, err1 := strconv.ParseFloat(strings.TrimSpace(left), 64)
 	tol, err2 := strconv.ParseFloat(strings.TrimSpace(right), 64)
 	if err1 != nil || err2 != nil || !(v >= 0 && v <= 1) || !(tol >= 0 && tol <= 1) {
-		return expectation{}, fault.Usagef("--expect %q: want VALUE±TOLERANCE between 0 and 1, such as 0.747±0.004 or 0.747+-0.004", s)
+		return expectation{}, fault.Usagef("Options.Expect %q: want VALUE±TOLERANCE between 0 and 1, such as 0.747±0.004 or 0.747+-0.004", s)
 	}
 	return expectation{v, tol}, nil
 }
@@ -189,6 +189,6 @@ func (e expectation) check(metric string, got float64) error {
 	if math.Abs(got-e.value) <= e.tolerance+1e-9 {
 		return nil
 	}
-	return fault.Checkf("%s is %.4f, outside --expect %s; see the report for the usual causes", metric, got,
+	return fault.Checkf("%s is %.4f, outside Options.Expect %s; see the report for the usual causes", metric, got,
 		fmt.Sprintf("%g±%g", e.value, e.tolerance))
 }

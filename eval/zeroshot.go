@@ -177,7 +177,7 @@ func (r *run) settle() error {
 		}
 	}
 	if len(r.w.names) == 0 {
-		return fault.Usagef("%s: has no class names of its own; give --classnames FILE, one a line", r.o.Data)
+		return fault.Usagef("%s: has no class names of its own; give Options.ClassNames FILE, one a line", r.o.Data)
 	}
 	r.choose()
 	if err := r.checkLabels(); err != nil {
@@ -226,7 +226,7 @@ func (r *run) label(s sample) (int, error) {
 	case id == -1:
 		return 0, fault.Inputf("%s: %s has no label; zero-shot needs one per image%s", r.o.Data, fault.Name(s.Key), s.because())
 	case id < 0 || id >= len(r.w.names):
-		return 0, fault.Inputf("%s: %s has label %d, but the %d classes are 0 to %d; check --classnames", r.o.Data, fault.Name(s.Key), id, len(r.w.names), len(r.w.names)-1)
+		return 0, fault.Inputf("%s: %s has label %d, but the %d classes are 0 to %d; check Options.ClassNames", r.o.Data, fault.Name(s.Key), id, len(r.w.names), len(r.w.names)-1)
 	}
 	return s.Label, nil
 }
@@ -253,7 +253,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 	var done map[int]entry
 	if r.o.Out != "" {
 		if err := os.MkdirAll(r.o.Out, 0o755); err != nil {
-			return nil, fault.File(r.o.Out, "a folder that can be written, as --out", err)
+			return nil, fault.File(r.o.Out, "a folder that can be written, as Options.Out", err)
 		}
 		key := contentKey(r.key, r.backend, fmt.Sprint(lo, hi))
 		opened, old, other, err := openJournal(r.o.Out, key, r.o.Fresh)

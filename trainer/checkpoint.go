@@ -391,13 +391,13 @@ func readState(path string) (*savedState, error) {
 func parseState(file string, text []byte) (*savedState, error) {
 	var s savedState
 	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, fault.Inputf("%s: %w; name an older checkpoint with --resume", file, err)
+		return nil, fault.Inputf("%s: %w; name an older checkpoint with Options.Resume", file, err)
 	}
 	if s.Format != 1 {
 		return nil, fault.Inputf("%s: format %d; this program reads 1", file, s.Format)
 	}
 	if max(s.Step, s.Samples, s.Bad) > maxSamples || min(s.Step, s.Samples, s.Bad) < 0 {
-		return nil, fault.Inputf("%s: step %d, samples %d, bad_samples %d cannot be; name an older checkpoint with --resume", file, s.Step, s.Samples, s.Bad)
+		return nil, fault.Inputf("%s: step %d, samples %d, bad_samples %d cannot be; name an older checkpoint with Options.Resume", file, s.Step, s.Samples, s.Bad)
 	}
 	return &s, nil
 }
@@ -467,7 +467,7 @@ func checkHash(path, want string) error {
 		return err
 	}
 	if got != want {
-		return fault.Inputf("%s: damaged (SHA-256 %.12s…, written as %.12s…); resume from an older checkpoint with --resume", path, got, want)
+		return fault.Inputf("%s: damaged (SHA-256 %.12s…, written as %.12s…); resume from an older checkpoint with Options.Resume", path, got, want)
 	}
 	return nil
 }

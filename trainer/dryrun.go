@@ -42,10 +42,10 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 	defer fault.Public(context.Background(), &err)
 	const most = 1 << 20
 	if o.DeviceCount < 0 || o.DeviceCount > most {
-		return nil, fault.Usagef("--device-count %d: want 1 to %d", o.DeviceCount, most)
+		return nil, fault.Usagef("Options.DeviceCount %d: want 1 to %d", o.DeviceCount, most)
 	}
 	if !(o.Rate >= 0) || math.IsInf(o.Rate, 0) {
-		return nil, fault.Usagef("--rate %v: want samples per second, 0 for not known", o.Rate)
+		return nil, fault.Usagef("Options.Rate %v: want samples per second, 0 for not known", o.Rate)
 	}
 	return r.plan(max(1, o.DeviceCount), o.Rate)
 }

@@ -25,13 +25,13 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	_, missing := os.Stat(r.out)
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		return fault.Envf("%s: cannot be a run folder: %w; give another --out", r.out, err)
+		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
 	}
 	r.lock = flock.New(filepath.Join(r.out, lockFile))
 	if ok, err := r.lock.TryLock(); err != nil {
-		return fault.Envf("%s: cannot be a run folder: %w; give another --out", r.out, err)
+		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
 	} else if !ok {
-		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another --out", r.out)
+		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another Options.Out", r.out)
 	}
 	defer func() {
 		if err != nil && missing != nil {
@@ -59,7 +59,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 			return r.otherRecipe(from)
 		}
 		if state.Step > r.recipe.Steps {
-			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with --resume", filepath.Join(from, stateFile), state.Step, r.recipe.Steps)
+			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with Options.Resume", filepath.Join(from, stateFile), state.Step, r.recipe.Steps)
 		}
 		r.first, r.step, r.saved = state.Step, state.Step, state.Step
 		r.saver.last.Store(&from)
@@ -76,7 +76,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		return err
 	}
 	if state != nil && !slices.Equal(state.Data, r.position().Data) {
-		return fault.Inputf("%s: the data are not those that %s was trained on (names or sizes differ); bring them back, or start anew in another --out", r.out, from)
+		return fault.Inputf("%s: the data are not those that %s was trained on (names or sizes differ); bring them back, or start anew in another Options.Out", r.out, from)
 	}
 	pixels := r.pairs != nil
 	t, _ := source.(*tensorFeed)
@@ -128,7 +128,7 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 		return nil, err
 	}
 	if t.steps < to {
-		return nil, fault.Inputf("%s: holds %d batches, the run needs %d; set steps, or use --stop-after %d", path, t.steps, to, t.steps)
+		return nil, fault.Inputf("%s: holds %d batches, the run needs %d; set steps, or use Options.StopAfter %d", path, t.steps, to, t.steps)
 	}
 	return &tensorFeed{replayed: t, at: r.step}, nil
 }
@@ -152,7 +152,7 @@ func (r *run) resumeFrom(resume string) (string, error) {
 		return list[len(list)-1].path, nil
 	case "never":
 		if len(list) > 0 {
-			return "", fault.Usagef("%s: holds a run up to step %d, which a fresh start would overwrite; use another --out", r.out, list[len(list)-1].step)
+			return "", fault.Usagef("%s: holds a run up to step %d, which a fresh start would overwrite; use another Options.Out", r.out, list[len(list)-1].step)
 		}
 		return "", nil
 	}

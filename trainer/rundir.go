@@ -147,11 +147,11 @@ func (r *run) otherRecipe(from string) error {
 		}
 		for _, k := range slices.Sorted(maps.Keys(now)) {
 			if !reflect.DeepEqual(old[k], now[k]) {
-				return fault.Usagef("%s: holds a run of another recipe: %s is %v there and %v here; use another --out", r.out, k, old[k], now[k])
+				return fault.Usagef("%s: holds a run of another recipe: %s is %v there and %v here; use another Options.Out", r.out, k, old[k], now[k])
 			}
 		}
 	}
-	return fault.Usagef("%s: is a run of another recipe; use another --out", from)
+	return fault.Usagef("%s: is a run of another recipe; use another Options.Out", from)
 }
 
 func exists(path string) bool {

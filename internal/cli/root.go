@@ -210,12 +210,12 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 	}
 	// A command that stopped because of Ctrl-C may report the interrupted call.
 	if ctx.Err() != nil {
-		what := strings.TrimSuffix(strings.TrimSuffix(fault.Line(err), "context canceled"), ": ")
+		what := strings.TrimSuffix(strings.TrimSuffix(flagged(cmd, fault.Line(err)), "context canceled"), ": ")
 		fmt.Fprintln(errw, strings.TrimSuffix("evatool: interrupted: "+what, ": "))
 		return int(fault.Interrupted)
 	}
 	err = usageOf(cmd, err)
-	fmt.Fprintln(errw, "evatool:", fault.Line(err))
+	fmt.Fprintln(errw, "evatool:", flagged(cmd, fault.Line(err)))
 	return fault.Code(err)
 }
 

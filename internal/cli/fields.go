@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// field is how the packages below name an option: by its field in Go.
+var field = regexp.MustCompile(`\bOptions\.([A-Z][A-Za-z]*)\b`)
+
+// flagNames are the flags that are not called as their fields are.
+var flagNames = map[string]string{"ClassNames": "classnames"}
+
+// flagOf is the flag of a field: ImageSize is image-size, DType dtype.
+func flagOf(name string) string {
+	if f, ok := flagNames[name]; ok {
+		return f
+	}
+	var b strings.Builder
+	for i, r := range name {
+		if upper := r >= 'A' && r <= 'Z'; upper && i > 0 && name[i-1] >= 'a' {
+			b.WriteByte('-')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToLower(b.String())
+}
+
+// flagged puts the flags of the command that ran into a message that names
+// fields of options.
+func flagged(cmd *cobra.Command, text string) string {
+	return field.ReplaceAllStringFunc(text, func(m string) string {
+		name := flagOf(strings.TrimPrefix(m, "Options."))
+		if f := cmd.Flags().Lookup(name); f != nil && f.Shorthand == "o" {
+			return "-o"
+		}
+		return "--" + name
+	})
+}
