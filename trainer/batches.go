@@ -48,8 +48,8 @@ type row struct {
 	example int64
 }
 
-// startPipeline makes the batches of steps from…to-1, counted from 0.
-func startPipeline(ctx context.Context, p *pairs, from, to int64, workers int) *pipeline {
+// startPipeline makes the batches of some steps, from a position of the run on.
+func startPipeline(ctx context.Context, p *pairs, pos, steps int64, workers int) *pipeline {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
@@ -62,7 +62,7 @@ func startPipeline(ctx context.Context, p *pairs, from, to int64, workers int) *
 	rows := make(chan row, workers)
 	pl.wg.Go(func() {
 		defer close(rows)
-		for step := from; step < to; step++ {
+		for range steps {
 			m := &making{full: make(chan struct{})}
 			select {
 			case m.batch = <-pl.free:
@@ -76,13 +76,13 @@ func startPipeline(ctx context.Context, p *pairs, from, to int64, workers int) *
 				return
 			}
 			for i := range b {
-				pos := step*int64(b) + int64(i)
 				source, example := p.order.at(pos)
 				select {
 				case rows <- row{m, i, pos, source, example}:
 				case <-ctx.Done():
 					return
 				}
+				pos++
 			}
 		}
 	})

@@ -34,7 +34,7 @@ import (
 
 // A checkpoint is a folder step-N that is complete or absent. It holds
 // model.safetensors (a model file), optimizer.safetensors (the rest of the
-// state) and state.json.
+// state), recipe.yaml and state.json.
 const (
 	checkpointDir = "checkpoints"
 	modelFile     = "model.safetensors"
@@ -63,6 +63,7 @@ type snapshot struct {
 	buffers [][]float32
 	cfg     *arch.Config
 	state   savedState
+	recipe  []byte
 }
 
 // snapshot copies the state to the host.
@@ -183,7 +184,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 		}
 		select {
 		case <-ctx.Done():
-			return stopped(fmt.Sprintf("%s: no space for the %s; free some and run the same command again, it goes on from %s", v.dir, what, v.from()))
+			return stopped{fmt.Sprintf("%s: no space for the %s; free some and run the same command again, it", v.dir, what), v.from}
 		case <-time.After(v.retry):
 		}
 	}
@@ -256,6 +257,12 @@ func (v *saver) fill(dir string, s *snapshot) error {
 			return err
 		}
 		s.state.SHA256[name] = sum
+	}
+	if err := v.file(filepath.Join(dir, recipeFile), func(w io.Writer) error {
+		_, err := w.Write(s.recipe)
+		return err
+	}); err != nil {
+		return err
 	}
 	text, err := json.MarshalIndent(s.state, "", " ")
 	if err != nil {
@@ -424,6 +431,9 @@ func (m *machine) restore(path string, s *savedState) error {
 		return err
 	}
 	defer model.Close()
+	if err := m.sameModel(model); err != nil {
+		return err
+	}
 	optimizer, err := open(optimizerFile)
 	if err != nil {
 		return err
@@ -439,6 +449,31 @@ func (m *machine) restore(path string, s *savedState) error {
 		return err
 	}
 	return m.putFrozen(func(p arch.Param) ([]float32, error) { return tensorfile.Float32s(model, p.Name) })
+}
+
+// sameModel refuses a checkpoint of another architecture than the recipe's:
+// some differ in no shape.
+func (m *machine) sameModel(c *checkpointFile) error {
+	text, ok := c.Metadata()["evatool.config"]
+	if !ok {
+		return nil
+	}
+	there, err := arch.Parse([]byte(text))
+	if err != nil {
+		return fmt.Errorf("%s: evatool.config: %w", c.path, err)
+	}
+	if bytes.Equal(there.JSON(), m.cfg.JSON()) {
+		return nil
+	}
+	before, now := map[string]any{}, map[string]any{}
+	for to, text := range map[*map[string]any][]byte{&before: there.JSON(), &now: m.cfg.JSON()} {
+		var tree any
+		if err := json.Unmarshal(text, &tree); err != nil {
+			return err
+		}
+		flatten(*to, "", tree)
+	}
+	return fault.Usagef("model: %s is of another architecture: %s; a run that goes on, or forks, keeps its own", filepath.Dir(c.path), differences(before, now)[0])
 }
 
 // checkpointFile is one of a checkpoint's two tensor files.

@@ -222,6 +222,32 @@ func (m *machine) putFrozen(weights func(p arch.Param) ([]float32, error)) error
 	return nil
 }
 
+// rescale makes the loss scale of a state one for the recipe's precision, where
+// the state was another's: fp16 has a dynamic one, the others none.
+func (m *machine) rescale() error {
+	v, err := m.state.scale.Float32s()
+	if err != nil {
+		return err
+	}
+	scale := v[0]
+	switch {
+	case m.recipe.Precision != "fp16":
+		scale = 1
+	case scale == 1:
+		scale = scaleStart
+	}
+	if scale == v[0] {
+		return nil
+	}
+	a, err := m.dev.Put(device.Replicated, tensors.FromScalar(scale))
+	if err != nil {
+		return err
+	}
+	m.state.scale.Free()
+	m.state.scale = a
+	return nil
+}
+
 // putState uploads a whole state, array by array: value gives the one of a
 // slot, and the host holds one at a time.
 func (m *machine) putState(value func(s slot) (*tensors.Tensor, error)) (err error) {

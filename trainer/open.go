@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -43,6 +42,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err != nil {
 		return err
 	}
+	r.fork = from.fork
 	r.saver = newSaver(r.out, r.recipe.Checkpoint.Keep, r.log)
 	if o.fakes.create != nil {
 		r.saver.open = o.fakes.create
@@ -50,24 +50,22 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if o.fakes.retry > 0 {
 		r.saver.retry = o.fakes.retry
 	}
-	var state *savedState
-	if from != "" {
-		if state, err = readState(from); err != nil {
+	if state := from.state; state != nil {
+		r.recipe = r.recipe.complete(state)
+		*to = r.recipe.Steps
+		if err := r.compare(from); err != nil {
 			return err
 		}
-		if state.Recipe != r.recipe.identity() {
-			return r.otherRecipe(from)
-		}
 		if state.Step > r.recipe.Steps {
-			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with Options.Resume", filepath.Join(from, stateFile), state.Step, r.recipe.Steps)
+			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with Options.Resume", filepath.Join(from.path, stateFile), state.Step, r.recipe.Steps)
 		}
-		r.first, r.step, r.saved = state.Step, state.Step, state.Step
-		r.saver.last.Store(&from)
+		r.first, r.step, r.saved, r.seen = state.Step, state.Step, state.Step, state.Samples
+		r.saver.last.Store(&from.path)
 	}
 	if o.StopAfter > 0 {
 		*to = min(*to, r.step+o.StopAfter)
 	}
-	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.step*int64(r.recipe.Batch), r.log)
+	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.seen, r.log)
 	source, err := r.openData(ctx, *to, o.fakes.reading)
 	if err != nil {
 		return err
@@ -75,8 +73,8 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err := r.checkEvaluations(ctx); err != nil {
 		return err
 	}
-	if state != nil && !slices.Equal(state.Data, r.position().Data) {
-		return fault.Inputf("%s: the data are not those that %s was trained on (names or sizes differ); bring them back, or start anew in another Options.Out", r.out, from)
+	if err := r.compareData(from); err != nil {
+		return err
 	}
 	pixels := r.pairs != nil
 	t, _ := source.(*tensorFeed)
@@ -84,8 +82,11 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		return err
 	}
 	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }
-	if state != nil {
-		err = r.machine.restore(from, state)
+	if from.state != nil {
+		err = r.machine.restore(from.path, from.state)
+		if err == nil && from.fork.of(from.state) {
+			err = r.machine.rescale()
+		}
 	} else {
 		err = r.startWeights(ctx)
 	}
@@ -97,7 +98,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	r.feed = source
 	if r.pairs != nil {
-		r.feed = startPipeline(context.WithoutCancel(ctx), r.pairs, r.step, *to, r.workers)
+		r.feed = startPipeline(context.WithoutCancel(ctx), r.pairs, r.seen, *to-r.step, r.workers)
 	}
 	r.last = time.Now()
 	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
@@ -120,6 +121,7 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 		if err != nil {
 			return nil, err
 		}
+		r.data = r.pairs.fingerprint()
 		r.log.Info("data", "sources", r.pairs.describe())
 		return nil, nil
 	}
@@ -130,36 +132,8 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 	if t.steps < to {
 		return nil, fault.Inputf("%s: holds %d batches, the run needs %d; set steps, or use Options.StopAfter %d", path, t.steps, to, t.steps)
 	}
+	r.data = []string{t.fingerprint}
 	return &tensorFeed{replayed: t, at: r.step}, nil
-}
-
-// resumeFrom is the checkpoint to go on from, empty for a fresh start.
-func (r *run) resumeFrom(resume string) (string, error) {
-	list, err := listCheckpoints(r.out)
-	if err != nil {
-		return "", err
-	}
-	switch resume {
-	case "", "auto":
-		if len(list) == 0 {
-			there, err := readRecipe(filepath.Join(r.out, recipeFile))
-			st, none := os.Stat(filepath.Join(r.out, metricsFile))
-			if err == nil && none == nil && st.Size() > 0 && there.identity() != r.recipe.identity() {
-				return "", r.otherRecipe(r.out)
-			}
-			return "", nil
-		}
-		return list[len(list)-1].path, nil
-	case "never":
-		if len(list) > 0 {
-			return "", fault.Usagef("%s: holds a run up to step %d, which a fresh start would overwrite; use another Options.Out", r.out, list[len(list)-1].step)
-		}
-		return "", nil
-	}
-	if !exists(filepath.Join(resume, stateFile)) {
-		return "", fault.Inputf("%s: no checkpoint; give auto, never, or a folder such as RUN/%s/step-1000", resume, checkpointDir)
-	}
-	return resume, nil
 }
 
 // inputs are the files and folders of this machine that the recipe reads.

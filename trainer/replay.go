@@ -6,14 +6,16 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 // replayed is the tensors source: ready batches in order.
 type replayed struct {
-	steps   int64
-	batches []hostBatch
+	steps       int64
+	batches     []hostBatch
+	fingerprint string // of the file
 }
 
 // openTensors reads images [steps, batch, 3, H, W] and tokens [steps, batch,
@@ -65,7 +67,11 @@ func openTensors(path string, r *Recipe, cfg *arch.Config) (*replayed, error) {
 			return nil, err
 		}
 	}
-	out := &replayed{steps: steps}
+	sum, _, err := digest.File(context.Background(), path, "ready batches")
+	if err != nil {
+		return nil, err
+	}
+	out := &replayed{steps: steps, fingerprint: "tensors " + sum}
 	for s := range int(steps) {
 		hb := hostBatch{floats: share(images, s, int(steps)), tokens: share(tokens, s, int(steps))}
 		if keep != nil {

@@ -37,9 +37,12 @@ type run struct {
 	metrics jsonLines
 	events  *runlog.Events
 
-	first   int64 // steps that earlier processes did
-	step    int64 // steps done
-	saved   int64 // step of the newest checkpoint
+	fork    *fork    // the run is one, nil else
+	data    []string // fingerprints of the sources
+	first   int64    // steps that earlier processes did
+	seen    int64    // samples of those
+	step    int64    // steps done
+	saved   int64    // step of the newest checkpoint
 	pending *pendingStep
 	last    time.Time // when the previous step's metrics were read
 	started time.Time
@@ -69,9 +72,12 @@ func openLines(path string, keepThrough int64) (jsonLines, error) {
 }
 
 // stopped is the error of a run that was asked to stop.
-type stopped string
+type stopped struct {
+	text string
+	from func() string // the checkpoint to go on from, when all are written
+}
 
-func (s stopped) Error() string        { return string(s) }
+func (s stopped) Error() string        { return s.text + " goes on from " + s.from() }
 func (s stopped) Is(target error) bool { return target == context.Canceled }
 
 // Run trains r. It goes on from the newest checkpoint in the run folder, if
@@ -193,7 +199,7 @@ func (r *run) read(ctx context.Context, p *pendingStep) error {
 		now = p.called
 	}
 	s := Step{
-		Step: p.step, Samples: p.step * int64(r.recipe.Batch), Total: r.recipe.Steps,
+		Step: p.step, Samples: r.samples(p.step), Total: r.recipe.Steps,
 		Loss: float64(v[metricLoss]), GradNorm: float64(v[metricGradNorm]),
 		LR:         map[string]float64{"vision": p.rates[0], "text": p.rates[1], "other": p.rates[2]},
 		LogitScale: float64(v[metricLogitScale]), LossScale: float64(v[metricLossScale]), Skipped: int64(v[metricSkipped]),
@@ -285,18 +291,21 @@ func (r *run) checkpoint(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.state = r.position()
+	s.state, s.recipe = r.position(), r.recipe.YAML()
 	r.saved = r.step
 	return r.saver.start(ctx, s)
 }
 
 func (r *run) position() savedState {
-	st := savedState{Step: r.step, Samples: r.step * int64(r.recipe.Batch), Recipe: r.recipe.identity(), Bad: r.bad.count()}
+	st := savedState{Step: r.step, Samples: r.samples(r.step), Recipe: r.recipe.identity(), Bad: r.bad.count(), Data: r.data}
 	if r.pairs != nil {
-		st.Data, st.Sources = r.pairs.fingerprint(), r.pairs.order.given(st.Samples)
+		st.Sources = r.pairs.order.given(st.Samples)
 	}
 	return st
 }
+
+// samples is how many the run has seen after a step of this process.
+func (r *run) samples(step int64) int64 { return r.seen + (step-r.first)*int64(r.recipe.Batch) }
 
 // rescue saves the state when something beside the training went wrong.
 func (r *run) rescue(ctx context.Context, err error) error {
@@ -333,7 +342,7 @@ func (r *run) interrupted(ctx context.Context) error {
 	if err := r.saver.wait(); err != nil {
 		return err
 	}
-	return stopped(fmt.Sprintf("stopped after step %d of %d; the same command goes on from %s", r.step, r.recipe.Steps, r.saver.from()))
+	return stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}
 }
 
 // finish writes the model, the report and the result. A run that StopAfter
@@ -351,7 +360,7 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 	if err := r.saver.patiently(ctx, finalFile, func() error { return r.saver.model(res.Model, s) }); err != nil {
 		return nil, err
 	}
-	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.step*int64(r.recipe.Batch), r.bad.count()
+	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), r.bad.count()
 	res.Seconds = time.Since(r.started).Seconds()
 	n := min(10, len(res.Curve))
 	for _, c := range res.Curve[len(res.Curve)-n:] {

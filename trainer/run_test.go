@@ -339,7 +339,7 @@ func TestRunRefuses(t *testing.T) {
 		want   string
 		kind   fault.Kind
 	}{
-		"other recipe":   {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr is", fault.Usage},
+		"other recipe":   {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr.vision is 0.001 there and 0.002 here; to go on with the change, give Options.Resume " + filepath.Join(done, checkpointDir, "step-3"), fault.Usage},
 		"never":          {tiny(t), Options{Out: done, Resume: "never"}, "holds a run up to step 3", fault.Usage},
 		"no checkpoint":  {tiny(t), Options{Out: done, Resume: done}, "no checkpoint; give auto", fault.Input},
 		"damaged":        {tiny(t), Options{Out: damaged}, "damaged (SHA-256", fault.Input},
@@ -531,6 +531,11 @@ func TestStorage(t *testing.T) {
 		t.Error("no connection broke")
 	}
 	sameRun(t, parts, whole)
+	// Data that have moved out of the bucket are the same data.
+	home := filepath.Join(dir, "home")
+	mustRun(t, at("s3://data"), Options{Out: home, StopAfter: 4})
+	mustRun(t, at(bucket.Dir), Options{Out: home})
+	sameRun(t, home, whole)
 
 	t.Setenv("AWS_ACCESS_KEY_ID", "stranger")
 	_, err := Run(t.Context(), at("s3://data"), Options{Out: filepath.Join(dir, "stranger"), Backend: "go"})

@@ -3,10 +3,8 @@ package trainer
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -95,7 +93,11 @@ func (r *run) readCurve(path string) error {
 			r.result.Curve = append(r.result.Curve, s)
 		}
 	}
-	if n := int64(len(r.result.Curve)); n != r.step {
+	want := r.step
+	if r.fork != nil {
+		want -= r.fork.Step
+	}
+	if n := int64(len(r.result.Curve)); n != want {
 		r.log.Warn("metrics.jsonl does not hold every step of the run so far; the model is not concerned", "steps", r.step, "lines", n)
 	}
 	return nil
@@ -116,13 +118,14 @@ func (r *run) writeRunFile(done bool) error {
 		Recipe   string    `json:"recipe_sha256"`
 		Data     []string  `json:"data_fingerprints"`
 		Params   int64     `json:"params"`
+		Fork     *fork     `json:"forked_from,omitempty"`
 		Sessions []session `json:"sessions"`
 		Result   *Result   `json:"result,omitempty"`
 	}
 	if text, err := fault.ReadFile(path, "a run's record", 64<<20); err == nil && r.first > 0 || done {
 		_ = json.Unmarshal(text, &f) // a damaged one is written anew
 	}
-	f.Recipe, f.Data, f.Params = r.recipe.identity(), r.position().Data, r.machine.cfg.TotalParams()
+	f.Recipe, f.Data, f.Fork, f.Params = r.recipe.identity(), r.data, r.fork, r.machine.cfg.TotalParams()
 	if done {
 		f.Result = r.result
 	} else {
@@ -134,24 +137,6 @@ func (r *run) writeRunFile(done bool) error {
 		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
 	}
 	return atomicfile.WriteJSON(path, f)
-}
-
-// otherRecipe says which key differs from the run in the folder.
-func (r *run) otherRecipe(from string) error {
-	if there, err := readRecipe(filepath.Join(r.out, recipeFile)); err == nil {
-		old, now := there.decisive(), r.recipe.decisive()
-		for _, k := range slices.Sorted(maps.Keys(old)) {
-			if _, ok := now[k]; !ok {
-				now[k] = nil
-			}
-		}
-		for _, k := range slices.Sorted(maps.Keys(now)) {
-			if !reflect.DeepEqual(old[k], now[k]) {
-				return fault.Usagef("%s: holds a run of another recipe: %s is %v there and %v here; use another Options.Out", r.out, k, old[k], now[k])
-			}
-		}
-	}
-	return fault.Usagef("%s: is a run of another recipe; use another Options.Out", from)
 }
 
 func exists(path string) bool {

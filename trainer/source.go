@@ -92,7 +92,7 @@ func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples
 	var weights []float64
 	var sizes []int64
 	for i, s := range r.Data {
-		d, err := how.open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption})
+		d, err := how.open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption, Unlabelled: true})
 		if err != nil {
 			return nil, fmt.Errorf("data.%d: %w", i, err)
 		}

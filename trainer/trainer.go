@@ -40,7 +40,7 @@ import (
 // Options say how to run a recipe. They change nothing about the result.
 type Options struct {
 	Out       string // run folder; "": runs/ and the time
-	Resume    string // auto (default), never, or a checkpoint folder
+	Resume    string // auto (default), never, or a checkpoint folder: of Out, or of another run, which Out then forks
 	StopAfter int64  // stop after N steps of this process, with a checkpoint; 0: at the recipe's end
 
 	Backend      string // auto (default), go, xla or xla:/path/plugin.so[,option…]

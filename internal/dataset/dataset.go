@@ -81,6 +81,9 @@ type Options struct {
 	CaptionLines bool
 	// GroupCaptions joins the rows of a table that name the same image.
 	GroupCaptions bool
+	// Unlabelled: labels in tars, and class names beside them, are not looked
+	// at. What does not count makes no sample bad and no set another one.
+	Unlabelled bool
 	// Log gets warnings about what the data says; nil: nowhere.
 	Log *slog.Logger
 }

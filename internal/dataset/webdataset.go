@@ -110,6 +110,10 @@ func openTars(ctx context.Context, st storage, tars []string, o Options) (Datase
 // readLabels finds the class names that lie beside the tars, which number the
 // .cls files, and returns all of them.
 func (d *webDataset) readLabels() (all []string, err error) {
+	if d.o.Unlabelled {
+		d.labels = make([]*labels, len(d.tars))
+		return nil, nil
+	}
 	root := newLabels(d.o)
 	lists := map[string]nameList{} // by folder
 	var parts []part
@@ -186,7 +190,9 @@ func (d *webDataset) Read(i int) (Example, error) {
 		case ext == "json":
 			meta = data
 		case ext == "cls" || ext == "cls.txt":
-			ex.Label, err = labels.class(string(data))
+			if labels != nil {
+				ex.Label, err = labels.class(string(data))
+			}
 		case sidecars[ext[strings.LastIndexByte(ext, '.')+1:]]:
 			dotted = append(dotted, ext)
 		}
@@ -231,7 +237,7 @@ func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 			return fmt.Errorf(".json: %s: %w", fault.Name(name), err)
 		}
 	}
-	if raw, name := pick(fields, o.LabelColumn, labelNames); raw != nil && ex.Label < 0 {
+	if raw, name := pick(fields, o.LabelColumn, labelNames); raw != nil && ex.Label < 0 && l != nil {
 		var v any
 		dec := json.NewDecoder(strings.NewReader(string(raw)))
 		dec.UseNumber()

@@ -1,0 +1,284 @@
+package trainer
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/yamlfile"
+)
+
+// start is where a run begins: a checkpoint, or nothing at all.
+type start struct {
+	path   string // of the checkpoint; empty: afresh
+	state  *savedState
+	recipe *Recipe // of the checkpoint, nil where it is not known
+	fork   *fork   // the run is one, of this checkpoint
+}
+
+// fork says which run's checkpoint a run began from, and in what it departs
+// from that run; it is in run.json.
+type fork struct {
+	Path    string   `json:"path"` // of the checkpoint
+	Step    int64    `json:"step"`
+	Samples int64    `json:"samples"`
+	Model   string   `json:"model_sha256"`  // of its model.safetensors
+	Recipe  string   `json:"recipe_sha256"` // of the run before, as in its state.json
+	Changed []change `json:"changed"`       // keys of the recipe
+}
+
+// of reports whether f began from that checkpoint, wherever it lies now.
+func (f *fork) of(s *savedState) bool {
+	return f != nil && f.Step == s.Step && f.Model == s.SHA256[modelFile]
+}
+
+// change is a key of the recipe with another value.
+type change struct {
+	Key    string `json:"key"`
+	Before any    `json:"before"`
+	Now    any    `json:"now"`
+}
+
+func (c change) String() string {
+	return fmt.Sprintf("%s is %v there and %v here", c.Key, c.Before, c.Now)
+}
+
+// How a changed key concerns a run that goes on.
+type bearing int
+
+const (
+	decides   bearing = iota // about the result: another run
+	rounds                   // about where it is computed: the same result, its last bits aside
+	relocates                // about where data lie: their contents are compared
+	past                     // about the weights of the start: the checkpoint has them
+)
+
+func (c change) bearing() bearing {
+	top, rest, _ := strings.Cut(c.Key, ".")
+	_, last, _ := strings.Cut(rest, ".")
+	switch {
+	case slices.Contains([]string{"micro_batch", "grad_checkpointing", "zero_stage"}, top):
+		return rounds
+	case top == "init":
+		return past
+	case top == "data" && (last == "source" || last == "tensors") && c.Before != nil && c.Now != nil:
+		return relocates
+	}
+	return decides
+}
+
+// changes are the keys in which two recipes differ, but for those that are
+// free and for those that say nothing of their own: samples is steps again, and
+// the model is compared with that of the checkpoint.
+func changes(before, now *Recipe) []change {
+	a, b := map[string]any{}, map[string]any{}
+	flatten(a, "", before.decisive())
+	flatten(b, "", now.decisive())
+	return slices.DeleteFunc(differences(a, b), func(c change) bool {
+		top, _, _ := strings.Cut(c.Key, ".")
+		return top == "samples" || top == "model"
+	})
+}
+
+// differences are the keys with other values, sorted.
+func differences(a, b map[string]any) (out []change) {
+	for k, v := range b {
+		if !reflect.DeepEqual(a[k], v) {
+			out = append(out, change{k, a[k], v})
+		}
+	}
+	for k, v := range a {
+		if _, ok := b[k]; !ok {
+			out = append(out, change{k, v, nil})
+		}
+	}
+	slices.SortFunc(out, func(a, b change) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+// flatten puts the values of a tree under keys such as data.0.source.
+func flatten(to map[string]any, at string, tree any) {
+	switch t := tree.(type) {
+	case map[string]any:
+		for k, v := range t {
+			flatten(to, strings.TrimPrefix(at+"."+k, "."), v)
+		}
+	case []any:
+		for i, v := range t {
+			flatten(to, at+"."+strconv.Itoa(i), v)
+		}
+	default:
+		to[at] = tree
+	}
+}
+
+// resumeFrom is where the run begins.
+func (r *run) resumeFrom(resume string) (*start, error) {
+	list, err := listCheckpoints(r.out)
+	if err != nil {
+		return nil, err
+	}
+	origin := readFork(r.out)
+	switch resume {
+	case "", "auto":
+		switch {
+		case len(list) > 0:
+			return openStart(list[len(list)-1].path, origin)
+		case origin != nil && exists(origin.Path):
+			return openStart(origin.Path, origin)
+		case origin != nil:
+			return nil, fault.Inputf("%s: began from %s, which is gone, and has no checkpoint of its own yet; bring it back, or use another Options.Out", r.out, origin.Path)
+		}
+		return &start{}, r.otherRun()
+	case "never":
+		if len(list) > 0 {
+			return nil, fault.Usagef("%s: holds a run up to step %d, which a fresh start would overwrite; use another Options.Out", r.out, list[len(list)-1].step)
+		}
+		return &start{}, nil
+	}
+	if !exists(filepath.Join(resume, stateFile)) {
+		return nil, fault.Inputf("%s: no checkpoint; give auto, never, or a folder such as RUN/%s/step-1000", resume, checkpointDir)
+	}
+	s, err := openStart(resume, origin)
+	if err != nil || sameFolder(filepath.Join(resume, "..", ".."), r.out) {
+		return s, err
+	}
+	switch {
+	case origin.of(s.state) && len(list) > 0: // the command that began the fork, again
+		return openStart(list[len(list)-1].path, origin)
+	case origin.of(s.state):
+		return s, nil
+	case len(list) > 0 || r.begun():
+		return nil, fault.Usagef("%s: holds a run already; one that goes on from %s needs a new Options.Out", r.out, resume)
+	}
+	path, err := filepath.Abs(resume)
+	if err != nil {
+		return nil, err
+	}
+	s.fork = &fork{Path: path, Step: s.state.Step, Samples: s.state.Samples, Model: s.state.SHA256[modelFile], Recipe: s.state.Recipe, Changed: []change{}}
+	return s, nil
+}
+
+// openStart reads what a checkpoint says; origin is the fork that the run is, or
+// nil.
+func openStart(path string, origin *fork) (*start, error) {
+	state, err := readState(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &start{path: path, state: state, fork: origin}
+	// A checkpoint of an older evatool has its recipe in the run folder only.
+	for _, dir := range []string{path, filepath.Join(path, "..", "..")} {
+		if there, err := readRecipe(filepath.Join(dir, recipeFile)); err == nil && there.identity() == state.Recipe {
+			s.recipe = there
+			break
+		}
+	}
+	return s, nil
+}
+
+// readFork is the fork that a run folder records, nil when there is none.
+func readFork(dir string) *fork {
+	var f struct {
+		Fork *fork `json:"forked_from"`
+	}
+	text, err := fault.ReadFile(filepath.Join(dir, runFile), "a run's record", 64<<20)
+	if err != nil || json.Unmarshal(text, &f) != nil {
+		return nil
+	}
+	return f.Fork
+}
+
+// begun reports whether the run folder has lines of a run.
+func (r *run) begun() bool {
+	st, err := os.Stat(filepath.Join(r.out, metricsFile))
+	return err == nil && st.Size() > 0
+}
+
+// otherRun refuses to begin anew where another run has begun, although it has
+// no checkpoint yet.
+func (r *run) otherRun() error {
+	there, err := readRecipe(filepath.Join(r.out, recipeFile))
+	if err != nil || !r.begun() {
+		return nil
+	}
+	list := changes(there, r.recipe)
+	if a, b := yamlfile.Tree(there)["model"], yamlfile.Tree(r.recipe)["model"]; !reflect.DeepEqual(a, b) {
+		list = append(list, change{"model", a, b})
+	}
+	for _, c := range list {
+		if c.bearing() == decides {
+			return fault.Usagef("%s: holds a run of another recipe: %s; use another Options.Out", r.out, c)
+		}
+	}
+	return nil
+}
+
+// compare holds the recipe against that of the checkpoint. A run that goes on
+// in its folder keeps what decides about the result; a fork records what it
+// changes.
+func (r *run) compare(s *start) error {
+	if s.recipe == nil {
+		if s.fork.of(s.state) {
+			r.log.Warn("the checkpoint does not say its recipe: what this run changes is not recorded", "checkpoint", s.path)
+			return nil
+		}
+		return fault.Usagef("%s: is of a run of another recipe; use another Options.Out", s.path)
+	}
+	list := changes(s.recipe, r.recipe)
+	if s.fork.of(s.state) {
+		s.fork.Changed = append([]change{}, list...)
+		for _, c := range list {
+			r.log.Info("the run departs from the one before", "key", c.Key, "before", c.Before, "now", c.Now)
+		}
+		return nil
+	}
+	for _, c := range list {
+		switch {
+		case c.bearing() == decides, c.bearing() == relocates && strings.HasSuffix(c.Key, ".tensors") && s.state.Data == nil: // not to be compared
+			return fault.Usagef("%s: holds a run of another recipe: %s; to go on with the change, give Options.Resume %s and another Options.Out", r.out, c, s.path)
+		case c.bearing() == rounds:
+			r.log.Info("the recipe has changed; the result stays right, its last bits may not", "key", c.Key, "before", c.Before, "now", c.Now)
+		case c.bearing() == relocates:
+			r.log.Info("data have moved; their contents are compared", "key", c.Key, "before", c.Before, "now", c.Now)
+		default:
+			r.log.Info("the recipe has changed where it is not read again: the checkpoint has the weights", "key", c.Key, "before", c.Before, "now", c.Now)
+		}
+	}
+	return nil
+}
+
+// compareData refuses other data than the checkpoint was trained on, unless
+// the run forks there.
+func (r *run) compareData(s *start) error {
+	if s.state == nil || s.fork.of(s.state) || slices.Equal(s.state.Data, r.data) || s.state.Data == nil && r.pairs == nil {
+		return nil
+	}
+	return fault.Inputf("%s: the data are not those that %s was trained on (names or sizes differ); bring them back, or give Options.Resume %s and another Options.Out to go on with others", r.out, s.path, s.path)
+}
+
+// complete sets the steps of a recipe that gives samples: a fork with another
+// batch has done its part of them in steps of another size.
+func (r *Recipe) complete(s *savedState) *Recipe {
+	if r.Samples == 0 {
+		return r
+	}
+	out := *r
+	out.Steps = max(1, s.Step+max(0, r.Samples-s.Samples)/int64(r.Batch))
+	if out.Steps != r.Samples/int64(r.Batch) {
+		out.Samples = 0 // steps says it
+	}
+	return &out
+}
+
+func sameFolder(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
