@@ -298,7 +298,7 @@ func TestInitErrors(t *testing.T) {
 		says string
 	}{
 		{"no tower", InitOptions{Config: "EVA02-CLIP-B-16"}, fault.Usage, "--vision or --text"},
-		{"no config", InitOptions{Vision: "x.pt"}, fault.Usage, "--config"},
+		{"no config", InitOptions{Vision: "x.pt"}, fault.Usage, "Options.Config"},
 		{"bad config", InitOptions{Config: "EVA-9", Vision: "x.pt"}, fault.Usage, "EVA-9"},
 		{"no file", InitOptions{Config: "EVA02-CLIP-B-16", Vision: "missing.pt"}, fault.Input, "missing.pt: no such file"},
 		{"text file as vision", InitOptions{Config: towerConfig(t), Vision: initData + "/h_errors/hf_pytorch_model.bin"}, fault.Input, "hf_pytorch_model.bin"},

@@ -33,7 +33,7 @@ func chosenConfig(c *arch.Config, s string) (*arch.Config, string, error) {
 	}
 	data, err := fault.ReadFile(s, "a model configuration (JSON)", maxConfig)
 	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(s, ".json") {
-		return nil, "", fault.Usagef("--config %s: no such architecture and no such file; evatool models lists the names", s)
+		return nil, "", fault.Usagef("Options.Config %s: no such architecture and no such file; evatool models lists the names", s)
 	}
 	if err != nil {
 		return nil, "", err
@@ -99,7 +99,7 @@ func (m *mapping) identifyModel(inv *inventory) (architecture, error) {
 		family, evidence, warn := origin(m, inv)
 		i := slices.IndexFunc(found, func(a architecture) bool { return a.config.Family() == family })
 		if i < 0 {
-			return architecture{}, fault.Inputf("the architecture is ambiguous: %s and %s have the same names and shapes but another activation; choose one with --config", found[0].label, found[1].label)
+			return architecture{}, fault.Inputf("the architecture is ambiguous: %s and %s have the same names and shapes but another activation; choose one with Options.Config", found[0].label, found[1].label)
 		}
 		found[0] = found[i]
 		found[0].how += evidence
@@ -163,7 +163,7 @@ func (m *mapping) nearly() error {
 		}
 		if 10*same > 9*max(len(all), len(m.items)) {
 			c, _ := arch.Named(n)
-			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its --config", n, m.differs(c, true))
+			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its Options.Config", n, m.differs(c, true))
 		}
 	}
 	return nil

@@ -69,7 +69,7 @@ func (c *caster) convert(dst, src []byte) (int, error) {
 		v := dec(src[i*in:])
 		if enc.encode(dst[i*out:], v) && !math.IsInf(v, 0) {
 			if !c.saturate {
-				return 0, fault.Inputf("%s: element %d is %g, which overflows %s; use --dtype bf16 or fp32, or --saturate to clamp", c.name, c.done+int64(i), v, c.to)
+				return 0, fault.Inputf("%s: element %d is %g, which overflows %s; use Options.DType bf16 or fp32, or Options.Saturate to clamp", c.name, c.done+int64(i), v, c.to)
 			}
 			enc.encode(dst[i*out:], math.Copysign(enc.largest, v))
 		}

@@ -101,7 +101,7 @@ func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 	}
 	if st {
 		if key != "" {
-			return nil, fault.Usagef("%s: a safetensors file has no wrappers; leave --key out", path)
+			return nil, fault.Usagef("%s: a safetensors file has no wrappers; leave Options.Key out", path)
 		}
 		f, err := tensorfile.OpenFile(path)
 		if err != nil {

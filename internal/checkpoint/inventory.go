@@ -44,10 +44,10 @@ func (m *mapping) alone() string {
 // foreign is an error when the tensors are not those of a CLIP model.
 func (m *mapping) foreign() error {
 	if kind, name := notCLIP(m.unknown); kind != "" {
-		return fault.Inputf("%s (it has %s); --layout source converts any state dict as it is", kind, name)
+		return fault.Inputf("%s (it has %s); Options.Layout source converts any state dict as it is", kind, name)
 	}
 	if len(m.unknown) > 0 {
-		return fault.Inputf("the file has the names of %s, but not for %s; --exclude leaves tensors out, --layout source keeps all as they are", m.family.name, list(m.unknown))
+		return fault.Inputf("the file has the names of %s, but not for %s; Options.Exclude leaves tensors out, Options.Layout source keeps all as they are", m.family.name, list(m.unknown))
 	}
 	return nil
 }
@@ -59,7 +59,7 @@ func mapToEVA(inv *inventory) (*mapping, error) {
 		if c := choices(inv.tensors); c != "" {
 			return nil, fault.Inputf("not all tensors belong to one CLIP model%s", c)
 		}
-		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); --layout source converts any state dict as it is, --key chooses another one in the file", sample(inv.tensors))
+		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); Options.Layout source converts any state dict as it is, Options.Key chooses another one in the file", sample(inv.tensors))
 	}
 	m := &mapping{family: f, prefix: prefix, byName: map[string]*Item{}}
 	for _, t := range inv.tensors {

@@ -82,7 +82,7 @@ func (in *Input) model(path string, o ModelOptions) (*Model, error) {
 		case p.lacks("text."):
 			return &Model{}, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.Name)
 		}
-		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give --config NAME or FILE.json", path)
+		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give Options.Config NAME or FILE.json", path)
 	}
 	m := &Model{Path: path, Config: p.Config, Preprocess: p.Config.Preprocess(), Source: newItemSource(p.Items, p.Config, in.Close)}
 	if p.Name != Custom {

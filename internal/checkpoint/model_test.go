@@ -130,7 +130,7 @@ func TestOpenModel(t *testing.T) {
 		m.Close()
 	}
 	_, err := OpenModel(context.Background(), formats+"01_zip_fp32.pt", ModelOptions{})
-	if err == nil || !strings.Contains(err.Error(), "--config") {
+	if err == nil || !strings.Contains(err.Error(), "Options.Config") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -93,24 +93,24 @@ func (o *PlanOptions) Check() error {
 		o.Layout = "eva"
 	}
 	if o.Layout != "source" && layouts[o.Layout] == nil {
-		return fault.Usagef("--layout %s: want eva, openclip, hf or source", o.Layout)
+		return fault.Usagef("Options.Layout %s: want eva, openclip, hf or source", o.Layout)
 	}
 	if o.DType == "" {
 		o.DType = "keep"
 	}
 	if _, ok := dtypes[o.DType]; !ok {
-		return fault.Usagef("--dtype %s: want keep, fp32, fp16 or bf16", o.DType)
+		return fault.Usagef("Options.DType %s: want keep, fp32, fp16 or bf16", o.DType)
 	}
 	if o.Resize != "" {
 		if _, ok := methods[o.Resize]; !ok {
-			return fault.Usagef("--resize %s: want eva, clip-rei or openclip", o.Resize)
+			return fault.Usagef("Options.Resize %s: want eva, clip-rei or openclip", o.Resize)
 		}
 	}
 	if o.ImageSize < 0 || o.ImageSize > 1<<13 {
-		return fault.Usagef("--image-size %d: want 1 to 8192", o.ImageSize)
+		return fault.Usagef("Options.ImageSize %d: want 1 to 8192", o.ImageSize)
 	}
 	if o.Layout == "source" && (o.ImageSize != 0 || o.Resize != "") {
-		return fault.Usagef("--layout source keeps every tensor; it does not go with --image-size or --resize")
+		return fault.Usagef("Options.Layout source keeps every tensor; it does not go with Options.ImageSize or Options.Resize")
 	}
 	for _, g := range slices.Concat(o.Include, o.Exclude) {
 		if _, err := path.Match(g, ""); err != nil {
@@ -139,7 +139,7 @@ func (in *Input) Plan(o PlanOptions) (*Plan, error) {
 // newPlan decides everything but where the bytes are. o has been checked.
 func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	if len(inv.tensors) == 0 && o.Layout != "source" {
-		return nil, fault.Inputf("no tensors; --key chooses another state dict in the file, inspect lists what is there")
+		return nil, fault.Inputf("no tensors; Options.Key chooses another state dict in the file, inspect lists what is there")
 	}
 	p := &Plan{Layout: o.Layout}
 	if o.Layout == "source" {
@@ -152,7 +152,7 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	}
 	p.filter(o)
 	if len(p.Items) == 0 && len(inv.tensors) > 0 {
-		return nil, fault.Usagef("--include and --exclude leave no tensor")
+		return nil, fault.Usagef("Options.Include and Options.Exclude leave no tensor")
 	}
 	target := dtypes[o.DType]
 	seen := map[string]bool{}
@@ -167,7 +167,7 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 		case from.IsFloat():
 			it.Out.DType = target
 		case from == tensorfile.C64:
-			return nil, fault.Inputf("%s is complex (%s), which has no cast to %s; leave it out with --exclude, or keep the types", it.Out.Name, from, target)
+			return nil, fault.Inputf("%s is complex (%s), which has no cast to %s; leave it out with Options.Exclude, or keep the types", it.Out.Name, from, target)
 		}
 		if it.Out.DType != from {
 			p.Cast++
@@ -242,7 +242,7 @@ func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
 func (p *Plan) shape(m *mapping, o PlanOptions) error {
 	if p.Config == nil {
 		if o.ImageSize != 0 {
-			return fault.Inputf("--image-size needs the architecture, which is not recognised; give --config")
+			return fault.Inputf("Options.ImageSize needs the architecture, which is not recognised; give Options.Config")
 		}
 		if err := m.consistent(); err != nil {
 			return err
@@ -257,7 +257,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 		c.Vision.ImageSize = o.ImageSize
 		checked, err := arch.Parse(c.JSON())
 		if err != nil {
-			return fault.Usagef("--image-size %d: %w", o.ImageSize, err)
+			return fault.Usagef("Options.ImageSize %d: %w", o.ImageSize, err)
 		}
 		if string(checked.JSON()) != string(p.Config.JSON()) {
 			p.Config, p.Name = checked, canonicalName(checked)
@@ -283,7 +283,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 			if o.excludes(it) {
 				continue
 			}
-			return fault.Inputf("%s is in the file, but the architecture %s has no such tensor; give the right --config, or leave it out with --exclude", it.Sources()[0], p.Name)
+			return fault.Inputf("%s is in the file, but the architecture %s has no such tensor; give the right Options.Config, or leave it out with Options.Exclude", it.Sources()[0], p.Name)
 		}
 		delete(want, it.EVA)
 		if tower && strings.HasPrefix(it.EVA, "visual.head.") {
@@ -295,10 +295,10 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 		}
 		r, err := planResize(it, shape, way)
 		if err != nil {
-			return fault.Inputf("%s has shape %v, but the architecture %s wants %v; give the right --config", it.Sources()[0], it.Out.Shape, p.Name, shape)
+			return fault.Inputf("%s has shape %v, but the architecture %s wants %v; give the right Options.Config", it.Sources()[0], it.Out.Shape, p.Name, shape)
 		}
 		if !allowed {
-			return fault.Inputf("%s has a grid of %s, but the architecture %s wants %s; --resize eva|clip-rei|openclip resizes it", it.Sources()[0], r.grids()[0], p.Name, r.grids()[1])
+			return fault.Inputf("%s has a grid of %s, but the architecture %s wants %s; Options.Resize eva|clip-rei|openclip resizes it", it.Sources()[0], r.grids()[0], p.Name, r.grids()[1])
 		}
 		it.resize, it.Out.Shape = r, shape
 	}
@@ -307,7 +307,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 	}
 	for _, q := range p.Config.Params() {
 		if _, missing := want[q.Name]; missing && !(tower && strings.HasPrefix(q.Name, "visual.head.")) {
-			return fault.Inputf("%s is missing, which the architecture %s has; give the right --config", q.Name, p.Name)
+			return fault.Inputf("%s is missing, which the architecture %s has; give the right Options.Config", q.Name, p.Name)
 		}
 	}
 	if only != "" {
@@ -332,7 +332,7 @@ func (p *Plan) rename(items []*Item) error {
 	if what == "" || what == Custom {
 		what = "this model"
 	}
-	return fault.Usagef("--layout %s has no names for %s (its tensor %s, for example); --layout eva has", p.Layout, what, items[len(items)/2].EVA)
+	return fault.Usagef("Options.Layout %s has no names for %s (its tensor %s, for example); Options.Layout eva has", p.Layout, what, items[len(items)/2].EVA)
 }
 
 // write names the items as f does.

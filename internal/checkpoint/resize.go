@@ -89,7 +89,7 @@ func onlyKernel(items []*Item) error {
 	if kernel == nil {
 		return nil
 	}
-	return fault.Inputf("%s (%s) has patches of %s pixels, but the architecture wants %s on the same grid; give the --config of the file", kernel.parts[0].src.Name, kernel.EVA, kernel.resize.grids()[0], kernel.resize.grids()[1])
+	return fault.Inputf("%s (%s) has patches of %s pixels, but the architecture wants %s on the same grid; give the Options.Config of the file", kernel.parts[0].src.Name, kernel.EVA, kernel.resize.grids()[0], kernel.resize.grids()[1])
 }
 
 // apply interpolates x, which has the shape r.from, in float64.

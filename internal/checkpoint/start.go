@@ -53,18 +53,18 @@ type Start struct {
 func (o *StartOptions) Check() error {
 	switch {
 	case o.Config == nil && o.ConfigName == "":
-		return fault.Usagef("init needs --config, a name of evatool models or a JSON file")
+		return fault.Usagef("init needs Options.Config, a name of evatool models or a JSON file")
 	case o.Vision == "" && o.Text == "":
-		return fault.Usagef("init needs --vision or --text, the checkpoints to start from")
+		return fault.Usagef("init needs Options.Vision or Options.Text, the checkpoints to start from")
 	}
 	if o.Resize != "" {
 		if _, ok := methods[o.Resize]; !ok {
-			return fault.Usagef("--resize %s: want eva, clip-rei or openclip", o.Resize)
+			return fault.Usagef("Options.Resize %s: want eva, clip-rei or openclip", o.Resize)
 		}
 	}
 	for _, g := range o.Skip {
 		if _, err := path.Match(g, ""); err != nil {
-			return fault.Usagef("--skip %q: %w", g, err)
+			return fault.Usagef("Options.Skip %q: %w", g, err)
 		}
 	}
 	return nil
@@ -178,7 +178,7 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 		}
 		if !SameShape(shape, want) {
 			if it.resize, err = planResize(it, want, methods[o.Resize]); err != nil {
-				return fault.Inputf("%s has shape %v, but %s of the architecture %s has %v; choose the --config of the file, or leave it at its start value with --skip %s", src, shape, it.EVA, s.Name, want, src)
+				return fault.Inputf("%s has shape %v, but %s of the architecture %s has %v; choose the Options.Config of the file, or leave it at its start value with Options.Skip %s", src, shape, it.EVA, s.Name, want, src)
 			}
 			s.Resized = append(s.Resized, Resized{it.EVA, shape, want, o.Resize})
 		}

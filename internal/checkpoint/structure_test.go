@@ -131,7 +131,7 @@ func TestLayoutsRoundTrip(t *testing.T) {
 				p, err := newPlan(outputs(eva), o)
 				expressible := layout != "hf" || strings.Contains(name, "ViT")
 				if !expressible {
-					if err == nil || !strings.Contains(err.Error(), "--layout hf") {
+					if err == nil || !strings.Contains(err.Error(), "Options.Layout hf") {
 						t.Fatalf("got %v, want an error: there is no such model in transformers", err)
 					}
 					return

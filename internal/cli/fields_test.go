@@ -45,9 +45,18 @@ func TestMessagesNameFields(t *testing.T) {
 		"eval":    {reflect.TypeFor[eval.Options](), reflect.TypeFor[eval.OpenOptions](), reflect.TypeFor[eval.EmbedOptions](), reflect.TypeFor[eval.RetrievalOptions](), reflect.TypeFor[eval.MergeOptions]()},
 		"trainer": {reflect.TypeFor[trainer.Options](), reflect.TypeFor[trainer.BenchOptions](), reflect.TypeFor[trainer.DryRunOptions]()},
 	}
+	var all []reflect.Type
+	for _, types := range fields {
+		all = append(all, types...)
+	}
+	for _, below := range []string{"checkpoint", "dataset", "torchfile", "weights"} {
+		fields["internal/"+below] = all
+	}
 	// Hints that name a command, and texts that are data of a report.
 	allowed := []string{"evatool convert %s --image-size %d", "convert the model with --image-size", "(its --out)", "again with the same --out", "give --templates", "give a --config",
-		"with --dtype fp32", "--set ", "give --rate", "-o OUT"}
+		"with --dtype fp32", "--set ", "give --rate", "-o OUT",
+		"evatool convert FILE --prefix ", "\"--exclude\"", "not in --include", "not needed for --layout source", "given by --config", "give a --config FILE", "give --config",
+		"not under --prefix ", "--force-quick-gelu", "without --sparse", "\"--vision\"", "\"--text\"", "\"--skip\"", "tar --sort"}
 	n := 0
 	for dir, types := range fields {
 		files, err := filepath.Glob("../../" + dir + "/*.go")

@@ -88,7 +88,7 @@ func (l *labels) with(own nameList, where string) (*labels, error) {
 		return nil, fault.Inputf("%s: %w", fault.Name(where), err)
 	}
 	if l.own != nil && n.odd { // the classes are another part's names
-		return nil, fault.Inputf("%s: its class names (%s) are not those of %s (%s); give parts of one set, or the classes by --classnames", fault.Name(where), someNames(own.names), fault.Name(l.where), someNames(l.names))
+		return nil, fault.Inputf("%s: its class names (%s) are not those of %s (%s); give parts of one set, or the classes by Options.ClassNames", fault.Name(where), someNames(own.names), fault.Name(l.where), someNames(l.names))
 	}
 	out.to = n.to
 	l.say(n.odd, n.says, where)
@@ -148,7 +148,7 @@ func (l *labels) ownNumber(n int) (int, error) {
 	case n >= len(own):
 		return 0, fmt.Errorf("label %d has no name: the data names %s, 0 to %d", n, plural(len(own), "number"), len(own)-1)
 	case l.to[n] < 0:
-		return 0, &notAClass{fmt.Sprintf("label %d, %s, is none of the %d classes (%s), or more than one; give FOLDER<TAB>NAME lines by --classnames, with the data's names first", n, quoted(own[n]), len(l.names), someNames(l.names))}
+		return 0, &notAClass{fmt.Sprintf("label %d, %s, is none of the %d classes (%s), or more than one; give FOLDER<TAB>NAME lines by Options.ClassNames, with the data's names first", n, quoted(own[n]), len(l.names), someNames(l.names))}
 	}
 	return l.to[n], nil
 }
@@ -164,7 +164,7 @@ func (l *labels) numberOrName(n int, s string) (int, error) {
 	case named && (l.digits == asName || !inRange):
 		return name, nil
 	case named && l.digits == eitherWay && name != n:
-		return 0, fmt.Errorf("label %s is the number of class %s and the name of class %d; give FOLDER<TAB>NAME lines by --classnames, with the data's labels first", quoted(s), quoted(l.names[n]), name)
+		return 0, fmt.Errorf("label %s is the number of class %s and the name of class %d; give FOLDER<TAB>NAME lines by Options.ClassNames, with the data's labels first", quoted(s), quoted(l.names[n]), name)
 	case inRange:
 		return n, nil
 	}
@@ -263,7 +263,7 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 		}
 	}
 	slices.Sort(unknown)
-	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, name them after the classes or by class number (0, 1, …), or say which is which by --classnames with lines of FOLDER<TAB>NAME",
+	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, name them after the classes or by class number (0, 1, …), or say which is which by Options.ClassNames with lines of FOLDER<TAB>NAME",
 		where, len(unknown), len(dirs), len(l.names), unknown[0], l.names[0])
 }
 
@@ -295,13 +295,13 @@ func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
 	classes := len(l.names)
 	switch {
 	case highest > classes || highest == classes && zero:
-		return nil, fault.Inputf("%s: folder %q is not a class number of 0..%d; give the classes of this data by --classnames", where, seen[highest], classes-1)
+		return nil, fault.Inputf("%s: folder %q is not a class number of 0..%d; give the classes of this data by Options.ClassNames", where, seen[highest], classes-1)
 	case !zero && (highest == classes || 2*len(dirs) > highest):
 		what := "they seem to be counted from one"
 		if classes == len(Wnids()) {
 			what += ", or to be ILSVRC2012_IDs, whose order is another than that of the classes"
 		}
-		return nil, fault.Inputf("%s: folders are numbers up to %d without 0, class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME by --classnames", where, highest, classes-1, what)
+		return nil, fault.Inputf("%s: folders are numbers up to %d without 0, class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME by Options.ClassNames", where, highest, classes-1, what)
 	case !zero:
 		l.say(true, fmt.Sprintf("the folders are taken as class numbers counted from 0, which none of the %d shows", len(dirs)), where)
 	}
@@ -347,7 +347,7 @@ func (l *labels) wnidFolders(where string, dirs []string) (map[string]int, error
 	}
 	for i, d := range dirs {
 		if n.to[i] < 0 {
-			return nil, fault.Inputf("%s: folder %s is none of the %d classes (%s), others are; give lines of FOLDER<TAB>NAME by --classnames", where, d, len(l.names), someNames(l.names))
+			return nil, fault.Inputf("%s: folder %s is none of the %d classes (%s), others are; give lines of FOLDER<TAB>NAME by Options.ClassNames", where, d, len(l.names), someNames(l.names))
 		}
 		out[d] = n.to[i]
 	}

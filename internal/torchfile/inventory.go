@@ -171,7 +171,7 @@ func stateDict(root any, key string) (state any, path string, err error) {
 	if key != "" {
 		state, ok := lookup(root, key)
 		if !ok {
-			return nil, "", fault.Usagef("--key %s: there is no such entry; `evatool inspect` lists them", key)
+			return nil, "", fault.Usagef("Options.Key %s: there is no such entry; `evatool inspect` lists them", key)
 		}
 		return state, key, nil
 	}
@@ -233,7 +233,7 @@ func lookup(v any, path string) (any, bool) {
 func flat(state any) ([]named, error) {
 	e, ok := entries(state)
 	if !ok {
-		return nil, fmt.Errorf("a value of type %s where a state dict (a dict of tensors) should be; choose one with --key", kind(state))
+		return nil, fmt.Errorf("a value of type %s where a state dict (a dict of tensors) should be; choose one with Options.Key", kind(state))
 	}
 	var out []named
 	for _, x := range e {

@@ -196,7 +196,7 @@ func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, e
 		}
 	}
 	if parts != nil {
-		return nil, fault.Inputf("the tensors do not fit the configuration: %s; give the right one with --config", strings.Join(parts, "; "))
+		return nil, fault.Inputf("the tensors do not fit the configuration: %s; give the right one with Options.Config", strings.Join(parts, "; "))
 	}
 	return infos, nil
 }
