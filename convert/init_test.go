@@ -297,7 +297,7 @@ func TestInitErrors(t *testing.T) {
 		kind fault.Kind
 		says string
 	}{
-		{"no tower", InitOptions{Config: "EVA02-CLIP-B-16"}, fault.Usage, "--vision or --text"},
+		{"no tower", InitOptions{Config: "EVA02-CLIP-B-16"}, fault.Usage, "Options.Vision or Options.Text"},
 		{"no config", InitOptions{Vision: "x.pt"}, fault.Usage, "Options.Config"},
 		{"bad config", InitOptions{Config: "EVA-9", Vision: "x.pt"}, fault.Usage, "EVA-9"},
 		{"no file", InitOptions{Config: "EVA02-CLIP-B-16", Vision: "missing.pt"}, fault.Input, "missing.pt: no such file"},
