@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/text/unicode/norm"
+
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/bpe"
@@ -374,12 +376,14 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 
 func findPicture(dir, sub, name string) (string, error) {
 	for _, d := range []string{sub, "", "images", "flickr30k-images", "flickr30k_images"} {
-		p := filepath.Join(dir, d, name)
-		if _, err := os.Stat(p); err == nil {
-			return p, nil
+		for _, spelled := range []string{name, norm.NFC.String(name), norm.NFD.String(name)} { // macOS decomposes names
+			p := filepath.Join(dir, d, spelled)
+			if _, err := os.Stat(p); err == nil {
+				return p, nil
+			}
 		}
 	}
-	return "", fault.Inputf("%s: the image %s is in none of %s, images, flickr30k-images", dir, name, filepath.Join(".", sub))
+	return "", fault.Inputf("%s: the image %s is in none of %s, images, flickr30k-images", fault.Name(dir), fault.Name(name), fault.Name(filepath.Join(".", sub)))
 }
 
 func (k *karpathy) Len() int          { return len(k.images) }

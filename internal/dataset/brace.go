@@ -20,7 +20,7 @@ func expand(src string) ([]string, error) {
 	for part := range strings.SplitSeq(src, "::") {
 		names, err := expandOne(part, maxSources-len(out))
 		if err != nil {
-			return nil, fault.Inputf("%s: %v", src, err)
+			return nil, fault.Inputf("%s: %v", fault.Name(src), err)
 		}
 		out = append(out, names...)
 	}

@@ -188,10 +188,10 @@ func globbed(ctx context.Context, st storage, names []string) ([]string, error) 
 		}
 		found, err := st.glob(ctx, name)
 		if err != nil {
-			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", name, err))
+			return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", fault.Name(name), err))
 		}
 		if len(found) == 0 {
-			return nil, fault.Inputf("%s: no file matches", name)
+			return nil, fault.Inputf("%s: no file matches", fault.Name(name))
 		}
 		slices.SortFunc(found, naturalCompare)
 		out = append(out, found...)
@@ -209,12 +209,12 @@ func look(ctx context.Context, st storage, names []string, o Options) (source, e
 		return source{names: names}, allFiles(ctx, st, names)
 	}
 	if len(names) > 1 {
-		return source{}, fault.Inputf("%s: is a directory; a list may hold files only", names[0])
+		return source{}, fault.Inputf("%s: is a directory; a list may hold files only", fault.Name(names[0]))
 	}
 	s := source{names: []string{inside(ctx, st, names[0], o)}, dir: true}
 	s.files, err = st.list(ctx, s.names[0])
 	if err == nil && len(s.files) == 0 {
-		err = fault.Inputf("%s: empty folder; give one with class folders, tars or a table", names[0])
+		err = fault.Inputf("%s: empty folder; give one with class folders, tars or a table", fault.Name(names[0]))
 	}
 	return s, err
 }
@@ -233,7 +233,7 @@ func allFiles(ctx context.Context, st storage, names []string) error {
 			if err != nil {
 				errs[i] = missingFile(names, i, err)
 			} else if dir {
-				errs[i] = fault.Inputf("%s: is a directory among files; give files only", name)
+				errs[i] = fault.Inputf("%s: is a directory among files; give files only", fault.Name(name))
 			}
 			return nil
 		})
@@ -286,12 +286,12 @@ func guess(s source) (Kind, error) {
 	if !s.dir {
 		switch ext := strings.ToLower(path.Ext(s.names[0])); ext {
 		case ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip":
-			return "", fault.Inputf("%s: compressed, which allows no random access; unpack it once and give the folder or the .tar", s.names[0])
+			return "", fault.Inputf("%s: compressed, which allows no random access; unpack it once and give the folder or the .tar", fault.Name(s.names[0]))
 		default:
 			if kind, ok := byExt[ext]; ok {
 				return kind, nil
 			}
-			return "", fault.Inputf("%s: no known dataset file; want .tar, .csv, .tsv, .parquet, COCO's captions (.json) or a folder", s.names[0])
+			return "", fault.Inputf("%s: no known dataset file; want .tar, .csv, .tsv, .parquet, COCO's captions (.json) or a folder", fault.Name(s.names[0]))
 		}
 	}
 	if anyValidationImage(onlyFlat(s.files)) {
@@ -343,7 +343,7 @@ func (s source) withExt(exts ...string) ([]string, error) {
 		files = files[i : i+1] // the training images and the kits beside it are none of it
 	}
 	if len(files) == 0 {
-		return nil, fault.Inputf("%s: no .%s file in this folder", s.names[0], strings.Join(exts, " or ."))
+		return nil, fault.Inputf("%s: no .%s file in this folder", fault.Name(s.names[0]), strings.Join(exts, " or ."))
 	}
 	slices.SortFunc(files, func(a, b file) int { return naturalCompare(a.name, b.name) })
 	names := make([]string, len(files))

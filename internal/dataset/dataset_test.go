@@ -248,7 +248,7 @@ func write(t *testing.T, name, data string) string {
 	return name
 }
 
-func tarBytes(t *testing.T, entries []entry) []byte {
+func tarBytes(t testing.TB, entries []entry) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)

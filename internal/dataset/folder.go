@@ -37,12 +37,12 @@ func newFolders(ctx context.Context, st storage, where string, files []file, o O
 		}
 	}
 	if len(perClass) == 0 {
-		return nil, fault.Inputf("%s: no class folders with images; want FOLDER/CLASS/IMAGE.jpg (%s)", where, strings.Join(folderExtensions, " "))
+		return nil, fault.Inputf("%s: no class folders with images; want FOLDER/CLASS/IMAGE.jpg (%s)", fault.Name(where), strings.Join(folderExtensions, " "))
 	}
 	dirs := make([]string, 0, len(perClass))
 	for d, files := range perClass {
 		if len(files) == 0 {
-			return nil, fault.Inputf("%s: folder %q has no image (%s); remove it or give the right folder", where, d, strings.Join(folderExtensions, " "))
+			return nil, fault.Inputf("%s: folder %q has no image (%s); remove it or give the right folder", fault.Name(where), d, strings.Join(folderExtensions, " "))
 		}
 		dirs = append(dirs, d)
 	}

@@ -76,7 +76,7 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 				return nil, err
 			}
 			if class, err = t.read(lines(data)); err != nil {
-				return nil, fault.Inputf("%s: %w", name, err)
+				return nil, fault.Inputf("%s: %w", fault.Name(name), err)
 			}
 			from = name
 		}
@@ -88,7 +88,7 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 		}
 	}
 	if class == nil {
-		return nil, fault.Inputf("%s: ILSVRC2012_val images without their classes; put %s (development kit) or %s beside them", dir, truths[0].name, truths[1].name)
+		return nil, fault.Inputf("%s: ILSVRC2012_val images without their classes; put %s (development kit) or %s beside them", fault.Name(dir), truths[0].name, truths[1].name)
 	}
 	l := newLabels(o)
 	if l.names == nil {
@@ -107,7 +107,7 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 		n, _ := strconv.Atoi(m[1])
 		wnid, ok := class[n]
 		if !ok {
-			return nil, fault.Inputf("%s: no class for %s; it lists %d images", from, base, len(class))
+			return nil, fault.Inputf("%s: no class for %s; it lists %d images", fault.Name(from), base, len(class))
 		}
 		label, ok := l.find.find(wnid)
 		if !ok && o.SkipOthers {
@@ -115,17 +115,17 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 			continue
 		}
 		if !ok {
-			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes asked for", fault.Name(from), base, wnid, len(l.names))
+			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes asked for", fault.Name(from), base, fault.Name(brief(wnid)), len(l.names))
 		}
 		records = append(records, record{file: f, key: base, label: label})
 	}
 	if len(records) == 0 {
-		return nil, fault.Inputf("%s: no image named ILSVRC2012_val_00000001.JPEG and so on", dir)
+		return nil, fault.Inputf("%s: no image named ILSVRC2012_val_00000001.JPEG and so on", fault.Name(dir))
 	}
 	slices.SortFunc(records, func(a, b record) int { return strings.Compare(a.key, b.key) })
 	for i := 1; i < len(records); i++ {
 		if records[i].key == records[i-1].key {
-			return nil, fault.Inputf("%s: %s is there twice (%s, %s)", dir, records[i].key, records[i-1].file.name, records[i].file.name)
+			return nil, fault.Inputf("%s: %s is there twice (%s, %s)", fault.Name(dir), records[i].key, fault.Name(records[i-1].file.name), fault.Name(records[i].file.name))
 		}
 	}
 	l.say(false, strings.TrimPrefix(leftOut(others), ", "), dir)
@@ -157,7 +157,7 @@ func truthInKit(ctx context.Context, st storage, dir string) (map[int]string, st
 				return class, name, nil
 			}
 		}
-		return nil, "", fault.Inputf("%s: %w", name, err)
+		return nil, "", fault.Inputf("%s: %w", fault.Name(name), err)
 	}
 	return nil, "", nil
 }

@@ -228,7 +228,7 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 		composed := map[string]string{}
 		for i, d := range dirs {
 			if other, ok := composed[exact(d)]; ok {
-				return nil, fault.Inputf("%s: folders %q and %q are the same name in two Unicode forms; merge them", where, other, d)
+				return nil, fault.Inputf("%s: folders %q and %q are the same name in two Unicode forms; merge them", fault.Name(where), other, d)
 			}
 			composed[exact(d)] = d
 			out[d] = i
@@ -244,7 +244,7 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 			continue
 		}
 		if other, ok := taken[i]; ok {
-			return nil, fault.Inputf("%s: folders %q and %q are both class %d, %q; keep one", where, other, d, i, l.names[i])
+			return nil, fault.Inputf("%s: folders %q and %q are both class %d, %q; keep one", fault.Name(where), other, d, i, l.names[i])
 		}
 		taken[i] = d
 		out[d] = i
@@ -264,7 +264,7 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 	}
 	slices.Sort(unknown)
 	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, name them after the classes or by class number (0, 1, …), or say which is which by Options.ClassNames with lines of FOLDER<TAB>NAME",
-		where, len(unknown), len(dirs), len(l.names), unknown[0], l.names[0])
+		fault.Name(where), len(unknown), len(dirs), len(l.names), unknown[0], l.names[0])
 }
 
 var (
@@ -286,7 +286,7 @@ func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
 	for _, d := range dirs {
 		n, _ := strconv.Atoi(d)
 		if other, ok := seen[n]; ok {
-			return nil, fault.Inputf("%s: folders %q and %q are the same number; keep one", where, other, d)
+			return nil, fault.Inputf("%s: folders %q and %q are the same number; keep one", fault.Name(where), other, d)
 		}
 		seen[n], out[d] = d, n
 		highest = max(highest, n)
@@ -295,13 +295,13 @@ func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
 	classes := len(l.names)
 	switch {
 	case highest > classes || highest == classes && zero:
-		return nil, fault.Inputf("%s: folder %q is not a class number of 0..%d; give the classes of this data by Options.ClassNames", where, seen[highest], classes-1)
+		return nil, fault.Inputf("%s: folder %q is not a class number of 0..%d; give the classes of this data by Options.ClassNames", fault.Name(where), seen[highest], classes-1)
 	case !zero && (highest == classes || 2*len(dirs) > highest):
 		what := "they seem to be counted from one"
 		if classes == len(Wnids()) {
 			what += ", or to be ILSVRC2012_IDs, whose order is another than that of the classes"
 		}
-		return nil, fault.Inputf("%s: folders are numbers up to %d without 0, class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME by Options.ClassNames", where, highest, classes-1, what)
+		return nil, fault.Inputf("%s: folders are numbers up to %d without 0, class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME by Options.ClassNames", fault.Name(where), highest, classes-1, what)
 	case !zero:
 		l.say(true, fmt.Sprintf("the folders are taken as class numbers counted from 0, which none of the %d shows", len(dirs)), where)
 	}
@@ -347,7 +347,7 @@ func (l *labels) wnidFolders(where string, dirs []string) (map[string]int, error
 	}
 	for i, d := range dirs {
 		if n.to[i] < 0 {
-			return nil, fault.Inputf("%s: folder %s is none of the %d classes (%s), others are; give lines of FOLDER<TAB>NAME by Options.ClassNames", where, d, len(l.names), someNames(l.names))
+			return nil, fault.Inputf("%s: folder %s is none of the %d classes (%s), others are; give lines of FOLDER<TAB>NAME by Options.ClassNames", fault.Name(where), d, len(l.names), someNames(l.names))
 		}
 		out[d] = n.to[i]
 	}

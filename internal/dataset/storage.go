@@ -76,7 +76,7 @@ func (disk) stat(_ context.Context, name string) (int64, bool, error) {
 		return 0, false, err
 	}
 	if !st.IsDir() && !st.Mode().IsRegular() {
-		return 0, false, fault.Inputf("%s: not a regular file; reading a pipe or a device may never end, give a file", name)
+		return 0, false, fault.Inputf("%s: not a regular file; reading a pipe or a device may never end, give a file", fault.Name(name))
 	}
 	return st.Size(), st.IsDir(), nil
 }
@@ -95,7 +95,7 @@ func walk(ctx context.Context, dir, rel string, depth int, out *[]file) error {
 		return err
 	}
 	if depth > maxDepth {
-		return fault.Inputf("%s: more than %d folders deep; is a link pointing to its own parent?", dir, maxDepth)
+		return fault.Inputf("%s: more than %d folders deep; is a link pointing to its own parent?", fault.Name(dir), maxDepth)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -134,9 +134,13 @@ func (disk) read(_ context.Context, name string, off, n int64) ([]byte, error) {
 
 func readError(name string, off, n int64, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fault.Inputf("%s: ends before offset %d; it has changed since the run started", name, off+n)
+		return fault.Inputf("%s: ends before offset %d; it has changed since the run started", fault.Name(name), off+n)
 	}
-	return fault.As(fault.Input, fmt.Errorf("%s: reading %d bytes at offset %d: %w", name, n, off, err))
+	var named *fs.PathError // says the name again, as it is
+	if errors.As(err, &named) {
+		err = named.Err
+	}
+	return fault.As(fault.Input, fmt.Errorf("%s: reading %d bytes at offset %d: %w", fault.Name(name), n, off, err))
 }
 
 // readAll reads a small file, such as a table or a list of names.
@@ -146,7 +150,7 @@ func readAll(ctx context.Context, st storage, name, want string) ([]byte, error)
 		return nil, fault.File(name, want, err)
 	}
 	if dir {
-		return nil, fault.Inputf("%s: is a directory; give %s", name, want)
+		return nil, fault.Inputf("%s: is a directory; give %s", fault.Name(name), want)
 	}
 	return st.read(ctx, name, 0, size)
 }

@@ -34,13 +34,13 @@ func scanTar(ctx context.Context, st storage, name string, each func(member) err
 		return explain(name, "a tar", err)
 	}
 	if dir {
-		return fault.Inputf("%s: is a directory; give a tar", name)
+		return fault.Inputf("%s: is a directory; give a tar", fault.Name(name))
 	}
 	sec := &section{ctx: ctx, st: st, name: name, size: size, window: st.window()}
 	var magic [4]byte
 	n, _ := sec.ReadAt(magic[:], 0)
 	if kind := compressed(magic[:n]); kind != "" {
-		return fault.Inputf("%s: is %s-compressed, which allows no random access; decompress it once and give the .tar", name, kind)
+		return fault.Inputf("%s: is %s-compressed, which allows no random access; decompress it once and give the .tar", fault.Name(name), kind)
 	}
 	r := tar.NewReader(sec)
 	at := int64(0) // the next header
@@ -54,24 +54,24 @@ func scanTar(ctx context.Context, st storage, name string, each func(member) err
 				return ctx.Err()
 			}
 			if errors.Is(err, io.ErrUnexpectedEOF) {
-				return fault.Inputf("%s: truncated: the file ends at offset %d inside the entry at offset %d; copy it again", name, size, at)
+				return fault.Inputf("%s: truncated: the file ends at offset %d inside the entry at offset %d; copy it again", fault.Name(name), size, at)
 			}
 			var kind *fault.Error
 			if errors.As(err, &kind) {
 				return err
 			}
-			return fault.Inputf("%s: not a tar header at offset %d (%v); give an uncompressed tar", name, at, err)
+			return fault.Inputf("%s: not a tar header at offset %d (%v); give an uncompressed tar", fault.Name(name), at, err)
 		}
 		off, _ := sec.Seek(0, io.SeekCurrent)
 		m := member{name: path.Clean(h.Name), header: at, off: off, size: h.Size}
 		if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" {
-			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", name, fault.Name(h.Name), at)
+			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", fault.Name(name), fault.Name(h.Name), at)
 		}
 		if h.Typeflag != tar.TypeReg {
 			m.size = 0
 		}
 		if m.size > size-m.off { // the sum may not be a number
-			return fault.Inputf("%s: truncated: the file ends at offset %d, but %s at offset %d says that it has %d bytes; copy it again", name, size, fault.Name(h.Name), at, m.size)
+			return fault.Inputf("%s: truncated: the file ends at offset %d, but %s at offset %d says that it has %d bytes; copy it again", fault.Name(name), size, fault.Name(h.Name), at, m.size)
 		}
 		if h.Typeflag == tar.TypeReg {
 			if err := each(m); err != nil {
@@ -86,7 +86,7 @@ func scanTar(ctx context.Context, st storage, name string, each func(member) err
 // looks whole, and that nothing follows it.
 func endOfTar(sec *section, name string, at int64) error {
 	if at+512 > sec.size {
-		return fault.Inputf("%s: truncated: the file ends at offset %d without the end-of-archive block; copy it again", name, sec.size)
+		return fault.Inputf("%s: truncated: the file ends at offset %d without the end-of-archive block; copy it again", fault.Name(name), sec.size)
 	}
 	tail := make([]byte, min(sec.size-at, 64<<10))
 	if _, err := sec.ReadAt(tail, at); err != nil {
@@ -94,7 +94,7 @@ func endOfTar(sec *section, name string, at int64) error {
 	}
 	for i, b := range tail {
 		if b != 0 {
-			return fault.Inputf("%s: data after the end-of-archive block, at offset %d; two tars in one file must be split", name, at+int64(i))
+			return fault.Inputf("%s: data after the end-of-archive block, at offset %d; two tars in one file must be split", fault.Name(name), at+int64(i))
 		}
 	}
 	return nil
