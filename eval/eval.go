@@ -150,7 +150,7 @@ func (o Options) check() error {
 		return err
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Inputf("%s: is a file; Options.Out wants a folder", o.Out)
+		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
 	inputs := append(dataset.Local(o.Data), o.Model, o.Config)
 	files := []string{o.Predictions, o.SaveClassifier}

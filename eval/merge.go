@@ -49,7 +49,7 @@ func merge(dirs []string, out string) (*Result, error) {
 	parts := make([]part, 0, len(dirs))
 	into, _ := os.Stat(out)
 	if into != nil && !into.IsDir() {
-		return nil, fault.Inputf("%s: is a file; Options.Out wants a folder", out)
+		return nil, fault.Envf("%s: is a file; Options.Out wants a folder", out)
 	}
 	for _, dir := range dirs {
 		if st, err := os.Stat(dir); err == nil && os.SameFile(st, into) {

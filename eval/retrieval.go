@@ -91,7 +91,7 @@ func (o *RetrievalOptions) check() error {
 		return fault.Usagef("retrieval %q: want flickr30k, coco or csv", o.Set)
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Inputf("%s: is a file; Options.Out wants a folder", o.Out)
+		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
 	if o.Out != "" {
 		if err := atomicfile.Folder(o.Out, []string{resultFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {

@@ -51,8 +51,21 @@ func (r *run) startFrom(src tensorfile.Source, files ...string) error {
 		if err != nil {
 			return nil, fmt.Errorf("init: %w", checkpoint.About(files, err))
 		}
+		if i := notANumber(v); i >= 0 {
+			return nil, fault.Inputf("init: %s: tensor %s: value %d of %d is %v before any step; the file is broken, give another", strings.Join(files, ", "), p.Name, i, len(v), v[i])
+		}
 		return v, nil
 	})
+}
+
+// notANumber is where the first value that is not finite stands, -1 for nowhere.
+func notANumber(v []float32) int {
+	for i, x := range v {
+		if x-x != 0 {
+			return i
+		}
+	}
+	return -1
 }
 
 // misfit explains why init.model cannot be the start: err is what its opening

@@ -121,6 +121,9 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 		if err != nil {
 			return nil, err
 		}
+		if err := r.pairs.fillABatch(); err != nil {
+			return nil, err
+		}
 		r.data = r.pairs.fingerprint()
 		r.log.Info("data", "sources", r.pairs.describe())
 		return nil, nil

@@ -373,7 +373,7 @@ func TestRunRefuses(t *testing.T) {
 	mustRun(t, tiny(t), Options{Out: done})
 }
 
-// badTar holds four good pictures of a source, one that does not decode and
+// badTar holds six good pictures of a source, one that does not decode and
 // one with an empty caption.
 func badTar(t *testing.T, path string) {
 	t.Helper()
@@ -385,7 +385,7 @@ func badTar(t *testing.T, path string) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	n := 0
-	for r := tar.NewReader(in); n < 12; n++ {
+	for r := tar.NewReader(in); n < 16; n++ {
 		h, err := r.Next()
 		if err != nil {
 			t.Fatal(err)
@@ -420,7 +420,7 @@ func TestBadSamples(t *testing.T) {
 	sets := []string{"data=[{source: " + path + "}]", "max_bad=0.9"}
 	out := filepath.Join(dir, "run")
 	res := mustRun(t, tiny(t, sets...), Options{Out: out})
-	// Each pass over the six has two bad ones; substitutes may hit them again.
+	// Each pass over the eight has two bad ones; substitutes may hit them again.
 	if res.Bad < 20 || res.Bad > 60 {
 		t.Errorf("%d bad samples of 80", res.Bad)
 	}

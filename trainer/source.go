@@ -123,6 +123,19 @@ func (p *pairs) close() {
 	}
 }
 
+// fillABatch refuses fewer samples than a batch has rows: pictures that come
+// twice in one are each other's negatives, and the loss stays near ln(batch).
+func (p *pairs) fillABatch() error {
+	var n int64
+	for i := range p.pools {
+		n += p.pools[i].n
+	}
+	if b := int64(p.recipe.Batch); n < b {
+		return fault.Inputf("data: %d samples do not fill a batch of %d: the same pair would come several times in one, as its own wrong answer; give more data, or --set batch=%d", n, b, n)
+	}
+	return nil
+}
+
 // fingerprint changes when the list of examples does.
 func (p *pairs) fingerprint() []string {
 	var out []string

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -142,5 +144,47 @@ func TestCropFromMemory(t *testing.T) {
 	}
 	if !bytes.Equal(pixels[0], pixels[1]) {
 		t.Error("the crops differ")
+	}
+}
+
+// TestStart: a run does not begin on fewer samples than a batch, nor from
+// weights that are no numbers.
+func TestStart(t *testing.T) {
+	dir := t.TempDir()
+	few := filepath.Join(dir, "few.tar")
+	badTar(t, few)
+	res := mustRun(t, tiny(t, "steps=2"), Options{Out: filepath.Join(dir, "ok")})
+	broken := filepath.Join(dir, "broken.safetensors")
+	data := readFile(t, res.Model)
+	for i := len(data) - 400; i < len(data)-396; i++ {
+		data[i] = 0xff // NaN
+	}
+	if err := os.WriteFile(broken, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		recipe *Recipe
+		out    string
+		want   string
+		code   int
+	}{
+		"few":    {tiny(t, "data=[{source: "+few+"}]", "batch=9"), filepath.Join(dir, "a"), "8 samples do not fill a batch of 9", 3},
+		"NaN":    {tiny(t, "init.model="+broken), filepath.Join(dir, "b"), "init: " + broken + ": tensor ", 3},
+		"a file": {tiny(t), file, "cannot be a run folder", 4},
+	} {
+		_, err := Run(t.Context(), c.recipe, Options{Out: c.out, Backend: "go"})
+		if err == nil || !strings.Contains(err.Error(), c.want) || fault.Code(err) != c.code {
+			t.Errorf("%s: error %v has exit status %d", name, err, fault.Code(err))
+		}
+		if name != "a file" && exists(c.out) {
+			t.Errorf("%s: left its folder", name)
+		}
+	}
+	if v := []float32{1, 0, float32(math.Inf(1))}; notANumber(v) != 2 || notANumber(v[:2]) != -1 {
+		t.Error("notANumber")
 	}
 }

@@ -190,7 +190,7 @@ func writeCrop(base string, c *img.RGB) error {
 
 func makeFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fault.File(dir, "a folder to write to", err)
+		return fault.Envf("%s: cannot be a folder to write to: %w; give another -o", fault.Name(dir), err)
 	}
 	return nil
 }
