@@ -135,7 +135,7 @@ func TestPreprocessErrors(t *testing.T) {
 		"folder":     {[]string{dir}, fault.Input, dir},
 		"not image":  {[]string{"preprocess.go"}, fault.Input, "preprocess.go"},
 		"truncated":  {[]string{truncated}, fault.Input, "truncated.jpg: JPEG image is truncated"},
-		"file as -o": {[]string{"-o", truncated, image}, fault.Input, "truncated.jpg"},
+		"file as -o": {[]string{"-o", truncated, image}, fault.Environment, "truncated.jpg"},
 	} {
 		out, err := runPreprocess(t, append(tt.args, "--json")...)
 		if fault.Code(err) != int(tt.want) || !strings.Contains(err.Error(), tt.text) || out != "" {
