@@ -290,3 +290,30 @@ func FuzzParquet(f *testing.F) {
 		}
 	})
 }
+
+// A run whose count overflows when it is multiplied is no short run.
+func TestRuns(t *testing.T) {
+	for _, c := range []struct {
+		data  []byte
+		width int
+		n     int64
+		tops  int64
+		fails bool
+	}{
+		{[]byte{24, 1}, 1, 12, 12, false},
+		{[]byte{10, 1, 14, 0}, 1, 12, 5, false},
+		{[]byte{3, 0b10110101}, 1, 8, 5, false},
+		{[]byte{3, 0b10110101}, 1, 6, 4, false}, // the last two are padding
+		{[]byte{0, 24, 1}, 1, 12, 12, false},    // an empty run has no value
+		{binary.AppendUvarint(nil, (1<<61+1)<<1|1), 0, 8, 0, true},
+		{append(binary.AppendUvarint(nil, (1<<61+1)<<1|1), 0, 0), 2, 8, 0, true},
+		{[]byte{24}, 1, 12, 0, true},
+		{[]byte{0x80}, 1, 12, 0, true},
+		{[]byte{24, 1}, 33, 12, 0, true},
+	} {
+		tops, err := runs(c.data, c.width, c.n, 1)
+		if (err != nil) != c.fails || tops != c.tops && !c.fails {
+			t.Errorf("runs(%v, %d, %d) = %d, %v; want %d, fails %v", c.data, c.width, c.n, tops, err, c.tops, c.fails)
+		}
+	}
+}
