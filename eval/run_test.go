@@ -351,7 +351,7 @@ func TestBadInput(t *testing.T) {
 		{"a template without a place", Options{Data: good, Templates: []string{"a photo"}}, fault.Input, "no place"},
 		{"an unknown benchmark", Options{Data: good, Benchmark: "imagnet"}, fault.Usage, "zeroshot list"},
 		{"a negative limit", Options{Data: good, Limit: -1}, fault.Usage, "Options.Limit"},
-		{"out is a file", Options{Data: good, Out: names}, fault.Input, "is a file"},
+		{"out is a file", Options{Data: good, Out: names}, fault.Environment, "is a file"},
 	} {
 		_, err := ZeroShotWith(context.Background(), public{newFake()}, c.o)
 		if err == nil || !strings.Contains(err.Error(), c.want) || fault.Code(err) != int(c.kind) {
