@@ -53,8 +53,11 @@ type Options struct {
 	Output  string   // the safetensors file to write
 	Config  string   // architecture name or JSON file; empty: recognised
 	Layout  string   // eva (default), openclip, hf, source
-	Key     string   // path of the state dict inside a wrapper, such as a/b
-	Prefix  string   // only the tensors whose names begin so, such as "model."; it is taken off
+	// Preprocess is what goes before the model: openai, inception, imagenet,
+	// mean=…,std=…,interpolation=…,resize=…, or a JSON file; empty: what is known.
+	Preprocess string
+	Key        string // path of the state dict inside a wrapper, such as a/b
+	Prefix     string // only the tensors whose names begin so, such as "model."; it is taken off
 
 	DType    string // keep (default), fp32, fp16, bf16
 	Saturate bool   // clamp what overflows fp16 instead of refusing it
@@ -77,7 +80,7 @@ type Options struct {
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	defer fault.Public(ctx, &err)
 	start := time.Now()
-	po := checkpoint.PlanOptions{ConfigName: o.Config, Layout: o.Layout, DType: o.DType, Resize: o.Resize,
+	po := checkpoint.PlanOptions{ConfigName: o.Config, Preprocess: o.Preprocess, Layout: o.Layout, DType: o.DType, Resize: o.Resize,
 		ImageSize: o.ImageSize, Include: o.Include, Exclude: o.Exclude}
 	if err := po.Check(); err != nil {
 		return nil, err
@@ -104,8 +107,17 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 		return nil, checkpoint.About(o.Sources, err)
 	}
 	p, err := in.Plan(po)
+	if in.HashTells(p, err) {
+		if _, err := in.Hash(ctx); err != nil {
+			return nil, err
+		}
+		p, err = in.Plan(po)
+	}
 	if err != nil {
 		return nil, checkpoint.About(o.Sources, err)
+	}
+	if p.Assumed != "" {
+		p.Warnings = append(p.Warnings, p.Assumed)
 	}
 	beside, config, err := configFile(p, o)
 	if err != nil {

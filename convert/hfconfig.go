@@ -26,6 +26,12 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 	case !c.Text.AttnMask:
 		return nil, "attention without a causal mask"
 	}
+	// As in the published files: with 2 the model pools at the largest id, which
+	// is how CLIP finds the end of the text.
+	eos := 2
+	if c.PoolsEOS() {
+		eos = c.Text.EOS
+	}
 	act := "gelu"
 	if c.QuickGELU {
 		act = "quick_gelu"
@@ -42,9 +48,7 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 			"hidden_size": c.Text.Width, "intermediate_size": c.TextHidden(),
 			"num_hidden_layers": c.Text.Layers, "num_attention_heads": c.Text.Heads,
 			"hidden_act": act, "layer_norm_eps": 1e-5,
-			// As in the published files: with 2 the model pools at the largest
-			// id, which is how CLIP finds the end of the text.
-			"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+			"bos_token_id": 0, "eos_token_id": eos, "pad_token_id": 1,
 		},
 		"vision_config": tower{
 			"model_type": "clip_vision_model", "projection_dim": c.EmbedDim, "num_channels": 3,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"io"
 
 	"github.com/evatool/evatool/internal/checkpoint"
@@ -25,6 +26,8 @@ type Inspection struct {
 	Family       string            `json:"family"` // of the names, empty when not known
 	Config       string            `json:"config"` // published name, custom, or empty
 	Recognised   string            `json:"recognised"`
+	Preprocess   json.RawMessage   `json:"preprocess,omitempty"` // of images, where the file holds a model
+	Warnings     []string          `json:"warnings"`
 	StateDictKey *string           `json:"state_dict_key"` // null: the file is the state dict
 	StripPrefix  string            `json:"strip_prefix"`
 	Tensors      []InspectedTensor `json:"tensors"`
@@ -68,7 +71,10 @@ func Inspect(ctx context.Context, path string, o InspectOptions) (_ *Inspection,
 		r.StateDictKey = &in.Key
 	}
 	id := in.Identify()
-	r.Family, r.Config, r.Recognised = id.Family, id.Config, id.How
+	r.Family, r.Config, r.Recognised, r.Warnings = id.Family, id.Config, id.How, notNil(id.Warnings)
+	if id.Preprocess != nil {
+		r.Preprocess = mustJSON(id.Preprocess)
+	}
 	for _, t := range in.Tensors() {
 		it := inspected(t)
 		if o.Hash {

@@ -61,21 +61,28 @@ var causes = []cause{
 		s.templates = []string{"{c}"}
 		return true
 	}, gain: "the published figure used another prompt set: give --templates"},
-	{name: "mean and std of ImageNet", change: pixels(func(p *pictures) {
+	{name: "mean and std of ImageNet", change: otherPixels(func(p *pictures) {
 		p.pre.Mean, p.pre.Std = [3]float32{0.485, 0.456, 0.406}, [3]float32{0.229, 0.224, 0.225}
-	}), gain: "the model wants ImageNet's mean and std: set them in the configuration's preprocess_cfg"},
-	{name: "mean and std 0.5", change: pixels(func(p *pictures) {
+	}), gain: "the model wants ImageNet's mean and std: give --preprocess imagenet"},
+	{name: "mean and std 0.5", change: otherPixels(func(p *pictures) {
 		p.pre.Mean, p.pre.Std = [3]float32{0.5, 0.5, 0.5}, [3]float32{0.5, 0.5, 0.5}
-	}), gain: "the model wants mean and std 0.5: set them in the configuration's preprocess_cfg"},
-	{name: "interpolation switched", change: pixels(func(p *pictures) {
-		p.pre.Filter = img.Bicubic + img.Bilinear - p.pre.Filter
-	}), gain: "bicubic and bilinear are mixed up: set the other interpolation in the configuration's preprocess_cfg"},
-	{name: "resize to a square without a crop", change: pixels(func(p *pictures) {
-		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) { return im.Squeeze(p.Filter, p.Size) }
-	}), gain: "the images should be squeezed to a square, not cropped"},
-	{name: "resize to size/0.875, then crop", change: pixels(func(p *pictures) {
+	}), gain: "the model wants mean and std 0.5: give --preprocess inception"},
+	{name: "interpolation switched", change: otherPixels(func(p *pictures) {
+		if p.pre.Filter++; p.pre.Filter > img.Bilinear {
+			p.pre.Filter = img.Bicubic
+		}
+	}), gain: "bicubic and bilinear are mixed up: give the other one, --preprocess interpolation=bicubic or bilinear"},
+	{name: "crop and squash switched", change: otherPixels(func(p *pictures) {
+		if p.pre.Resize = [2]int{}; p.pre.Mode == img.Squash {
+			p.pre.Mode = img.Shortest
+		} else {
+			p.pre.Mode = img.Squash
+		}
+	}), gain: "the shorter side and a crop, and both sides to a square, are mixed up: give the other one, --preprocess resize=shortest or squash"},
+	{name: "resize to size/0.875, then crop", change: otherPixels(func(p *pictures) {
 		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) {
 			size := p.Size
+			p.Mode, p.Resize = img.Shortest, [2]int{}
 			p.Size = int(math.Round(float64(size) / 0.875))
 			edge := (p.Size - size) / 2
 			c, err := im.Crop(p)
@@ -85,7 +92,7 @@ var causes = []cause{
 			return img.RandomResizedCrop(c, img.Box{X: edge, Y: edge, W: size, H: size}, size), nil
 		}
 	}), gain: "the published figure cropped tighter (256 to 224)"},
-	{name: "half the resolution", change: pixels(func(p *pictures) {
+	{name: "half the resolution", change: otherPixels(func(p *pictures) {
 		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) {
 			half := p
 			half.Size = max(1, p.Size/2)
@@ -98,7 +105,7 @@ var causes = []cause{
 	}), gain: "the model was trained at a lower resolution: look at its image_size"},
 }
 
-func pixels(change func(*pictures)) func(*setup) bool {
+func otherPixels(change func(*pictures)) func(*setup) bool {
 	return func(s *setup) bool {
 		if s.pictures == nil {
 			return false

@@ -26,6 +26,7 @@ import (
 type EmbedOptions struct {
 	// Model is what encodes; what follows is as in OpenOptions.
 	Model, Config, Key   string
+	Preprocess           string
 	Backend              string
 	DeviceCount, Threads int
 	DType                string
@@ -50,7 +51,7 @@ type EmbedOptions struct {
 }
 
 func (o *EmbedOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
+	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
 // EmbedReport says what Embed wrote.
@@ -161,7 +162,7 @@ func (e *embedding) inputs() (err error) {
 		return e.openTensors()
 	}
 	if len(e.o.Images) > 0 {
-		if e.images, err = openFiles(e.o.Images, e.m.file.Preprocess); err != nil {
+		if e.images, err = openFiles(e.o.Images, e.m.pixels()); err != nil {
 			return err
 		}
 	}

@@ -34,9 +34,7 @@ func Open(ctx context.Context, model string, o OpenOptions) (_ *Model, err error
 // ready prepares what EncodeImages, EncodeTexts and Probabilities need.
 func (m *Model) ready(ctx context.Context) (err error) {
 	cfg := m.file.Config
-	if m.transform, err = newTransform(m.file.Preprocess); err != nil {
-		return err
-	}
+	m.transform = newTransform(m.pixels())
 	scale, err := tensorfile.Float32s(m.file.Source, "logit_scale")
 	if err != nil {
 		return err

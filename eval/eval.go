@@ -89,10 +89,11 @@ type Options struct {
 	// ClassNames, in the same order; nil: by those names.
 	Folders []string
 
-	// Model is the path of any checkpoint that convert reads; Config and Key
-	// are as in OpenOptions, like all that says how to open it. ZeroShotWith
+	// Model is the path of any checkpoint that convert reads; Config, Key and
+	// Preprocess are as in OpenOptions, like all that says how to open it. ZeroShotWith
 	// reads none of these.
 	Model, Config, Key   string
+	Preprocess           string
 	Backend              string
 	DeviceCount, Threads int
 	DType                string
@@ -133,7 +134,7 @@ type Options struct {
 }
 
 func (o *Options) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
+	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
 // check finds what is wrong with the options before anything is opened.

@@ -21,6 +21,10 @@ import (
 type OpenOptions struct {
 	Config string // architecture name or JSON file, for a file that does not say its own
 	Key    string // path of the state dict inside a wrapper
+	// Preprocess is how images are prepared, where the file and what lies beside
+	// it do not say it or are wrong: openai, inception, imagenet,
+	// mean=…,std=…,interpolation=…,resize=…, or a JSON file.
+	Preprocess string
 
 	Backend     string // auto (default), go, xla or xla:/path/plugin.so[,option…]
 	DeviceCount int    // 0: all of a GPU backend, one of a CPU backend
@@ -64,6 +68,7 @@ type Model struct {
 	closed bool
 	users  sync.WaitGroup // calls in flight
 
+	warned  sync.Once    // of an assumed preprocessing
 	loading sync.Mutex   // guards what follows
 	set     *weights.Set // loaded at the first use
 	runners map[clip.RunnerOptions]*clip.Runner
@@ -84,9 +89,12 @@ func open(ctx context.Context, path string, o OpenOptions) (_ *Model, err error)
 	if err != nil {
 		return nil, err
 	}
-	if m.file, err = checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{ConfigName: o.Config, Key: o.Key}); err != nil {
+	if m.file, err = checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{ConfigName: o.Config, Key: o.Key, Preprocess: o.Preprocess}); err != nil {
 		m.dev.Close()
 		return nil, err
+	}
+	for _, w := range m.file.Warnings {
+		o.Log.Warn(w)
 	}
 	if o.Batch == 0 {
 		o.Batch = defaultBatch
@@ -110,6 +118,14 @@ func open(ctx context.Context, path string, o OpenOptions) (_ *Model, err error)
 	m.o = o
 	m.closing, m.end = context.WithCancel(context.Background())
 	return m, nil
+}
+
+// pixels is how images are prepared, said to be assumed where it is.
+func (m *Model) pixels() arch.Preprocess {
+	if m.file.Assumed != "" {
+		m.warned.Do(func() { m.o.Log.Warn(m.file.Assumed) })
+	}
+	return m.file.Preprocess
 }
 
 func (m *Model) backend() string { return m.dev.Info().Kind }
@@ -178,7 +194,7 @@ func checkModel(opened *Model, path string, o OpenOptions) error {
 	}
 	o.Batch, o.Workers, o.Log = 0, 0, nil
 	if path != "" || o != (OpenOptions{}) {
-		return fault.Usagef("Opened is a model that is open already: leave out what says how to open one (Model, Config, Key, Backend, DeviceCount, Threads, DType, CompileCache)")
+		return fault.Usagef("Opened is a model that is open already: leave out what says how to open one (Model, Config, Key, Preprocess, Backend, DeviceCount, Threads, DType, CompileCache)")
 	}
 	return nil
 }

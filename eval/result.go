@@ -1,5 +1,11 @@
 package eval
 
+import (
+	"fmt"
+
+	"github.com/evatool/evatool/internal/arch"
+)
+
 // Result is result.json.
 type Result struct {
 	Benchmark string     `json:"benchmark"`
@@ -43,13 +49,34 @@ type ModelInfo struct {
 	Preprocess Preprocess `json:"preprocess"`
 }
 
-// Preprocess is what a picture goes through before the model: the shorter side
-// to Size, the square at the centre, and (value/255 − Mean) / Std per channel.
+// Preprocess is what a picture goes through before the model: a resize, a crop
+// or border where the mode asks for it, and (value/255 − Mean) / Std per channel.
 type Preprocess struct {
 	Size          int        `json:"size,omitempty"` // pixels
 	Mean          [3]float32 `json:"mean"`
 	Std           [3]float32 `json:"std"`
-	Interpolation string     `json:"interpolation,omitempty"` // bicubic or bilinear
+	Interpolation string     `json:"interpolation"`        // bicubic, bilinear, nearest, lanczos, box or hamming
+	ResizeMode    string     `json:"resize_mode"`          // shortest, longest, squash or none
+	FillColor     int        `json:"fill_color,omitempty"` // of a border, 0 to 255
+	Resize        [2]int     `json:"resize,omitzero"`      // height and width before the crop where that is not Size
+	Floor         bool       `json:"crop_floor,omitempty"` // half a pixel of the crop's offset rounds down, not to even
+}
+
+// words says what happens to a picture's size.
+func (p Preprocess) words() string {
+	h, w := p.Size, p.Size
+	if p.Resize != [2]int{} {
+		h, w = p.Resize[0], p.Resize[1]
+	}
+	switch p.ResizeMode {
+	case arch.Longest:
+		return fmt.Sprintf("longer side to %d (%s), border of %d", p.Size, p.Interpolation, p.FillColor)
+	case arch.Squash:
+		return fmt.Sprintf("squashed to %d×%d (%s), centre crop to %d", h, w, p.Interpolation, p.Size)
+	case arch.NoResize:
+		return fmt.Sprintf("centre crop to %d", p.Size)
+	}
+	return fmt.Sprintf("shorter side to %d (%s), centre crop to %d", h, p.Interpolation, p.Size)
 }
 
 // DataInfo names the images.

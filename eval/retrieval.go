@@ -29,6 +29,7 @@ import (
 type RetrievalOptions struct {
 	// Model is what is searched with; what follows is as in OpenOptions.
 	Model, Config, Key   string
+	Preprocess           string
 	Backend              string
 	DeviceCount, Threads int
 	DType                string
@@ -53,7 +54,7 @@ type RetrievalOptions struct {
 }
 
 func (o *RetrievalOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
+	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
 }
 
 // RetrievalResult is the outcome of Retrieval.
@@ -118,7 +119,7 @@ func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalRes
 	if err := textTower(m.file.Config, m.file.Path); err != nil {
 		return nil, err
 	}
-	s, err := openCaptioned(ctx, o, m.file.Preprocess)
+	s, err := openCaptioned(ctx, o, m.pixels())
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +168,7 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 	if err != nil {
 		return nil, err
 	}
-	return newPictures(ds, p)
+	return newPictures(ds, p), nil
 }
 
 // cocoFile is COCO's own captions file: the one that is given, or the only one

@@ -60,9 +60,11 @@ func isBad(err error) bool {
 	return errors.As(err, &b)
 }
 
+func isTensors(src string) bool { return strings.HasSuffix(strings.ToLower(src), ".safetensors") }
+
 // openSamples opens SRC: a .safetensors with images, or any dataset.
 func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (samples, error) {
-	if strings.HasSuffix(strings.ToLower(src), ".safetensors") {
+	if isTensors(src) {
 		s, err := openTensorSamples(src, p.Size, true)
 		if err != nil {
 			return nil, err
@@ -82,7 +84,7 @@ func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Prep
 		ds.Close()
 		return nil, fault.Inputf("%s: no images; give a folder with one sub-folder per class, tars, or a list", src)
 	}
-	return newPictures(ds, p)
+	return newPictures(ds, p), nil
 }
 
 // pictures decodes and preprocesses a dataset's images.
@@ -120,16 +122,7 @@ type transform struct {
 // cropFunc decodes an image to the square that the model sees.
 type cropFunc func(im *img.Picture, p img.Preprocess) (*img.RGB, error)
 
-// filters are the interpolations that a configuration may name.
-var filters = map[string]img.Filter{"": img.Bicubic, "bicubic": img.Bicubic, "bilinear": img.Bilinear}
-
-func newTransform(p arch.Preprocess) (transform, error) {
-	f, ok := filters[p.Interpolation]
-	if !ok {
-		return transform{}, fault.Inputf("the model asks for %q interpolation; bicubic and bilinear are known, change preprocess_cfg in its configuration", p.Interpolation)
-	}
-	return transform{img.Preprocess{Size: p.Size, Filter: f, Mean: p.Mean, Std: p.Std}, (*img.Picture).Crop}, nil
-}
+func newTransform(p arch.Preprocess) transform { return transform{p.Steps(), (*img.Picture).Crop} }
 
 // pixels writes the picture in file, such as a JPEG, into dst [3,S,S].
 func (t transform) pixels(dst []float32, file []byte) error {
@@ -146,13 +139,8 @@ func (t transform) pixels(dst []float32, file []byte) error {
 }
 
 // newPictures shows a dataset as the model wants it.
-func newPictures(ds dataset.Dataset, p arch.Preprocess) (*pictures, error) {
-	t, err := newTransform(p)
-	if err != nil {
-		ds.Close()
-		return nil, err
-	}
-	return &pictures{ds, t}, nil
+func newPictures(ds dataset.Dataset, p arch.Preprocess) *pictures {
+	return &pictures{ds, newTransform(p)}
 }
 
 // openFiles makes samples of image files, without labels.
@@ -161,7 +149,7 @@ func openFiles(paths []string, p arch.Preprocess) (samples, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newPictures(fileSet(files), p)
+	return newPictures(fileSet(files), p), nil
 }
 
 // fileSet is a dataset of plain files.

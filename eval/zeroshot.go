@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
@@ -28,6 +27,9 @@ func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*Result, error) {
 		r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend()}
+		if !isTensors(o.Data) {
+			r.pre = m.pixels()
+		}
 		r.texts = max(r.o.Batch, textBatch)
 		r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 			lo, hi := r.bounds()
@@ -231,13 +233,10 @@ func (r *run) label(s sample) (int, error) {
 	return s.Label, nil
 }
 
-// textTower says whether the model can read class names.
+// textTower says whether the model can read texts.
 func textTower(cfg *arch.Config, path string) error {
-	if cfg.Text.Layers == 0 {
-		return fault.Inputf("%s: has no text tower; zero-shot compares images with words, give a CLIP model", path)
-	}
-	if cfg.Text.VocabSize < bpe.VocabSize {
-		return fault.Inputf("%s: its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", path, cfg.Text.VocabSize, bpe.VocabSize)
+	if err := cfg.CheckTexts(); err != nil {
+		return fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
 	}
 	return nil
 }

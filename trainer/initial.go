@@ -23,6 +23,9 @@ func (r *run) startWeights(ctx context.Context) error {
 			return r.misfit(ctx, path, err)
 		}
 		defer m.Close()
+		for _, w := range m.Warnings {
+			r.log.Warn("init.model: " + w)
+		}
 		return r.startFrom(m.Source, path)
 	case in.Vision != "" || in.Text != "":
 		s, err := checkpoint.OpenStart(checkpoint.StartOptions{

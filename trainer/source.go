@@ -77,8 +77,8 @@ func (p *pool) read(i int64) (dataset.Example, error) {
 
 // openPairs opens the recipe's sources.
 func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples, how reading) (_ *pairs, err error) {
-	if cfg.Text.VocabSize < bpe.VocabSize {
-		return nil, fault.Usagef("model: its text tower knows %d tokens, CLIP's vocabulary has %d; captions need a model with CLIP's vocabulary", cfg.Text.VocabSize, bpe.VocabSize)
+	if err := cfg.CheckTexts(); err != nil {
+		return nil, fault.As(fault.Usage, fmt.Errorf("model: %w; captions need a model with CLIP's vocabulary", err))
 	}
 	if how.open == nil {
 		how = reading{dataset.Open, firstPause}

@@ -179,12 +179,22 @@ func TestSmallModel(t *testing.T) {
 
 func TestParseVariants(t *testing.T) {
 	b32, _ := Named("openai-ViT-B-32")
+	eos, _ := Named("openai-ViT-B-32")
+	odd, _ := Named("openai-ViT-B-32")
+	odd.Text.VocabSize, odd.Text.PoolType, odd.Text.EOS = 130, "eos", 7
+	small, _ := Named("openai-ViT-B-32")
+	small.Text.VocabSize = 130
+	eos.Text.PoolType, eos.Text.EOS = "eos", 49407
 	eva, _ := Named("EVA02-CLIP-B-16")
 	for _, tt := range []struct {
 		name, json string
 		want       *Config
 	}{
-		{"hugging face, all defaults", `{"model_type": "clip", "text_config": null, "vision_config": {"top_k": 50}}`, b32},
+		{"hugging face, all defaults", `{"model_type": "clip", "text_config": null, "vision_config": {"top_k": 50}}`, eos},
+		{"hugging face, from before its eos_token_id counted", `{"text_config": {"eos_token_id": 2}, "vision_config": {"image_size": [224, 224]}}`, b32},
+		{"hugging face, another end of the text", `{"text_config": {"eos_token_id": 7, "vocab_size": 130}, "vision_config": {}}`, odd},
+		{"hugging face, a small vocabulary without its end", `{"text_config": {"vocab_size": 130}, "vision_config": {}}`, small},
+		{"hugging face, the older key counts, with the defaults for the rest", `{"text_config": {"hidden_size": 64, "eos_token_id": 9}, "text_config_dict": {"eos_token_id": 2}, "vision_config_dict": null, "vision_config": {}}`, b32},
 		{"open_clip_config.json", `{"model_cfg": {"embed_dim": 512, "quick_gelu": true, "vision_cfg": {"image_size": [224, 224], "layers": 12, "width": 768, "patch_size": 32}, "text_cfg": {}}}`, b32},
 		{"timm tower", `{"embed_dim": 512, "custom_text": false, "vision_cfg": {"image_size": 224, "timm_model_name": "eva02_base_patch16_clip_224", "timm_pool": "token", "timm_proj": null},
 			"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "xattn": true, "fusedLN": true}}`, eva},
@@ -207,7 +217,7 @@ func TestPreprocess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Preprocess{Size: 224, Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}, Interpolation: "bilinear"}
+	want := Preprocess{Size: 224, Mean: [3]float32{.5, .5, .5}, Std: [3]float32{.5, .5, .5}, Interpolation: "bilinear", ResizeMode: Shortest}
 	if got := c.Preprocess(); got != want {
 		t.Errorf("got %+v", got)
 	}

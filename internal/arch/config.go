@@ -7,6 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
+
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // Config is an architecture in the OpenCLIP / EVA-CLIP configuration schema.
@@ -16,7 +20,7 @@ type Config struct {
 	CustomText bool        `json:"custom_text,omitempty"` // says how the original code is organised; no effect here
 	Vision     Vision      `json:"vision_cfg"`
 	Text       Text        `json:"text_cfg"`
-	Pixels     *Preprocess `json:"preprocess_cfg,omitempty"` // where it differs from OpenAI's
+	Pixels     *Preprocess `json:"preprocess_cfg,omitempty"` // nil: OpenAI's
 }
 
 // Vision is the image tower.
@@ -60,15 +64,15 @@ type Text struct {
 	AttnMask      bool     `json:"attn_mask"` // causal
 	XAttn         bool     `json:"xattn,omitempty"`
 	FusedLN       bool     `json:"fusedLN,omitempty"`
-}
 
-// Preprocess is what an image goes through before the model. In a
-// configuration, zero values stand for the defaults.
-type Preprocess struct {
-	Size          int        `json:"size,omitempty"` // pixels
-	Mean          [3]float32 `json:"mean"`
-	Std           [3]float32 `json:"std"`
-	Interpolation string     `json:"interpolation,omitempty"` // bicubic or bilinear
+	// PoolType is where the feature is taken: argmax (or empty), at the first
+	// largest token id, or eos, at the first token EOS, and without one at the
+	// first token.
+	PoolType string `json:"pool_type,omitempty"`
+	EOS      int    `json:"eos_id,omitempty"`
+
+	// Tokenizer names the tokenizer where it is not CLIP's BPE.
+	Tokenizer string `json:"hf_tokenizer_name,omitempty"`
 }
 
 // Layers is a number of transformer blocks, or the four stages of a ResNet.
@@ -164,6 +168,52 @@ func (c *Config) LayerScale(t Tower) bool {
 	return p != nil && (*p > 0 || !c.IsEVA())
 }
 
+// PoolsEOS says whether the text feature is taken at the token Text.EOS.
+func (c *Config) PoolsEOS() bool { return c.Text.PoolType == "eos" }
+
+// EndOfText is the position of a text's tokens at which its feature is taken:
+// the end that the configuration names, 0 without one, or the largest id; the
+// first of several.
+func (c *Config) EndOfText(tokens []int32) int {
+	if c.PoolsEOS() {
+		return max(0, slices.Index(tokens, int32(c.Text.EOS)))
+	}
+	return slices.Index(tokens, slices.Max(tokens))
+}
+
+// CheckTexts says why texts cannot be given to the model as CLIP's BPE cuts
+// them, nil when they can.
+func (c *Config) CheckTexts() error {
+	t := &c.Text
+	switch {
+	case t.Layers == 0:
+		return fault.Inputf("has no text tower; texts need one, give a CLIP model")
+	case t.Tokenizer != "":
+		return fault.Inputf("its texts need the tokenizer %q, and evatool has CLIP's BPE only; images work (embed --images), and tokens made elsewhere (embed --tensors)", t.Tokenizer)
+	case t.VocabSize < bpe.VocabSize:
+		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", t.VocabSize, bpe.VocabSize)
+	case t.VocabSize > bpe.VocabSize:
+		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d, so its texts need another tokenizer, and evatool has CLIP's BPE only; images work (embed --images), and tokens made elsewhere (embed --tensors)", t.VocabSize, bpe.VocabSize)
+	}
+	return nil
+}
+
+// SameModel says whether two configurations compute the same features from the
+// same pixels and tokens: what comes before (Pixels, Tokenizer) does not count,
+// nor does an end of the text that is the largest id anyway.
+func (c *Config) SameModel(o *Config) bool {
+	return string(c.model().JSON()) == string(o.model().JSON())
+}
+
+func (c *Config) model() *Config {
+	m := *c
+	m.Pixels, m.Text.Tokenizer = nil, ""
+	if m.PoolsEOS() && m.Text.EOS == m.Text.VocabSize-1 {
+		m.Text.PoolType, m.Text.EOS = "", 0
+	}
+	return &m
+}
+
 // Layers is the number of blocks of a tower, 0 for Other.
 func (c *Config) Layers(t Tower) int {
 	switch t {
@@ -185,23 +235,6 @@ var (
 	CLIPMean = [3]float32{0.48145466, 0.4578275, 0.40821073}
 	CLIPStd  = [3]float32{0.26862954, 0.26130258, 0.27577711}
 )
-
-// Preprocess is what images go through, defaults filled in.
-func (c *Config) Preprocess() Preprocess {
-	p := Preprocess{Size: c.Vision.ImageSize, Mean: CLIPMean, Std: CLIPStd, Interpolation: "bicubic"}
-	if o := c.Pixels; o != nil {
-		if o.Mean != [3]float32{} {
-			p.Mean = o.Mean
-		}
-		if o.Std != [3]float32{} {
-			p.Std = o.Std
-		}
-		if o.Interpolation != "" {
-			p.Interpolation = o.Interpolation
-		}
-	}
-	return p
-}
 
 // check refuses what no model can be built from.
 func (c *Config) check() error {
@@ -227,6 +260,9 @@ func (c *Config) check() error {
 		{"text_cfg.layers", float64(t.Layers), 1, 1024},
 		{"text_cfg.mlp_ratio", t.MLPRatio, 1e-6, 64},
 	}
+	if c.PoolsEOS() {
+		bounds = append(bounds, bound{"text_cfg.eos_id", float64(t.EOS), 0, 1 << 31})
+	}
 	for _, l := range v.Layers {
 		bounds = append(bounds, bound{"vision_cfg.layers", float64(l), 1, 1024})
 	}
@@ -243,6 +279,14 @@ func (c *Config) check() error {
 	}
 	if t.Width%t.Heads != 0 {
 		return fmt.Errorf("text_cfg.width %d is not a multiple of heads %d", t.Width, t.Heads)
+	}
+	if t.PoolType != "" && !c.PoolsEOS() {
+		return fmt.Errorf("text_cfg.pool_type %q: want argmax or eos", t.PoolType)
+	}
+	if c.Pixels != nil {
+		if err := c.Pixels.check(); err != nil {
+			return fmt.Errorf("preprocess_cfg.%w", err)
+		}
 	}
 	return c.checkVision()
 }

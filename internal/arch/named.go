@@ -68,10 +68,7 @@ func Names() []string {
 // Named is a published architecture: by its name here, or by the one that the
 // original repositories use for it.
 func Named(name string) (*Config, bool) {
-	if a, ok := aliases[name]; ok {
-		name = a
-	}
-	c, ok := named()[name]
+	c, ok := named()[canonical(name)]
 	if !ok {
 		return nil, false
 	}
@@ -80,15 +77,40 @@ func Named(name string) (*Config, bool) {
 	return &clone, true
 }
 
-// aliases are names of OpenCLIP, EVA-CLIP and OpenAI for the same models.
+// aliases are names of EVA-CLIP and OpenAI for the same models. OpenCLIP's own
+// names need none: ViT-B-32 is openclip-ViT-B-32, and where only OpenAI's has
+// QuickGELU, ViT-B-32-quickgelu is openai-ViT-B-32.
 var aliases = map[string]string{
 	"EVA01-g-14": "EVA01-CLIP-g-14", "EVA01-g-14-plus": "EVA01-CLIP-g-14-plus",
 	"EVA02-B-16": "EVA02-CLIP-B-16", "EVA02-L-14": "EVA02-CLIP-L-14", "EVA02-L-14-336": "EVA02-CLIP-L-14-336",
 	"EVA02-E-14": "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
 	"OpenaiCLIP-B-16": "openai-ViT-B-16", "OpenaiCLIP-L-14": "openai-ViT-L-14", "OpenCLIP-H-14": "openclip-ViT-H-14", "OpenCLIP-bigG-14": "openclip-ViT-bigG-14",
 	"ViT-B/32": "openai-ViT-B-32", "ViT-B/16": "openai-ViT-B-16", "ViT-L/14": "openai-ViT-L-14", "ViT-L/14@336px": "openai-ViT-L-14-336",
-	"ViT-B-32-quickgelu": "openai-ViT-B-32", "ViT-B-16-quickgelu": "openai-ViT-B-16", "ViT-L-14-quickgelu": "openai-ViT-L-14", "ViT-L-14-336-quickgelu": "openai-ViT-L-14-336",
+	// OpenAI's names, which OpenCLIP has for the same with GELU: openclip-RN50.
 	"RN50": "openai-RN50", "RN101": "openai-RN101", "RN50x4": "openai-RN50x4", "RN50x16": "openai-RN50x16", "RN50x64": "openai-RN50x64",
-	"ViT-B-32": "openclip-ViT-B-32", "ViT-B-16": "openclip-ViT-B-16", "ViT-L-14": "openclip-ViT-L-14",
-	"ViT-H-14": "openclip-ViT-H-14", "ViT-g-14": "openclip-ViT-g-14", "ViT-bigG-14": "openclip-ViT-bigG-14",
+}
+
+// canonical is the name here of an architecture that is called name somewhere.
+func canonical(name string) string {
+	if a, ok := aliases[name]; ok {
+		return a
+	}
+	names := []string{name, "openclip-" + name}
+	if plain, ok := strings.CutSuffix(name, "-quickgelu"); ok {
+		names = append(names, "openai-"+plain)
+	}
+	for _, n := range names {
+		if _, ok := named()[n]; ok {
+			return n
+		}
+	}
+	return name
+}
+
+// Shared says whether OpenAI and OpenCLIP call two architectures by this name,
+// that differ in their activation. plain is the name here of OpenCLIP's.
+func Shared(name string) (plain string, ok bool) {
+	plain = "openclip-" + name
+	_, there := named()[plain]
+	return plain, there && strings.HasPrefix(aliases[name], "openai-")
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -76,20 +77,15 @@ func section(o object, where string, dst any) error {
 	var known []string
 	for i := range typ.NumField() {
 		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-		known = append(known, name)
+		known = append(known, name) // empty: no key
 	}
-	keys := make([]string, 0, len(o))
-	for k := range o {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	for _, k := range keys {
-		i := slices.Index(known, k)
-		if i < 0 {
-			return fmt.Errorf("unknown key %s%s; known: %s", where, k, strings.Join(known, " "))
-		}
-		if bytes.Equal(o[k], []byte("null")) {
+	for _, k := range sortedKeys(o) {
+		if isNull(o[k]) {
 			continue // Python's None: the default
+		}
+		i := slices.Index(known, k)
+		if i < 0 || k == "" {
+			return fmt.Errorf("unknown key %s%s; known: %s", where, k, strings.TrimSpace(strings.Join(known, " ")))
 		}
 		if err := json.Unmarshal(o[k], reflect.ValueOf(dst).Elem().Field(i).Addr().Interface()); err != nil {
 			return fmt.Errorf("%s%s: %w", where, k, err)
@@ -99,41 +95,60 @@ func section(o object, where string, dst any) error {
 }
 
 // neutral lists keys that say how the original code builds or runs the model.
-// Each may be absent, null, or one of the values that mean nothing more.
+// Each may be absent, null, or one of the values that mean nothing more; where
+// there are none, any value means nothing.
 var neutral = map[string]map[string][]string{
+	"": {
+		"init_logit_scale": nil, "nonscalar_logit_scale": nil, "output_dict": nil, "cast_dtype": nil, // the weights have the scale
+	},
 	"vision_cfg.": {
-		"timm_model_pretrained": {"false"}, "timm_pool": {`"token"`, `"avg"`, `""`}, "timm_proj": {`""`, `"linear"`},
-		"timm_proj_bias": {"false"}, "timm_drop": {"0", "0.0"}, "timm_drop_path": {"0", "0.0"}, "timm_model_name": {`""`},
-		"input_patchnorm": {"false"}, "attentional_pool": {"false"}, "attn_pooler_queries": {"256"}, "n_queries": {"256"},
-		"attn_pooler_heads": {"8"}, "output_tokens": {"false"}, "pos_embed_type": {`"learnable"`}, "act_kwargs": {"{}"}, "norm_kwargs": {"{}"},
+		"timm_model_pretrained": nil, "timm_drop": nil, "timm_drop_path": nil, "output_tokens": nil,
+		"timm_model_name": {`""`}, "timm_pool": {`"token"`, `""`}, "timm_proj": {`""`}, "timm_proj_bias": {"false"},
+		"input_patchnorm": {"false"}, "attentional_pool": {"false"}, "attn_pooler_queries": nil, "n_queries": nil,
+		"attn_pooler_heads": nil, "pos_embed_type": {`"learnable"`}, "act_kwargs": {"{}"}, "norm_kwargs": {"{}", `{"eps":1e-5}`, `{"eps":1e-05}`, `{"eps":0.00001}`},
+		"block_type": {`"default"`, `"custom"`}, "qk_norm": {"false"}, "scaled_cosine_attn": {"false"}, "scale_heads": {"false"},
+		"scale_attn_inner": {"false"}, "scale_attn": {"false"}, "scale_fc": {"false"},
 	},
 	"text_cfg.": {
-		"hf_model_name": {`""`}, "hf_tokenizer_name": {`""`}, "hf_model_pretrained": {"true", "false"}, "proj": {`"mlp"`},
-		"pooler_type": {`"mean_pooler"`}, "masked_language_modeling": {"false"}, "embed_cls": {"false"}, "pad_id": {"0"},
-		"output_tokens": {"false"}, "pool_type": {`"argmax"`}, "proj_type": {`"linear"`}, "proj_bias": {"false"},
-		"final_ln_after_pool": {"false"}, "act_kwargs": {"{}"}, "norm_kwargs": {"{}"}, "eos_id": {"2", "49407"},
+		"hf_model_name": {`""`}, "hf_model_pretrained": nil, "hf_proj_type": nil, "hf_pooler_type": nil, "proj": nil, "pooler_type": nil,
+		"masked_language_modeling": {"false"}, "embed_cls": {"false"}, "pad_id": nil, "output_tokens": nil,
+		"proj_type": {`"linear"`}, "proj_bias": {"false"}, "final_ln_after_pool": {"false"}, "act_kwargs": {"{}"},
+		"norm_kwargs": {"{}", `{"eps":1e-5}`, `{"eps":1e-05}`, `{"eps":0.00001}`},
+		"block_type":  {`"default"`, `"custom"`}, "qk_norm": {"false"}, "scaled_cosine_attn": {"false"}, "scale_heads": {"false"},
+		"scale_attn_inner": {"false"}, "scale_attn": {"false"}, "scale_fc": {"false"},
 	},
-	"preprocess_cfg.": {"mode": {`"RGB"`}, "resize_mode": {`"shortest"`}, "fill_color": {"0"}},
+	"preprocess_cfg.": {"mode": {`"RGB"`}},
 }
+
+// withoutTimm are the keys of a vision_cfg that say nothing when it names no
+// model of timm.
+var withoutTimm = []string{"timm_pool", "timm_proj", "timm_proj_bias"}
 
 // dropNeutral removes the neutral keys from o.
 func dropNeutral(o object, where string) error {
-	for k, values := range neutral[where] {
-		raw, ok := o[k]
+	for _, k := range sortedKeys(o) {
+		values, ok := neutral[where][k]
 		if !ok {
 			continue
 		}
-		s := string(raw)
-		if compact := new(bytes.Buffer); json.Compact(compact, raw) == nil {
-			s = compact.String()
-		}
-		if s != "null" && !slices.Contains(values, s) {
+		s := compact(o[k])
+		if s != "null" && values != nil && !slices.Contains(values, s) {
 			return fmt.Errorf("%s%s is %s, which is not supported (want %s)", where, k, s, strings.Join(values, " or "))
 		}
 		delete(o, k)
 	}
 	return nil
 }
+
+func compact(raw json.RawMessage) string {
+	var b bytes.Buffer
+	if json.Compact(&b, raw) != nil {
+		return string(raw)
+	}
+	return b.String()
+}
+
+func sortedKeys(o object) []string { return slices.Sorted(maps.Keys(o)) }
 
 func parseOpenCLIP(top object) (*Config, error) {
 	vision, err := subsection(top, "vision_cfg")
@@ -142,6 +157,9 @@ func parseOpenCLIP(top object) (*Config, error) {
 	}
 	text, err := subsection(top, "text_cfg")
 	if err != nil {
+		return nil, err
+	}
+	if err := notCLIP(top); err != nil {
 		return nil, err
 	}
 	c := defaults()
@@ -159,24 +177,17 @@ func parseOpenCLIP(top object) (*Config, error) {
 			vision["image_size"] = fmt.Appendf(nil, "%d", pair[0])
 		}
 	}
-	parts := []struct {
+	if err := textPool(text); err != nil {
+		return nil, err
+	}
+	if err := tokenizer(c, text); err != nil {
+		return nil, err
+	}
+	for _, p := range []struct {
 		o     object
 		where string
 		dst   any
-	}{{vision, "vision_cfg.", &c.Vision}, {text, "text_cfg.", &c.Text}}
-	if raw, ok := top["preprocess_cfg"]; ok && string(raw) != "null" {
-		o, err := subsection(top, "preprocess_cfg")
-		if err != nil {
-			return nil, err
-		}
-		c.Pixels = new(Preprocess)
-		parts = append(parts, struct {
-			o     object
-			where string
-			dst   any
-		}{o, "preprocess_cfg.", c.Pixels})
-	}
-	for _, p := range parts {
+	}{{vision, "vision_cfg.", &c.Vision}, {text, "text_cfg.", &c.Text}} {
 		if err := dropNeutral(p.o, p.where); err != nil {
 			return nil, err
 		}
@@ -184,13 +195,84 @@ func parseOpenCLIP(top object) (*Config, error) {
 			return nil, err
 		}
 	}
+	if raw, ok := top["preprocess_cfg"]; ok && !isNull(raw) {
+		o, err := subsection(top, "preprocess_cfg")
+		if err != nil {
+			return nil, err
+		}
+		p, err := parseOpenCLIPPreprocess(o)
+		if err != nil {
+			return nil, err
+		}
+		c.SetPreprocess(p)
+	}
 	delete(top, "vision_cfg")
 	delete(top, "text_cfg")
 	delete(top, "preprocess_cfg")
 	if c.IsResNet() {
 		c.Vision.PatchSize = 0 // nothing to say
 	}
+	if err := dropNeutral(top, ""); err != nil {
+		return nil, err
+	}
 	return c, section(top, "", c)
+}
+
+// notCLIP names the kinds of model that share most of CLIP's configuration.
+func notCLIP(top object) error {
+	for _, k := range []struct{ key, kind string }{{"init_logit_bias", "a SigLIP model"}, {"multimodal_cfg", "a CoCa model"}} {
+		if raw := top[k.key]; raw != nil && !isNull(raw) {
+			return fmt.Errorf("%s is %.40s: %s, not a CLIP model, which is not supported", k.key, compact(raw), k.kind)
+		}
+	}
+	return nil
+}
+
+// textPool leaves pool_type and eos_id only where they say more than argmax.
+func textPool(text object) error {
+	if raw, ok := text["pool_type"]; !ok || compact(raw) != `"eos"` {
+		if ok && compact(raw) == `"argmax"` {
+			delete(text, "pool_type")
+		}
+		delete(text, "eos_id") // says nothing then
+		return nil
+	}
+	if raw, ok := text["eos_id"]; !ok || isNull(raw) {
+		text["eos_id"] = json.RawMessage("2") // OpenCLIP's default
+	}
+	return nil
+}
+
+// clipTokenizers are tokenizers of the hub that are CLIP's BPE.
+var clipTokenizers = []string{"openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"}
+
+// tokenizer sets Text.Tokenizer to what text's keys say, if that is not CLIP's.
+func tokenizer(c *Config, text object) error {
+	var name string
+	if raw, ok := text["hf_tokenizer_name"]; ok {
+		if err := json.Unmarshal(raw, &name); err != nil {
+			return fmt.Errorf("text_cfg.hf_tokenizer_name: %w", err)
+		}
+		delete(text, "hf_tokenizer_name")
+	}
+	var more []string
+	for _, k := range []string{"tokenizer_kwargs", "tokenizer_mode"} {
+		raw, ok := text[k]
+		if !ok {
+			continue
+		}
+		if s := compact(raw); !slices.Contains([]string{"null", "{}", `""`, `{"clean":"lower"}`}, s) {
+			more = append(more, k+" "+s)
+		}
+		delete(text, k)
+	}
+	switch {
+	case len(more) > 0:
+		c.Text.Tokenizer = strings.TrimSpace(name + " with " + strings.Join(more, ", "))
+	case name != "" && !slices.Contains(clipTokenizers, name):
+		c.Text.Tokenizer = name
+	}
+	return nil
 }
 
 func subsection(top object, key string) (object, error) {
@@ -214,8 +296,9 @@ func defaults() *Config {
 }
 
 // timmTowers are the EVA towers under timm's names, as OpenCLIP's own
-// configurations spell them.
+// configurations and timm's repositories spell them.
 var timmTowers = map[string]string{
+	"eva_giant_patch14_224":           "EVA01-CLIP-g-14",
 	"eva_giant_patch14_clip_224":      "EVA01-CLIP-g-14",
 	"eva02_base_patch16_clip_224":     "EVA02-CLIP-B-16",
 	"eva02_large_patch14_clip_224":    "EVA02-CLIP-L-14",
@@ -224,25 +307,23 @@ var timmTowers = map[string]string{
 }
 
 func timmTower(c *Config, vision object) error {
-	raw, ok := vision["timm_model_name"]
-	if !ok {
-		return nil
-	}
 	var name string
-	if err := json.Unmarshal(raw, &name); err != nil {
-		return fmt.Errorf("vision_cfg.timm_model_name: %w", err)
+	if raw, ok := vision["timm_model_name"]; ok {
+		if err := json.Unmarshal(raw, &name); err != nil {
+			return fmt.Errorf("vision_cfg.timm_model_name: %w", err)
+		}
 	}
 	if name == "" {
+		for _, k := range withoutTimm {
+			delete(vision, k)
+		}
 		return nil
 	}
-	named, ok := Named(timmTowers[name])
+	// A name may end in the weights', eva02_base_patch16_clip_224.merged2b.
+	kind, _, _ := strings.Cut(name, ".")
+	named, ok := Named(timmTowers[kind])
 	if !ok {
-		known := make([]string, 0, len(timmTowers))
-		for k := range timmTowers {
-			known = append(known, k)
-		}
-		slices.Sort(known)
-		return fmt.Errorf("vision_cfg.timm_model_name %q is not supported; known: %s", name, strings.Join(known, " "))
+		return fmt.Errorf("vision_cfg.timm_model_name %q is not supported; known: %s", name, strings.Join(slices.Sorted(maps.Keys(timmTowers)), " "))
 	}
 	c.Vision = named.Vision
 	delete(vision, "timm_model_name")
@@ -288,9 +369,29 @@ type hfTower struct {
 	LayerNormEps     float64 `json:"layer_norm_eps"`
 	VocabSize        int     `json:"vocab_size"`
 	Positions        int     `json:"max_position_embeddings"`
-	ImageSize        int     `json:"image_size"`
-	PatchSize        int     `json:"patch_size"`
+	EOS              *int    `json:"eos_token_id"`
+	ImageSize        side    `json:"image_size"`
+	PatchSize        side    `json:"patch_size"`
 	NumChannels      int     `json:"num_channels"`
+}
+
+// side is a number of pixels, or two that are equal.
+type side int
+
+func (s *side) UnmarshalJSON(b []byte) error {
+	var list []int
+	if json.Unmarshal(b, &list) == nil && len(list) == 2 && list[0] == list[1] {
+		*s = side(list[0])
+		return nil
+	}
+	var n int
+	if err := json.Unmarshal(b, &n); err != nil {
+		return fmt.Errorf("%s: want one number, or two that are equal", b)
+	}
+	if !isNull(b) {
+		*s = side(n)
+	}
+	return nil
 }
 
 func parseHF(top object) (*Config, error) {
@@ -309,9 +410,14 @@ func parseHF(top object) (*Config, error) {
 		key string
 		dst *hfTower
 	}{{"text_config", &text}, {"vision_config", &vision}} {
-		if raw := top[part.key]; raw != nil {
+		// Where the older name of the same is there too, it counts.
+		key := part.key
+		if raw := top[key+"_dict"]; raw != nil && !isNull(raw) {
+			key += "_dict"
+		}
+		if raw := top[key]; raw != nil {
 			if err := json.Unmarshal(raw, part.dst); err != nil {
-				return nil, fmt.Errorf("%s: %w", part.key, err)
+				return nil, fmt.Errorf("%s: %w", key, err)
 			}
 		}
 		if part.dst.LayerNormEps != 1e-5 {
@@ -329,11 +435,20 @@ func parseHF(top object) (*Config, error) {
 	}
 	c := defaults()
 	c.EmbedDim, c.QuickGELU = projection, text.HiddenAct == "quick_gelu"
-	c.Vision.ImageSize, c.Vision.PatchSize = vision.ImageSize, vision.PatchSize
+	c.Vision.ImageSize, c.Vision.PatchSize = int(vision.ImageSize), int(vision.PatchSize)
 	c.Vision.Layers, c.Vision.Width, c.Vision.HeadWidth = Layers{vision.Layers}, vision.HiddenSize, vision.HiddenSize/vision.Heads
 	c.Vision.MLPRatio = ratio(vision.IntermediateSize, vision.HiddenSize)
 	c.Text = Text{ContextLength: text.Positions, VocabSize: text.VocabSize, Width: text.HiddenSize,
 		Heads: text.Heads, Layers: text.Layers, MLPRatio: ratio(text.IntermediateSize, text.HiddenSize), AttnMask: true}
+	// The library's rule: 2 is the value of files from before this key was
+	// read, and stands for the largest id. So does a small vocabulary without the
+	// key: such a file is older than the key's default, or the default says nothing.
+	switch {
+	case text.EOS == nil && c.Text.VocabSize >= bpe.VocabSize:
+		c.Text.PoolType, c.Text.EOS = "eos", bpe.VocabSize-1
+	case text.EOS != nil && *text.EOS != 2:
+		c.Text.PoolType, c.Text.EOS = "eos", *text.EOS
+	}
 	return c, nil
 }
 

@@ -4,78 +4,101 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 // architecture is what is known about the model in a checkpoint.
 type architecture struct {
-	name   string       // published name, or Custom, or empty when unknown
-	config *arch.Config // nil when unknown, or when the file is one tower
-	label  string       // for messages about several
-	how    string
-	warn   string
+	name     string       // published name, or Custom, or empty when unknown
+	config   *arch.Config // nil when unknown, or when the file is one tower
+	label    string       // for messages about several
+	how      string
+	guessed  bool // the activation
+	warnings []string
+	assumed  string // says that the preprocessing is not known, or empty
 }
 
 // chosenConfig is the architecture that the user names, as a value or as a
-// published name or JSON file, and its published name.
-func chosenConfig(c *arch.Config, s string) (*arch.Config, string, error) {
+// published name or JSON file, and its published name. pixels says whether it
+// describes what goes before the model.
+func chosenConfig(c *arch.Config, s string) (_ *arch.Config, name string, pixels bool, err error) {
 	if c != nil {
-		return c, canonicalName(c), nil
+		return c, canonicalName(c), true, nil
 	}
 	if c, ok := arch.Named(s); ok {
-		return c, canonicalName(c), nil
+		return c, canonicalName(c), false, nil
 	}
 	data, err := fault.ReadFile(s, "a model configuration (JSON)", maxConfig)
 	if errors.Is(err, fs.ErrNotExist) && !strings.HasSuffix(s, ".json") {
-		return nil, "", fault.Usagef("Options.Config %s: no such architecture and no such file; evatool models lists the names", s)
+		return nil, "", false, fault.Usagef("Options.Config %s: no such architecture and no such file; evatool models lists the names", s)
 	}
 	if err != nil {
-		return nil, "", err
+		return nil, "", false, err
 	}
 	c, err = arch.Parse(data)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", s, err)
+		return nil, "", false, fmt.Errorf("%s: %w", s, err)
 	}
-	return c, canonicalName(c), nil
+	return c, canonicalName(c), arch.DescribesPixels(data), nil
 }
 
 // canonicalName is the published name of a configuration, or Custom.
 func canonicalName(c *arch.Config) string {
 	for _, n := range arch.Names() {
-		if named, _ := arch.Named(n); string(named.JSON()) == string(c.JSON()) {
+		if named, _ := arch.Named(n); named.SameModel(c) {
 			return n
 		}
 	}
 	return Custom
 }
 
-// identify finds the architecture: what the user says, what the file says of
-// itself, or what its shapes say.
+// identify finds the architecture, and what goes before it: what the user says,
+// what the file says of itself, or what its shapes say.
 func identify(m *mapping, inv *inventory, o PlanOptions) (architecture, error) {
+	a, pixels, err := m.find(inv, o)
+	if err != nil || a.config == nil {
+		return a, err
+	}
+	c := *a.config // what was found may be another's
+	a.config = &c
+	return a, a.setPixels(m, inv, o, pixels)
+}
+
+// find finds the architecture. pixels says whether it comes with what goes
+// before the model.
+func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bool, err error) {
 	switch {
 	case o.Config != nil || o.ConfigName != "":
-		c, name, err := chosenConfig(o.Config, o.ConfigName)
-		return architecture{name: name, config: c, how: "given by --config"}, err
-	case inv.metadata[metaConfig] != "":
-		c, err := arch.Parse([]byte(inv.metadata[metaConfig]))
-		if err != nil {
-			return architecture{}, fmt.Errorf("the file's own %s: %w", metaConfig, err)
+		if a.how = "given by --config"; o.Config != nil {
+			a.how = "given"
 		}
-		return architecture{name: canonicalName(c), config: c, how: "the file says it"}, nil
-	case inv.config != nil:
-		return architecture{name: canonicalName(inv.config), config: inv.config, how: "the config.json beside it says it"}, nil
+		if a.config, a.name, pixels, err = chosenConfig(o.Config, o.ConfigName); err == nil {
+			m.doubt(&a, inv, o.ConfigName, true)
+		}
+	case inv.metadata[metaConfig] != "":
+		a.how, pixels = "the file says it", true
+		if a.config, err = arch.ParseStored([]byte(inv.metadata[metaConfig]), []byte(inv.metadata[metaPreprocess])); err != nil {
+			return a, false, fmt.Errorf("the file's own %s: %w", metaConfig, err)
+		}
+		a.name = canonicalName(a.config)
+	case inv.beside.config != nil:
+		a = architecture{name: canonicalName(inv.beside.config), config: inv.beside.config, how: "the " + filepath.Base(inv.beside.file) + " beside it says it"}
+		pixels = inv.beside.pixels
+		m.doubt(&a, inv, "", false)
 	case m.alone() == "visual.":
-		return m.identifyTower(), nil
+		a = m.identifyTower()
 	case m.alone() == "text.":
-		return architecture{how: "a text tower alone; evatool init builds a CLIP model from it and a vision tower"}, nil
+		a.how = "a text tower alone; evatool init builds a CLIP model from it and a vision tower"
+	default:
+		a, err = m.identifyModel(inv)
 	}
-	return m.identifyModel(inv)
+	return a, pixels, err
 }
 
 func (m *mapping) identifyModel(inv *inventory) (architecture, error) {
@@ -95,24 +118,9 @@ func (m *mapping) identifyModel(inv *inventory) (architecture, error) {
 	if len(found) == 0 {
 		return architecture{how: "not recognised"}, m.nearly()
 	}
-	if len(found) > 1 {
-		family, evidence, warn := origin(m, inv)
-		i := slices.IndexFunc(found, func(a architecture) bool { return a.config.Family() == family })
-		if i < 0 {
-			return architecture{}, fault.Inputf("the architecture is ambiguous: %s and %s have the same names and shapes but another activation; choose one with Options.Config", found[0].label, found[1].label)
-		}
-		found[0] = found[i]
-		found[0].how += evidence
-		found[0].warn = warn
-	}
-	if family, _, _ := origin(m, inv); family == "openclip" && found[0].config.Family() == "openai" {
-		found[0].warn = "read as a model with QuickGELU, but the order of its keys is OpenCLIP's, whose models mostly have GELU; if this one has, give a --config FILE.json without quick_gelu"
-	}
-	if c := found[0].config; c.Family() == "openclip" && !c.QuickGELU && found[0].warn == "" {
-		found[0].warn = maybeQuick
-	}
-	found[0].how = "recognised from " + found[0].how
-	return found[0], nil
+	a, err := m.activation(inv, found)
+	a.how = "recognised from " + a.how
+	return a, err
 }
 
 // atItsSize is c for images of the size that the position embedding is made
@@ -141,8 +149,8 @@ func (m *mapping) atItsSize(c *arch.Config) *arch.Config {
 	return resized
 }
 
-// published lists the tensors of every published architecture, made on first use.
-var published = sync.OnceValue(func() map[string][]arch.Param {
+// namedParams lists the tensors of every published architecture, made on first use.
+var namedParams = sync.OnceValue(func() map[string][]arch.Param {
 	m := map[string][]arch.Param{}
 	for _, n := range arch.Names() {
 		c, _ := arch.Named(n)
@@ -155,7 +163,7 @@ var published = sync.OnceValue(func() map[string][]arch.Param {
 // architecture: then something is missing or damaged.
 func (m *mapping) nearly() error {
 	for _, n := range arch.Names() {
-		same, all := 0, published()[n]
+		same, all := 0, namedParams()[n]
 		for _, p := range all {
 			if e := m.byName[p.Name]; e != nil && SameShape(e.Out.Shape, p.Shape) {
 				same++
@@ -163,7 +171,7 @@ func (m *mapping) nearly() error {
 		}
 		if 10*same > 9*max(len(all), len(m.items)) {
 			c, _ := arch.Named(n)
-			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its Options.Config", n, m.differs(c, true))
+			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its --config", n, m.differs(c, true))
 		}
 	}
 	return nil
@@ -204,45 +212,6 @@ func SameShape(a, b []int64) bool {
 	return slices.Equal(a, b) || len(a)+len(b) == 1 && slices.Concat(a, b)[0] == 1
 }
 
-// maybeQuick is said where only the user can know: OpenCLIP's models of either
-// activation have the same names and shapes.
-const maybeQuick = "read as an OpenCLIP model with GELU; if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config"
-
-// origin tells OpenAI's files from OpenCLIP's, which have the same names and
-// shapes but another activation, by facts that only one of them has.
-func origin(m *mapping, inv *inventory) (family, evidence, warn string) {
-	index := map[string]int{}
-	half, full := false, false
-	for i, t := range inv.tensors {
-		index[m.bare(t.Name)] = i + 1
-		half = half || t.DType == tensorfile.F16 && strings.HasSuffix(t.Name, ".weight")
-		full = full || t.DType == tensorfile.F32 && strings.Contains(t.Name, "ln_")
-	}
-	if index["input_resolution"] > 0 && index["context_length"] > 0 {
-		return "openai", " and OpenAI's attributes", ""
-	}
-	if half && full {
-		return "openai", " and OpenAI's mix of fp16 and fp32", ""
-	}
-	if m.family == hfCLIP {
-		return "", "", ""
-	}
-	// The original classes define their modules in different orders, which a
-	// state dict keeps (a sorted one does not).
-	prefix := "transformer.resblocks.0."
-	if m.family == evaCLIP {
-		prefix = "text." + prefix
-	}
-	weight, bias, ln := index[prefix+"attn.in_proj_weight"], index[prefix+"attn.in_proj_bias"], index[prefix+"ln_1.weight"]
-	switch {
-	case ln > 0 && ln < weight:
-		return "openclip", " and the order of the keys", maybeQuick
-	case weight > 0 && weight < bias && bias < ln:
-		return "openai", " and the order of the keys", ""
-	}
-	return "", "", ""
-}
-
 // clipTowers are the published models whose vision tower this is, its projection
 // left aside.
 func (m *mapping) clipTowers() (names []string) {
@@ -251,11 +220,14 @@ func (m *mapping) clipTowers() (names []string) {
 			e := m.byName[p.Name]
 			return p.Tower == arch.VisualTower && p.Name != "visual.proj" && (e == nil || !SameShape(e.Out.Shape, p.Shape))
 		}
-		if !slices.ContainsFunc(published()[n], differs) {
+		if !slices.ContainsFunc(namedParams()[n], differs) {
 			names = append(names, n)
 		}
 	}
-	return names
+	// Variants of the same tower need no mention: ViT-H-14-quickgelu, -worldwide.
+	return slices.DeleteFunc(names, func(n string) bool {
+		return slices.ContainsFunc(names, func(other string) bool { return strings.HasPrefix(n, other+"-") })
+	})
 }
 
 // towers are the published EVA vision towers by width, blocks and patch size.

@@ -2,9 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -30,7 +28,8 @@ type Input struct {
 	Ignored   []Dropped // files that are not read, and why
 
 	all    []tensorfile.Info // every tensor of the files, by path
-	config *arch.Config      // from a config.json beside the weights
+	beside beside            // what the files beside the weights say
+	sha256 string            // of the file where it is one and the hash is known
 
 	missing string    // the shards that were not given, or empty
 	act     string    // the activation that a tower's config.json states, or empty
@@ -41,7 +40,11 @@ type Input struct {
 type Entry struct{ Path, Kind, Value string }
 
 func (in *Input) inventory() *inventory {
-	return &inventory{tensors: in.Tensors(), metadata: in.Metadata(), config: in.config}
+	inv := &inventory{tensors: in.Tensors(), metadata: in.Metadata(), beside: in.beside, sha256: in.sha256}
+	if len(in.Files) > 0 {
+		inv.path = in.Files[0]
+	}
+	return inv
 }
 
 // Want is what Open takes, for messages.
@@ -82,7 +85,7 @@ func Open(paths []string, key string) (in *Input, err error) {
 	if err != nil {
 		return in, err
 	}
-	return in, in.sidecar(filepath.Dir(path), st.IsDir())
+	return in, in.look(filepath.Dir(path), st.IsDir())
 }
 
 // openFile opens one file and adds to in what it says.
@@ -168,12 +171,47 @@ func (in *Input) choose(dir string) (string, error) {
 	if isDistributed(filepath.Join(dir, ".metadata")) {
 		return "", distributed(dir)
 	}
+	var there []string
 	for _, name := range folderFiles {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return filepath.Join(dir, name), nil
+			there = append(there, name)
 		}
 	}
+	if len(there) > 0 {
+		return in.best(dir, there), nil
+	}
 	return "", fault.Inputf("%s: no weights here; expected %s, or DeepSpeed's latest; or name the files themselves", dir, strings.Join(folderFiles, ", "))
+}
+
+// best is the first of a folder's files that holds a whole CLIP model: timm's
+// repositories have the image tower alone beside it.
+func (in *Input) best(dir string, names []string) string {
+	chosen := 0
+	if len(names) > 1 {
+		chosen = max(0, slices.IndexFunc(names, func(n string) bool { return isWhole(filepath.Join(dir, n)) }))
+	}
+	for i, n := range names {
+		if i != chosen {
+			in.Ignored = append(in.Ignored, Dropped{n, names[chosen] + " is read"})
+		}
+	}
+	return filepath.Join(dir, names[chosen])
+}
+
+// isWhole says whether a file's names are those of both towers. One that cannot
+// be read is taken for whole: then its error is the one to show.
+func isWhole(path string) bool {
+	var in Input
+	src, err := in.openFile(path, "")
+	if strings.HasSuffix(path, ".index.json") {
+		src, err = tensorfile.OpenShards(path, func(p string) (tensorfile.Source, error) { return in.openFile(p, "") })
+	}
+	if err != nil {
+		return true
+	}
+	defer src.Close()
+	m, err := mapToEVA(&inventory{tensors: src.Tensors()})
+	return err == nil && m.alone() == "" && len(m.unknown) == 0
 }
 
 // isDistributed says whether a file is a piece of a torch.distributed.checkpoint.
@@ -217,42 +255,6 @@ func (in *Input) deepspeed(dir string) (string, error) {
 // maxConfig is the size up to which a configuration is read, in bytes.
 const maxConfig = 1 << 20
 
-// sidecar reads the configuration beside the weights. In a folder any
-// architecture file counts, beside a single file only one that is clearly its.
-func (in *Input) sidecar(dir string, folder bool) error {
-	for _, name := range []string{"open_clip_config.json", "config.json"} {
-		path := filepath.Join(dir, name)
-		b, err := fault.ReadFile(path, "a model configuration (JSON)", maxConfig)
-		if err != nil {
-			continue
-		}
-		var kind struct {
-			ModelType string `json:"model_type"`
-			Act       string `json:"hidden_act"`
-		}
-		if json.Unmarshal(b, &kind) != nil {
-			continue
-		}
-		if folder && (kind.ModelType == "clip_text_model" || kind.ModelType == "clip_vision_model") {
-			in.act = kind.Act // one tower: the configuration of no model
-			continue
-		}
-		if !folder && (name == "config.json") != (kind.ModelType == "clip") {
-			continue
-		}
-		if !folder && kind.ModelType == "clip" && !slices.ContainsFunc(in.Tensors(), func(t tensorfile.Info) bool { return t.Name == hfCLIP.has[0] }) {
-			continue
-		}
-		c, err := arch.Parse(b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		in.config = c
-		return nil
-	}
-	return nil
-}
-
 func (in *Input) openSeveral(paths []string, key string) error {
 	j := &joined{of: map[string]tensorfile.Source{}}
 	in.Source = j
@@ -270,7 +272,7 @@ func (in *Input) openSeveral(paths []string, key string) error {
 			j.tensors = append(j.tensors, t)
 		}
 	}
-	return in.sidecar(filepath.Dir(paths[0]), false)
+	return in.look(filepath.Dir(paths[0]), false)
 }
 
 // Outside lists the tensors that are not in the state dict, such as optimizer
@@ -298,9 +300,11 @@ func (in *Input) Outside() (out []tensorfile.Info) {
 
 // Identity is what the names and shapes of a checkpoint say about it.
 type Identity struct {
-	Family string // of the names, empty when not known
-	Config string // published name of the architecture, Custom, or empty
-	How    string // how it was found, or why it was not
+	Family     string           // of the names, empty when not known
+	Config     string           // published name of the architecture, Custom, or empty
+	How        string           // how it was found, or why it was not
+	Preprocess *arch.Preprocess // nil: no model
+	Warnings   []string
 }
 
 // Identify recognises the key family and the architecture.
@@ -319,7 +323,14 @@ func (in *Input) Identify() (id Identity) {
 		id.How = fault.Line(err)
 		return id
 	}
-	id.Config, id.How = a.name, a.how
+	id.Config, id.How, id.Warnings = a.name, a.how, a.warnings
+	if a.config != nil {
+		p := a.config.Preprocess()
+		id.Preprocess = &p
+	}
+	if a.assumed != "" {
+		id.Warnings = append(id.Warnings, a.assumed)
+	}
 	return id
 }
 

@@ -15,7 +15,9 @@ import (
 type inventory struct {
 	tensors  []tensorfile.Info // in file order
 	metadata map[string]string // safetensors __metadata__
-	config   *arch.Config      // from a config.json beside the weights, or nil
+	beside   beside            // what the files beside the weights say
+	path     string            // of the (first) file, or empty
+	sha256   string            // of the file, empty where it is not known or there are several
 }
 
 // mapping relates a state dict to EVA's layout.

@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -21,6 +21,7 @@ type ModelOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
 	ConfigName string       // architecture name or JSON file; empty: the file's own, or recognised
 	Key        string       // path of the state dict inside a wrapper
+	Preprocess string       // what goes before the model, words or a JSON file; empty: what is known
 }
 
 // Model is an opened checkpoint, seen in EVA's key layout whatever it holds.
@@ -31,6 +32,8 @@ type Model struct {
 	Config     *arch.Config
 	Preprocess arch.Preprocess
 	Source     tensorfile.Source // exactly Config.Params(), by their names
+	Warnings   []string
+	Assumed    string // says that the preprocessing is not known and what was assumed, or empty
 }
 
 // Close closes the files.
@@ -44,8 +47,17 @@ func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error)
 		return nil, err
 	}
 	m, err := in.model(path, o)
-	if err == nil {
-		m.SHA256, _, err = digest.File(ctx, in.Files[0], Want)
+	if err == nil || errors.Is(err, errAmbiguous) {
+		sum, herr := in.Hash(ctx)
+		switch {
+		case herr != nil:
+			err = herr
+		case err != nil || in.named():
+			m, err = in.model(path, o)
+		}
+		if err == nil {
+			m.SHA256 = sum
+		}
 	}
 	if err != nil {
 		in.Close()
@@ -69,22 +81,23 @@ func About(files []string, err error) error {
 }
 
 func (in *Input) model(path string, o ModelOptions) (*Model, error) {
-	p, err := in.Plan(PlanOptions{Config: o.Config, ConfigName: o.ConfigName, Layout: "eva", DType: "keep"})
+	p, err := in.Plan(PlanOptions{Config: o.Config, ConfigName: o.ConfigName, Preprocess: o.Preprocess, Layout: "eva", DType: "keep"})
 	if err != nil {
-		return &Model{}, err
+		return nil, err
 	}
 	if p.Config == nil {
 		switch {
 		case p.lacks("visual."):
-			return &Model{}, fault.Inputf("%s has no vision tower, only a text tower; evatool init builds a CLIP model from it and a vision tower", path)
+			return nil, fault.Inputf("%s has no vision tower, only a text tower; evatool init builds a CLIP model from it and a vision tower", path)
 		case p.lacks("text.") && (p.Name == "" || p.Name == Custom):
-			return &Model{}, fault.Inputf("%s has no text tower, only a vision tower; evatool init builds a CLIP model from it and a text tower", path)
+			return nil, fault.Inputf("%s has no text tower, only a vision tower; evatool init builds a CLIP model from it and a text tower", path)
 		case p.lacks("text."):
-			return &Model{}, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.Name)
+			return nil, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.Name)
 		}
-		return &Model{}, fault.Inputf("%s does not say its architecture, and it is not a published one; give Options.Config NAME or FILE.json", path)
+		return nil, fault.Inputf("%s does not say its architecture, and it is not a published one; give Options.Config NAME or FILE.json", path)
 	}
-	m := &Model{Path: path, Config: p.Config, Preprocess: p.Config.Preprocess(), Source: newItemSource(p.Items, p.Config, in.Close)}
+	m := &Model{Path: path, Config: p.Config, Preprocess: p.Config.Preprocess(), Warnings: p.Warnings, Assumed: p.Assumed,
+		Source: newItemSource(p.Items, p.Config, in.Close)}
 	if p.Name != Custom {
 		m.Name = p.Name
 	}

@@ -39,8 +39,8 @@ func TestNamesBehindAPrefix(t *testing.T) {
 				t.Errorf("%s: no %s behind the prefix", file, name)
 			}
 		}
-		x, _, _ := origin(a, plain)
-		if y, _, _ := origin(b, wrapped); x != y {
+		x, _ := origin(a, plain)
+		if y, _ := origin(b, wrapped); x != y {
 			t.Errorf("%s: origin %q and %q", file, x, y)
 		}
 		wrapped.tensors[3].Name = "other." + wrapped.tensors[3].Name

@@ -24,8 +24,10 @@ type Plan struct {
 	Renamed    int // items under another name than their source's
 	Cast       int // items of another element type than their source's
 	Warnings   []string
+	Assumed    string // says that the preprocessing is not known and what was assumed, or empty
 
-	in *Input
+	in      *Input
+	guessed bool // the activation
 }
 
 // Dropped is something in a checkpoint that is left out.
@@ -77,6 +79,7 @@ func (it *Item) raw() bool {
 type PlanOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
 	ConfigName string       // published name or JSON file; empty: the file's own, or recognised
+	Preprocess string       // what goes before the model, words or a JSON file; empty: what is known
 	Layout     string       // eva (default), openclip, hf, source
 	DType      string       // keep (default), fp32, fp16, bf16
 	ImageSize  int          // new input size in pixels; 0: unchanged
@@ -229,9 +232,7 @@ func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
 	if m.prefix != "" {
 		p.Recognised += ", behind " + m.prefix
 	}
-	if a.warn != "" {
-		p.Warnings = append(p.Warnings, a.warn)
-	}
+	p.Warnings, p.Assumed, p.guessed = append(p.Warnings, a.warnings...), a.assumed, a.guessed
 	if err := p.shape(m, o); err != nil {
 		return err
 	}
@@ -252,8 +253,11 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 		}
 		return nil
 	}
-	if o.ImageSize != 0 {
+	if o.ImageSize != 0 && o.ImageSize != p.Config.Vision.ImageSize {
 		c := *p.Config
+		if was := c.Preprocess(); was.Resize != [2]int{} && o.Preprocess == "" {
+			return fault.Usagef("--image-size %d: the model's images are resized to %d×%d and then cut to %d; --preprocess says what to do for the new size, such as --preprocess resize=shortest", o.ImageSize, was.Resize[0], was.Resize[1], was.Size)
+		}
 		c.Vision.ImageSize = o.ImageSize
 		checked, err := arch.Parse(c.JSON())
 		if err != nil {
@@ -311,7 +315,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 		}
 	}
 	if only != "" {
-		p.Config = nil // the file is no model
+		p.Config, p.Assumed = nil, "" // the file is no model
 	}
 	return nil
 }

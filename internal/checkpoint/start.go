@@ -85,7 +85,7 @@ func OpenStart(o StartOptions) (*Start, error) {
 }
 
 func (s *Start) plan(o StartOptions) (err error) {
-	if s.config, s.Name, err = chosenConfig(o.Config, o.ConfigName); err != nil {
+	if s.config, s.Name, _, err = chosenConfig(o.Config, o.ConfigName); err != nil {
 		return err
 	}
 	if o.Skip == nil {

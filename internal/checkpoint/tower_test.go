@@ -33,7 +33,7 @@ func TestCLIPTowersAlone(t *testing.T) {
 	text := func(n string) (string, bool) { return n, !strings.HasPrefix(n, "visual.") }
 	vit, rn, h14 := all["openai-ViT-B-32"], all["openai-RN50"], all["openclip-ViT-H-14"]
 	hf := outputs(mustPlan(t, &inventory{tensors: vit}, PlanOptions{Layout: "hf"})).tensors
-	const both, onlyRN, onlyH, onlyText = "one of openai-ViT-B-32 and openclip-ViT-B-32;", "one of openai-RN50;", "one of openclip-ViT-H-14;", "a text tower alone"
+	const both, onlyRN, onlyH, onlyText = "one of openai-ViT-B-32 and openclip-ViT-B-32;", "one of openai-RN50 and openclip-RN50;", "one of openclip-ViT-H-14;", "a text tower alone"
 	for i, c := range []struct {
 		tensors []tensorfile.Info
 		how     string
@@ -137,7 +137,7 @@ func TestFolderOfOneTower(t *testing.T) {
 		if _, err := planned(t, in, PlanOptions{}); err != nil {
 			t.Errorf("%s: %v", kind, err)
 		}
-		o := StartOptions{Config: full.config}
+		o := StartOptions{Config: full.beside.config}
 		if *map[bool]*string{true: &o.Vision, false: &o.Text}[tower == "vision_model."] = dir; o.Check() != nil {
 			t.Fatal(o.Check())
 		}
@@ -147,7 +147,7 @@ func TestFolderOfOneTower(t *testing.T) {
 			continue
 		}
 		defer s.Close()
-		if quick := full.config.QuickGELU; len(s.Loaded) < 10 || quick != slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "quick_gelu") }) {
+		if quick := full.beside.config.QuickGELU; len(s.Loaded) < 10 || quick != slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "quick_gelu") }) {
 			t.Errorf("%s: %d tensors loaded, warnings %v, quick_gelu %v", kind, len(s.Loaded), s.Warnings, quick)
 		}
 	}

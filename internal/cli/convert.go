@@ -44,8 +44,8 @@ these names do it.` + exitStatus,
 			if o.ShardSize, err = parseSize("--shard-size", shardSize); err != nil {
 				return err
 			}
-			if o.Resize != "" && o.ImageSize == 0 {
-				return fault.Usagef("--resize %s: says how to resize, --image-size N says to what; give both", o.Resize)
+			if o.Resize != "" && o.ImageSize == 0 && o.Config == "" {
+				return fault.Usagef("--resize %s: says how to resize; --image-size N, or a --config of another size, says to what", o.Resize)
 			}
 			if err := checkOutput(o.Output); err != nil {
 				return err
@@ -70,6 +70,7 @@ these names do it.` + exitStatus,
 	f := cmd.Flags()
 	f.StringVarP(&o.Output, "output", "o", "", "the file to write")
 	f.StringVar(&o.Config, "config", "", "architecture: a `NAME` of evatool models, or a JSON file")
+	preprocessFlag(cmd, &o.Preprocess)
 	f.StringVar(&o.Layout, "layout", "eva", "names of the output: eva, openclip, hf or source")
 	f.StringVar(&o.Key, "key", "", "path of the state dict inside the file, such as state_dict or a/b")
 	f.StringVar(&o.Prefix, "prefix", "", "only the tensors whose names begin with `WORD`., such as model; it is taken off")

@@ -41,7 +41,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringArrayVar(&o.Images, "images", nil, "image `PATH`: a file or a folder; further paths may follow as arguments")
 	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one a line; - is stdin")

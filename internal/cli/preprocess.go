@@ -16,6 +16,7 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -37,14 +38,16 @@ type preprocessed struct {
 
 func newPreprocess(app *App) *cobra.Command {
 	var size int
-	var mode, interpolation, out string
+	var mode, interpolation, preprocess, out string
 	cmd := &cobra.Command{
 		Use:   "preprocess --size N FILE...",
 		Short: "Decode, resize and crop images as CLIP's evaluation does, and print the hashes",
 		Long: `Decode images, resize the shorter side to N, cut the centre square and
 normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
 the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor
-(CHW, float32, little-endian, CLIP's mean and standard deviation).
+(CHW, float32, little-endian, CLIP's mean and standard deviation). --preprocess
+changes what is done: the square that a model takes which squashes the picture,
+or has another mean.
 
 JPEG, PNG, WebP, GIF, BMP, TIFF, PGM and PPM are recognised by content. EXIF orientation
 is not applied. Truncated files and images of more than 178,956,970 pixels are
@@ -64,11 +67,25 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 			if size < 1 || size > 4096 {
 				return fault.Usagef("--size %d: use a number from 1 to 4096, such as 224", size)
 			}
-			filter, ok := map[string]img.Filter{"bicubic": img.Bicubic, "bilinear": img.Bilinear}[interpolation]
-			if !ok {
-				return fault.Usagef("--interpolation %s: use bicubic or bilinear", interpolation)
+			how := arch.OpenAIPreprocess()
+			how.Size = size
+			if preprocess != "" {
+				var err error
+				if how, err = checkpoint.ReadPreprocess(how, preprocess, size); err != nil {
+					return err
+				}
 			}
-			p := img.Preprocess{Size: size, Filter: filter, Mean: arch.CLIPMean, Std: arch.CLIPStd, Direct: direct}
+			if cmd.Flags().Changed("interpolation") {
+				how.Interpolation = interpolation
+			}
+			if _, ok := img.Filters[how.Interpolation]; !ok {
+				return fault.Usagef("--interpolation %s: use bicubic, bilinear, nearest, lanczos, box or hamming", interpolation)
+			}
+			p := how.Steps()
+			p.Direct = direct
+			if direct && how.ResizeMode != arch.Shortest && how.ResizeMode != arch.Squash {
+				return fault.Usagef("--mode direct: a border (resize=%s) is made in RGB only; use rgb-first", how.ResizeMode)
+			}
 			if err := distinctNames(out, files); err != nil {
 				return err
 			}
@@ -108,8 +125,9 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 	f := cmd.Flags()
 	f.IntVar(&size, "size", 224, "the model's image size, `N` pixels a side")
 	f.StringVar(&mode, "mode", "rgb-first", "rgb-first or direct")
-	f.StringVar(&interpolation, "interpolation", "bicubic", "bicubic or bilinear")
+	f.StringVar(&interpolation, "interpolation", "bicubic", "bicubic, bilinear, nearest, lanczos, box or hamming")
 	decodeMemoryFlag(cmd)
+	preprocessFlag(cmd, &preprocess)
 	f.StringVarP(&out, "output", "o", "", "write the crops to `DIR` as cat.jpg.npy (HWC, uint8) and cat.jpg.png")
 	return cmd
 }

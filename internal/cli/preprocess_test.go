@@ -151,7 +151,7 @@ func TestPreprocessBilinear(t *testing.T) {
 	if err != nil || !strings.Contains(out, "887fc543326e8ddf7eb69fa73b5a9807d1bba3d11245483fae66ba8954bbcf4f") {
 		t.Errorf("%s %v", out, err)
 	}
-	if _, err := runPreprocess(t, "--interpolation", "lanczos", photo); fault.Code(err) != int(fault.Usage) {
+	if _, err := runPreprocess(t, "--interpolation", "cubic", photo); fault.Code(err) != int(fault.Usage) {
 		t.Errorf("lanczos: %v", err)
 	}
 }

@@ -48,7 +48,7 @@ have several lines), or WebDataset tars with captions.` + exitStatus,
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with captions")
 	f.StringVar(&o.Split, "split", "test", "split of the Karpathy file")

@@ -75,7 +75,7 @@ An image that does not decode is skipped, counted and listed; more than
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key)
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
 	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words")
@@ -116,11 +116,17 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 	return i, n, nil
 }
 
-func modelFlags(cmd *cobra.Command, model, config, key *string) {
+func modelFlags(cmd *cobra.Command, model, config, key, preprocess *string) {
 	f := cmd.Flags()
 	f.StringVar(model, "model", "", "a model file, or any checkpoint that convert reads")
 	f.StringVar(config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
 	f.StringVar(key, "key", "", "`PATH` of the state dict inside a wrapper")
+	preprocessFlag(cmd, preprocess)
+}
+
+// preprocessFlag says how images are prepared.
+func preprocessFlag(cmd *cobra.Command, preprocess *string) {
+	cmd.Flags().StringVar(preprocess, "preprocess", "", "how images are prepared, where the model does not say it: openai, inception or imagenet (mean and std), mean=…,std=…,interpolation=…,resize=shortest|longest|squash, or a JSON `FILE` of OpenCLIP or transformers")
 }
 
 // computeFlags say how images are decoded and encoded.

@@ -104,8 +104,9 @@ func Image(cfg *arch.Config, w Weights, images *Node, opt Options) *Node {
 }
 
 // Text is the text tower: tokens [B,N] int32, N at most the context, to
-// features [B,embed] Float32, not L2-normalised. The feature is taken at the
-// first largest token id, which is the end of the text.
+// features [B,embed] Float32, not L2-normalised. The feature is taken at the end
+// of the text: the first largest token id, or the first that the configuration
+// names.
 func Text(cfg *arch.Config, w Weights, tokens *Node, opt Options) *Node {
 	return to(newTower(cfg, w, opt, arch.TextTower).text(tokens), dtypes.Float32)
 }

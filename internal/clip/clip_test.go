@@ -3,12 +3,16 @@ package clip
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
+	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device"
@@ -173,4 +177,36 @@ func TestBlocks(t *testing.T) {
 			})
 		}
 	})
+}
+
+// The text feature is taken where transformers takes it: at the first token
+// that the configuration calls the end, at the first token where there is none,
+// and for the old value 2 at the largest id.
+func TestEndOfText(t *testing.T) {
+	dir := models + "hf-clip-tiny"
+	var want struct {
+		Tokens [][]int32
+		Cases  []struct {
+			EOS      int
+			Features [][]float32
+		}
+	}
+	if err := json.Unmarshal(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "eos.json"))), &want); err != nil {
+		t.Fatal(err)
+	}
+	text := string(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "config.json"))))
+	d := devicetest.Open(t, device.Options{Backend: "go", CompileCache: "off"})
+	defer d.Close()
+	for _, c := range want.Cases {
+		cfg := must[*arch.Config](t)(arch.Parse([]byte(strings.Replace(text, `"vocab_size"`, fmt.Sprintf(`"eos_token_id": %d, "vocab_size"`, c.EOS), 1))))
+		m := must[*checkpoint.Model](t)(checkpoint.OpenModel(context.Background(), archtest.Weights(dir), checkpoint.ModelOptions{Config: cfg}))
+		defer m.Close()
+		set := must[*weights.Set](t)(weights.Load(context.Background(), d, m.Config, m.Source, "fp32"))
+		defer set.Free()
+		r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: len(want.Tokens)}))
+		got := must[[]float32](t)(r.Texts(context.Background(), slices.Concat(want.Tokens...), len(want.Tokens)))
+		if e := diff(t, got, slices.Concat(c.Features...)); e > tolerance {
+			t.Errorf("eos_token_id %d: text features differ by %.2g", c.EOS, e)
+		}
+	}
 }

@@ -113,7 +113,11 @@ func (t *tower) text(tokens *Node) *Node {
 	}
 	x = addPositions(x, graph.InsertAxes(position, 0), nil)
 
-	end := graph.InsertAxes(graph.ArgMax(tokens, 1, dtypes.Int32), -1) // [B,1]
+	ends := tokens // largest where the text ends; the first counts
+	if t.cfg.PoolsEOS() {
+		ends = to(graph.Equal(tokens, graph.Scalar(g, dtypes.Int32, t.cfg.Text.EOS)), dtypes.Int32)
+	}
+	end := graph.InsertAxes(graph.ArgMax(ends, 1, dtypes.Int32), -1) // [B,1]
 	columns := graph.Iota(g, shapeI32(1, n), 1)
 	isEnd := graph.InsertAxes(graph.Equal(columns, end), -1) // [B,N,1]
 	// Not a gather: its gradient would be a scatter.

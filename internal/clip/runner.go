@@ -296,7 +296,7 @@ func (r *Runner) textLength(tokens []int32) int {
 	}
 	longest := 0
 	for row := range slices.Chunk(tokens, c) {
-		longest = max(longest, slices.Index(row, slices.Max(row))+1)
+		longest = max(longest, r.cfg.EndOfText(row)+1)
 	}
 	for _, l := range textLengths {
 		if longest <= l && l < c {

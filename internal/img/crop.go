@@ -1,44 +1,109 @@
 package img
 
 import (
+	"bytes"
 	"math"
 	"math/rand/v2"
 )
 
-// Preprocess is the evaluation transform of CLIP: the shorter side to Size by
-// Filter, a centre crop of Size x Size, and per-channel normalisation.
+// Preprocess is the evaluation transform of CLIP: a resize by Filter, a centre
+// crop or a border to Size x Size, and per-channel normalisation.
 type Preprocess struct {
 	Size      int        // pixels
 	Filter    Filter     // Bicubic unless set
 	Mean, Std [3]float32 // of values in [0, 1]
 	Direct    bool       // resize in the image's own mode, then convert to RGB
+
+	Mode   Mode   // Shortest unless set
+	Resize [2]int // height and width that Shortest (both equal) and Squash resize to; zeros: Size
+	Floor  bool   // transformers' rounding of half a pixel of a crop or border, not torchvision's
+	Fill   byte   // of the border
 }
+
+// Mode is what a resize does with the picture's shape.
+type Mode int
+
+// OpenCLIP's three modes, and none.
+const (
+	Shortest Mode = iota // the shorter side to Size
+	Longest              // the longer side to Size
+	Squash               // both sides to Size, whatever the shape
+	AsItIs               // no resize
+)
+
+// Modes are the modes by name.
+var Modes = map[string]Mode{"shortest": Shortest, "longest": Longest, "squash": Squash, "none": AsItIs}
 
 // Box is a crop: left, top, width and height in pixels.
 type Box struct{ X, Y, W, H int }
 
-// shorterSide is torchvision's Resize(size) and CenterCrop(size): the resized
-// width and height, and the window that the crop keeps.
-func shorterSide(w, h, size int) (rw, rh int, xs, ys span) {
-	rw, rh = size, size
-	if w <= h {
-		rh = int(float64(size*h) / float64(w))
-	} else {
-		rw = int(float64(size*w) / float64(h))
+// scaled is the width and height that a w x h image is resized to.
+func (p Preprocess) scaled(w, h int) (rw, rh int) {
+	to := p.Resize
+	if to == [2]int{} {
+		to = [2]int{p.Size, p.Size}
 	}
-	x := int(math.RoundToEven(float64(rw-size) / 2))
-	y := int(math.RoundToEven(float64(rh-size) / 2))
-	return rw, rh, span{x, x + size}, span{y, y + size}
+	switch p.Mode {
+	case AsItIs:
+		return w, h
+	case Squash:
+		return to[1], to[0]
+	case Longest: // OpenCLIP's ResizeKeepRatio
+		ratio := max(float64(h)/float64(p.Size), float64(w)/float64(p.Size))
+		side := func(n int) int { return max(1, int(math.RoundToEven(float64(n)/ratio))) }
+		return side(w), side(h)
+	}
+	// torchvision's Resize(size) and transformers' shortest_edge.
+	size := to[0]
+	if w <= h {
+		return size, int(float64(size*h) / float64(w))
+	}
+	return int(float64(size*w) / float64(h)), size
 }
 
-// Crop resizes the shorter side to p.Size and cuts the centre square.
-func (p Preprocess) Crop(im *Image) *RGB {
-	rw, rh, xs, ys := shorterSide(im.W, im.H, p.Size)
-	if p.Direct {
-		return im.resize(p.Filter, rw, rh, xs, ys).RGB()
+// centre is the part of n pixels that a centre crop to size keeps, and the
+// border in front of it where there are fewer: torchvision's rounding, or
+// transformers' (of its PIL backend).
+func (p Preprocess) centre(n int) (s span, border int) {
+	if n < p.Size {
+		missing := p.Size - n
+		if p.Floor {
+			missing++
+		}
+		return span{0, n}, missing / 2
 	}
-	c := im.RGB()
-	return &RGB{p.Size, p.Size, resize(p.Filter, c.raster(), whole(c.W, c.H), rw, rh, xs, ys)}
+	lo := int(math.RoundToEven(float64(n-p.Size) / 2))
+	if p.Floor {
+		lo = (n - p.Size) / 2
+	}
+	return span{lo, lo + p.Size}, 0
+}
+
+// Crop makes the square that the model sees: Size x Size.
+func (p Preprocess) Crop(im *Image) *RGB {
+	rw, rh := p.scaled(im.W, im.H)
+	xs, left := p.centre(rw)
+	ys, top := p.centre(rh)
+	var out *RGB
+	if p.Direct {
+		out = im.resize(p.Filter, rw, rh, xs, ys).RGB()
+	} else {
+		c := im.RGB()
+		out = &RGB{xs.hi - xs.lo, ys.hi - ys.lo, resize(p.Filter, c.raster(), whole(c.W, c.H), rw, rh, xs, ys)}
+	}
+	if out.W == p.Size && out.H == p.Size {
+		return out
+	}
+	return out.bordered(p.Size, left, top, p.Fill)
+}
+
+// bordered is c in a square of size pixels.
+func (c *RGB) bordered(size, left, top int, fill byte) *RGB {
+	out := &RGB{size, size, bytes.Repeat([]byte{fill}, size*size*3)}
+	for y := range c.H {
+		copy(out.Pix[((top+y)*size+left)*3:], c.Pix[y*c.W*3:(y+1)*c.W*3])
+	}
+	return out
 }
 
 func whole(w, h int) [4]float32 { return [4]float32{0, 0, float32(w), float32(h)} }

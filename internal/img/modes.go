@@ -87,7 +87,7 @@ func (im *Image) resize(by Filter, w, h int, xs, ys span) *Image {
 		out.Int = resizeInt(by, im.Int, im.W, im.H, w, h, xs, ys)
 	case (im.Mode == "1" || im.Mode == "P") && !same:
 		out.Pix = nearest(im, w, h, xs, ys)
-	case (im.Mode == "LA" || im.Mode == "RGBA") && !same:
+	case (im.Mode == "LA" || im.Mode == "RGBA") && !same && by != Nearest:
 		c := channels[im.Mode]
 		pre := raster{premultiply(im.Pix, c), im.W, im.H, c, im.W * c}
 		out.Pix = resize(by, pre, whole(im.W, im.H), w, h, xs, ys)
@@ -125,7 +125,7 @@ func unpremultiply(pix []byte, c int) {
 
 // nearest is ImagingScaleAffine, whose coordinates are sums, not products.
 func nearest(im *Image, w, h int, xs, ys span) []byte {
-	column, row := nearestIndex(im.W, w, xs), nearestIndex(im.H, h, ys)
+	column, row := nearestIndex(im.W, 0, float32(im.W), w, xs), nearestIndex(im.H, 0, float32(im.H), h, ys)
 	out := make([]byte, 0, len(column)*len(row))
 	for _, y := range row {
 		for _, x := range column {
@@ -135,13 +135,14 @@ func nearest(im *Image, w, h int, xs, ys span) []byte {
 	return out
 }
 
-func nearestIndex(in, out int, s span) []int {
-	step := float64(in) / float64(out)
-	pos := step * 0.5
+// nearestIndex is the input of every output of s, of those from in0 to in1.
+func nearestIndex(inSize int, in0, in1 float32, outSize int, s span) []int {
+	step := float64(in1-in0) / float64(outSize)
+	pos := float64(in0) + float64(step*0.5)
 	index := make([]int, 0, s.hi-s.lo)
 	for i := range s.hi {
 		if i >= s.lo {
-			index = append(index, min(int(pos), in-1))
+			index = append(index, min(int(pos), inSize-1))
 		}
 		pos += step
 	}

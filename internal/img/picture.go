@@ -154,8 +154,7 @@ func (p *Picture) RGB() (*RGB, error) {
 	return out, nil
 }
 
-// Crop is the evaluation transform: the shorter side to pre.Size, then the
-// centre square.
+// Crop is the evaluation transform: a square of pre.Size pixels.
 func (p *Picture) Crop(pre Preprocess) (*RGB, error) {
 	if pre.Direct {
 		im, err := p.Image()
@@ -175,18 +174,8 @@ func (p *Picture) Crop(pre Preprocess) (*RGB, error) {
 // size x size, as torchvision's resized_crop does on a PIL image.
 func (p *Picture) RandomResizedCrop(b Box, size int) (*RGB, error) {
 	r := newResizer(Bicubic, b.W, b.H, 3, whole(b.W, b.H), size, size, span{0, size}, span{0, size})
-	c := &Cropper{r, b.X, b.Y}
+	c := &Cropper{r: r, x: b.X, y: b.Y}
 	if err := p.rgbRows(span{b.Y + r.rows.lo, b.Y + r.rows.hi}, c.Add); err != nil {
-		return nil, err
-	}
-	return c.Done(), nil
-}
-
-// Squeeze resizes the picture to size x size, whatever its shape.
-func (p *Picture) Squeeze(by Filter, size int) (*RGB, error) {
-	all := span{0, size}
-	c := &Cropper{r: newResizer(by, p.W, p.H, 3, whole(p.W, p.H), size, size, all, all)}
-	if err := p.rgbRows(c.r.rows, c.Add); err != nil {
 		return nil, err
 	}
 	return c.Done(), nil
@@ -195,14 +184,23 @@ func (p *Picture) Squeeze(by Filter, size int) (*RGB, error) {
 // Cropper makes the evaluation transform's square of a picture whose rows come
 // one after another.
 type Cropper struct {
-	r    *resizer
-	x, y int // of the source's corner
+	r         *resizer
+	x, y      int // of the source's corner
+	size      int // of the square where what r makes gets a border, else 0
+	left, top int // of the border
+	fill      byte
 }
 
 // Cropper is Crop for a picture of w x h pixels of which the rows come later.
 func (p Preprocess) Cropper(w, h int) *Cropper {
-	rw, rh, xs, ys := shorterSide(w, h, p.Size)
-	return &Cropper{r: newResizer(p.Filter, w, h, 3, whole(w, h), rw, rh, xs, ys)}
+	rw, rh := p.scaled(w, h)
+	xs, left := p.centre(rw)
+	ys, top := p.centre(rh)
+	c := &Cropper{r: newResizer(p.Filter, w, h, 3, whole(w, h), rw, rh, xs, ys)}
+	if rw < p.Size || rh < p.Size {
+		c.size, c.left, c.top, c.fill = p.Size, left, top, p.Fill
+	}
+	return c
 }
 
 // Add takes the next rows, as Picture.Rows gives them.
@@ -221,7 +219,11 @@ func (c *Cropper) Add(y int, b *RGB) {
 
 // Done is the square; all rows have come.
 func (c *Cropper) Done() *RGB {
-	return &RGB{c.r.xs.hi - c.r.xs.lo, c.r.ys.hi - c.r.ys.lo, c.r.out}
+	out := &RGB{c.r.xs.hi - c.r.xs.lo, c.r.ys.hi - c.r.ys.lo, c.r.out}
+	if c.size > 0 {
+		return out.bordered(c.size, c.left, c.top, c.fill)
+	}
+	return out
 }
 
 // bands gathers the rows that a decoder makes one by one.

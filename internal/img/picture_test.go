@@ -51,7 +51,7 @@ func TestRows(t *testing.T) {
 				t.Errorf("%s: crop %v differs, %v", name, box, err)
 			}
 			all := [4]float64{0, 0, float64(p.W), float64(p.H)}
-			if c, err := p.Squeeze(Bilinear, 7); err != nil || !bytes.Equal(c.Pix, Resize(whole, Bilinear, all, 7, 7).Pix) {
+			if c, err := p.Crop(Preprocess{Size: 7, Filter: Bilinear, Mode: Squash}); err != nil || !bytes.Equal(c.Pix, Resize(whole, Bilinear, all, 7, 7).Pix) {
 				t.Errorf("%s: resize to a square differs, %v", name, err)
 			}
 		}

@@ -37,15 +37,63 @@ type Filter int
 const (
 	Bicubic Filter = iota
 	Bilinear
+	Nearest
+	Lanczos
+	BoxFilter
+	Hamming
 )
 
-// kernels are the filters' weights by distance, and the distance where they end.
+// Filters are the filters by name.
+var Filters = map[string]Filter{
+	"bicubic": Bicubic, "bilinear": Bilinear, "nearest": Nearest, "lanczos": Lanczos, "box": BoxFilter, "hamming": Hamming,
+}
+
+// kernels are the filters' weights by distance, and the distance where they end;
+// nearest has none.
 var kernels = [...]struct {
 	weight  func(x float64) float64
 	support float64
 }{
-	Bicubic:  {bicubic, 2},
-	Bilinear: {triangle, 1},
+	Bicubic:   {bicubic, 2},
+	Bilinear:  {triangle, 1},
+	Lanczos:   {lanczos, 3},
+	BoxFilter: {box, 0.5},
+	Hamming:   {hamming, 1},
+}
+
+func sinc(x float64) float64 {
+	if x == 0 {
+		return 1
+	}
+	x *= math.Pi
+	return math.Sin(x) / x
+}
+
+func lanczos(x float64) float64 {
+	if x < -3 || x >= 3 {
+		return 0
+	}
+	return sinc(x) * sinc(x/3)
+}
+
+func box(x float64) float64 {
+	if x > -0.5 && x <= 0.5 {
+		return 1
+	}
+	return 0
+}
+
+// hamming has Pillow's constants, which are of single precision.
+func hamming(x float64) float64 {
+	x = math.Abs(x)
+	switch {
+	case x == 0:
+		return 1
+	case x >= 1:
+		return 0
+	}
+	x *= math.Pi
+	return math.Sin(x) / x * (float64(float32(0.54)) + float64(float64(float32(0.46))*math.Cos(x)))
 }
 
 func triangle(x float64) float64 { return max(0, 1-math.Abs(x)) }
@@ -66,6 +114,9 @@ func bicubic(x float64) float64 {
 
 // newWeights is precompute_coeffs and normalize_coeffs_8bpc, for outputs in s only.
 func newWeights(by Filter, inSize int, in0, in1 float32, outSize int, s span) *weights {
+	if by == Nearest {
+		return nearestWeights(inSize, in0, in1, outSize, s)
+	}
 	kernel := kernels[by]
 	scale := float64(in1-in0) / float64(outSize)
 	filterScale := max(scale, 1)
@@ -94,6 +145,16 @@ func newWeights(by Filter, inSize int, in0, in1 float32, outSize int, s span) *w
 			f.k[i*f.size+x] = int32(math.Copysign(0.5, w[x]) + float64(w[x]*(1<<precision)))
 		}
 		f.start[i], f.n[i] = int32(lo), int32(hi-lo)
+	}
+	return f
+}
+
+// nearestWeights gives each output one input, with a weight of 1.
+func nearestWeights(inSize int, in0, in1 float32, outSize int, s span) *weights {
+	f := &weights{size: 1}
+	for _, x := range nearestIndex(inSize, in0, in1, outSize, s) {
+		f.start, f.n = append(f.start, int32(x)), append(f.n, 1)
+		f.k, f.f = append(f.k, 1<<precision), append(f.f, 1)
 	}
 	return f
 }

@@ -1,0 +1,213 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/published"
+	"github.com/evatool/evatool/internal/tensorfile"
+)
+
+// Models of one shape differ in their activation, and a state dict does not
+// show it: OpenAI's have QuickGELU, OpenCLIP's mostly GELU. What decides is, in
+// this order, the table of published weights, facts that only OpenAI's files
+// have, the order of the keys, and what all published weights of the shape have.
+
+var errAmbiguous = errors.New("the architecture is ambiguous")
+
+// activation chooses among architectures of the same names and shapes.
+func (m *mapping) activation(inv *inventory, found []architecture) (architecture, error) {
+	first := found[0]
+	for _, a := range found[1:] {
+		if !sameButActivation(first.config, a.config) {
+			return first, fault.Inputf("%w: %s and %s have the same names and shapes; choose one with --config", errAmbiguous, first.label, a.label)
+		}
+	}
+	if first.config.IsEVA() {
+		return first, nil
+	}
+	if w, how, warn := inv.weights(first.config); w != nil {
+		a := with(found, w.QuickGELU)
+		a.how += how
+		return a, nil
+	} else if warn != "" {
+		first.warnings = append(first.warnings, warn)
+	}
+	from, evidence := origin(m, inv)
+	if from == openAI {
+		a := with(found, true)
+		a.how += evidence
+		return a, nil
+	}
+	quick, plain := activations(first.config)
+	var a architecture
+	switch {
+	case quick && !plain:
+		a = with(found, true)
+		a.warnings = append(a.warnings, fmt.Sprintf("read as a model with QuickGELU, which all published weights of its architecture have; the file does not show its activation, and if this model has GELU, as OpenCLIP trains it by default, give --config %s", orFile(found, false)))
+	case from == openCLIP, !quick, !slices.ContainsFunc(found, func(a architecture) bool { return strings.HasPrefix(a.label, "openai-") }):
+		a = with(found, false)
+		a.warnings = append(a.warnings, fmt.Sprintf("read as an OpenCLIP model with GELU; the file does not show its activation, and if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config %s", orFile(found, true)))
+	default:
+		return first, fault.Inputf("%w: %s and %s have the same names and shapes but another activation; choose one with --config", errAmbiguous, with(found, true).label, with(found, false).label)
+	}
+	a.guessed = true
+	a.how += evidence
+	a.warnings = append(first.warnings, a.warnings...)
+	return a, nil
+}
+
+func sameButActivation(a, b *arch.Config) bool {
+	x, y := *a, *b
+	x.QuickGELU, y.QuickGELU = false, false
+	return x.SameModel(&y)
+}
+
+// with is the architecture of this activation, made where it has no name.
+func with(found []architecture, quick bool) architecture {
+	for _, a := range found {
+		if a.config.QuickGELU == quick {
+			return a
+		}
+	}
+	a, c := found[0], *found[0].config
+	c.QuickGELU = quick
+	a.config, a.name = &c, canonicalName(&c)
+	return a
+}
+
+// orFile is the name of the architecture of this activation, to be given to
+// --config.
+func orFile(found []architecture, quick bool) string {
+	if a := with(found, quick); a.name != Custom {
+		return a.name
+	}
+	return fmt.Sprintf("FILE.json with quick_gelu %v", quick)
+}
+
+// activations says which of the two the published weights of a shape have.
+func activations(c *arch.Config) (quick, plain bool) {
+	for _, w := range published.AllWeights() {
+		if named, ok := arch.Named(w.Architecture); ok && sameButActivation(named, c) {
+			quick, plain = quick || w.QuickGELU, plain || !w.QuickGELU
+		}
+	}
+	return quick, plain
+}
+
+// weights are the published weights that the file is, by its hash where that is
+// known, else by its name. warn says that the two contradict each other.
+func (inv *inventory) weights(c *arch.Config) (w *published.Weights, how, warn string) {
+	fits := func(w published.Weights) bool {
+		named, ok := arch.Named(w.Architecture)
+		return ok && sameButActivation(named, c)
+	}
+	if inv.sha256 != "" {
+		list := published.BySHA256(inv.sha256)
+		if i := slices.IndexFunc(list, fits); i >= 0 {
+			return &list[i], fmt.Sprintf(" and the file's hash: %s", list[i].Name()), ""
+		}
+	}
+	if inv.path == "" {
+		return nil, "", ""
+	}
+	list := published.ByName(inv.path)
+	i := slices.IndexFunc(list, fits)
+	if i < 0 || slices.ContainsFunc(list, func(w published.Weights) bool {
+		return fits(w) && (w.QuickGELU != list[i].QuickGELU || w.Preprocess != list[i].Preprocess)
+	}) {
+		return nil, "", ""
+	}
+	w = &list[i]
+	// The hash in the table is that of the file at URL, whose name this is.
+	if named := strings.HasSuffix(w.URL, "/"+base(inv.path)); named && inv.sha256 != "" && w.SHA256 != "" {
+		return nil, "", fmt.Sprintf("the file has the name of %s, but its SHA-256 is %.8s… and not %.8s…: it is not taken for these weights", w.Name(), inv.sha256, w.SHA256)
+	}
+	return w, fmt.Sprintf(" and the file's name: %s", w.Name()), ""
+}
+
+// doubt warns where another source contradicts the activation of the
+// configuration that counts: the user's, called name where it has one, or the
+// one beside the file.
+func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool) {
+	type saying struct {
+		who   string
+		quick bool
+	}
+	var said []saying
+	if users {
+		if b := inv.metadata[metaConfig]; b != "" {
+			if c, err := arch.ParseStored([]byte(b), []byte(inv.metadata[metaPreprocess])); err == nil {
+				said = append(said, saying{"the file's own configuration", c.QuickGELU})
+			}
+		}
+		if c := inv.beside.config; c != nil {
+			said = append(said, saying{inv.beside.file, c.QuickGELU})
+		}
+	}
+	if !a.config.IsEVA() {
+		if w, _, warn := inv.weights(a.config); w != nil {
+			said = append(said, saying{"the table of published weights, for " + w.Name() + ",", w.QuickGELU})
+		} else if warn != "" {
+			a.warnings = append(a.warnings, warn)
+		}
+		if from, evidence := origin(m, inv); from == openAI && users {
+			said = append(said, saying{"the file, which has" + strings.TrimPrefix(evidence, " and") + ",", true})
+		}
+	}
+	word := map[bool]string{true: "QuickGELU", false: "GELU"}
+	for _, s := range said {
+		if s.quick != a.config.QuickGELU {
+			a.warnings = append(a.warnings, fmt.Sprintf("the configuration that counts (%s) has %s, but %s says %s: the features are wrong if that is right", a.how, word[a.config.QuickGELU], s.who, word[s.quick]))
+			return
+		}
+	}
+	if plain, ok := arch.Shared(name); ok && len(said) == 0 {
+		a.warnings = append(a.warnings, fmt.Sprintf("%s is OpenAI's name and OpenCLIP's: read with QuickGELU, which all published weights of it have; for a model that OpenCLIP has trained with GELU give --config %s", name, plain))
+	}
+}
+
+// Where a file comes from, by facts that only one of them has.
+const (
+	openAI   = "openai"
+	openCLIP = "openclip"
+)
+
+// origin tells OpenAI's files from OpenCLIP's, which have the same names and
+// shapes; empty where nothing tells.
+func origin(m *mapping, inv *inventory) (from, evidence string) {
+	index := map[string]int{}
+	half, full := false, false
+	for i, t := range inv.tensors {
+		index[m.bare(t.Name)] = i + 1
+		half = half || t.DType == tensorfile.F16 && strings.HasSuffix(t.Name, ".weight")
+		full = full || t.DType == tensorfile.F32 && strings.Contains(t.Name, "ln_")
+	}
+	if index["input_resolution"] > 0 && index["context_length"] > 0 {
+		return openAI, " and OpenAI's attributes"
+	}
+	if half && full {
+		return openAI, " and OpenAI's mix of fp16 and fp32"
+	}
+	if m.family == hfCLIP {
+		return "", ""
+	}
+	// The original classes define their modules in different orders, which a
+	// state dict keeps (a sorted one does not).
+	prefix := "transformer.resblocks.0."
+	if m.family == evaCLIP {
+		prefix = "text." + prefix
+	}
+	weight, bias, ln := index[prefix+"attn.in_proj_weight"], index[prefix+"attn.in_proj_bias"], index[prefix+"ln_1.weight"]
+	switch {
+	case ln > 0 && ln < weight:
+		return openCLIP, " and the order of the keys"
+	case weight > 0 && weight < bias && bias < ln:
+		return openAI, " and the order of the keys"
+	}
+	return "", ""
+}

@@ -1,0 +1,124 @@
+package checkpoint
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+func base(path string) string { return filepath.Base(path) }
+
+// setPixels decides what goes before the model: what the user says, the
+// configuration (given says that it does), the file, the files beside it, the
+// table of published weights; and OpenAI's, where its files and EVA-CLIP's have
+// nothing else, or where nothing is known, which assumed then says.
+func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, given bool) error {
+	if o.Preprocess != "" && wholePreprocess(o.Preprocess) {
+		return a.askedPixels(o)
+	}
+	p, from, err := a.knownPixels(inv)
+	switch {
+	case given:
+		if now := a.config.Preprocess(); err == nil && from != "" && p != now && o.Preprocess == "" {
+			a.warnings = append(a.warnings, fmt.Sprintf("the configuration that counts (%s) prepares images so: %s; %s says %s", a.how, now, from, p))
+		}
+		p = a.config.Preprocess()
+	case err != nil:
+		return err
+	case from == "":
+		p = arch.OpenAIPreprocess()
+		if evidence, _ := origin(m, inv); evidence != openAI && !a.config.IsEVA() {
+			a.assumed = assumed
+		}
+	}
+	a.config.SetPreprocess(p)
+	if o.Preprocess != "" {
+		return a.askedPixels(o)
+	}
+	return nil
+}
+
+const assumed = "nothing says how images are prepared for these weights: OpenAI's way is assumed (its mean and std, bicubic, the shorter side resized, the centre cut out), and some need another, ViT-L-14/laion2b_s32b_b82k mean and std 0.5; give --preprocess openai|inception|imagenet|FILE.json|mean=…,std=…,interpolation=…,resize=…, or put the open_clip_config.json or preprocessor_config.json beside the file"
+
+// knownPixels is what the weights' own sources say, and which; from is empty
+// when none says anything.
+func (a *architecture) knownPixels(inv *inventory) (p arch.Preprocess, from string, err error) {
+	size := a.config.Vision.ImageSize
+	if own := inv.metadata[metaPreprocess]; own != "" {
+		if p, err = arch.ParsePreprocess([]byte(own), size); err != nil {
+			err = fmt.Errorf("the file's own %s: %w", metaPreprocess, err)
+		}
+		return p, "the file", err
+	}
+	b := &inv.beside
+	if b.pixels {
+		p = b.config.Preprocess()
+		p.Size = size
+		return p, b.file, nil
+	}
+	if b.processor != "" {
+		if p, err = arch.ParsePreprocess(b.data, size); err != nil {
+			err = fault.As(fault.Input, fmt.Errorf("%s: %w; --preprocess says what to do instead", b.processor, err))
+		}
+		return p, b.processor, err
+	}
+	if w, _, _ := inv.weights(a.config); w != nil {
+		p = arch.OpenAIPreprocess()
+		p.Size = size
+		p, err = p.With(w.Preprocess)
+		return p, "the table of published weights, for " + w.Name() + ",", err
+	}
+	return p, "", nil
+}
+
+// wholePreprocess says whether nothing of what was there before is left.
+func wholePreprocess(s string) bool {
+	first, _, _ := strings.Cut(s, ",")
+	if _, err := (arch.Preprocess{Interpolation: "bicubic", ResizeMode: arch.Shortest, Std: [3]float32{1, 1, 1}}).With(first); err == nil {
+		return !strings.Contains(first, "=")
+	}
+	return !strings.Contains(s, "=")
+}
+
+// askedPixels applies --preprocess.
+func (a *architecture) askedPixels(o PlanOptions) error {
+	c := a.config
+	size := c.Vision.ImageSize
+	if o.ImageSize != 0 {
+		size = o.ImageSize
+	}
+	p, err := ReadPreprocess(c.Preprocess(), o.Preprocess, size)
+	if err != nil {
+		return err
+	}
+	a.assumed = ""
+	c.SetPreprocess(p)
+	return nil
+}
+
+// ReadPreprocess is now changed as --preprocess says: words, or a file for
+// images of size pixels.
+func ReadPreprocess(now arch.Preprocess, s string, size int) (arch.Preprocess, error) {
+	_, missing := os.Stat(s)
+	if missing == nil || strings.HasSuffix(s, ".json") {
+		data, err := fault.ReadFile(s, "a preprocessing (JSON)", maxConfig)
+		if err != nil {
+			return now, err
+		}
+		p, err := arch.ParsePreprocess(data, size)
+		if err != nil {
+			return p, fmt.Errorf("%s: %w", s, err)
+		}
+		return p, nil
+	}
+	now.Size = size
+	p, err := now.With(s)
+	if err != nil {
+		return p, fault.As(fault.Usage, fmt.Errorf("--%w", err))
+	}
+	return p, nil
+}

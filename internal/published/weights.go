@@ -1,0 +1,137 @@
+package published
+
+import (
+	_ "embed"
+	"encoding/csv"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+//go:embed weights.csv
+var weights string
+
+// Weights are published weights, and what a file of them alone does not say.
+type Weights struct {
+	Architecture string   // OpenCLIP's name
+	Tag          string   // which weights of it; OpenCLIP's name too
+	Repo         string   // owner/name on the Hugging Face hub
+	Files        []string // in Repo, the one to prefer first
+	URL          string   // of a file outside Repo, or empty
+	SHA256       string   // of the file at URL: whole, or its first eight digits, or empty
+	QuickGELU    bool
+	Preprocess   string // in the words of arch.Preprocess.With
+	Tokenizer    string // on the hub; empty: CLIP's BPE
+}
+
+// Name is ARCHITECTURE/TAG.
+func (w Weights) Name() string { return w.Architecture + "/" + w.Tag }
+
+// AllWeights lists OpenCLIP's pretrained pairs and EVA-CLIP's own files.
+var AllWeights = sync.OnceValue(func() []Weights {
+	records, err := csv.NewReader(strings.NewReader(weights)).ReadAll()
+	if err != nil {
+		panic(err) // embedded, and read by a test
+	}
+	list := make([]Weights, 0, len(records)-1)
+	for _, r := range records[1:] {
+		list = append(list, Weights{Architecture: r[0], Tag: r[1], Repo: r[2], Files: strings.Fields(r[3]), URL: r[4], SHA256: r[5],
+			QuickGELU: r[6] == "true", Preprocess: strings.ReplaceAll(r[7], " ", ","), Tokenizer: r[8]})
+	}
+	return list
+})
+
+// BySHA256 lists the weights with this hash, 64 hexadecimal digits: the same
+// ones under several architectures' names.
+func BySHA256(sum string) (list []Weights) {
+	for _, w := range AllWeights() {
+		if len(w.SHA256) >= 8 && strings.HasPrefix(sum, w.SHA256) {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// ByName lists the weights that a file says it is, by its name, its folder's,
+// or the repository's in the hub's cache. None when it says nothing.
+func ByName(path string) (list []Weights) {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	repo := cachedRepo(path)
+	file, folder := stem(filepath.Base(path)), filepath.Base(filepath.Dir(path))
+	for _, w := range AllWeights() {
+		_, name, _ := strings.Cut(w.Repo, "/")
+		switch {
+		case repo != "":
+			if repo == w.Repo && (len(w.Files) > 1 || slices.Contains(w.Files, filepath.Base(path))) {
+				list = append(list, w)
+			}
+		case strings.EqualFold(folder, name) && len(w.Files) > 1, strings.EqualFold(file, name) && len(w.Files) > 1,
+			len(w.Files) == 1 && strings.HasPrefix(w.Files[0], "EVA") && file == stem(w.Files[0]),
+			w.URL != "" && w.Tag != "openai" && file == stem(w.URL[strings.LastIndexByte(w.URL, '/')+1:]):
+			list = append(list, w)
+		}
+	}
+	if len(list) > 0 || repo != "" {
+		return list
+	}
+	return byTag(words(folder) + words(file))
+}
+
+// byTag finds tags as words of a name; of several the longest counts, with its
+// architecture where that is there too. A short one, such as dfn5b, counts
+// beside its architecture only.
+func byTag(name string) (list []Weights) {
+	best := 0
+	for _, w := range AllWeights() {
+		tag, architecture := words(w.Tag), words(w.Architecture)
+		beside := strings.Contains(name, architecture)
+		if !strings.Contains(name, tag) || len(tag) < 12 && !beside {
+			continue
+		}
+		n := len(tag)
+		if beside {
+			n += len(architecture)
+		}
+		if n > best {
+			list, best = nil, n
+		}
+		if n == best {
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// words is a name in lower case with a _ in front, behind, and for all that
+// separates its words.
+func words(s string) string {
+	return "_" + strings.Map(func(r rune) rune {
+		if strings.ContainsRune("- .,+()[]", r) {
+			return '_'
+		}
+		return r
+	}, strings.ToLower(s)) + "_"
+}
+
+// stem is a file's name without the endings of weights.
+func stem(name string) string {
+	for _, s := range []string{".index.json", ".safetensors", ".bin", ".pt", ".pth", ".tar"} {
+		name = strings.TrimSuffix(name, s)
+	}
+	return name
+}
+
+// cachedRepo is the repository of a file in a cache of the hub:
+// models--OWNER--NAME/snapshots/REVISION/FILE.
+func cachedRepo(path string) string {
+	parts := strings.Split(filepath.ToSlash(path), "/")
+	for i, p := range parts {
+		if id, ok := strings.CutPrefix(p, "models--"); ok && i+1 < len(parts) && parts[i+1] == "snapshots" {
+			return strings.Replace(id, "--", "/", 1)
+		}
+	}
+	return ""
+}
