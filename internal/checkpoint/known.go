@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/digest"
@@ -28,13 +29,19 @@ func (in *Input) named() bool {
 
 // HashTells says whether the file's hash may change a plan, or the error that
 // there was instead: where the activation is not known, and the table of
-// published weights has the hash of a model with the other one.
+// published weights has the hash of a file of this kind with the other one.
 func (in *Input) HashTells(p *Plan, err error) bool {
-	if len(in.Files) != 1 || err != nil && !errors.Is(err, errAmbiguous) {
+	if len(in.Files) != 1 || err != nil && !errors.Is(err, errAmbiguous) || err == nil && !p.guessed {
 		return false
 	}
-	return err != nil || p.guessed && slices.ContainsFunc(published.AllWeights(), func(w published.Weights) bool {
+	return slices.ContainsFunc(published.AllWeights(), func(w published.Weights) bool {
+		if w.SHA256 == "" || strings.HasSuffix(w.URL, ".safetensors") != (in.Container == "safetensors") {
+			return false
+		}
+		if err != nil {
+			return true
+		}
 		named, ok := arch.Named(w.Architecture)
-		return ok && w.SHA256 != "" && w.QuickGELU != p.Config.QuickGELU && sameButActivation(named, p.Config)
+		return ok && w.QuickGELU != p.Config.QuickGELU && sameButActivation(named, p.Config)
 	})
 }

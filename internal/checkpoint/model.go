@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -47,7 +46,7 @@ func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error)
 		return nil, err
 	}
 	m, err := in.model(path, o)
-	if err == nil || errors.Is(err, errAmbiguous) {
+	if err == nil || in.HashTells(nil, err) {
 		sum, herr := in.Hash(ctx)
 		switch {
 		case herr != nil:
