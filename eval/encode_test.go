@@ -308,7 +308,7 @@ func TestInfo(t *testing.T) {
 	got.SHA256, got.Model = "", ""
 	want := Info{
 		ImageSize: 48, ContextLength: 77, EmbedDim: 24, LogitScale: m.scale, Mode: "rgb-first",
-		Preprocess: Preprocess{48, [3]float32{0.48145466, 0.4578275, 0.40821073}, [3]float32{0.26862954, 0.26130258, 0.27577711}, "bicubic"},
+		Preprocess: Preprocess{Size: 48, Mean: [3]float32{0.48145466, 0.4578275, 0.40821073}, Std: [3]float32{0.26862954, 0.26130258, 0.27577711}, Interpolation: "bicubic", ResizeMode: "shortest"},
 		Backend:    "go", Devices: 1, DType: "fp32", Batch: 3, // the Go backend computes in fp32
 	}
 	if got != want {

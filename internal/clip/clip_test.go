@@ -203,7 +203,7 @@ func TestEndOfText(t *testing.T) {
 		defer m.Close()
 		set := must[*weights.Set](t)(weights.Load(context.Background(), d, m.Config, m.Source, "fp32"))
 		defer set.Free()
-		r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Batch: len(want.Tokens)}))
+		r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 1, Texts: len(want.Tokens)}))
 		got := must[[]float32](t)(r.Texts(context.Background(), slices.Concat(want.Tokens...), len(want.Tokens)))
 		if e := diff(t, got, slices.Concat(c.Features...)); e > tolerance {
 			t.Errorf("eos_token_id %d: text features differ by %.2g", c.EOS, e)
