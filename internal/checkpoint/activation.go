@@ -24,7 +24,7 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 	first := found[0]
 	for _, a := range found[1:] {
 		if !sameButActivation(first.config, a.config) {
-			return first, fault.Inputf("%w: %s and %s have the same names and shapes; choose one with --config", errAmbiguous, first.label, a.label)
+			return first, fault.Inputf("%w: %s and %s have the same names and shapes; choose one with Options.Config", errAmbiguous, first.label, a.label)
 		}
 	}
 	if first.config.IsEVA() {
@@ -53,7 +53,7 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 		a = with(found, false)
 		a.warnings = append(a.warnings, fmt.Sprintf("read as an OpenCLIP model with GELU; the file does not show its activation, and if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config %s", orFile(found, true)))
 	default:
-		return first, fault.Inputf("%w: %s and %s have the same names and shapes but another activation; choose one with --config", errAmbiguous, with(found, true).label, with(found, false).label)
+		return first, fault.Inputf("%w: %s and %s have the same names and shapes but another activation; choose one with Options.Config", errAmbiguous, with(found, true).label, with(found, false).label)
 	}
 	a.guessed = true
 	a.how += evidence

@@ -171,7 +171,7 @@ func (m *mapping) nearly() error {
 		}
 		if 10*same > 9*max(len(all), len(m.items)) {
 			c, _ := arch.Named(n)
-			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its --config", n, m.differs(c, true))
+			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its Options.Config", n, m.differs(c, true))
 		}
 	}
 	return nil

@@ -62,7 +62,7 @@ func (a *architecture) knownPixels(inv *inventory) (p arch.Preprocess, from stri
 	}
 	if b.processor != "" {
 		if p, err = arch.ParsePreprocess(b.data, size); err != nil {
-			err = fault.As(fault.Input, fmt.Errorf("%s: %w; --preprocess says what to do instead", b.processor, err))
+			err = fault.As(fault.Input, fmt.Errorf("%s: %w; Options.Preprocess says what to do instead", b.processor, err))
 		}
 		return p, b.processor, err
 	}

@@ -256,7 +256,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 	if o.ImageSize != 0 && o.ImageSize != p.Config.Vision.ImageSize {
 		c := *p.Config
 		if was := c.Preprocess(); was.Resize != [2]int{} && o.Preprocess == "" {
-			return fault.Usagef("--image-size %d: the model's images are resized to %d×%d and then cut to %d; --preprocess says what to do for the new size, such as --preprocess resize=shortest", o.ImageSize, was.Resize[0], was.Resize[1], was.Size)
+			return fault.Usagef("Options.ImageSize %d: the model's images are resized to %d×%d and then cut to %d; Options.Preprocess says what to do for the new size, such as resize=shortest", o.ImageSize, was.Resize[0], was.Resize[1], was.Size)
 		}
 		c.Vision.ImageSize = o.ImageSize
 		checked, err := arch.Parse(c.JSON())

@@ -11,7 +11,7 @@ import (
 // the vision head a thousand times smaller. Nothing is written for it.
 func TestStart(t *testing.T) {
 	const dir = "../../testdata/init/a_eva02_same_grid_openai_text/"
-	c, _, err := chosenConfig(nil, dir+"config.json")
+	c, _, _, err := chosenConfig(nil, dir+"config.json")
 	if err != nil {
 		t.Fatal(err)
 	}

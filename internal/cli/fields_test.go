@@ -54,7 +54,7 @@ func TestMessagesNameFields(t *testing.T) {
 	}
 	// Hints that name a command, and texts that are data of a report.
 	allowed := []string{"evatool convert %s --image-size %d", "convert the model with --image-size", "(its --out)", "again with the same --out", "give --templates", "give a --config",
-		"with --dtype fp32", "--set ", "give --rate", "-o OUT",
+		"with --dtype fp32", "--set ", "give --rate", "-o OUT", "give --preprocess", "the other one, --preprocess",
 		"evatool convert FILE --prefix ", "\"--exclude\"", "not in --include", "not needed for --layout source", "given by --config", "give a --config FILE", "give --config",
 		"not under --prefix ", "--force-quick-gelu", "without --sparse", "\"--vision\"", "\"--text\"", "\"--skip\"", "tar --sort"}
 	n := 0
