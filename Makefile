@@ -5,7 +5,7 @@ export GOEXPERIMENT = simd
 export CGO_ENABLED = 1
 CC ?= cc
 
-.PHONY: demo test build bench fuzz bench-learning lint tools clean
+.PHONY: demo test build bench fuzz bench-learning lint tools release clean
 
 demo: build
 	@bin/evatool backend install cpu || echo "no CPU plugin could be had: the demo runs on the Go backend (slower)"
@@ -17,7 +17,7 @@ test: lint build
 
 build: tools
 	@mkdir -p bin
-	go build -ldflags="-s -w" -o bin/evatool .
+	go build -ldflags="-s -w -X github.com/evatool/evatool/internal/runlog.commit=$$(git describe --always --abbrev=40 --match=nothing --dirty 2>/dev/null)" -o bin/evatool .
 
 lint: tools
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$bad" || { echo "not gofmt-ed: $$bad"; exit 1; }
@@ -47,9 +47,14 @@ bench-learning: build
 	bin/evatool backend install cpu
 	go run ./benchmarks/learning
 
+# make release [VERSION=1.2.3]: archives for the systems whose C compiler is
+# here, with completions and man pages, and SHA256SUMS, in dist/.
+release: tools
+	go run ./internal/release -version "$(VERSION)" -out dist
+
 tools:
 	@command -v go >/dev/null || { echo "evatool needs Go 1.26 or later (https://go.dev/dl)"; exit 1; }
 	@command -v $(CC) >/dev/null || { echo "evatool needs a C compiler (install gcc or clang, or set CC)"; exit 1; }
 
 clean:
-	rm -rf bin out
+	rm -rf bin out dist

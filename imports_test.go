@@ -14,6 +14,7 @@ import (
 var layers = [][]string{
 	{"."},
 	{"benchmarks"},
+	{"internal/release"},
 	{"internal/cli"},
 	{"internal/demo"},
 	{"convert", "eval", "trainer"},

@@ -165,6 +165,10 @@ func ParseRecipe(name string, text []byte, sets ...string) (_ *Recipe, err error
 	return r, nil
 }
 
+// RecipeKeys are the keys of a recipe as a setting spells them: lr.vision,
+// data.0.source.
+func RecipeKeys() []string { return yamlfile.Keys(defaults()) }
+
 // set changes r by the setting "a.b=v"; list items are numbers.
 func (r *Recipe) set(s string) error {
 	key, value, ok := strings.Cut(s, "=")

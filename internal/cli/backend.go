@@ -96,7 +96,11 @@ func backendLine(l device.Listed, chosen bool) string {
 		}
 	}
 	if l.Kind == device.KindGo {
-		fmt.Fprintf(&b, ", SIMD %s", map[bool]string{true: "on", false: "off (build with GOEXPERIMENT=simd)"}[l.SIMD])
+		simd := "on"
+		if !l.SIMD {
+			simd = "off (" + device.WithoutSIMD() + ")"
+		}
+		fmt.Fprintf(&b, ", SIMD %s", simd)
 	}
 	if l.Plugin != "" {
 		fmt.Fprintf(&b, ", %s", l.Plugin)

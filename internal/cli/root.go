@@ -157,8 +157,12 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 		}
 		root.AddCommand(cmd)
 	}
+	complete(root)
 	return root
 }
+
+// Command is the whole command line, for what is generated from it.
+func Command() *cobra.Command { return newRoot(&App{}) }
 
 // noCommand is the check of a command that has subcommands only: an argument
 // is one that does not exist.

@@ -1,18 +1,22 @@
 package cli
 
 import (
-	"sort"
+	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
 func newVersion(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Print the versions of evatool, Go and the compute libraries",
-		Long:  "Print the versions of evatool, Go and the compute libraries, as every report records them." + exitStatus,
+		Short: "Print what this evatool was built from, and what it lacks",
+		Long: `Print the versions of evatool, Go and the compute libraries, as every report
+records them: with the revision where the build knew it, with cgo (XLA plugins
+are C libraries) and with Go's experiments (simd makes the Go backend fast).` + exitStatus,
 		Example: `  evatool version
   evatool version --json`,
 		Args: cobra.NoArgs,
@@ -21,13 +25,11 @@ func newVersion(app *App) *cobra.Command {
 			if app.JSON {
 				return app.PrintJSON(v)
 			}
-			names := make([]string, 0, len(v))
-			for n := range v {
-				names = append(names, n)
-			}
-			sort.Strings(names)
-			for _, n := range names {
+			for _, n := range slices.Sorted(maps.Keys(v)) {
 				app.Printf("%-12s %s\n", n, v[n])
+			}
+			for _, l := range device.Lacks() {
+				app.Printf("%s\n", l)
 			}
 			return nil
 		},

@@ -27,8 +27,8 @@ func QuietLibraries() {
 // operations run one after the other, each on so many; the limit is safe then.
 func openGo(why string, threads int) (*Device, error) {
 	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}}
-	if !d.info.SIMD {
-		d.info.Why += "; built without GOEXPERIMENT=simd: slow"
+	if slow := WithoutSIMD(); slow != "" {
+		d.info.Why += "; slow: " + slow
 	}
 	return d, catch("open the Go backend", func() error {
 		config, limit := "", -1

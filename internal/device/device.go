@@ -69,9 +69,32 @@ const (
 
 // SIMD tells whether the Go backend of this binary was built with SIMD.
 // Without it, its matrix products are some twenty times slower.
-func SIMD() bool {
+func SIMD() bool { return WithoutSIMD() == "" }
+
+// WithoutSIMD says why the Go backend of this binary is slow; "" when it is not.
+func WithoutSIMD() string {
 	_, experiments, _ := strings.Cut(runtime.Version(), "X:")
-	return strings.Contains(experiments, "simd")
+	switch {
+	case runtime.GOARCH != "amd64":
+		return "Go has vector instructions for amd64 alone"
+	case !strings.Contains(experiments, "simd"):
+		return "built without GOEXPERIMENT=simd"
+	}
+	return ""
+}
+
+// Lacks says, a line each, what this build of evatool does without.
+func Lacks() (lines []string) {
+	if !pjrt.Built {
+		lines = append(lines, "no XLA: built without cgo; CGO_ENABLED=1 and a C compiler bring it")
+	}
+	if why := WithoutSIMD(); why != "" {
+		if runtime.GOARCH == "amd64" {
+			why += ", which has to stand in the environment of go build or go install"
+		}
+		lines = append(lines, "a slow Go backend: "+why)
+	}
+	return lines
 }
 
 // Device is an open backend. Its methods may be called from several goroutines.
@@ -167,6 +190,9 @@ func openAuto(o Options) (*Device, error) {
 
 // openBest opens the first plugin that works; else it says why none does.
 func openBest(o Options) (*Device, string) {
+	if !pjrt.Built {
+		return nil, "built without cgo, so without XLA"
+	}
 	var reasons []string
 	if !plugins.HasNVIDIA() {
 		reasons = append(reasons, "no NVIDIA GPU")

@@ -8,15 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 )
-
-// Version is evatool's own version; the build may set it with -ldflags.
-var Version = "0.1.0-dev"
 
 // NewLogger returns a logger that writes "level message key=value" lines.
 func NewLogger(w io.Writer, verbose, quiet bool) *slog.Logger {
@@ -67,36 +62,4 @@ func PeakRSS() int64 {
 		}
 	}
 	return 0
-}
-
-// Versions names evatool, Go, and the modules whose version can change a
-// result.
-func Versions() map[string]string {
-	v := map[string]string{
-		"evatool": Version,
-		"go":      runtime.Version(),
-		"os":      runtime.GOOS + "/" + runtime.GOARCH,
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return v
-	}
-	for _, m := range info.Deps {
-		switch m.Path {
-		case "github.com/gomlx/gomlx":
-			v["gomlx"] = m.Version
-		case "github.com/gomlx/compute":
-			v["compute"] = m.Version
-		case "github.com/gomlx/go-xla":
-			v["go-xla"] = m.Version
-		case "github.com/nlpodyssey/gopickle":
-			v["gopickle"] = m.Version
-		}
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			v["revision"] = s.Value
-		}
-	}
-	return v
 }

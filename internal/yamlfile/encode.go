@@ -79,3 +79,26 @@ func empty(v reflect.Value) bool {
 	}
 	return v.IsZero()
 }
+
+// Keys are the paths of the values of the struct v as Set takes them; the
+// first item of a list stands for all of them.
+func Keys(v any) []string { return keys(reflect.Indirect(reflect.ValueOf(v)).Type(), "") }
+
+func keys(t reflect.Type, at string) (out []string) {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return keys(t.Elem(), at)
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if name := fieldName(t.Field(i)); name != "" {
+				out = append(out, keys(t.Field(i).Type, join(at, name))...)
+			}
+		}
+		return out
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Struct {
+			return keys(t.Elem(), join(at, "0"))
+		}
+	}
+	return []string{at}
+}

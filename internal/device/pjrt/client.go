@@ -1,7 +1,8 @@
+//go:build cgo
+
 package pjrt
 
 import (
-	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -18,14 +19,8 @@ import (
 	"github.com/gomlx/go-xla/pjrt"
 )
 
-// Options are those of a client.
-type Options struct {
-	GoXLA       string // go-xla's own options: tf32=false,preallocate=true…
-	DeviceCount int    // 0: all GPUs, one CPU device
-	Threads     int    // of the CPU plugin; 0: all cores
-	Cache       string // folder of compiled programs; "": the user's cache folder; "off"
-	Log         *slog.Logger
-}
+// Built tells whether plugins can be loaded.
+const Built = true
 
 // Client is a plugin with its devices.
 type Client struct {

@@ -16,12 +16,6 @@ import (
 	"github.com/evatool/evatool/internal/device/plugins"
 )
 
-// Compiled says what came of a compilation.
-type Compiled struct {
-	Fused   int    // fused attention operations in the program
-	Refused string // why the attempt before the one that succeeded failed, "" when there was none
-}
-
 // compiling is what the plugin's Compile has to know about the program that
 // is being compiled, and what it finds out.
 type compiling struct {

@@ -33,15 +33,6 @@ func (c *Client) Close() {
 	c.Backend.Finalize()
 }
 
-// MemoryUse is the memory of a compiled program on one device, in bytes.
-type MemoryUse struct {
-	Code, Inputs, Outputs, Aliased, Temporary int64
-}
-
-// Peak is what the program needs at most: outputs that take over an input's
-// memory count once.
-func (m MemoryUse) Peak() int64 { return m.Code + m.Inputs + m.Outputs - m.Aliased + m.Temporary }
-
 // MemoryOf is what the compiler says about a compiled program. go-xla knows it
 // and does not show it: this reaches into its executable. In versions that pin
 // does not name it is zero.

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// what a page may name that is not in the tree: what commands write and users
+// have.
+var elsewhere = regexp.MustCompile(`^(runs|bin|dist|out|photos|crops|coco|checkpoints|shards|a|b|visual|text)/`)
+
+// TestPagesNameWhatIsThere: every link between the pages, and every path in
+// code style that begins with a folder of the repository, exists.
+func TestPagesNameWhatIsThere(t *testing.T) {
+	pages, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var top []string
+	for _, e := range entries {
+		top = append(top, e.Name())
+	}
+	links := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
+	code := regexp.MustCompile("`([^`\n]+)`")
+	fence := regexp.MustCompile("(?s)```.*?```")
+	seen := 0
+	for _, page := range append(pages, more...) {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fence.ReplaceAllString(string(b), "")
+		check := func(said, path string) {
+			seen++
+			if found, err := filepath.Glob(path); err != nil || len(found) == 0 {
+				t.Errorf("%s names %s, which is not there", page, said)
+			}
+		}
+		for _, m := range links.FindAllStringSubmatch(text, -1) {
+			if !strings.Contains(m[1], "://") {
+				check(m[1], filepath.Join(filepath.Dir(page), m[1]))
+			}
+		}
+		for _, m := range code.FindAllStringSubmatch(text, -1) {
+			word, _, more := strings.Cut(m[1], " ")
+			first, _, deep := strings.Cut(word, "/")
+			switch {
+			case more || elsewhere.MatchString(word):
+			case deep && slices.Contains(top, first):
+				check(word, word)
+			case strings.HasSuffix(word, ".go") || strings.HasSuffix(word, "_test.go"):
+				// A file that the sentence has given the folder of.
+				if !strings.Contains(word, "*") && !somewhere(word) {
+					t.Errorf("%s names %s, which is nowhere", page, word)
+				}
+			}
+		}
+	}
+	if seen < 60 {
+		t.Errorf("only %d links and paths seen", seen)
+	}
+}
+
+// somewhere tells whether a file of this name is in the tree.
+func somewhere(name string) bool {
+	for _, depth := range []string{"", "*/", "*/*/", "*/*/*/"} {
+		if found, _ := filepath.Glob(depth + name); len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/eval"
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/trainer"
+)
+
+// flagValues are what the shell offers after a flag, by "command flag" or, for
+// all commands, by the flag. The test gives each of them to its command.
+var flagValues = map[string][]string{
+	"backend":          {"auto", "go", "xla", "xla:"},
+	"huge-pages":       {"auto", "off"},
+	"layout":           {"eva", "openclip", "hf", "source"},
+	"dtype":            {"fp32", "bf16", "fp16"},
+	"convert dtype":    {"keep", "fp32", "fp16", "bf16"},
+	"resize":           {"eva", "clip-rei", "openclip"},
+	"map":              {"auto", "none"},
+	"mode":             {"rgb-first", "direct"},
+	"resume":           {"auto", "never"},
+	"shard":            {"auto"},
+	"classifier-cache": {"off"},
+}
+
+// namesOrFiles are flags that take a name of a list, or a file.
+var namesOrFiles = map[string]func() []string{"config": arch.Names}
+
+// arguments are what the shell offers as a command's first argument.
+var arguments = map[string]func() []string{
+	"train":     trainer.Bundled,
+	"models":    arch.Names,
+	"zeroshot":  benchmarks,
+	"retrieval": func() []string { return []string{"flickr30k", "coco", "csv"} },
+}
+
+// complete tells the shell which values the flags and arguments of cmd and of
+// the commands below it take.
+func complete(cmd *cobra.Command) {
+	for flag := range flagValues {
+		if _, name, ok := strings.Cut(flag, " "); ok {
+			flag = name
+		}
+		values, ok := flagValues[cmd.Name()+" "+flag]
+		if !ok {
+			values = flagValues[flag]
+		}
+		offer(cmd, flag, func() []string { return values }, cobra.ShellCompDirectiveDefault)
+	}
+	for flag, values := range namesOrFiles {
+		offer(cmd, flag, values, cobra.ShellCompDirectiveDefault)
+	}
+	if cmd.Name() == "train" {
+		offer(cmd, "set", recipeSettings, cobra.ShellCompDirectiveNoSpace)
+	}
+	if values, ok := arguments[cmd.Name()]; ok && cmd.ValidArgsFunction == nil {
+		cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return begin(values(), begun), cobra.ShellCompDirectiveDefault
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		complete(sub)
+	}
+}
+
+// offer registers the values of a flag that cmd has itself. Where the words of
+// a flag differ from command to command, it has none for the others.
+func offer(cmd *cobra.Command, flag string, values func() []string, how cobra.ShellCompDirective) {
+	if cmd.Flags().Lookup(flag) == nil && cmd.PersistentFlags().Lookup(flag) == nil {
+		return
+	}
+	if _, there := cmd.GetFlagCompletionFunc(flag); there {
+		return
+	}
+	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return begin(values(), begun), how
+	})
+	if err != nil {
+		panic(err) // the flag is there
+	}
+}
+
+// begin are the words that begin so. A path that has been begun is the shell's.
+func begin(words []string, begun string) (out []string) {
+	if strings.ContainsRune(begun, os.PathSeparator) {
+		return nil
+	}
+	for _, w := range words {
+		if strings.HasPrefix(w, begun) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+func benchmarks() []string {
+	names := []string{"folder"}
+	for _, b := range eval.List() {
+		names = append(names, b.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// recipeSettings are the keys of a recipe with the = that comes next.
+func recipeSettings() []string {
+	keys := trainer.RecipeKeys()
+	for i := range keys {
+		keys[i] += "="
+	}
+	return keys
+}

@@ -1,0 +1,92 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/evatool/evatool/trainer"
+)
+
+func run(t *testing.T, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = Main(context.Background(), args, strings.NewReader(""), &o, &e)
+	return code, o.String(), e.String()
+}
+
+// offered are the words that the shell gets for a command line.
+func offered(t *testing.T, args ...string) []string {
+	t.Helper()
+	_, out, _ := run(t, append([]string{"__complete"}, args...)...)
+	words, _, ok := strings.Cut("\n"+out, "\n:")
+	if !ok {
+		t.Fatalf("%v: completion says %q", args, out)
+	}
+	return strings.Fields(words)
+}
+
+// TestCompletedValues: what the shell offers is what the command takes. The
+// input does not exist, so a value that is taken ends with 3, one that is not
+// with 2.
+func TestCompletedValues(t *testing.T) {
+	dir := t.TempDir()
+	out := filepath.Join(dir, "o.safetensors")
+	for flag, cmd := range map[string][]string{
+		"--layout": {"convert", "missing.pt", "-o", out},
+		"--dtype":  {"convert", "missing.pt", "-o", out},
+		"--resize": {"convert", "missing.pt", "-o", out, "--image-size", "64"},
+		"--mode":   {"preprocess", "missing.png"},
+		"--map":    {"diff", "missing.pt", "missing.pt"},
+	} {
+		values := offered(t, append(slices.Clone(cmd), flag, "")...)
+		if len(values) < 2 {
+			t.Errorf("%s %s offers %v", cmd[0], flag, values)
+		}
+		for _, v := range values {
+			if code, _, errs := run(t, append(slices.Clone(cmd), flag, v)...); code != 3 {
+				t.Errorf("%s %s %s: status %d, %s", cmd[0], flag, v, code, errs)
+			}
+		}
+		if code, _, errs := run(t, append(slices.Clone(cmd), flag, "nonsense")...); code != 2 {
+			t.Errorf("%s %s nonsense: status %d, %s", cmd[0], flag, code, errs)
+		}
+	}
+	for _, v := range offered(t, "embed", "--dtype", "") {
+		if code, _, errs := run(t, "embed", "--backend", "go", "--model", "missing.pt", "--texts", "missing.txt", "-o", out, "--dtype", v); code != 3 {
+			t.Errorf("embed --dtype %s: status %d, %s", v, code, errs)
+		}
+	}
+}
+
+func TestCompletedArguments(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"train", "emoji"}, []string{"emoji-adamw", "emoji-lamb"}},
+		{[]string{"train", "recipes/"}, nil},
+		{[]string{"train", "emoji-lamb", ""}, nil},
+		{[]string{"train", "--set", "lr."}, []string{"lr.vision=", "lr.text=", "lr.other="}},
+		{[]string{"train", "--set", "data.0.w"}, []string{"data.0.weight="}},
+		{[]string{"train", "--resume", ""}, []string{"auto", "never"}},
+		{[]string{"train", "--backend", "x"}, []string{"xla", "xla:"}},
+		{[]string{"retrieval", "f"}, []string{"flickr30k"}},
+		{[]string{"zeroshot", "imagenet-"}, []string{"imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2"}},
+		{[]string{"models", "EVA01-CLIP-g"}, []string{"EVA01-CLIP-g-14", "EVA01-CLIP-g-14-plus"}},
+		{[]string{"backend", "install", ""}, []string{"cpu", "cuda"}},
+	} {
+		if got := offered(t, c.args...); !slices.Equal(got, c.want) && len(got)+len(c.want) > 0 {
+			t.Errorf("%v offers %v, want %v", c.args, got, c.want)
+		}
+	}
+	// Every key that is offered is one that a recipe has.
+	for _, key := range offered(t, "train", "--set", "") {
+		if _, err := trainer.LoadRecipe("emoji-lamb", key+"null"); err != nil && strings.Contains(err.Error(), "unknown key") {
+			t.Error(err)
+		}
+	}
+}
