@@ -102,7 +102,7 @@ func TestDiagnosisEnds(t *testing.T) {
 	defer func(s float64) { diagnosisSeconds = s }(diagnosisSeconds)
 	diagnosisSeconds = 0
 	base := newFake()
-	r = &run{o: Options{}.defaults(), cfg: base.cfg, w: words{names: fakeClasses}}
+	r = &run{o: Options{}.defaults(), cfg: base.cfg, w: prompts{names: fakeClasses}}
 	findings, err := r.diagnose(t.Context(), make([]entry, 70))
 	if err != nil {
 		t.Fatal(err)

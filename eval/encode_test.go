@@ -86,11 +86,11 @@ func TestEncodeIsEmbed(t *testing.T) {
 		if d := most(t, images, floats(t, out, "image_features")); d > allowed {
 			t.Errorf("images differ by %.2g", d)
 		}
-		words, err := m.EncodeTexts(t.Context(), texts...)
+		prompts, err := m.EncodeTexts(t.Context(), texts...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d := most(t, words, floats(t, out, "text_features")); d > allowed {
+		if d := most(t, prompts, floats(t, out, "text_features")); d > allowed {
 			t.Errorf("texts differ by %.2g", d)
 		}
 		alone, err := m.EncodeImages(t.Context(), files[3])
@@ -102,7 +102,7 @@ func TestEncodeIsEmbed(t *testing.T) {
 		}
 		// Probabilities are the softmax of what Embed calls logits_per_image.
 		logits := floats(t, out, "logits_per_image")
-		for i, row := range m.Probabilities(images, words) {
+		for i, row := range m.Probabilities(images, prompts) {
 			sum := 0.0
 			for j := range texts {
 				sum += math.Exp(float64(logits[i*len(texts)+j]))
@@ -125,7 +125,7 @@ func TestEncodeTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	words, err := m.EncodeTexts(t.Context(), texts...)
+	prompts, err := m.EncodeTexts(t.Context(), texts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestEncodeTogether(t *testing.T) {
 			}
 			for k := range 3 {
 				got, err := m.EncodeTexts(t.Context(), texts[k:]...)
-				if err != nil || !slices.EqualFunc(got, words[k:], slices.Equal) {
+				if err != nil || !slices.EqualFunc(got, prompts[k:], slices.Equal) {
 					t.Errorf("texts %d: other features, %v", k, err)
 				}
 			}

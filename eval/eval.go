@@ -139,7 +139,7 @@ func (o *Options) opening() OpenOptions {
 
 // check finds what is wrong with the options before anything is opened.
 func (o Options) check() error {
-	if _, err := wordsFor(o); err != nil {
+	if _, err := promptsFor(o); err != nil {
 		return err
 	}
 	if o.Expect != "" {

@@ -28,7 +28,7 @@ type loadTime struct{ decode, wait float64 }
 
 // load decodes the images ids with all workers and hands them to use in
 // batches, in order, on the calling goroutine. Memory is buffers × size images.
-func load(ctx context.Context, s samples, ids []int, size, pixels, workers int, use func(b *batchOf) error) (spent loadTime, err error) {
+func load(ctx context.Context, s source, ids []int, size, pixels, workers int, use func(b *batchOf) error) (spent loadTime, err error) {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}

@@ -229,7 +229,7 @@ func reportOrigin(p *runlog.Page, res *Result) {
 		{"model", res.Model.File}, {"model SHA-256", res.Model.SHA256}, {"architecture", res.Model.Config},
 		{"data", res.Data.Source}, {"layout", res.Data.Layout}, {"data fingerprint", res.Data.Fingerprint},
 		{"classes, templates", fmt.Sprintf("%d, %d", res.Data.Classes, res.Data.Templates)},
-		{"preprocessing", fmt.Sprintf("%s, mean %v, std %v", pre.words(), pre.Mean, pre.Std)},
+		{"preprocessing", fmt.Sprintf("%s, mean %v, std %v", pre.prompts(), pre.Mean, pre.Std)},
 		{"backend", res.Backend + ", " + res.DType}, {"JPEG decoder", res.Decoder}, {"key", res.Key},
 	}
 	for _, name := range slices.Sorted(maps.Keys(res.Versions)) {

@@ -63,7 +63,7 @@ type Preprocess struct {
 }
 
 // words says what happens to a picture's size.
-func (p Preprocess) words() string {
+func (p Preprocess) prompts() string {
 	h, w := p.Size, p.Size
 	if p.Resize != [2]int{} {
 		h, w = p.Resize[0], p.Resize[1]

@@ -153,7 +153,7 @@ func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalRes
 }
 
 // openCaptioned opens images with captions, one sample per image.
-func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (samples, error) {
+func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (source, error) {
 	var ds dataset.Dataset
 	var err error
 	if file := cocoFile(o); file != "" {
@@ -217,7 +217,7 @@ func hasKarpathy(o RetrievalOptions) bool {
 }
 
 // retrieve encodes everything and ranks both ways.
-func retrieve(ctx context.Context, enc encoder, s samples, f feed) (*RetrievalResult, error) {
+func retrieve(ctx context.Context, enc encoder, s source, f feed) (*RetrievalResult, error) {
 	images, skipped, err := embedImages(ctx, enc, s, f)
 	if err != nil {
 		return nil, err

@@ -97,7 +97,7 @@ func TestMergeRefuses(t *testing.T) {
 	}
 	a, b, c := shardDir(0, 3, nil), shardDir(1, 3, nil), shardDir(2, 3, nil)
 	half := shardDir(0, 2, nil)
-	words := shardDir(1, 3, func(o *Options) { o.Templates = []string{"the {}"} })
+	prompts := shardDir(1, 3, func(o *Options) { o.Templates = []string{"the {}"} })
 	other := shardDir(1, 3, func(o *Options) { o.Data = pictureFolder(t, 21) })
 	unfinished := t.TempDir()
 	write(t, filepath.Join(unfinished, journalFile), nil)
@@ -123,7 +123,7 @@ func TestMergeRefuses(t *testing.T) {
 		{"a gap at the start", []string{b, c}, "images 0 to 5 are in no shard"},
 		{"twice the same", []string{a, b, b, c}, "in another shard already"},
 		{"an overlap", []string{half, b, c}, "in another shard already"},
-		{"other words", []string{a, words, c}, "another classes, templates or preprocessing"},
+		{"other words", []string{a, prompts, c}, "another classes, templates or preprocessing"},
 		{"other data", []string{a, other, c}, "another data"},
 		{"unfinished", []string{a, unfinished, c}, "not finished"},
 		{"a row is gone", []string{a, tampered, c}, "run the shard again"},

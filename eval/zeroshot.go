@@ -88,8 +88,8 @@ type run struct {
 	open    func(cfg *arch.Config, dtype string) (encoder, func(), error)
 	free    func() // gives the encoder's memory back, or nil
 
-	w       words
-	data    samples
+	w       prompts
+	data    source
 	scored  []int // indices of all shards, in order
 	key     string
 	seconds Seconds
@@ -157,13 +157,13 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 // prepare opens the data and settles the words: everything that can be wrong
 // before the model is loaded.
 func (r *run) prepare(ctx context.Context) (err error) {
-	if r.w, err = wordsFor(r.o); err != nil {
+	if r.w, err = promptsFor(r.o); err != nil {
 		return err
 	}
 	if err := textTower(r.cfg, r.o.Model); err != nil {
 		return err
 	}
-	if r.data, err = openSamples(ctx, r.o.Data, dataset.Options{ClassNames: r.w.labels, Also: r.w.also, SkipOthers: r.w.partial, Log: r.o.Log}, r.pre); err != nil {
+	if r.data, err = openSource(ctx, r.o.Data, dataset.Options{ClassNames: r.w.labels, Also: r.w.also, SkipOthers: r.w.partial, Log: r.o.Log}, r.pre); err != nil {
 		return err
 	}
 	if err = r.settle(); err != nil {
@@ -210,7 +210,7 @@ func (r *run) choose() {
 
 // checkLabels finds a wrong label before any work when labels cost nothing.
 func (r *run) checkLabels() error {
-	t, ok := r.data.(*tensorSamples)
+	t, ok := r.data.(*tensorSource)
 	if !ok {
 		return nil
 	}
@@ -364,8 +364,8 @@ func count(res *Result, names []string, entries []entry) {
 	}
 }
 
-func decoder(s samples) string {
-	if _, ok := s.(*tensorSamples); ok {
+func decoder(s source) string {
+	if _, ok := s.(*tensorSource); ok {
 		return "none"
 	}
 	return img.Decoder

@@ -13,8 +13,8 @@ import (
 // folder is the benchmark that takes any images.
 const folder = "folder"
 
-// words are what a benchmark says about its classes.
-type words struct {
+// prompts are what a benchmark says about its classes.
+type prompts struct {
 	name, metric     string
 	names, templates []string
 	labels           []string   // what folders and label columns call the classes; nil: their own names
@@ -25,10 +25,10 @@ type words struct {
 // defaultTemplates serve "folder" without --templates.
 var defaultTemplates = []string{"a photo of a {c}."}
 
-// wordsFor looks the benchmark up and applies the overrides. Class names may
+// promptsFor looks the benchmark up and applies the overrides. Class names may
 // stay empty for "folder": the data's own names are used then.
-func wordsFor(o Options) (words, error) {
-	w := words{name: o.Benchmark, metric: dataset.Top1, templates: defaultTemplates}
+func promptsFor(o Options) (prompts, error) {
+	w := prompts{name: o.Benchmark, metric: dataset.Top1, templates: defaultTemplates}
 	if w.name == "" {
 		w.name = folder
 	}
@@ -37,7 +37,7 @@ func wordsFor(o Options) (words, error) {
 		if !ok {
 			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
 		}
-		w = words{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels(), b.Synonyms(), b.Partial}
+		w = prompts{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels(), b.Synonyms(), b.Partial}
 	}
 	if len(o.ClassNames) > 0 {
 		if err := w.rename(o); err != nil {
@@ -52,7 +52,7 @@ func wordsFor(o Options) (words, error) {
 
 // rename puts the caller's names in place of the benchmark's. As many of them
 // keep the benchmark's order, which is that of the data's numbers.
-func (w *words) rename(o Options) error {
+func (w *prompts) rename(o Options) error {
 	builtIn := append([][]string{w.labels}, w.also...)
 	fits := len(w.labels) == len(o.ClassNames)
 	w.names = o.ClassNames

@@ -34,8 +34,8 @@ func (s sample) because() string {
 	return "; " + s.Hint
 }
 
-// samples is a set of images as the model sees them.
-type samples interface {
+// source is a set of images as the model sees them.
+type source interface {
 	Len() int
 	// Load writes image i [3,S,S] into dst. An image that does not decode is a
 	// badImage; the sample is filled in then too. Many goroutines may call it.
@@ -62,14 +62,14 @@ func isBad(err error) bool {
 
 func isTensors(src string) bool { return strings.HasSuffix(strings.ToLower(src), ".safetensors") }
 
-// openSamples opens SRC: a .safetensors with images, or any dataset.
-func openSamples(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (samples, error) {
+// openSource opens SRC: a .safetensors with images, or any dataset.
+func openSource(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (source, error) {
 	if isTensors(src) {
-		s, err := openTensorSamples(src, p.Size, true)
+		s, err := openTensorSource(src, p.Size, true)
 		if err != nil {
 			return nil, err
 		}
-		t := s.(*tensorSamples)
+		t := s.(*tensorSource)
 		if err := t.number(ctx, src, o); err != nil {
 			t.Close()
 			return nil, err
@@ -143,8 +143,8 @@ func newPictures(ds dataset.Dataset, p arch.Preprocess) *pictures {
 	return &pictures{ds, newTransform(p)}
 }
 
-// openFiles makes samples of image files, without labels.
-func openFiles(paths []string, p arch.Preprocess) (samples, error) {
+// openFiles makes a source of image files, without labels.
+func openFiles(paths []string, p arch.Preprocess) (source, error) {
 	files, err := pictureFiles(paths)
 	if err != nil {
 		return nil, err
@@ -169,8 +169,8 @@ func (f fileSet) Read(i int) (dataset.Example, error) {
 	return dataset.Example{Index: i, Key: f[i], Path: f[i], Image: b, Label: -1}, nil
 }
 
-// tensorSamples are images [n,3,S,S] that are normalised already, with labels [n].
-type tensorSamples struct {
+// tensorSource is images [n,3,S,S] that are normalised already, with labels [n].
+type tensorSource struct {
 	f      *tensorfile.File
 	info   tensorfile.Info
 	file   *os.File // the bytes of images lie here
@@ -181,7 +181,7 @@ type tensorSamples struct {
 	classes []string // what classnames.txt beside the file calls the labels, or nil
 }
 
-func openTensorSamples(path string, size int, needLabels bool) (samples, error) {
+func openTensorSource(path string, size int, needLabels bool) (source, error) {
 	if err := fault.RegularFile(path, "a .safetensors with images and labels"); err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func openTensorSamples(path string, size int, needLabels bool) (samples, error) 
 	if err != nil {
 		return nil, err
 	}
-	t := &tensorSamples{f: f}
+	t := &tensorSource{f: f}
 	if err := t.open(path, size, needLabels); err != nil {
 		f.Close()
 		return nil, err
@@ -197,7 +197,7 @@ func openTensorSamples(path string, size int, needLabels bool) (samples, error) 
 	return t, nil
 }
 
-func (t *tensorSamples) open(path string, size int, needLabels bool) error {
+func (t *tensorSource) open(path string, size int, needLabels bool) error {
 	images, ok := findTensor(t.f, "images")
 	if !ok {
 		return fault.Inputf("%s: no tensor \"images\"; want images [n,3,%d,%d] F32 and labels [n]", path, size, size)
@@ -233,7 +233,7 @@ func (t *tensorSamples) open(path string, size int, needLabels bool) error {
 }
 
 // number reads the labels by the names that lie beside the file.
-func (t *tensorSamples) number(ctx context.Context, path string, o dataset.Options) error {
+func (t *tensorSource) number(ctx context.Context, path string, o dataset.Options) error {
 	to, classes, err := dataset.Numbers(ctx, path, o)
 	if err != nil || to == nil {
 		return err
@@ -252,7 +252,7 @@ func (t *tensorSamples) number(ctx context.Context, path string, o dataset.Optio
 }
 
 // hash fingerprints the content: tensors have no names that tell them apart.
-func (t *tensorSamples) hash() error {
+func (t *tensorSource) hash() error {
 	h := sha256.New()
 	fmt.Fprintln(h, t.info.DType, t.info.Shape, t.labels)
 	r, err := t.f.Open("images")
@@ -290,14 +290,14 @@ func findTensor(src tensorfile.Source, name string) (tensorfile.Info, bool) {
 	return all[i], true
 }
 
-func (t *tensorSamples) Len() int             { return len(t.labels) }
-func (t *tensorSamples) Fingerprint() string  { return t.print }
-func (t *tensorSamples) Describe() string     { return "tensors" }
-func (t *tensorSamples) Classes() []string    { return t.classes }
-func (t *tensorSamples) Picture(i int) []byte { return nil }
-func (t *tensorSamples) Close() error         { return t.f.Close() }
+func (t *tensorSource) Len() int             { return len(t.labels) }
+func (t *tensorSource) Fingerprint() string  { return t.print }
+func (t *tensorSource) Describe() string     { return "tensors" }
+func (t *tensorSource) Classes() []string    { return t.classes }
+func (t *tensorSource) Picture(i int) []byte { return nil }
+func (t *tensorSource) Close() error         { return t.f.Close() }
 
-func (t *tensorSamples) Load(i int, dst []float32) (sample, error) {
+func (t *tensorSource) Load(i int, dst []float32) (sample, error) {
 	s := sample{Key: fmt.Sprintf("images[%d]", i), Label: t.labels[i]}
 	b := make([]byte, 4*len(dst))
 	if _, err := t.file.ReadAt(b, t.offset+int64(i)*int64(len(b))); err != nil {
