@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// batch is a fixed-size block of pixels. Slots that hold no image stay zero.
+// batchOf is a fixed-size block of pixels. Slots that hold no image stay zero.
 type batchOf struct {
 	ids    []int     // positions in the data, one per slot
 	pixels []float32 // [len(ids),3,S,S]

@@ -167,8 +167,8 @@ named when the plugin is opened.` + exitStatus,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Wheel, "wheel", "", "take the plugin from this wheel `FILE` instead of a download")
-	f.StringVar(&o.SHA256, "sha256", "", "the wheel's SHA-256, 64 `HEX` digits, where it is another wheel than the fixed one")
-	f.BoolVar(&o.Trust, "trust", false, "install the wheel whatever its hash is")
+	f.StringVar(&o.SHA256, "sha256", "", "SHA-256 of a wheel other than the fixed one, 64 `HEX` digits")
+	f.BoolVar(&o.Trust, "trust", false, "install the wheel whatever its hash")
 	cmd.MarkFlagsMutuallyExclusive("sha256", "trust")
 	return cmd
 }

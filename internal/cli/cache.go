@@ -17,7 +17,7 @@ func newCache(app *App) *cobra.Command {
 		Short: "List and clear what evatool keeps to be faster",
 		Long: `List or clear evatool's caches in the user's cache folder: programs compiled for a
 backend, and class vectors of zero-shot evaluations. Both are made again when they
-are needed. Installed plugins are no cache: see evatool backend.` + exitStatus,
+are needed. Installed plugins are not a cache: see evatool backend.` + exitStatus,
 		Example: `  evatool cache list
   evatool cache clear`,
 		Args: noCommand,

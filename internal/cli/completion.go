@@ -22,6 +22,8 @@ var flagValues = map[string][]string{
 	"convert dtype":    {"keep", "fp32", "fp16", "bf16"},
 	"resize":           {"eva", "clip-rei", "openclip"},
 	"map":              {"auto", "none"},
+	"preprocess":       {"openai", "inception", "imagenet"},
+	"interpolation":    {"bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"},
 	"mode":             {"rgb-first", "direct"},
 	"resume":           {"auto", "never"},
 	"shard":            {"auto"},

@@ -40,7 +40,10 @@ func TestCompletedValues(t *testing.T) {
 		"--dtype":  {"convert", "missing.pt", "-o", out},
 		"--resize": {"convert", "missing.pt", "-o", out, "--image-size", "64"},
 		"--mode":   {"preprocess", "missing.png"},
-		"--map":    {"diff", "missing.pt", "missing.pt"},
+
+		"--interpolation": {"preprocess", "missing.png"},
+		"--preprocess":    {"preprocess", "missing.png"},
+		"--map":           {"diff", "missing.pt", "missing.pt"},
 	} {
 		values := offered(t, append(slices.Clone(cmd), flag, "")...)
 		if len(values) < 2 {

@@ -33,9 +33,9 @@ open_clip loads), hf (transformers' CLIPModel), source (any state dict exactly
 as found). With hf a config.json is written beside the output: as
 DIR/model.safetensors it is a folder for CLIPModel.from_pretrained.
 
-Position embeddings, --resize: eva (bicubic, the patch kernel with it), clip-rei
-(bicubic, align_corners), openclip (bicubic, antialias), as the programs of
-these names do it.` + exitStatus,
+--resize interpolates position embeddings as the program of that name does: eva
+(bicubic, and the patch kernel with it), clip-rei (bicubic, align_corners) or
+openclip (bicubic, antialias).` + exitStatus,
 		Example: `  evatool convert EVA02_CLIP_B_psz16_s8B.pt -o eva02-b16.safetensors
   mkdir clip-l336 && evatool convert ViT-L-14-336px.pt --layout hf --dtype fp16 -o clip-l336/model.safetensors`,
 		Args: cobra.MinimumNArgs(1),
@@ -73,14 +73,14 @@ these names do it.` + exitStatus,
 	preprocessFlag(cmd, &o.Preprocess)
 	f.StringVar(&o.Layout, "layout", "eva", "names of the output: eva, openclip, hf or source")
 	f.StringVar(&o.Key, "key", "", "path of the state dict inside the file, such as state_dict or a/b")
-	f.StringVar(&o.Prefix, "prefix", "", "only the tensors whose names begin with `WORD`., such as model; it is taken off")
+	f.StringVar(&o.Prefix, "prefix", "", "keep only the tensors whose names begin with `WORD`. (such as model), and drop that prefix")
 	f.StringVar(&o.DType, "dtype", "keep", "keep, fp32, fp16 or bf16 (round to nearest even)")
-	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype, which else are an error")
+	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype; without it they are an error")
 	f.IntVar(&o.ImageSize, "image-size", 0, "resize the position embedding for images of `N` pixels")
 	f.StringVar(&o.Resize, "resize", "", "how: eva (default), clip-rei or openclip")
 	f.StringVar(&shardSize, "shard-size", "", "split the output into files of at most this size, such as 5GB or 500MiB, with an index")
-	f.StringArrayVar(&o.Include, "include", nil, "only tensors whose name matches this `GLOB` (repeatable)")
-	f.StringArrayVar(&o.Exclude, "exclude", nil, "no tensors whose name matches this `GLOB` (repeatable)")
+	f.StringArrayVar(&o.Include, "include", nil, "keep only the tensors whose names match `GLOB` (repeatable)")
+	f.StringArrayVar(&o.Exclude, "exclude", nil, "leave out the tensors whose names match `GLOB` (repeatable)")
 	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan, write nothing")
 	f.BoolVar(&o.Force, "force", false, "overwrite the output")
 	return cmd

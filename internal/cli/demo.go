@@ -21,7 +21,7 @@ func newDemo(app *App) *cobra.Command {
 		Long: `Run evatool's three jobs on bundled data, in about two minutes on two cores:
 convert a PyTorch checkpoint and prove it, train a small EVA-CLIP from scratch on
 emoji of six art styles, score it zero-shot on a seventh that it never saw, and
-write report.html. OUT is made anew when it is a demo's folder.` + exitStatus,
+write report.html. The folder of an earlier demo is replaced.` + exitStatus,
 		Example: `  evatool demo
   evatool demo --backend go --out demo-on-go`,
 		Args: cobra.NoArgs,

@@ -12,9 +12,9 @@ func newDiff(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diff A B",
 		Short: "Compare two checkpoints by value, across formats and layouts",
-		Long: `Compare two checkpoints by value: whatever the containers, element types and key
-layouts are. For every tensor: equal or not, the largest absolute and relative
-difference. Exit status 1 when they differ.` + exitStatus,
+		Long: `Compare two checkpoints by value, whatever their containers, element types and
+key layouts. For every tensor: whether it is equal, and the largest absolute and
+relative difference. The exit status is 1 when they differ.` + exitStatus,
 		Example: `  evatool diff EVA02_CLIP_B_psz16_s8B.pt model.safetensors
   evatool diff fp32.safetensors fp16.safetensors --atol 1e-3`,
 		Args: cobra.ExactArgs(2),

@@ -16,11 +16,11 @@ func newInit(app *App) *cobra.Command {
 		Short: "Build the recipe's starting CLIP from an EVA vision tower and a CLIP text tower",
 		Long: `Build a starting CLIP: the vision tower from an EVA checkpoint (masked image
 modelling or CLIP), the text tower from a CLIP checkpoint (OpenAI, OpenCLIP,
-EVA-CLIP or Hugging Face, whatever the container). What neither gives comes from
---base, else it is drawn from --seed as the original initialises it.
+EVA-CLIP or Hugging Face, whatever the container). What neither provides comes
+from --base, or is drawn from --seed as the original initialises it.
 
 --skip lists the tensors that are not loaded, by their names in the tower (a
-final * is any rest); --skip '' skips nothing. The original reads the wrong file
+trailing * matches any rest); --skip '' skips nothing. The original reads the wrong file
 for OpenCLIP text towers and cannot read Hugging Face ones; here every file is
 read as what it is.` + exitStatus,
 		Example: `  evatool init --config EVA02-CLIP-B-16 --vision EVA02_B_psz14to16.pt --text ViT-B-16.pt -o start.safetensors
@@ -57,7 +57,7 @@ read as what it is.` + exitStatus,
 	f.StringVar(&o.Config, "config", "", "architecture: a `NAME` of evatool models, or a JSON file")
 	f.StringVar(&o.Vision, "vision", "", "checkpoint for the vision tower")
 	f.StringVar(&o.Text, "text", "", "checkpoint for the text tower")
-	f.StringVar(&o.Base, "base", "", "take what stays random from this model")
+	f.StringVar(&o.Base, "base", "", "take from this model what would stay random")
 	f.StringVar(&skip, "skip", strings.Join(convert.DefaultSkip, ","), "tensors that are not loaded, separated by commas or spaces")
 	f.StringVar(&o.Resize, "resize", "eva", "how to resize position embeddings: eva, clip-rei or openclip")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of what stays random")

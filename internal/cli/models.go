@@ -67,8 +67,8 @@ func newModels(app *App) *cobra.Command {
 		Long: `List the architectures that are built in: parameters, work per image and per
 text (two operations per multiply-add), image size, and a published ImageNet
 zero-shot top-1: that of the model's authors or, where they gave none, the best
-of OpenCLIP's re-evaluations. --json has all of them. With NAME, print that configuration
-as JSON: a starting point for --config FILE.
+of OpenCLIP's re-evaluations. --json has all of them. With NAME, print that
+configuration as JSON: a starting point for --config FILE.
 
 Every name works as --config NAME and as a recipe's model; so do the names that
 OpenCLIP, EVA-CLIP and OpenAI use for the same models (EVA02-B-16, ViT-B/32).

@@ -46,12 +46,12 @@ func newPreprocess(app *App) *cobra.Command {
 normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
 the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor
 (CHW, float32, little-endian, CLIP's mean and standard deviation). --preprocess
-changes what is done: the square that a model takes which squashes the picture,
-or has another mean.
+describes another preparation, for a model that squashes the picture or has
+another mean.
 
-JPEG, PNG, WebP, GIF, BMP, TIFF, PGM and PPM are recognised by content. EXIF orientation
-is not applied. Truncated files and images of more than 178,956,970 pixels are
-refused.
+JPEG, PNG, WebP, GIF, BMP, TIFF, PGM and PPM are recognised by content. EXIF
+orientation is not applied. Truncated files and images of more than 178,956,970
+pixels are refused.
 
 --mode rgb-first converts to RGB and then resizes, as ImageFolder and webdataset
 do and as evaluation does here; direct resizes in the file's own mode (palette,

@@ -17,8 +17,8 @@ caption of the image counts) and from text to image (every caption is a query).
 flickr30k and coco take the folder with the images and Karpathy's
 dataset_flickr30k.json or dataset_coco.json, of which the test split of 1,000 or
 5,000 images is scored, or CLIP_benchmark's WebDataset tars. coco also takes
-COCO's own captions_val2017.json, which is another set than the published
-figures are of. csv takes any list of image paths and captions (an image may
+COCO's own captions_val2017.json, a different set from the one that the
+published figures are for. csv takes any list of image paths and captions (an image may
 have several lines), or WebDataset tars with captions.` + exitStatus,
 		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
   evatool retrieval csv --model model.safetensors --data captions.csv --json`,
@@ -54,7 +54,7 @@ have several lines), or WebDataset tars with captions.` + exitStatus,
 	f.StringVar(&o.Split, "split", "test", "split of the Karpathy file")
 	f.StringVar(&o.ImageColumn, "image-column", "", "column of the image path (csv)")
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
-	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
+	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
 	f.StringVar(&o.Out, "out", "", "write result.json into the folder `DIR`")
 	mustRequire(cmd, "model", "data")
 	return cmd

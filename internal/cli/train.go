@@ -31,12 +31,12 @@ Ctrl-C, SIGTERM and a closed terminal (SIGHUP, unless nohup has it ignored)
 write a checkpoint and exit with 130; the same command goes on from there, and
 a run killed at any moment ends with the same bits as one that was not. On a
 full disk it waits for space; data that cannot be read is asked for again for
-half a minute, then the run stops with a checkpoint and 4.
+half a minute, then the run stops with a checkpoint and exit status 4.
 
-A run that goes on may change checkpoint, eval, max_bad and --workers, moves of
-its data, and micro_batch, grad_checkpointing and zero_stage (the last bits may
-differ). Anything else but the model (lr, steps, batch, data, …) may change in a
-fork: --resume with a checkpoint of the old run and --out with a new folder. It
+A run that is resumed may change checkpoint, eval, max_bad, --workers and where
+its data lies, and micro_batch, grad_checkpointing and zero_stage (the last bits
+may differ). Everything else but the model (lr, steps, batch, data, …) may change
+in a fork: --resume with a checkpoint of the old run, --out with a new folder. It
 keeps the step and the samples seen; which example comes next follows from the
 seed and that number. run.json records where it came from and what changed.` + exitStatus,
 		Example: `  evatool train recipe.yaml --out runs/one
@@ -98,7 +98,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&sets, "set", nil, "change a recipe key: `a.b=v`, as often as needed")
+	f.StringArrayVar(&sets, "set", nil, "change a recipe key: `a.b=v` (repeatable)")
 	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder; of another run: a fork")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")

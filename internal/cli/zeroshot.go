@@ -23,7 +23,7 @@ func newZeroshot(app *App) *cobra.Command {
 		Use:   "zeroshot BENCHMARK --model M --data SRC",
 		Short: "Score a model zero-shot on labelled images",
 		Long: `Score a CLIP model zero-shot: every class name in every template becomes one
-vector, every image takes the class that is nearest. BENCHMARK is imagenet,
+vector, every image gets the class that is nearest. BENCHMARK is imagenet,
 imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, objectnet, another name of
 "evatool zeroshot list", or folder, which takes any images.
 
@@ -33,7 +33,7 @@ the ILSVRC validation tar or folder with its ground truth, WebDataset tars
 with images (F32, [n,3,S,S], normalised) and labels.
 
 Counts are integers. Classes with equal logits rank by index, lower first, and
-the images that hang on it are counted as ties. The interval is Wilson's at
+images whose answer depends on that are counted as ties. The interval is Wilson's at
 95 %. With --out the folder gets result.json, rows.csv and report.html; a run
 that was killed goes on where it was, and no image counts twice.
 
@@ -80,8 +80,8 @@ An image that does not decode is skipped, counted and listed; more than
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
 	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words")
 	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
-	f.IntVar(&o.Limit, "limit", 0, "score the first `N` images only")
-	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, which also count without the flag")
+	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
+	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, whose environment counts even without the flag")
 	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
 	f.StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`, such as 0.747±0.004")
@@ -133,7 +133,7 @@ func preprocessFlag(cmd *cobra.Command, preprocess *string) {
 func computeFlags(cmd *cobra.Command, dtype *string, batch, workers, maxBad *int) {
 	f := cmd.Flags()
 	f.StringVar(dtype, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); no result depends on it")
+	f.IntVar(batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); it does not change any result")
 	f.IntVar(workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
 	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; they are left out")
@@ -195,8 +195,8 @@ func newZeroshotMerge(app *App) *cobra.Command {
 		Use:   "merge DIR... -o OUT",
 		Short: "Add the parts of a sharded run",
 		Long: `Add the parts that "zeroshot --shard i/n --out DIR" wrote. The counts are those
-of one run over everything. Parts of another model, data, class list, prompt set
-or preprocessing are refused, overlaps and gaps too.` + exitStatus,
+of one run over everything. Parts that differ in model, data, class list,
+prompts or preprocessing are refused, and so are overlaps and gaps.` + exitStatus,
 		Example: `  evatool zeroshot merge runs/shard-0 runs/shard-1 -o runs/all
   evatool zeroshot merge runs/shard-* -o runs/all --json --expect 0.747±0.004`,
 		Args: cobra.MinimumNArgs(1),

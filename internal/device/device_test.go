@@ -42,7 +42,7 @@ func ifCPUPlugin() string {
 	return ""
 }
 
-// open opens a backend for a test: "go", or "cpu" with n devices.
+// open1 opens a backend for a test: "go", or "cpu" with n devices.
 func open1(t testing.TB, backend string, n int) *Device {
 	t.Helper()
 	o := Options{Backend: backend, DeviceCount: n, CompileCache: "off"}
