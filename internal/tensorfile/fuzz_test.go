@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // FuzzSafetensors: no panic, and what is accepted here is accepted by the
-// safetensors library with the same tensors (it knows no 8-bit floats).
+// safetensors library with the same tensors (it does not know every type).
 func FuzzSafetensors(f *testing.F) {
 	paths, err := filepath.Glob(filepath.Join("..", "..", "testdata", "hostile", "*.safetensors"))
 	if err != nil || len(paths) < 30 {
@@ -30,7 +31,10 @@ func FuzzSafetensors(f *testing.F) {
 		if err != nil {
 			return
 		}
-		eight := slices.ContainsFunc(file.Tensors(), func(i Info) bool { return i.DType == F8_E4M3 || i.DType == F8_E5M2 })
+		eight := slices.ContainsFunc(file.Tensors(), func(i Info) bool {
+			_, err := safetensors.ParseDType(string(i.DType))
+			return err != nil
+		})
 		lib, err := safetensors.Deserialize(raw)
 		if err != nil && !eight {
 			t.Fatalf("accepted, but the library says: %v", err)
@@ -55,6 +59,35 @@ func FuzzSafetensors(f *testing.F) {
 		}
 		if total > len(raw) {
 			t.Fatalf("%d bytes of tensors in a file of %d", total, len(raw))
+		}
+	})
+}
+
+// FuzzIndex: no panic, memory within a multiple of the input, and every shard
+// that an accepted index names lies beside it.
+func FuzzIndex(f *testing.F) {
+	for _, seed := range []string{
+		`{"metadata": {"total_size": 8}, "weight_map": {"a": "m-00001-of-00002.safetensors", "b": "m-00002-of-00002.safetensors"}}`,
+		`{"weight_map": {"a": "../../etc/passwd"}}`, `{"weight_map": {"a": 1}}`, `{"weight_map": {"a": "x", "a": "y"}}`,
+		`{"weight_map": []}`, `{"weight_map": {}}`, `{}`, `[[[[[[`, `{"weight_map": {"": ""}}`, `{"weight_map": {"a": "."}}`, `{"weight_map": {"a": "a/../../b"}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		shards, err := decodeIndex(raw)
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(1<<20+200*len(raw)); got > most {
+			t.Errorf("%d bytes for an input of %d", got, len(raw))
+		}
+		if err != nil {
+			return
+		}
+		for name, file := range shards {
+			if !filepath.IsLocal(file) || file == "." {
+				t.Errorf("%q is in %q, which is not beside the index", name, file)
+			}
 		}
 	})
 }

@@ -111,7 +111,7 @@ func decodeIndex(raw []byte) (map[string]string, error) {
 			if err != nil {
 				return err
 			}
-			if file != filepath.Base(file) || !filepath.IsLocal(file) || strings.Contains(file, `\`) {
+			if file != filepath.Base(file) || file == "." || !filepath.IsLocal(file) || strings.Contains(file, `\`) {
 				return fmt.Errorf("tensor %.200q: shard %.200q is not a plain file name", name, file)
 			}
 			weightMap[name] = file
