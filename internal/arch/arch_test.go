@@ -100,6 +100,45 @@ func TestJSONRoundTrip(t *testing.T) {
 	}
 }
 
+// A model is the same under the words of OpenCLIP's timm configurations, which
+// leave out how the original code runs it; no two named ones are.
+func TestSameModel(t *testing.T) {
+	timm, err := Parse([]byte(`{"embed_dim": 512, "custom_text": true, "vision_cfg": {"image_size": 224, "timm_model_name": "eva02_base_patch16_clip_224", "timm_model_pretrained": false, "timm_pool": "token", "timm_proj": null},
+		"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range Names() {
+		c, _ := Named(n)
+		if timm.SameModel(c) != (n == "EVA02-CLIP-B-16") {
+			t.Errorf("%s: %v", n, timm.SameModel(c))
+		}
+		for _, o := range Names() {
+			if other, _ := Named(o); c.SameModel(other) != (n == o) {
+				t.Errorf("%s and %s: %v", n, o, c.SameModel(other))
+			}
+		}
+	}
+}
+
+// Every name of OpenCLIP's for an architecture that is known is known too.
+func TestOpenCLIPNames(t *testing.T) {
+	for _, n := range strings.Fields("RN50 RN50-quickgelu RN101 RN101-quickgelu RN50x4 RN50x4-quickgelu RN50x16 RN50x16-quickgelu RN50x64 RN50x64-quickgelu " +
+		"ViT-B-16 ViT-B-16-quickgelu ViT-B-16-plus ViT-B-16-plus-240 ViT-B-32 ViT-B-32-quickgelu ViT-B-32-256 ViT-B-32-plus-256 " +
+		"ViT-L-14 ViT-L-14-quickgelu ViT-L-14-280 ViT-L-14-336 ViT-L-14-336-quickgelu ViT-L-16 ViT-L-16-320 ViT-L-14-worldwide ViT-L-14-worldwide-quickgelu " +
+		"ViT-H-14 ViT-H-14-quickgelu ViT-H-14-378 ViT-H-14-378-quickgelu ViT-H-14-worldwide ViT-H-14-worldwide-quickgelu ViT-H-14-worldwide-378 ViT-H-16 " +
+		"ViT-M-16 ViT-M-16-alt ViT-M-32 ViT-M-32-alt ViT-S-16 ViT-S-16-alt ViT-S-32 ViT-S-32-alt ViT-e-14 ViT-g-14 " +
+		"ViT-bigG-14 ViT-bigG-14-quickgelu ViT-bigG-14-worldwide ViT-bigG-14-worldwide-378 " +
+		"EVA01-g-14 EVA01-g-14-plus EVA02-B-16 EVA02-L-14 EVA02-L-14-336 EVA02-E-14 EVA02-E-14-plus") {
+		c, ok := Named(n)
+		if !ok {
+			t.Errorf("%s is not known", n)
+		} else if quick := strings.HasSuffix(n, "-quickgelu") || strings.HasPrefix(n, "RN"); c.QuickGELU != quick {
+			t.Errorf("%s: quick_gelu %v", n, c.QuickGELU)
+		}
+	}
+}
+
 func TestAliases(t *testing.T) {
 	for a, n := range aliases {
 		if _, ok := named()[n]; !ok {

@@ -207,7 +207,31 @@ func (c *Config) SameModel(o *Config) bool {
 
 func (c *Config) model() *Config {
 	m := *c
-	m.Pixels, m.Text.Tokenizer = nil, ""
+	m.Pixels, m.Text.Tokenizer, m.CustomText = nil, "", false
+	// How the original code runs, trains or starts the model is not what it computes.
+	v, t := &m.Vision, &m.Text
+	v.XAttn, v.FusedLN, v.DropPath, v.PatchDrop, t.XAttn, t.FusedLN = false, false, 0, 0, false, false
+	if c.IsEVA() {
+		v.EVAName = "eva"
+	} else {
+		v.QKVBias = true
+	}
+	if !v.RoPE {
+		v.PtSeqLen, v.IntpFreq = 0, false
+	}
+	if v.PoolType == "tok" {
+		v.PoolType = ""
+	}
+	some := 1.
+	for _, s := range []struct {
+		tower Tower
+		at    **float64
+	}{{VisualTower, &v.LSInit}, {TextTower, &t.LSInit}} {
+		if *s.at = nil; c.LayerScale(s.tower) {
+			*s.at = &some
+		}
+	}
+	v.MLPRatio, t.MLPRatio = ratio(c.VisionHidden(), v.Width), ratio(c.TextHidden(), t.Width)
 	if m.PoolsEOS() && m.Text.EOS == m.Text.VocabSize-1 {
 		m.Text.PoolType, m.Text.EOS = "", 0
 	}

@@ -166,7 +166,20 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 			return
 		}
 	}
-	if plain, ok := arch.Shared(name); ok && len(said) == 0 {
+	if len(said) > 0 {
+		return
+	}
+	// OpenCLIP lists weights with QuickGELU under names whose configuration has GELU.
+	var tags []string
+	for _, w := range published.AllWeights() {
+		if w.Architecture == name && w.QuickGELU != a.config.QuickGELU {
+			tags = append(tags, w.Tag)
+		}
+	}
+	if len(tags) > 0 {
+		a.warnings = append(a.warnings, fmt.Sprintf("%s has %s, but published weights under that name have %s (%s): for those, give --config %s", name, word[a.config.QuickGELU], word[!a.config.QuickGELU], list(tags), orFile([]architecture{*a}, !a.config.QuickGELU)))
+	}
+	if plain, ok := arch.Shared(name); ok {
 		a.warnings = append(a.warnings, fmt.Sprintf("%s is OpenAI's name and OpenCLIP's: read with QuickGELU, which all published weights of it have; for a model that OpenCLIP has trained with GELU give --config %s", name, plain))
 	}
 }

@@ -118,7 +118,10 @@ func TestActivationOfWeightsAlone(t *testing.T) {
 		{structure: "openai-RN50", sorted: true, config: "openclip-RN50"},
 		{structure: "openai-RN50", config: "RN50", quick: true},
 		{structure: "openai-RN50", config: "openclip-RN50", warning: "GELU"},
-		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32"},
+		{structure: "openai-ViT-B-32", sorted: true, config: "openclip-ViT-B-32"},
+		// Five of the weights that OpenCLIP calls so have QuickGELU.
+		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32", warning: "openai-ViT-B-32"},
+		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32-quickgelu", quick: true},
 		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32", path: "vit_b_32-quickgelu-laion400m_e31-d867053b.pt", warning: "QuickGELU"},
 		{structure: "openai-ViT-B-32", config: "ViT-B-32", warning: "QuickGELU"},
 	} {
