@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -40,6 +41,11 @@ func training(t *testing.T, steps int, before string) (cmd *exec.Cmd, out string
 		t.Fatal(err)
 	}
 	out = filepath.Join(dir, "out")
+	// Where the tests themselves run under nohup, a child would inherit that a
+	// signal is ignored; one that is handled here starts there as usual.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT)
+	t.Cleanup(func() { signal.Stop(caught) })
 	cmd = exec.Command("sh", "-c", before+`exec evatool train "$0" --backend go --out "$1"`, recipe, out)
 	t.Cleanup(func() {
 		if cmd.ProcessState == nil && cmd.Process != nil {
