@@ -310,3 +310,60 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// Keys without an effect are no reason to refuse a configuration, and of several
+// reasons the same one is given every time.
+func TestNeutralKeys(t *testing.T) {
+	plain, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Parse([]byte(`{"embed_dim": 8, "init_logit_bias": null, "init_logit_scale": 2.3, "nonscalar_logit_scale": true, "multimodal_cfg": null, "output_dict": false,
+		"vision_cfg": {"timm_model_name": null, "timm_pool": "avg", "timm_proj": "linear", "timm_drop": 0.1, "attn_pooler_heads": 12, "block_type": "custom", "qk_norm": false, "act_kwargs": null},
+		"text_cfg": {"hf_tokenizer_name": "openai/clip-vit-base-patch32", "tokenizer_kwargs": {}, "tokenizer_mode": null, "hf_proj_type": "linear", "pad_id": 1, "eos_id": 7, "pool_type": "argmax", "norm_kwargs": {"eps": 1e-5}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(plain, c); d != "" {
+		t.Error(d)
+	}
+	first := ""
+	for range 50 {
+		_, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {"attentional_pool": true, "input_patchnorm": true, "qk_norm": true, "scale_fc": true, "pos_embed_type": "sin_cos_2d"}, "text_cfg": {}}`))
+		if err == nil || first != "" && err.Error() != first {
+			t.Fatalf("%v after %s", err, first)
+		}
+		first = err.Error()
+	}
+}
+
+// Texts go to CLIP's vocabulary and tokenizer only.
+func TestCheckTexts(t *testing.T) {
+	for text, want := range map[string]string{
+		`{}`:                     "",
+		`{"vocab_size": 49407}`:  "49407 tokens",
+		`{"vocab_size": 49409}`:  "49409 tokens",
+		`{"vocab_size": 901629}`: "901629 tokens",
+		`{"hf_tokenizer_name": "openai/clip-vit-large-patch14"}`:       "",
+		`{"hf_tokenizer_name": "facebook/xlm-v-base"}`:                 "facebook/xlm-v-base",
+		`{"tokenizer_kwargs": {"clean": "canonicalize"}}`:              "canonicalize",
+		`{"hf_tokenizer_name": "x", "tokenizer_mode": "clips"}`:        "clips",
+		`{"tokenizer_kwargs": {"clean": "lower"}, "vocab_size": null}`: "",
+	} {
+		c, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": ` + text + `}`))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		back, err := Parse(c.JSON())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []*Config{c, back} {
+			err := c.CheckTexts()
+			if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || fault.Code(err) != int(fault.Input)) {
+				t.Errorf("%s: %v; want %q", text, err, want)
+			}
+		}
+	}
+}
