@@ -3,6 +3,7 @@ package arch
 import (
 	"encoding/json"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -301,7 +302,13 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte(`{"model_type": "clip", "vision_config": {"hidden_size": 1}, "text_config": {}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		c, err := Parse(data)
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4<<20+2000*len(data)); got > most {
+			t.Errorf("%d bytes for a configuration of %d; at most %d", got, len(data), most)
+		}
 		if err != nil {
 			return
 		}

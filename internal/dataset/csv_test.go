@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -143,9 +144,16 @@ func FuzzTable(f *testing.F) {
 			}
 		}
 		for _, o := range []Options{{}, {ClassNames: []string{"cat", "dog"}}} {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			p, _, err := csvRows(disk{}, "t.csv", data, o)
 			if err == nil {
 				newTable(context.Background(), disk{}, "csv", []part{p}, o)
+			}
+			runtime.ReadMemStats(&after)
+			// The tables of known class names, some megabytes, are made once.
+			if got, most := after.TotalAlloc-before.TotalAlloc, uint64(16<<20+2000*len(data)); got > most {
+				t.Errorf("%d bytes for a table of %d; at most %d", got, len(data), most)
 			}
 		}
 	})
