@@ -139,3 +139,27 @@ func TestProgressIsSilentWithoutTerminal(t *testing.T) {
 		t.Errorf("wrote %q within the first 30 s", b.String())
 	}
 }
+
+// What a browser or a terminal would obey is escaped in every part of a page.
+func TestPageEscapes(t *testing.T) {
+	const hostile = "a\x1b[2J\u202eb"
+	p := NewPage(hostile, hostile)
+	p.Section(hostile)
+	p.Note(hostile)
+	p.Pre(hostile)
+	p.Stats(Stat{hostile, hostile, hostile})
+	p.Table([]string{hostile}, [][]string{{hostile}})
+	p.Images([]Figure{{Caption: hostile, Lines: []string{hostile}}})
+	p.Bars(BarChart{Title: hostile, Labels: []string{hostile}, Values: []float64{1}})
+	path := filepath.Join(t.TempDir(), "report.html")
+	if err := p.WriteFile(path); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := string(b); strings.ContainsAny(s, "\x1b\u202e") || !strings.Contains(s, `\u202e`) {
+		t.Error("control or bidirectional characters in the page")
+	}
+}
