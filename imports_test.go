@@ -20,7 +20,7 @@ var layers = [][]string{
 	{"convert", "eval", "trainer"},
 	{"internal/checkpoint"},
 	{"internal/clip"}, {"internal/weights"}, {"internal/arch"}, {"internal/torchfile"}, {"internal/tensorfile"},
-	{"internal/bpe"}, {"internal/img"}, {"internal/dataset"}, {"internal/device"}, {"internal/digest"}, {"internal/shard"}, {"internal/runlog"}, {"internal/yamlfile"}, {"internal/usercache"}, {"internal/atomicfile"}, {"internal/fault"},
+	{"internal/bpe"}, {"internal/img"}, {"internal/dataset"}, {"internal/device"}, {"internal/comm"}, {"internal/digest"}, {"internal/shard"}, {"internal/runlog"}, {"internal/yamlfile"}, {"internal/usercache"}, {"internal/atomicfile"}, {"internal/fault"},
 	{"internal/published"}, // a table of figures
 }
 

@@ -33,6 +33,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/evatool/evatool/internal/comm"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -47,6 +48,10 @@ type Options struct {
 	DeviceCount  int    // 0: all of a GPU backend, one of a CPU backend
 	Threads      int    // 0: all cores
 	CompileCache string // folder of compiled programs; "": the user's cache folder, "off": none
+
+	// Hosts is auto (default) or off. A process that mpirun or srun started as
+	// one of several does not train on its own by itself; off has it do so.
+	Hosts string
 
 	Workers int          // decoding goroutines; 0: one per core
 	Log     *slog.Logger // nil: silent
@@ -72,7 +77,17 @@ func (o *Options) check() error {
 	if o.Workers < 0 {
 		return fault.Usagef("Options.Workers %d: want 0 or more", o.Workers)
 	}
-	return nil
+	return o.alone()
+}
+
+// alone refuses a process that is one of several: each would train the whole
+// recipe into the same folder.
+func (o *Options) alone() error {
+	launcher, err := comm.Launched(comm.Options{Hosts: o.Hosts})
+	if err == nil && launcher != "" {
+		err = fault.Usagef("%s started several processes; evatool trains in one: start it by itself, or give Options.Hosts off and each process its own Options.Out for separate runs", launcher)
+	}
+	return err
 }
 
 func (o *Options) device() device.Options {

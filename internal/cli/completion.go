@@ -16,6 +16,7 @@ import (
 // all commands, by the flag. The test gives each of them to its command.
 var flagValues = map[string][]string{
 	"backend":          {"auto", "go", "xla", "xla:"},
+	"hosts":            {"auto", "off"},
 	"huge-pages":       {"auto", "off"},
 	"layout":           {"eva", "openclip", "hf", "source"},
 	"dtype":            {"fp32", "bf16", "fp16"},
