@@ -46,6 +46,8 @@ type Vision struct {
 	SwiGLU      bool     `json:"naiveswiglu,omitempty"`
 	SubLN       bool     `json:"subln,omitempty"`
 	PostNorm    bool     `json:"postnorm,omitempty"`
+	RMSNorm     bool     `json:"use_rms_norm,omitempty"` // EVA: for LayerNorm, except in a plain MLP with subln
+	NoHeadBias  bool     `json:"no_head_bias,omitempty"` // EVA: the projection to embed_dim has none
 
 	NoLnPre     bool   `json:"no_ln_pre,omitempty"`           // OpenCLIP
 	PoolType    string `json:"pool_type,omitempty"`           // OpenCLIP: tok (default) or avg (patches only)
@@ -338,7 +340,7 @@ func (c *Config) checkVision() error {
 		for _, k := range []struct {
 			key string
 			set bool
-		}{{"rope", v.RoPE}, {"naiveswiglu", v.SwiGLU}, {"subln", v.SubLN}, {"postnorm", v.PostNorm}} {
+		}{{"rope", v.RoPE}, {"naiveswiglu", v.SwiGLU}, {"subln", v.SubLN}, {"postnorm", v.PostNorm}, {"use_rms_norm", v.RMSNorm}, {"no_head_bias", v.NoHeadBias}} {
 			if k.set {
 				return fmt.Errorf("vision_cfg.%s needs eva_model_name, which says that the tower is EVA's", k.key)
 			}

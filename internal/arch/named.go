@@ -83,7 +83,8 @@ func Named(name string) (*Config, bool) {
 var aliases = map[string]string{
 	"EVA01-g-14": "EVA01-CLIP-g-14", "EVA01-g-14-plus": "EVA01-CLIP-g-14-plus",
 	"EVA02-B-16": "EVA02-CLIP-B-16", "EVA02-L-14": "EVA02-CLIP-L-14", "EVA02-L-14-336": "EVA02-CLIP-L-14-336",
-	"EVA02-E-14": "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
+	"EVA-CLIP-8B-448": "EVA-CLIP-8B-plus",
+	"EVA02-E-14":      "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
 	"OpenaiCLIP-B-16": "openai-ViT-B-16", "OpenaiCLIP-L-14": "openai-ViT-L-14", "OpenCLIP-H-14": "openclip-ViT-H-14", "OpenCLIP-bigG-14": "openclip-ViT-bigG-14",
 	"ViT-B/32": "openai-ViT-B-32", "ViT-B/16": "openai-ViT-B-16", "ViT-L/14": "openai-ViT-L-14", "ViT-L/14@336px": "openai-ViT-L-14-336",
 	// OpenAI's names, which OpenCLIP has for the same with GELU: openclip-RN50.

@@ -129,6 +129,14 @@ func (b *builder) affine(name string, shape ...int) {
 	b.add(name+".bias", shape[0])
 }
 
+// evaNorm adds a LayerNorm, or an RMSNorm, which has no bias.
+func (b *builder) evaNorm(name string, width int) {
+	b.add(name+".weight", width)
+	if !b.cfg.Vision.RMSNorm {
+		b.add(name+".bias", width)
+	}
+}
+
 func (b *builder) evaVision() {
 	c, v := b.cfg, &b.cfg.Vision
 	w, hidden := v.Width, c.VisionHidden()
@@ -141,7 +149,7 @@ func (b *builder) evaVision() {
 			b.add(p+"gamma_1", w)
 			b.add(p+"gamma_2", w)
 		}
-		b.affine(p+"norm1", w)
+		b.evaNorm(p+"norm1", w)
 		if v.QKVBias {
 			b.add(p+"attn.q_bias", w)
 			b.add(p+"attn.v_bias", w)
@@ -150,19 +158,22 @@ func (b *builder) evaVision() {
 			b.add(p+"attn.q_proj.weight", w, w)
 			b.add(p+"attn.k_proj.weight", w, w)
 			b.add(p+"attn.v_proj.weight", w, w)
-			b.affine(p+"attn.inner_attn_ln", w)
+			b.evaNorm(p+"attn.inner_attn_ln", w)
 		} else {
 			b.add(p+"attn.qkv.weight", 3*w, w)
 		}
 		b.affine(p+"attn.proj", w, w)
-		b.affine(p+"norm2", w)
+		b.evaNorm(p+"norm2", w)
 		if v.SwiGLU {
 			b.affine(p+"mlp.w1", hidden, w)
 			b.affine(p+"mlp.w2", hidden, w)
 		} else {
 			b.affine(p+"mlp.fc1", hidden, w)
 		}
-		if v.SubLN {
+		switch {
+		case v.SubLN && v.SwiGLU:
+			b.evaNorm(p+"mlp.ffn_ln", hidden)
+		case v.SubLN:
 			b.affine(p+"mlp.ffn_ln", hidden)
 		}
 		if v.SwiGLU {
@@ -172,11 +183,14 @@ func (b *builder) evaVision() {
 		}
 	}
 	if v.AveragePool {
-		b.affine("visual.fc_norm", w)
+		b.evaNorm("visual.fc_norm", w)
 	} else {
-		b.affine("visual.norm", w)
+		b.evaNorm("visual.norm", w)
 	}
-	b.affine("visual.head", c.EmbedDim, w)
+	b.add("visual.head.weight", c.EmbedDim, w)
+	if !v.NoHeadBias {
+		b.add("visual.head.bias", c.EmbedDim)
+	}
 }
 
 // resblocks adds the transformer of OpenAI's layout.

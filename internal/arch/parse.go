@@ -195,6 +195,10 @@ func parseOpenCLIP(top object) (*Config, error) {
 			return nil, err
 		}
 	}
+	// The code that has RMSNorm gives the head a bias where query and value have one.
+	if v := &c.Vision; v.RMSNorm && !v.QKVBias && vision["no_head_bias"] == nil {
+		v.NoHeadBias = true
+	}
 	if raw, ok := top["preprocess_cfg"]; ok && !isNull(raw) {
 		o, err := subsection(top, "preprocess_cfg")
 		if err != nil {
@@ -395,6 +399,9 @@ func (s *side) UnmarshalJSON(b []byte) error {
 }
 
 func parseHF(top object) (*Config, error) {
+	if v, err := subsection(top, "vision_config"); err == nil && (v["use_rms_norm"] != nil || v["post_layernorm"] != nil || v["q_bias"] != nil) {
+		return parseHFEVA(top)
+	}
 	if raw, ok := top["model_type"]; ok && string(raw) != `"clip"` {
 		return nil, fmt.Errorf("model_type is %s; want \"clip\"", raw)
 	}
@@ -449,6 +456,56 @@ func parseHF(top object) (*Config, error) {
 	case text.EOS != nil && *text.EOS != 2:
 		c.Text.PoolType, c.Text.EOS = "eos", *text.EOS
 	}
+	return c, nil
+}
+
+// parseHFEVA reads the configuration of the EvaCLIPModel that the repositories
+// of EVA-CLIP-8B and 18B bring with them.
+func parseHFEVA(top object) (*Config, error) {
+	var f struct {
+		EmbedDim int `json:"projection_dim"`
+		Text     struct {
+			hfTower
+			RMSNorm  bool `json:"use_rms_norm"`
+			PostNorm bool `json:"post_layernorm"`
+		} `json:"text_config"`
+		Vision struct {
+			hfTower
+			QBias    bool `json:"q_bias"`
+			RMSNorm  bool `json:"use_rms_norm"`
+			PostNorm bool `json:"post_layernorm"`
+			RoPE     bool `json:"use_rope"`
+			SubLN    bool `json:"use_sub_ln"`
+			SwiGLU   bool `json:"use_swiglu_mlp"`
+		} `json:"vision_config"`
+	}
+	f.EmbedDim, f.Vision.QBias = 512, true
+	f.Text.hfTower = hfTower{HiddenSize: 512, IntermediateSize: 2048, Layers: 12, Heads: 8, HiddenAct: "gelu", LayerNormEps: 1e-5, VocabSize: bpe.VocabSize, Positions: 77}
+	f.Vision.hfTower = hfTower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12, Heads: 12, HiddenAct: "gelu", LayerNormEps: 1e-5, ImageSize: 224, PatchSize: 32}
+	b, err := json.Marshal(top)
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	v, t := &f.Vision, &f.Text
+	switch {
+	case err != nil:
+		return nil, err
+	case v.RoPE || v.SubLN || v.SwiGLU || t.RMSNorm || t.PostNorm:
+		return nil, fmt.Errorf("an EVA-CLIP model of transformers' kind with rope, sub-LN, SwiGLU or a text tower with RMSNorm or post-norm is not supported; EVA's own files are")
+	case v.LayerNormEps != 1e-6 || t.LayerNormEps != 1e-5:
+		return nil, fmt.Errorf("layer_norm_eps is %v (text) and %v (vision); want 1e-05 and 1e-06", t.LayerNormEps, v.LayerNormEps)
+	case v.HiddenAct != "gelu" || t.HiddenAct != "gelu":
+		return nil, fmt.Errorf("hidden_act is %q (text) and %q (vision); want gelu in both", t.HiddenAct, v.HiddenAct)
+	case v.HiddenSize < 1 || v.Heads < 1 || v.HiddenSize%v.Heads != 0 || t.HiddenSize < 1:
+		return nil, fmt.Errorf("vision_config.hidden_size %d is not a multiple of num_attention_heads %d", v.HiddenSize, v.Heads)
+	}
+	c := defaults()
+	c.EmbedDim = f.EmbedDim
+	c.Vision = Vision{ImageSize: int(v.ImageSize), Layers: Layers{v.Layers}, Width: v.HiddenSize, HeadWidth: v.HiddenSize / v.Heads,
+		MLPRatio: ratio(v.IntermediateSize, v.HiddenSize), PatchSize: int(v.PatchSize), EVAName: "eva-clip",
+		QKVBias: v.QBias, RMSNorm: v.RMSNorm, PostNorm: v.PostNorm, NoHeadBias: v.RMSNorm && !v.QBias, PtSeqLen: c.Vision.PtSeqLen}
+	c.Text = Text{ContextLength: t.Positions, VocabSize: t.VocabSize, Width: t.HiddenSize,
+		Heads: t.Heads, Layers: t.Layers, MLPRatio: ratio(t.IntermediateSize, t.HiddenSize), AttnMask: true}
 	return c, nil
 }
 

@@ -67,7 +67,22 @@ func identify(m *mapping, inv *inventory, o PlanOptions) (architecture, error) {
 	}
 	c := *a.config // what was found may be another's
 	a.config = &c
+	a.fitHead(m)
 	return a, a.setPixels(m, inv, o, pixels)
+}
+
+// fitHead asks the file whether EVA's projection has a bias, where query and
+// value have none: the two versions of the original code differ in it, and
+// their configurations do not say which they are for.
+func (a *architecture) fitHead(m *mapping) {
+	v := &a.config.Vision
+	if !a.config.IsEVA() || v.QKVBias || m.byName["visual.head.weight"] == nil {
+		return
+	}
+	if none := m.byName["visual.head.bias"] == nil; none != v.NoHeadBias {
+		v.NoHeadBias = none
+		a.name = canonicalName(a.config)
+	}
 }
 
 // find finds the architecture. pixels says whether it comes with what goes
@@ -237,6 +252,8 @@ var towers = map[[3]int64]string{
 	{768, 12, 16}:  "EVA02_B_psz14to16",
 	{1024, 24, 14}: "EVA02_L_psz14",
 	{1792, 64, 14}: "EVA02_E_psz14",
+	{4096, 32, 14}: "EVA_8B_psz14",
+	{5120, 48, 14}: "EVA_18B_psz14",
 }
 
 func (m *mapping) identifyTower() architecture {

@@ -89,7 +89,7 @@ func readBeside(path string, limit int64) (b []byte, ok bool, err error) {
 // isHF says whether the names are transformers', be there other tensors too.
 func isHF(tensors []tensorfile.Info) bool {
 	if f, _ := recognise(tensors); f != nil {
-		return f == hfCLIP || slices.Contains(hfTowers, f)
+		return f == hfCLIP || f == hfEVA || slices.Contains(hfTowers, f)
 	}
 	return slices.ContainsFunc(tensors, func(t tensorfile.Info) bool { return strings.HasSuffix(t.Name, hfCLIP.has[0]) })
 }

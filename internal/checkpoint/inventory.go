@@ -135,6 +135,9 @@ func (it *Item) join(f *family) error {
 		}
 		shape[0], shape[1] = shape[1], shape[0]
 	}
+	if _, r, _ := f.fromEVA(it.EVA); r.one > 0 {
+		shape = append(slices.Repeat([]int64{1}, r.one), shape...)
+	}
 	it.Out = tensorfile.Info{Name: it.EVA, DType: first.DType, Shape: shape}
 	return nil
 }

@@ -24,6 +24,7 @@ type rule struct {
 	eva string
 	src []string // more than one: they are eva's consecutive equal row blocks
 	op  op
+	one int // axes of length 1 that eva has in front of the source's
 }
 
 type op int
@@ -34,7 +35,7 @@ const (
 )
 
 // families in the order of recognition: the first whose marks are all there.
-var families = slices.Concat(timmCLIPs, []*family{hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
+var families = slices.Concat(timmCLIPs, []*family{hfEVA, hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
 
 // layouts are the families that --layout writes.
 var layouts = map[string][]*family{

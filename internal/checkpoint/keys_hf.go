@@ -1,6 +1,9 @@
 package checkpoint
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // hfTowers are transformers' CLIPVisionModel and CLIPTextModel. With a projection
 // the names are CLIPModel's (a text tower's are those of hfCLIP), without one
@@ -49,13 +52,37 @@ var hfCLIP = &family{
 		hfBlocks("text.transformer.resblocks.#.", "text_model.encoder.layers.#.")...),
 }
 
+// hfEVA is the EvaCLIPModel that the transformers repositories of EVA-CLIP-8B
+// and 18B bring with them. It is read, not written: transformers has no such
+// model of its own.
+var hfEVA = &family{
+	name: "hf-eva-clip",
+	has:  []string{"text_model.embeddings.token_embedding.weight", "vision_model.embeddings.patch_embedding.bias", "vision_model.embeddings.class_embedding"},
+	rules: slices.Concat([]rule{
+		{eva: "visual.cls_token", src: []string{"vision_model.embeddings.class_embedding"}, one: 2},
+		{eva: "visual.pos_embed", src: []string{"vision_model.embeddings.position_embedding.weight"}, one: 1},
+		{eva: "visual.patch_embed.proj.*", src: []string{"vision_model.embeddings.patch_embedding.*"}},
+		{eva: "visual.blocks.#.attn.qkv.weight", src: hfQKV("vision_model.encoder.layers.#.", "weight")},
+		{eva: "visual.blocks.#.attn.q_bias", src: []string{"vision_model.encoder.layers.#.self_attn.q_proj.bias"}},
+		{eva: "visual.blocks.#.attn.v_bias", src: []string{"vision_model.encoder.layers.#.self_attn.v_proj.bias"}},
+		{eva: "visual.blocks.#.attn.proj.*", src: []string{"vision_model.encoder.layers.#.self_attn.out_proj.*"}},
+		{eva: "visual.blocks.#.norm1.*", src: []string{"vision_model.encoder.layers.#.layer_norm1.*"}},
+		{eva: "visual.blocks.#.norm2.*", src: []string{"vision_model.encoder.layers.#.layer_norm2.*"}},
+		{eva: "visual.blocks.#.mlp.*", src: []string{"vision_model.encoder.layers.#.mlp.*"}},
+		{eva: "visual.norm.*", src: []string{"vision_model.post_layernorm.*"}},
+		{eva: "visual.head.*", src: []string{"visual_projection.*"}},
+	}, slices.DeleteFunc(slices.Clone(hfCLIP.rules), func(r rule) bool { return strings.HasPrefix(r.eva, "visual.") })),
+}
+
+// hfQKV are the names of query, key and value in one of transformers' blocks.
+func hfQKV(block, kind string) []string {
+	return []string{block + "self_attn.q_proj." + kind, block + "self_attn.k_proj." + kind, block + "self_attn.v_proj." + kind}
+}
+
 func hfBlocks(eva, hf string) []rule {
-	qkv := func(kind string) []string {
-		return []string{hf + "self_attn.q_proj." + kind, hf + "self_attn.k_proj." + kind, hf + "self_attn.v_proj." + kind}
-	}
 	return []rule{
-		{eva: eva + "attn.in_proj_weight", src: qkv("weight")},
-		{eva: eva + "attn.in_proj_bias", src: qkv("bias")},
+		{eva: eva + "attn.in_proj_weight", src: hfQKV(hf, "weight")},
+		{eva: eva + "attn.in_proj_bias", src: hfQKV(hf, "bias")},
 		{eva: eva + "attn.out_proj.*", src: []string{hf + "self_attn.out_proj.*"}},
 		{eva: eva + "ln_1.*", src: []string{hf + "layer_norm1.*"}},
 		{eva: eva + "ln_2.*", src: []string{hf + "layer_norm2.*"}},

@@ -49,12 +49,18 @@ type tower struct {
 	which arch.Tower
 	dtype dtypes.DType
 	eps   float64 // of LayerNorm
+	// norm is what the configuration has for LayerNorm.
+	norm func(x *Node, name string, eps float64) *Node
 }
 
 func newTower(cfg *arch.Config, w Weights, opt Options, which arch.Tower) *tower {
 	t := &tower{cfg: cfg, w: w, opt: opt, which: which, dtype: opt.DType, eps: 1e-5}
 	if t.dtype == dtypes.InvalidDType {
 		t.dtype = dtypes.Float32
+	}
+	t.norm = t.layerNorm
+	if cfg.Vision.RMSNorm && which == arch.VisualTower {
+		t.norm = t.rmsNorm
 	}
 	return t
 }

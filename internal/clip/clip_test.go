@@ -101,8 +101,8 @@ const tolerance = 2e-5
 
 func TestForward(t *testing.T) {
 	dirs := must[[]string](t)(filepath.Glob(models + "*"))
-	if len(dirs) < 11 {
-		t.Fatalf("%d model folders, want 11", len(dirs))
+	if len(dirs) < 13 {
+		t.Fatalf("%d model folders, want 13", len(dirs))
 	}
 	backends(t, func(t *testing.T, d *device.Device) {
 		for _, dir := range dirs {

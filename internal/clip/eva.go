@@ -90,10 +90,13 @@ func (t *tower) evaVision(images *Node) *Node {
 	block := func(x *Node, layer int, pick func(*Node) *Node) *Node { return t.evaBlock(x, layer, r, pick) }
 	if v.AveragePool {
 		x = t.blocks(x, nil, block)
-		x = t.layerNorm(meanRows(x), "visual.fc_norm", t.eps)
+		x = t.norm(meanRows(x), "visual.fc_norm", t.eps)
 	} else {
 		x = t.blocks(x, firstRow, block)
-		x = t.layerNorm(graph.Squeeze(x, 1), "visual.norm", t.eps)
+		x = t.norm(graph.Squeeze(x, 1), "visual.norm", t.eps)
+	}
+	if v.NoHeadBias {
+		return product(x, t.cast("visual.head.weight"))
 	}
 	return t.dense(x, "visual.head")
 }
@@ -112,9 +115,9 @@ func (t *tower) evaBlock(x *Node, layer int, r *rope, pick func(*Node) *Node) *N
 	branch := func(x *Node, n string, f func(*Node) *Node) *Node {
 		var y *Node
 		if v.PostNorm {
-			y = t.layerNorm(f(x), p+"norm"+n, t.eps)
+			y = t.norm(f(x), p+"norm"+n, t.eps)
 		} else {
-			y = f(t.layerNorm(x, p+"norm"+n, t.eps))
+			y = f(t.norm(x, p+"norm"+n, t.eps))
 		}
 		if t.cfg.LayerScale(t.which) {
 			y = scaleVector(y, t.weight(p+"gamma_"+n))
@@ -154,7 +157,7 @@ func (t *tower) evaAttention(x *Node, p string, r *rope, pick func(*Node) *Node)
 	}
 	y := attend(q, k, val, false, nil)
 	if v.SubLN {
-		y = t.layerNorm(y, p+"inner_attn_ln", t.eps)
+		y = t.norm(y, p+"inner_attn_ln", t.eps)
 	}
 	y = t.dense(y, p+"proj")
 	t.capture(p[:len(p)-1], y)
@@ -164,15 +167,15 @@ func (t *tower) evaAttention(x *Node, p string, r *rope, pick func(*Node) *Node)
 func (t *tower) evaMLP(x *Node, p string) *Node {
 	v := &t.cfg.Vision
 	var h *Node
-	eps, out := t.eps, "w3"
+	norm, eps, out := t.norm, t.eps, "w3"
 	if v.SwiGLU {
 		h = graph.Mul(silu(t.denseWide(x, p+"w1")), t.denseWide(x, p+"w2"))
 	} else {
 		h = gelu(t.dense(x, p+"fc1"))
-		eps, out = 1e-5, "fc2" // the original's Mlp takes torch's default here
+		norm, eps, out = t.layerNorm, 1e-5, "fc2" // the original's Mlp takes torch's default here
 	}
 	if v.SubLN {
-		h = t.layerNorm(h, p+"ffn_ln", eps)
+		h = norm(h, p+"ffn_ln", eps)
 	}
 	w := t.cast(p + out + ".weight")
 	if extra := h.Shape().Dim(-1) - w.Shape().Dim(1); extra > 0 {

@@ -69,6 +69,19 @@ func layerNorm(x, weight, bias *Node, eps float64) *Node {
 	return to(addVector(scaleVector(y, weight), bias), x.DType())
 }
 
+// rmsNorm divides x by the root of its mean square, in Float32, and scales it:
+// LayerNorm without mean and bias.
+func (t *tower) rmsNorm(x *Node, name string, eps float64) *Node {
+	weight := to(t.weight(name+".weight"), dtypes.Float32)
+	n := weight.Shape().Dim(0)
+	if extra := x.Shape().Dim(-1) - n; extra > 0 { // zeros, which do not count
+		weight = lengthen(weight, extra)
+	}
+	y := to(x, dtypes.Float32)
+	square := graph.DivScalar(graph.ReduceAndKeep(graph.Square(y), graph.ReduceSum, -1), n)
+	return to(scaleVector(graph.Div(y, graph.Sqrt(graph.AddScalar(square, eps))), weight), x.DType())
+}
+
 // lengthen adds n rows of zeros to x.
 func lengthen(x *Node, n int) *Node {
 	d := append([]int{n}, x.Shape().Dimensions[1:]...)

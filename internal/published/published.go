@@ -29,9 +29,10 @@ const Reevaluation = "OpenCLIP results table"
 
 // sources spells out the last column of figures.csv.
 var sources = map[string]string{
-	"eva-clip": "EVA-CLIP, arXiv 2303.15389",
-	"clip":     "CLIP, arXiv 2103.00020, table 11",
-	"openclip": Reevaluation + " (github.com/mlfoundations/open_clip, docs, revision 89fb801)",
+	"eva-clip":     "EVA-CLIP, arXiv 2303.15389",
+	"eva-clip-18b": "EVA-CLIP-18B, arXiv 2402.04252",
+	"clip":         "CLIP, arXiv 2103.00020, table 11",
+	"openclip":     Reevaluation + " (github.com/mlfoundations/open_clip, docs, revision 89fb801)",
 }
 
 // All lists every figure, the authors' own before re-evaluations.

@@ -23,8 +23,8 @@ func TestWeightsTable(t *testing.T) {
 		}
 		seen[w.Name()+w.Repo] = true
 	}
-	if len(seen) != 196+7 {
-		t.Errorf("%d weights, want 203", len(seen))
+	if len(seen) != 196+10 {
+		t.Errorf("%d weights, want 206", len(seen))
 	}
 }
 

@@ -31,8 +31,8 @@ func Weights(dir string) string {
 func Structures(t *testing.T, dir string) [][]byte {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "*.json.gz"))
-	if err != nil || len(paths) < 23 {
-		t.Fatalf("%d structure files, want all 23 (%v)", len(paths), err)
+	if err != nil || len(paths) < 26 {
+		t.Fatalf("%d structure files, want all 26 (%v)", len(paths), err)
 	}
 	var out [][]byte
 	for _, p := range paths {
