@@ -244,6 +244,28 @@ func (p *Program) Memory(args ...*Array) (MemoryUse, error) {
 	return pjrt.MemoryOf(e.exec), nil
 }
 
+// Form is the shape of an array, and how it lies on the devices.
+type Form struct {
+	Shape    shapes.Shape
+	Sharding Sharding
+}
+
+// Plan is Memory for arguments that are not there: for a program larger than
+// this machine, for instance.
+func (p *Program) Plan(args ...Form) (MemoryUse, error) {
+	list := make([]*Array, len(args))
+	for i, f := range args {
+		if p.d.N() == 1 {
+			f.Sharding = Replicated
+		}
+		if err := p.d.check(f.Sharding, f.Shape); err != nil {
+			return MemoryUse{}, err
+		}
+		list[i] = &Array{d: p.d, shape: f.Shape, sharding: f.Sharding, buffers: []compute.Buffer{}}
+	}
+	return p.Memory(list...)
+}
+
 // MemoryUse is the memory of a compiled program on one device, in bytes.
 type MemoryUse = pjrt.MemoryUse
 
