@@ -47,20 +47,28 @@ func (m *machine) weights() []*device.Array {
 	return out
 }
 
-// evaluate scores the model on what is due at the step it has reached, unless
-// an earlier process of the run already did.
+// evaluate scores the model on what is due at the step it has reached.
 func (r *run) evaluate(ctx context.Context) error {
-	for i, e := range r.recipe.Eval {
-		due := r.step == r.recipe.Steps || e.EverySteps > 0 && r.step > 0 && r.step%e.EverySteps == 0
-		done := slices.ContainsFunc(r.result.Evals, func(d Eval) bool { return d.Step == r.step && d.Benchmark == e.name(i, r.recipe) })
-		if !due || done {
-			continue
-		}
+	for _, i := range r.evaluationsDue() {
+		e := r.recipe.Eval[i]
 		if err := r.score(ctx, e, e.name(i, r.recipe)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// evaluationsDue are the numbers of those that belong to the step the run has
+// reached and that no earlier process has made.
+func (r *run) evaluationsDue() (list []int) {
+	for i, e := range r.recipe.Eval {
+		due := r.step == r.recipe.Steps || e.EverySteps > 0 && r.step > 0 && r.step%e.EverySteps == 0
+		done := slices.ContainsFunc(r.result.Evals, func(d Eval) bool { return d.Step == r.step && d.Benchmark == e.name(i, r.recipe) })
+		if due && !done {
+			list = append(list, i)
+		}
+	}
+	return list
 }
 
 // words reads the class names and templates that an evaluation names.
@@ -114,6 +122,8 @@ func (e Evaluation) name(i int, r *Recipe) string {
 
 func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 	start := time.Now()
+	r.phase("evaluating " + name)
+	defer r.phase("")
 	o := eval.Options{
 		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true,
 		Batch: evalBatch, Workers: r.workers, MaxBad: evalMaxBad, Log: r.log,

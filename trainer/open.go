@@ -61,6 +61,10 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		}
 		r.first, r.step, r.saved, r.seen = state.Step, state.Step, state.Step, state.Samples
 		r.saver.last.Store(&from.path)
+		if r.over = r.finished(from); r.over {
+			r.log.Info("the run is finished; its files stay as they are", "out", r.out, "steps", state.Step)
+			return nil
+		}
 	}
 	if o.StopAfter > 0 {
 		*to = min(*to, r.step+o.StopAfter)

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -67,12 +68,13 @@ func (r *run) report() error {
 	info := r.machine.dev.Info()
 	p.Table(nil, [][]string{
 		{"samples", fmt.Sprint(res.Samples)},
+		{"seconds of all steps", fmt.Sprintf("%.1f", stepSeconds(res.Curve))},
 		{"seconds of this process", fmt.Sprintf("%.1f", res.Seconds)},
 		{"seconds waited for data", fmt.Sprintf("%.2f", res.DataWait)},
 		{"bad samples", fmt.Sprint(res.Bad)},
 		{"backend", fmt.Sprintf("%s (devices: %d); %s", info.Kind, info.Devices, info.Why)},
 		{"peak memory", fmt.Sprintf("%d MB", runlog.PeakRSS()>>20)},
-		{"model file", res.Model},
+		{"model file", cmp.Or(res.Model, "none yet; the newest checkpoint is "+res.Checkpoint)},
 	})
 	var versions [][]string
 	for k, v := range runlog.Versions() {
@@ -83,6 +85,14 @@ func (r *run) report() error {
 	p.Section("Recipe")
 	p.Pre(string(r.recipe.YAML()))
 	return fault.As(fault.Environment, p.WriteFile(filepath.Join(r.out, reportFile)))
+}
+
+// stepSeconds is the time that the steps took, in all processes.
+func stepSeconds(curve []Step) (sum float64) {
+	for _, s := range curve {
+		sum += s.Seconds
+	}
+	return sum
 }
 
 // accuracies are the evaluation curves, one pair per benchmark.

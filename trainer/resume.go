@@ -1,7 +1,6 @@
 package trainer
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -185,11 +184,8 @@ func openStart(path string, origin *fork) (*start, error) {
 
 // readFork is the fork that a run folder records, nil when there is none.
 func readFork(dir string) *fork {
-	var f struct {
-		Fork *fork `json:"forked_from"`
-	}
-	text, err := fault.ReadFile(filepath.Join(dir, runFile), "a run's record", 64<<20)
-	if err != nil || json.Unmarshal(text, &f) != nil {
+	f, err := readRecord(dir)
+	if err != nil {
 		return nil
 	}
 	return f.Fork

@@ -25,6 +25,7 @@ type run struct {
 	workers int
 	log     *slog.Logger
 	shown   func(Step)
+	phase   func(string)
 
 	dev     *device.Device
 	lock    *flock.Flock
@@ -37,6 +38,7 @@ type run struct {
 	metrics jsonLines
 	events  *runlog.Events
 
+	over    bool     // an earlier process has finished the run: its files stay as they are
 	fork    *fork    // the run is one, nil else
 	data    []string // fingerprints of the sources
 	first   int64    // steps that earlier processes did
@@ -88,12 +90,15 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, started: time.Now(), saved: -1, openLines: openLines}
+	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, phase: o.Phase, started: time.Now(), saved: -1, openLines: openLines}
 	if o.fakes.lines != nil {
 		r.openLines = o.fakes.lines
 	}
 	if r.log == nil {
 		r.log = runlog.Discard()
+	}
+	if r.phase == nil {
+		r.phase = func(string) {}
 	}
 	if r.out == "" {
 		r.out = filepath.Join("runs", time.Now().Format("2006-01-02-150405"))
@@ -101,9 +106,14 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 	r.result = &Result{Out: r.out, Evals: []Eval{}}
 	defer r.close()
 	to := recipe.Steps
+	r.phase("opening")
 	if err := r.open(ctx, o, &to); err != nil {
 		return nil, err
 	}
+	if r.over {
+		return r.result, nil
+	}
+	r.phase("")
 	if err := r.loop(ctx, to); err != nil {
 		return nil, err
 	}
@@ -162,6 +172,10 @@ func (r *run) advance(ctx context.Context) error {
 		return r.rescue(ctx, err)
 	}
 	rates := r.recipe.rates(r.step)
+	if r.step == r.first {
+		r.phase("compiling")
+		defer r.phase("")
+	}
 	// An interrupt lets the step finish: its state has no other copy.
 	metrics, err := r.machine.step(context.WithoutCancel(ctx), b, rates)
 	if err != nil {
@@ -318,6 +332,7 @@ func (r *run) rescue(ctx context.Context, err error) error {
 	if e := r.saver.wait(); e != nil {
 		return errors.Join(err, e)
 	}
+	r.interim()
 	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest())
 }
 
@@ -342,6 +357,7 @@ func (r *run) interrupted(ctx context.Context) error {
 	if err := r.saver.wait(); err != nil {
 		return err
 	}
+	r.interim()
 	return stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}
 }
 
@@ -360,12 +376,7 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 	if err := r.saver.patiently(ctx, finalFile, func() error { return r.saver.model(res.Model, s) }); err != nil {
 		return nil, err
 	}
-	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), r.bad.count()
-	res.Seconds = time.Since(r.started).Seconds()
-	n := min(10, len(res.Curve))
-	for _, c := range res.Curve[len(res.Curve)-n:] {
-		res.Loss += c.Loss / float64(n)
-	}
+	r.sum()
 	if res.Bad > 0 {
 		r.log.Warn("some samples could not be used", "count", res.Bad, "list", r.bad.path)
 	}
@@ -373,6 +384,34 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	return res, r.writeRunFile(true)
+}
+
+// sum completes the result as it is after the last step.
+func (r *run) sum() {
+	res := r.result
+	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), r.bad.count()
+	res.Seconds = time.Since(r.started).Seconds()
+	res.Loss = lastLoss(res.Curve)
+}
+
+// lastLoss is the mean of the last 10 steps.
+func lastLoss(curve []Step) (sum float64) {
+	n := min(10, len(curve))
+	for _, c := range curve[len(curve)-n:] {
+		sum += c.Loss / float64(n)
+	}
+	return sum
+}
+
+// interim writes the report of a run that stops before its end.
+func (r *run) interim() {
+	if r.step == r.first {
+		return
+	}
+	r.sum()
+	if err := r.report(); err != nil {
+		r.log.Warn("no report", "error", err)
+	}
 }
 
 func (r *run) close() {

@@ -193,9 +193,33 @@ func TestResume(t *testing.T) {
 	// From an older checkpoint on purpose.
 	mustRun(t, tiny(t), Options{Out: parts, Resume: filepath.Join(parts, checkpointDir, "step-9")})
 	sameRun(t, parts, whole)
-	// A finished run is finished.
+	// A finished run is finished: nothing of it is written again, and its result
+	// is the one that it had.
+	files := []string{reportFile, runFile, finalFile, metricsFile, recipeFile}
+	before := map[string]string{}
+	for _, name := range files {
+		before[name] = string(readFile(t, parts, name))
+	}
+	events, _ := filepath.Glob(filepath.Join(parts, "events.*"))
+	again := mustRun(t, tiny(t), Options{Out: parts})
+	for _, name := range files {
+		if string(readFile(t, parts, name)) != before[name] {
+			t.Errorf("%s of a finished run was written again", name)
+		}
+	}
+	if after, _ := filepath.Glob(filepath.Join(parts, "events.*")); len(after) != len(events) {
+		t.Errorf("event files %v, before %v", after, events)
+	}
+	if again.Steps != 10 || len(again.Curve) != 10 || again.Model == "" || again.Loss != lastLoss(again.Curve) {
+		t.Errorf("the result of a finished run: %+v", again)
+	}
+	// Without its report it is written anew.
+	os.Remove(filepath.Join(parts, reportFile))
 	mustRun(t, tiny(t), Options{Out: parts})
 	sameRun(t, parts, whole)
+	if !exists(filepath.Join(parts, reportFile)) {
+		t.Error("no report")
+	}
 }
 
 // TestInterrupt stops a run in the middle as Ctrl-C does.
@@ -211,6 +235,9 @@ func TestInterrupt(t *testing.T) {
 	}})
 	if !errors.Is(err, context.Canceled) || fault.Code(err) != 130 {
 		t.Fatalf("error %v; want it to say interrupted", err)
+	}
+	if report := string(readFile(t, cut, reportFile)); !strings.Contains(report, "of 10, batch 8") || !strings.Contains(report, "none yet; the newest checkpoint is") {
+		t.Error("the report of an interrupted run does not say what it is")
 	}
 	if !strings.Contains(err.Error(), "step-5") || !exists(filepath.Join(cut, checkpointDir, "step-5", stateFile)) {
 		t.Errorf("no checkpoint of the step under way: %v", err)
@@ -662,7 +689,11 @@ func TestEvaluation(t *testing.T) {
 	emoji := filepath.Join(testdata, "emoji")
 	set := fmt.Sprintf("eval=[{every_steps: 4, benchmark: folder, data: %s/test-twemoji.tar, classnames: %s/classnames.txt, templates: %s/templates.txt, limit: 40}]", emoji, emoji, emoji)
 	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
-	res := mustRun(t, tiny(t, set), Options{Out: whole})
+	var phases []string
+	res := mustRun(t, tiny(t, set), Options{Out: whole, Phase: func(s string) { phases = append(phases, s) }})
+	if got := strings.Join(phases, ","); got != "opening,,compiling,,evaluating folder,,evaluating folder,,evaluating folder," {
+		t.Errorf("phases %q", got)
+	}
 	if len(res.Evals) != 3 || res.Evals[0].Step != 4 || res.Evals[2].Step != 10 || res.Evals[0].N != 40 {
 		t.Fatalf("evaluations %+v", res.Evals)
 	}

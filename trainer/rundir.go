@@ -74,24 +74,12 @@ func (r *run) openLogs() (err error) {
 }
 
 // readCurve takes over what earlier processes of the run wrote.
-func (r *run) readCurve(path string) error {
-	if err := fault.RegularFile(path, "a run's metrics"); err != nil {
+func (r *run) readCurve(path string) (err error) {
+	if r.result.Curve, r.result.Evals, err = readMetrics(path); err != nil {
 		return err
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(text)) {
-		var e Eval
-		var s Step
-		switch {
-		case json.Unmarshal([]byte(line), &e) == nil && e.Benchmark != "":
-			r.result.Evals = append(r.result.Evals, e)
-		case json.Unmarshal([]byte(line), &s) == nil:
-			s.Total = r.recipe.Steps
-			r.result.Curve = append(r.result.Curve, s)
-		}
+	for i := range r.result.Curve {
+		r.result.Curve[i].Total = r.recipe.Steps
 	}
 	want := r.step
 	if r.fork != nil {
@@ -103,6 +91,29 @@ func (r *run) readCurve(path string) error {
 	return nil
 }
 
+// readMetrics are the steps and the evaluations of a metrics.jsonl.
+func readMetrics(path string) (steps []Step, evals []Eval, err error) {
+	if err := fault.RegularFile(path, "a run's metrics"); err != nil {
+		return nil, nil, err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	evals = []Eval{}
+	for line := range strings.Lines(string(text)) {
+		var e Eval
+		var s Step
+		switch {
+		case json.Unmarshal([]byte(line), &e) == nil && e.Benchmark != "":
+			evals = append(evals, e)
+		case json.Unmarshal([]byte(line), &s) == nil:
+			steps = append(steps, s)
+		}
+	}
+	return steps, evals, nil
+}
+
 // session is one process of a run, for run.json.
 type session struct {
 	Started  time.Time         `json:"started"`
@@ -111,20 +122,56 @@ type session struct {
 	Versions map[string]string `json:"versions"`
 }
 
+// record is run.json: what a run is, its processes, and how it ended.
+type record struct {
+	Recipe   string    `json:"recipe_sha256"`
+	Data     []string  `json:"data_fingerprints"`
+	Params   int64     `json:"params"`
+	Fork     *fork     `json:"forked_from,omitempty"`
+	Sessions []session `json:"sessions"`
+	Result   *Result   `json:"result,omitempty"` // nil while it runs
+}
+
+func readRecord(dir string) (f record, err error) {
+	text, err := fault.ReadFile(filepath.Join(dir, runFile), "a run's record", 64<<20)
+	if err == nil {
+		err = json.Unmarshal(text, &f)
+	}
+	return f, err
+}
+
+// finished reports whether an earlier process has brought the run to its end,
+// every evaluation included, and takes over what it recorded. from is where
+// this one would go on.
+func (r *run) finished(from *start) bool {
+	f, err := readRecord(r.out)
+	if err != nil || f.Recipe != r.recipe.identity() || f.Result == nil || f.Result.Steps != r.recipe.Steps || from.state.Step != r.recipe.Steps ||
+		filepath.Dir(filepath.Dir(from.path)) != filepath.Clean(r.out) ||
+		!exists(filepath.Join(r.out, finalFile)) || !exists(filepath.Join(r.out, reportFile)) {
+		return false
+	}
+	steps, evals, err := readMetrics(filepath.Join(r.out, metricsFile))
+	if err != nil || len(steps) == 0 || steps[len(steps)-1].Step != r.recipe.Steps {
+		return false
+	}
+	before := r.result
+	r.result = f.Result
+	r.result.Out, r.result.Model, r.result.Checkpoint = r.out, filepath.Join(r.out, finalFile), from.path // the folder may have moved
+	r.result.Curve, r.result.Evals = steps, evals
+	if r.step = from.state.Step; len(r.evaluationsDue()) > 0 {
+		r.result = before
+		return false
+	}
+	return true
+}
+
 // writeRunFile records the processes of the run and what they read.
 func (r *run) writeRunFile(done bool) error {
-	path := filepath.Join(r.out, runFile)
-	var f struct {
-		Recipe   string    `json:"recipe_sha256"`
-		Data     []string  `json:"data_fingerprints"`
-		Params   int64     `json:"params"`
-		Fork     *fork     `json:"forked_from,omitempty"`
-		Sessions []session `json:"sessions"`
-		Result   *Result   `json:"result,omitempty"`
+	var f record
+	if r.first > 0 || done {
+		f, _ = readRecord(r.out) // a damaged one is written anew
 	}
-	if text, err := fault.ReadFile(path, "a run's record", 64<<20); err == nil && r.first > 0 || done {
-		_ = json.Unmarshal(text, &f) // a damaged one is written anew
-	}
+	f.Result = nil
 	f.Recipe, f.Data, f.Fork, f.Params = r.recipe.identity(), r.data, r.fork, r.machine.cfg.TotalParams()
 	if done {
 		f.Result = r.result
@@ -136,7 +183,7 @@ func (r *run) writeRunFile(done bool) error {
 		}
 		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
 	}
-	return atomicfile.WriteJSON(path, f)
+	return atomicfile.WriteJSON(filepath.Join(r.out, runFile), f)
 }
 
 func exists(path string) bool {

@@ -58,6 +58,9 @@ type Options struct {
 	// Progress is called after every step, from the run's own goroutine, one
 	// step late. It may be nil.
 	Progress func(Step)
+	// Phase is called with what the run does when it takes no steps: "opening",
+	// "compiling", "evaluating …"; with "" when it takes them again. It may be nil.
+	Phase func(string)
 
 	fakes fakes
 }
@@ -150,8 +153,8 @@ type Result struct {
 	Checkpoint string  `json:"checkpoint"` // the newest one; its model.safetensors is a model file, too
 	Steps      int64   `json:"steps"`
 	Samples    int64   `json:"samples"`
-	Loss       float64 `json:"loss"` // mean of the last 10 steps of this process
-	Seconds    float64 `json:"seconds"`
+	Loss       float64 `json:"loss"`    // mean of the last 10 steps of this process
+	Seconds    float64 `json:"seconds"` // of the process that ended it
 	DataWait   float64 `json:"data_wait_s"`
 	Bad        int64   `json:"bad_samples"`
 	Curve      []Step  `json:"-"` // every step, those of earlier processes too

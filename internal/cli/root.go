@@ -43,6 +43,8 @@ type App struct {
 	In       io.Reader
 	Out, Err io.Writer
 
+	screen *runlog.Screen // what Err is written through: log and progress alike
+
 	Backend     string
 	DeviceCount int
 	HugePages   string
@@ -96,7 +98,7 @@ func (a *App) Progress(label string, total int64, unit string) *runlog.Progress 
 	if a.Quiet {
 		return runlog.NewProgress(nil, label, total, unit)
 	}
-	return runlog.NewProgress(a.Err, label, total, unit)
+	return runlog.NewProgress(a.screen, label, total, unit)
 }
 
 // commands lists every command's constructor, in the order of the help.
@@ -205,7 +207,8 @@ func markComputes(cmd *cobra.Command) {
 // as one line on stderr.
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) (code int) {
 	stdout := &output{w: out}
-	app := &App{In: in, Out: stdout, Err: errw, Log: runlog.NewLogger(errw, false, false)}
+	screen := runlog.NewScreen(errw)
+	app := &App{In: in, Out: stdout, Err: screen, screen: screen, Log: runlog.NewLogger(screen, false, false)}
 	root := newRoot(app)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)

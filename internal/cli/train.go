@@ -69,10 +69,16 @@ seed and that number. run.json records where it came from and what changed.` + e
 			}
 			bar := app.Progress("train", r.Steps, "steps")
 			defer bar.Done()
+			o.Phase = bar.Phase
 			var shown int64
 			o.Progress = func(s trainer.Step) {
+				if shown == 0 {
+					shown = s.Step - 1
+					bar.Begin(shown)
+				}
 				bar.Add(s.Step - shown)
 				shown = s.Step
+				bar.Note(fmt.Sprintf("loss %.3f", s.Loss), "lr "+rates(s.LR))
 			}
 			res, err := trainer.Run(ctx, r, o)
 			if err != nil {
@@ -108,4 +114,13 @@ seed and that number. run.json records where it came from and what changed.` + e
 	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
 	return cmd
+}
+
+// rates are the learning rates of a step: one where the groups have the same,
+// else those of vision, text and the rest.
+func rates(lr map[string]float64) string {
+	if lr["vision"] == lr["text"] && lr["text"] == lr["other"] {
+		return fmt.Sprintf("%.2g", lr["other"])
+	}
+	return fmt.Sprintf("%.2g/%.2g/%.2g", lr["vision"], lr["text"], lr["other"])
 }

@@ -3,7 +3,6 @@ package runlog
 import (
 	"bytes"
 	"encoding/binary"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -129,8 +128,8 @@ func TestTicksCoverTheRange(t *testing.T) {
 
 func TestProgressIsSilentWithoutTerminal(t *testing.T) {
 	var b bytes.Buffer
-	for _, w := range []io.Writer{nil, &b} {
-		p := NewProgress(w, "x", 10, "B")
+	for _, s := range []*Screen{nil, NewScreen(&b)} {
+		p := NewProgress(s, "x", 10, "B")
 		p.Add(3)
 		p.Done()
 		p.Done()
