@@ -42,7 +42,8 @@ type Recipe struct {
 	Checkpoint        Checkpoint   `yaml:"checkpoint"`
 	Eval              []Evaluation `yaml:"eval,omitempty"`
 
-	dir string // where the recipe file lies
+	dir     string // where the recipe file lies
+	bundled string // its name where it comes with the program
 }
 
 // Init says where the weights come from; empty means random.
@@ -135,7 +136,11 @@ func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
 	want := "a recipe"
 	if fault.RegularFile(path, want) != nil {
 		if text, ok := bundled(path); ok {
-			return ParseRecipe(path, text, sets...)
+			r, err := ParseRecipe(path, text, sets...)
+			if err == nil {
+				r.bundled = path
+			}
+			return r, err
 		}
 		want += " (bundled: " + strings.Join(Bundled(), ", ") + ")"
 	}
@@ -175,8 +180,10 @@ func (r *Recipe) set(s string) error {
 	if !ok || key == "" {
 		return fault.Usagef("--set %s: want KEY=VALUE, such as lr.vision=1e-4", s)
 	}
-	if err := yamlfile.Set("--set "+s, r, defaults(), key, value); err != nil {
-		return err
+	for _, k := range scalars(key, value) {
+		if err := yamlfile.Set("--set "+s, r, defaults(), k, value); err != nil {
+			return err
+		}
 	}
 	// steps and samples say the same thing: the last one given holds.
 	switch key {
@@ -186,6 +193,21 @@ func (r *Recipe) set(s string) error {
 		r.Steps = 0
 	}
 	return nil
+}
+
+// scalars are the keys that a setting means: one number for lr or layer_decay
+// holds for every group.
+func scalars(key, value string) []string {
+	if _, err := strconv.ParseFloat(value, 64); err != nil {
+		return []string{key}
+	}
+	switch key {
+	case "lr":
+		return []string{"lr.vision", "lr.text", "lr.other"}
+	case "layer_decay":
+		return []string{"layer_decay.vision", "layer_decay.text"}
+	}
+	return []string{key}
 }
 
 // config is the architecture that the recipe names.

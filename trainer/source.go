@@ -94,7 +94,7 @@ func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples
 	for i, s := range r.Data {
 		d, err := how.open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption, Unlabelled: true})
 		if err != nil {
-			return nil, fmt.Errorf("data.%d: %w", i, err)
+			return nil, r.missingData(fmt.Errorf("data.%d: %w", i, err))
 		}
 		if i == 0 || s.Weight > 0 {
 			p.pools = append(p.pools, pool{})

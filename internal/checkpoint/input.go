@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"io/fs"
@@ -48,7 +49,7 @@ func (in *Input) inventory() *inventory {
 }
 
 // Want is what Open takes, for messages.
-const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, a Hugging Face or DeepSpeed folder)"
+const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, a folder of train, Hugging Face or DeepSpeed)"
 
 // Open opens what the user names: a file, a folder, or several files that
 // together hold one model. key is the path of the state dict in a wrapper, or
@@ -171,6 +172,9 @@ func (in *Input) choose(dir string) (string, error) {
 	if isDistributed(filepath.Join(dir, ".metadata")) {
 		return "", distributed(dir)
 	}
+	if isRun(dir) {
+		return finalModel(dir)
+	}
 	var there []string
 	for _, name := range folderFiles {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -181,6 +185,30 @@ func (in *Input) choose(dir string) (string, error) {
 		return in.best(dir, there), nil
 	}
 	return "", fault.Inputf("%s: no weights here; expected %s, or DeepSpeed's latest; or name the files themselves", dir, strings.Join(folderFiles, ", "))
+}
+
+// isRun says whether a folder is that of a training.
+func isRun(dir string) bool {
+	for _, name := range []string{"run.json", "metrics.jsonl"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// finalModel is what a training left in its run folder.
+func finalModel(dir string) (string, error) {
+	path := filepath.Join(dir, "final.safetensors")
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return path, nil
+	}
+	next := "train it to its end"
+	if saved, _ := filepath.Glob(filepath.Join(dir, "checkpoints", "step-*", "model.safetensors")); len(saved) > 0 {
+		newest := slices.MaxFunc(saved, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
+		next += ", or give a checkpoint such as " + filepath.Dir(newest)
+	}
+	return "", fault.Inputf("%s: the folder of a training that has no final.safetensors yet; %s", dir, next)
 }
 
 // best is the first of a folder's files that holds a whole CLIP model: timm's

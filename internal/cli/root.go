@@ -150,6 +150,9 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
 	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if hint := hint(cmd, err); hint != "" {
+			return fault.Usagef("%s; %s", err, hint)
+		}
 		return fault.Usagef("%s; see %s --help", plain(err), cmd.CommandPath())
 	})
 	for _, c := range commands {

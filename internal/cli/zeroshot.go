@@ -118,7 +118,7 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 
 func modelFlags(cmd *cobra.Command, model, config, key, preprocess *string) {
 	f := cmd.Flags()
-	f.StringVar(model, "model", "", "a model file, or any checkpoint that convert reads")
+	f.StringVar(model, "model", "", "a model file, the folder of a training, or any checkpoint that convert reads")
 	f.StringVar(config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
 	f.StringVar(key, "key", "", "`PATH` of the state dict inside a wrapper")
 	preprocessFlag(cmd, preprocess)
