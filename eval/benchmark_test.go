@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -47,8 +48,8 @@ func TestNamedSets(t *testing.T) {
 
 func TestPublished(t *testing.T) {
 	res := func(config, benchmark string, correct, n int) *Result {
-		r := &Result{Benchmark: benchmark, Metric: dataset.Top1, Model: ModelInfo{Config: config}, Top1: ratio(correct, n), N: n}
-		r.CI95.Top1 = wilson(correct, n)
+		r := &Result{Benchmark: benchmark, Metric: dataset.Top1, Model: ModelInfo{Config: config}, Value: ratio(correct, n), N: n}
+		r.CI95.Value = wilson(correct, n)
 		return r
 	}
 	r := res("EVA02-CLIP-B-16", "imagenet", 37360, 50000)
@@ -72,6 +73,12 @@ func TestPublished(t *testing.T) {
 	if p := publishedFor(r, true); p == nil || p.Weights != "laion2b_s34b_b79k" || !p.InsideCI {
 		t.Errorf("openclip-ViT-B-32 at 66.56 %%: %+v", p)
 	}
+	// A file that says which weights it is has no other figures.
+	r = res("openclip-ViT-B-32", "imagenet", 30120, 50000)
+	r.Model.Weights = []string{"laion2b_s34b_b79k"}
+	if r.Published = publishedFor(r, true); r.Published.Value != 0.6656 || len(r.Published.Others) != 0 || !r.outside() {
+		t.Errorf("laion2b_s34b_b79k at 60.24 %%: %+v", r.Published)
+	}
 	if publishedFor(res("", "imagenet", 1, 2), true) != nil {
 		t.Error("an unknown model has a figure")
 	}
@@ -88,7 +95,10 @@ func TestFiguresNameThings(t *testing.T) {
 		t.Errorf("%d figures", len(all))
 	}
 	for _, f := range all {
-		if _, ok := arch.Named(f.Config); !ok || !slices.Contains(sets, f.Benchmark) || !(f.Value > 0 && f.Value <= 1) {
+		// OpenCLIP's table has architectures that evatool does not know yet.
+		_, ok := arch.Named(f.Config)
+		ok = ok || strings.HasPrefix(f.Config, "openclip-") && strings.HasPrefix(f.Source, published.Reevaluation)
+		if !ok || !slices.Contains(sets, f.Benchmark) || !(f.Value >= 0 && f.Value <= 1) {
 			t.Errorf("%+v", f)
 		}
 	}

@@ -85,6 +85,10 @@ type Options struct {
 	// ClassNames and Templates override what the benchmark has built in;
 	// "{c}" or "{}" in a template stands for the class name.
 	ClassNames, Templates []string
+	// DataWords takes class names and templates from classnames.txt and
+	// zeroshot_classification_templates.txt beside the data, where they are,
+	// instead of the built-in ones: CLIP_benchmark and DataComp do so.
+	DataWords bool
 	// Folders are what folders and labels of the data call the classes of
 	// ClassNames, in the same order; nil: by those names.
 	Folders []string

@@ -21,7 +21,8 @@ const journalFile = "journal.jsonl"
 // entry is one image in the journal: a row, or why it was skipped.
 type entry struct {
 	row
-	Bad string `json:"bad,omitempty"`
+	Bad   string `json:"bad,omitempty"`
+	Found *found `json:"f,omitempty"` // where features are kept
 }
 
 // fits says whether the row's classes are among n.
@@ -33,6 +34,14 @@ func (e entry) fits(n int) bool {
 		if c < -1 || c >= n {
 			return false
 		}
+	}
+	if e.Scores != nil {
+		for _, c := range e.Meta {
+			if c < 0 || c >= n {
+				return false
+			}
+		}
+		return e.Label == -1 && len(e.Scores) == n && e.Top[0] >= 0
 	}
 	return e.Label >= 0 && e.Label < n && e.Top[0] >= 0
 }

@@ -1,13 +1,16 @@
 package eval
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -42,35 +45,29 @@ func Merge(dirs []string, o MergeOptions) (_ *Result, err error) {
 	if err != nil || want == nil {
 		return res, err
 	}
-	return res, want.check(res.Metric, res.metric())
+	return res, want.check(res.Metric, res.Value)
 }
 
 func merge(dirs []string, out string) (*Result, error) {
-	parts := make([]part, 0, len(dirs))
-	into, _ := os.Stat(out)
-	if into != nil && !into.IsDir() {
-		return nil, fault.Envf("%s: is a file; Options.Out wants a folder", out)
+	if err := apart(dirs, out); err != nil {
+		return nil, err
 	}
+	parts := make([]part, 0, len(dirs))
 	for _, dir := range dirs {
-		if st, err := os.Stat(dir); err == nil && os.SameFile(st, into) {
-			return nil, fault.Usagef("-o %s: is one of the parts, which the whole would overwrite; give another folder", out)
-		}
 		p, err := readPart(dir)
 		if err != nil {
 			return nil, err
 		}
 		parts = append(parts, p)
 	}
-	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(a.res.Shard.Lo, b.res.Shard.Lo) })
-	if err := fit(parts); err != nil {
+	entries, err := joined(parts)
+	if err != nil {
 		return nil, err
 	}
 	res := parts[0].res
 	res.Shard = nil
 	res.Seconds, res.PeakRSS, res.ImagesPerSecond = Seconds{}, 0, 0
-	var entries []entry
 	for _, p := range parts {
-		entries = append(entries, p.entries...)
 		res.Seconds.add(p.res.Seconds)
 		res.ImagesPerSecond += p.res.ImagesPerSecond // shards run side by side
 		res.PeakRSS = max(res.PeakRSS, p.res.PeakRSS)
@@ -79,7 +76,9 @@ func merge(dirs []string, out string) (*Result, error) {
 	for i, c := range res.PerClass {
 		names[i] = c.Name
 	}
-	count(&res, names, entries)
+	if err := count(&res, names, entries); err != nil {
+		return nil, err
+	}
 	res.Published = publishedFor(&res, true)
 	res.Versions = runlog.Versions()
 	if out == "" {
@@ -101,17 +100,111 @@ func (s *Seconds) add(o Seconds) {
 	s.Total += o.Total
 }
 
-// readPart reads a shard and checks that its files agree with each other.
-func readPart(dir string) (part, error) {
-	p := part{dir: dir}
+// MergeRetrieval adds the parts of a retrieval, as Merge does those of a set.
+func MergeRetrieval(dirs []string, out string) (_ *RetrievalResult, err error) {
+	defer fault.Public(context.Background(), &err)
+	if err := apart(dirs, out); err != nil {
+		return nil, err
+	}
+	var parts []part
+	of := map[string]*RetrievalResult{}
+	for _, dir := range dirs {
+		path, err := resultOf(dir)
+		if err != nil {
+			return nil, err
+		}
+		res := &RetrievalResult{}
+		if err := readJSON(path, "the result of a retrieval", res); err != nil {
+			return nil, err
+		}
+		if res.Set == "" || res.Key == "" {
+			return nil, fault.Inputf("%s: not the result of a retrieval", fault.Name(path))
+		}
+		p := part{dir: dir, res: Result{
+			Benchmark: res.Set, Model: res.Model, Data: DataInfo{Fingerprint: res.Fingerprint, N: res.N}, DType: res.DType, Key: res.Key, Shard: res.Shard,
+		}}
+		if res.Shard == nil {
+			p.res.Shard = &ShardInfo{0, 1, 0, res.N}
+		}
+		if p.entries, err = journalled(dir, res.Key, res.Backend, p.res.Shard); err != nil {
+			return nil, err
+		}
+		if err := p.whole(); err != nil {
+			return nil, err
+		}
+		parts, of[dir] = append(parts, p), res
+	}
+	entries, err := joined(parts)
+	if err != nil {
+		return nil, err
+	}
+	res := of[parts[0].dir]
+	res.Shard, res.Versions, res.Seconds = nil, runlog.Versions(), 0
+	for _, r := range of {
+		res.Seconds += r.Seconds
+	}
+	ranks, err := res.count(entries)
+	if err != nil || out == "" {
+		return res, err
+	}
+	return res, res.write(out, ranks)
+}
+
+// resultOf is a finished part's result.json.
+func resultOf(dir string) (string, error) {
 	path := filepath.Join(dir, resultFile)
 	if st, err := os.Stat(dir); err == nil {
 		if !st.IsDir() {
-			return p, fault.Inputf("%s: is a file; give the folder that a part was written into (its --out)", dir)
+			return "", fault.Inputf("%s: is a file; give the folder that a part was written into (its --out)", dir)
 		}
 		if _, err := os.Stat(path); os.IsNotExist(err) {
-			return p, fault.Inputf("%s: no %s: the shard is not finished; run it again with the same --out", dir, resultFile)
+			return "", fault.Inputf("%s: no %s: the shard is not finished; run it again with the same --out", dir, resultFile)
 		}
+	}
+	return path, nil
+}
+
+// apart refuses to write the whole over one of its parts.
+func apart(dirs []string, out string) error {
+	into, _ := os.Stat(out)
+	if into != nil && !into.IsDir() {
+		return fault.Envf("%s: is a file; Options.Out wants a folder", out)
+	}
+	for _, dir := range dirs {
+		if st, err := os.Stat(dir); err == nil && os.SameFile(st, into) {
+			return fault.Usagef("-o %s: is one of the parts, which the whole would overwrite; give another folder", out)
+		}
+	}
+	return nil
+}
+
+// joined are the entries of parts that cover their run, in order.
+func joined(parts []part) (entries []entry, err error) {
+	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(a.res.Shard.Lo, b.res.Shard.Lo) })
+	if err := fit(parts); err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		entries = append(entries, p.entries...)
+	}
+	return entries, nil
+}
+
+// whole sorts a part's entries and says whether all are there.
+func (p *part) whole() error {
+	slices.SortFunc(p.entries, func(a, b entry) int { return cmp.Compare(a.Index, b.Index) })
+	if want := p.res.Shard.Hi - p.res.Shard.Lo; len(p.entries) != want {
+		return fault.Inputf("%s: has %d images, the shard covers %d; run it again", p.dir, len(p.entries), want)
+	}
+	return nil
+}
+
+// readPart reads a shard and checks that its files agree with each other.
+func readPart(dir string) (part, error) {
+	p := part{dir: dir}
+	path, err := resultOf(dir)
+	if err != nil {
+		return p, err
 	}
 	b, err := fault.ReadFile(path, "a finished zero-shot run", 64<<20)
 	if err != nil {
@@ -120,33 +213,96 @@ func readPart(dir string) (part, error) {
 	if err := json.Unmarshal(b, &p.res); err != nil {
 		return p, fault.Inputf("%s: not the result of a zero-shot run: %w", path, err)
 	}
-	if p.res.Key == "" || len(p.res.PerClass) == 0 {
+	if p.res.Key == "" || len(p.res.PerClass) == 0 && p.res.Kind != dataset.Choice {
 		return p, fault.Inputf("%s: not the result of a zero-shot run", path)
 	}
 	if p.res.Shard == nil { // the whole is shard 0 of 1
 		p.res.Shard = &ShardInfo{0, 1, 0, p.res.Data.N}
 	}
-	rows := filepath.Join(dir, rowsFile)
-	if p.entries, err = readRows(rows, len(p.res.PerClass)); err != nil {
+	if p.res.Kind == dataset.Choice {
+		p.entries, err = journalled(dir, p.res.Key, p.res.Backend, p.res.Shard)
+	} else {
+		p.entries, err = p.res.recount(dir)
+	}
+	if err != nil {
 		return p, err
 	}
-	correct := 0
-	for _, e := range p.entries {
-		if e.Top[0] == e.Label {
-			correct++
+	return p, p.whole()
+}
+
+// recount reads the rows of a set with classes and says whether the counts of
+// the result follow from them. The entries are the rows and what was skipped.
+func (res *Result) recount(dir string) ([]entry, error) {
+	rows := filepath.Join(dir, rowsFile)
+	entries, err := readRows(rows, res)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range res.Skipped {
+		entries = append(entries, entry{row: row{Index: s.Index, Key: s.Key}, Bad: s.Reason})
+	}
+	names := make([]string, len(res.PerClass))
+	for i, c := range res.PerClass {
+		names[i] = c.Name
+	}
+	again := *res
+	if res.Group != nil {
+		group := *res.Group
+		again.Group = &group
+	}
+	if err := count(&again, names, entries); err != nil {
+		return nil, err
+	}
+	if again.N != res.N || again.Correct1 != res.Correct1 {
+		return nil, fault.Inputf("%s: has %d images, %d correct, but %s says %d and %d; run the shard again", rows, again.N, again.Correct1, resultFile, res.N, res.Correct1)
+	}
+	if what := res.differs(&again); what != "" {
+		return nil, fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
+	}
+	return entries, nil
+}
+
+// differs names the counts that two results do not share.
+func (res *Result) differs(again *Result) string {
+	counts := func(r *Result) [][2]any {
+		return [][2]any{
+			{"correct5", r.Correct5}, {"ties", r.Ties}, {"top1 and top5", [2]float64{r.Top1, r.Top5}},
+			{"mean_per_class", r.MeanPerClass}, {"per_class", r.PerClass}, {"groups", r.Groups}, {"choice", r.Choice}, {"confused", r.Confused},
 		}
 	}
-	if len(p.entries) != p.res.N || correct != p.res.Correct1 {
-		return p, fault.Inputf("%s: has %d images, %d correct, but %s says %d and %d; run the shard again", rows, len(p.entries), correct, resultFile, p.res.N, p.res.Correct1)
+	mine, theirs := counts(res), counts(again)
+	for i := range mine {
+		a, _ := json.Marshal(mine[i][1])
+		b, _ := json.Marshal(theirs[i][1])
+		if !bytes.Equal(a, b) {
+			return fmt.Sprint(mine[i][0])
+		}
 	}
-	for _, s := range p.res.Skipped {
-		p.entries = append(p.entries, entry{row: row{Index: s.Index, Key: s.Key}, Bad: s.Reason})
+	if res.Value != again.Value && res.CI95.Value != [2]float64{} { // older results have neither
+		return "value"
 	}
-	slices.SortFunc(p.entries, func(a, b entry) int { return cmp.Compare(a.Index, b.Index) })
-	if want := p.res.Shard.Hi - p.res.Shard.Lo; len(p.entries) != want {
-		return p, fault.Inputf("%s: has %d images, the shard covers %d; run it again", dir, len(p.entries), want)
+	return ""
+}
+
+// journalled reads the entries of a part that is scored from features.
+func journalled(dir, key, backend string, s *ShardInfo) ([]entry, error) {
+	path := filepath.Join(dir, journalFile)
+	b, err := readFile(path, "the journal of an evaluation")
+	if err != nil {
+		return nil, err
 	}
-	return p, nil
+	done := map[int]entry{}
+	if _, same := replay(b, contentKey(key, backend, fmt.Sprint(s.Lo, s.Hi)), done); !same {
+		return nil, fault.Inputf("%s: of another run than %s; run the shard again", path, resultFile)
+	}
+	entries := make([]entry, 0, len(done))
+	for _, e := range done {
+		if e.Bad == "" && (e.Found == nil || !e.Found.whole(len(e.Found.Image))) {
+			return nil, fault.Inputf("%s: image %d has no features; run the shard again", path, e.Index)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
 }
 
 // fit refuses shards of different runs, overlaps and gaps. parts are sorted.

@@ -25,7 +25,7 @@ func scored(t *testing.T, o Options) (*Result, []int, string, error) {
 	if err != nil {
 		return nil, nil, log.String(), err
 	}
-	rows, err := readRows(filepath.Join(o.Out, rowsFile), len(res.PerClass))
+	rows, err := readRows(filepath.Join(o.Out, rowsFile), res)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -201,7 +201,7 @@ func checkModel(opened *Model, path string, o OpenOptions) error {
 
 // info names the model in results.
 func (m *Model) info() ModelInfo {
-	return ModelInfo{File: m.file.Path, SHA256: m.file.SHA256, Config: m.file.Name, Preprocess: Preprocess(m.file.Preprocess)}
+	return ModelInfo{File: m.file.Path, SHA256: m.file.SHA256, Config: m.file.Name, Weights: weightsOf(m.file.Path, m.file.SHA256), Preprocess: Preprocess(m.file.Preprocess)}
 }
 
 // runner is the model for calls of o's size, seen as architecture cfg; it is

@@ -16,6 +16,8 @@ const folder = "folder"
 // prompts are what a benchmark says about its classes.
 type prompts struct {
 	name, metric     string
+	kind             string         // of the benchmark, or retrieving
+	group            *dataset.Group // what the worst group is one of
 	names, templates []string
 	labels           []string   // what folders and label columns call the classes; nil: their own names
 	also             [][]string // what else they may call them
@@ -37,7 +39,13 @@ func promptsFor(o Options) (prompts, error) {
 		if !ok {
 			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
 		}
-		w = prompts{b.Name, b.Metric, b.ClassNames, b.Templates, b.Labels(), b.Synonyms(), b.Partial}
+		w = prompts{name: b.Name, metric: b.Metric, kind: b.Kind, group: b.Group, names: b.ClassNames, templates: b.Templates, labels: b.Labels(), also: b.Synonyms(), partial: b.Partial}
+	}
+	if w.fromFeatures() {
+		if len(o.ClassNames)+len(o.Templates) > 0 {
+			return w, fault.Usagef("Options.ClassNames, Options.Templates: %s has no classes", w.name)
+		}
+		return w, nil
 	}
 	if len(o.ClassNames) > 0 {
 		if err := w.rename(o); err != nil {
@@ -48,6 +56,41 @@ func promptsFor(o Options) (prompts, error) {
 		w.templates = o.Templates
 	}
 	return w, dataset.CheckTemplates("templates", w.templates)
+}
+
+// retrieving is the kind of a set whose pictures and captions are found by each
+// other.
+const retrieving = "retrieval"
+
+// fromFeatures says whether the set is scored once all features are there.
+func (w prompts) fromFeatures() bool { return w.kind == dataset.Choice || w.kind == retrieving }
+
+// fromData takes the words that lie beside the data, where the benchmark has
+// none or o asks for them. What o itself says counts more.
+func (w *prompts) fromData(ctx context.Context, o Options) error {
+	if w.fromFeatures() || w.name == folder && !o.DataWords || !o.DataWords && len(w.names) > 0 {
+		return nil
+	}
+	names, templates, err := dataset.Words(ctx, o.Data)
+	if err != nil {
+		return err
+	}
+	if len(o.ClassNames) == 0 && len(names) > 0 {
+		w.names, w.labels, w.also, w.partial = names, names, nil, false
+	}
+	if len(o.Templates) == 0 && len(templates) > 0 {
+		if err := dataset.CheckTemplates(dataset.TemplatesFile, templates); err != nil {
+			return err
+		}
+		w.templates = templates
+	}
+	switch {
+	case len(w.names) == 0 && w.name != folder:
+		return fault.Inputf("%s: no classnames.txt there or above it, and %s has no names built in; give Options.ClassNames", fault.Name(o.Data), w.name)
+	case len(w.templates) == 0:
+		return fault.Inputf("%s: no %s there or above it, and %s has no templates built in; give Options.Templates", fault.Name(o.Data), dataset.TemplatesFile, w.name)
+	}
+	return nil
 }
 
 // rename puts the caller's names in place of the benchmark's. As many of them

@@ -2,8 +2,8 @@ package eval
 
 import (
 	"math"
+	"slices"
 
-	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/published"
 )
 
@@ -15,19 +15,15 @@ func publishedFor(res *Result, whole bool) *Published {
 	if res.Shard != nil || !whole {
 		return nil
 	}
-	ci := res.CI95.Top1
-	if res.Metric == dataset.MeanPerClass {
-		ci = res.CI95.MeanPerClass
-	}
 	var list []Figure
 	best := 0
-	for _, f := range published.Find(res.Model.Config, res.Benchmark) {
+	for _, f := range ofWeights(published.Find(res.Model.Config, res.Benchmark), res.Model.Weights) {
 		if f.Metric != res.Metric {
 			continue
 		}
-		fig := Figure{Value: f.Value, Weights: f.Weights, Source: f.Source, InsideCI: inside(f.Value, ci)}
+		fig := Figure{Value: f.Value, Weights: f.Weights, Source: f.Source, InsideCI: inside(f.Value, res.CI95.Value)}
 		list = append(list, fig)
-		if math.Abs(f.Value-res.metric()) < math.Abs(list[best].Value-res.metric()) && f.Weights != list[best].Weights {
+		if math.Abs(f.Value-res.Value) < math.Abs(list[best].Value-res.Value) && f.Weights != list[best].Weights {
 			best = len(list) - 1
 		}
 	}
@@ -37,6 +33,34 @@ func publishedFor(res *Result, whole bool) *Published {
 	p := &Published{Figure: list[best]}
 	p.Others = append(append(p.Others, list[:best]...), list[best+1:]...)
 	return p
+}
+
+// weightsOf are the tags of the published weights that a file is, by its hash or
+// else its name.
+func weightsOf(path, sha256 string) (tags []string) {
+	list := published.BySHA256(sha256)
+	if len(list) == 0 {
+		list = published.ByName(path)
+	}
+	for _, w := range list {
+		if !slices.Contains(tags, w.Tag) {
+			tags = append(tags, w.Tag)
+		}
+	}
+	return tags
+}
+
+// ofWeights are the figures of these weights, or all when none is theirs.
+func ofWeights(list []published.Figure, tags []string) (theirs []published.Figure) {
+	for _, f := range list {
+		if slices.Contains(tags, f.Weights) {
+			theirs = append(theirs, f)
+		}
+	}
+	if len(theirs) == 0 {
+		return list
+	}
+	return theirs
 }
 
 // Verdict is InsideCI in words.

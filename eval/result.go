@@ -9,6 +9,7 @@ import (
 // Result is result.json.
 type Result struct {
 	Benchmark string     `json:"benchmark"`
+	Kind      string     `json:"kind,omitempty"` // multilabel or choice; absent: one label a picture
 	Model     ModelInfo  `json:"model"`
 	Data      DataInfo   `json:"data"`
 	Shard     *ShardInfo `json:"shard,omitempty"`
@@ -21,9 +22,18 @@ type Result struct {
 	CI95     CI95    `json:"ci95"`
 	// MeanPerClass is the mean over the classes that have images of their top-1.
 	MeanPerClass float64 `json:"mean_per_class"`
-	Metric       string  `json:"metric"` // top1 or mean_per_class: what the benchmark reports
-	// Ties counts the images whose best logit several classes share.
+	Metric       string  `json:"metric"` // what the benchmark reports
+	Value        float64 `json:"value"`  // of Metric
+	// Ties counts the images whose best logit several classes share; of a choice
+	// the questions, and of several labels the images, whose place it decides.
 	Ties int `json:"ties"`
+
+	// Group and Groups are of sets that report their worst group.
+	Group  *GroupInfo `json:"group,omitempty"`
+	Groups []GroupRow `json:"groups,omitempty"`
+	// Choice is of sets that ask to choose; Top1 counts the questions that are
+	// right as a whole, N all of them.
+	Choice *ChoiceScore `json:"choice,omitempty"`
 
 	Skipped   []Skipped   `json:"skipped"`
 	Published *Published  `json:"published"` // null when none is known
@@ -39,13 +49,18 @@ type Result struct {
 	PeakRSS         int64             `json:"peak_rss,omitempty"`
 	Versions        map[string]string `json:"versions"`
 	Key             string            `json:"key"` // hash of model, data, words and preprocessing
+
+	rightAt map[int]bool // which images or questions are right, by index
 }
 
 // ModelInfo names the scored model.
 type ModelInfo struct {
-	File       string     `json:"file"`
-	SHA256     string     `json:"sha256"`
-	Config     string     `json:"config"` // the architecture's name, "" when it has none
+	File   string `json:"file"`
+	SHA256 string `json:"sha256"`
+	Config string `json:"config"` // the architecture's name, "" when it has none
+	// Weights are the tags of the published weights that the file is, by its hash
+	// or its name; none when neither says it.
+	Weights    []string   `json:"weights,omitempty"`
 	Preprocess Preprocess `json:"preprocess"`
 }
 
@@ -105,6 +120,16 @@ type CI95 struct {
 	Top1         [2]float64 `json:"top1"`
 	Top5         [2]float64 `json:"top5"`
 	MeanPerClass [2]float64 `json:"mean_per_class"`
+	// Value is of Result.Value: of a worst group Wilson's, of F1 and average
+	// precision the 2.5 and 97.5 percentiles of a bootstrap over the images.
+	Value [2]float64 `json:"value"`
+}
+
+// GroupInfo says what the groups of a set are, and which is the worst.
+type GroupInfo struct {
+	Name   string `json:"name"`
+	Column int    `json:"column"` // of the metadata member
+	Worst  int    `json:"worst"`
 }
 
 // Skipped is an image that does not decode.
@@ -147,6 +172,8 @@ type ClassRow struct {
 	N       int    `json:"n"`
 	Correct int    `json:"correct"`
 	Top5    int    `json:"correct5"`
+	// AP is the average precision of a set of several labels.
+	AP *float64 `json:"average_precision,omitempty"`
 }
 
 // Confusion counts how often images of one class were taken for another.

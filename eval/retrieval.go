@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -18,7 +19,6 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/atomicfile"
-	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/published"
@@ -47,7 +47,9 @@ type RetrievalOptions struct {
 	Batch, Workers int    // as in Options
 	Limit          int    // search among the first N images only; 0: all
 	MaxBad         int    // images that may fail to decode
-	Out            string // folder of result.json; "": none
+	Shard, Shards  int    // part i of n, as in Options; a part has features and no recalls
+	Out            string // folder of result.json, rows.csv and the journal; "": none
+	Fresh          bool   // start again even when Out holds a part of the same run
 
 	Log   *slog.Logger // nil: silent
 	Meter Meters       // nil: none
@@ -66,6 +68,12 @@ type RetrievalResult struct {
 	Captions    int               `json:"captions"`
 	ImageToText Recall            `json:"image_to_text"`
 	TextToImage Recall            `json:"text_to_image"`
+	MeanRecall1 float64           `json:"mean_recall1"` // mean of both directions' recall at 1
+	MeanCI95    [2]float64        `json:"ci95_mean_recall1"`
+	Shard       *ShardInfo        `json:"shard,omitempty"`
+	N           int               `json:"n"` // images of all parts, skipped ones too
+	Fingerprint string            `json:"fingerprint"`
+	Key         string            `json:"key"`
 	Skipped     []Skipped         `json:"skipped"`
 	Published   []PublishedFigure `json:"published"`
 	Seconds     float64           `json:"seconds"`
@@ -95,7 +103,7 @@ func (o *RetrievalOptions) check() error {
 		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
 	if o.Out != "" {
-		if err := atomicfile.Folder(o.Out, []string{resultFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
+		if err := atomicfile.Folder(o.Out, []string{resultFile, rowsFile, journalFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
 			return err
 		}
 	}
@@ -115,41 +123,71 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (_ *RetrievalResult, err
 }
 
 func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalResult, error) {
-	start := time.Now()
-	if err := textTower(m.file.Config, m.file.Path); err != nil {
+	r := &run{o: o.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
+	r.texts = max(r.o.Batch, textBatch)
+	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
+		lo, hi := r.bounds()
+		return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, math.MaxInt))
+	}
+	defer r.release()
+	return r.retrieve(ctx, o)
+}
+
+// scoring are the options of the run that keeps the features.
+func (o *RetrievalOptions) scoring() Options {
+	return Options{
+		Benchmark: o.Set, Data: o.Data, Model: o.Model, Batch: o.Batch, Workers: o.Workers, Limit: o.Limit, MaxBad: o.MaxBad,
+		Shard: o.Shard, Shards: o.Shards, Out: o.Out, Fresh: o.Fresh, Log: o.Log, Meter: o.Meter,
+	}
+}
+
+// retrieve keeps the features of all images and captions, and ranks both ways.
+func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error) {
+	r.start = time.Now()
+	if err := textTower(r.cfg, o.Model); err != nil {
 		return nil, err
 	}
-	s, err := openCaptioned(ctx, o, m.pixels())
+	r.w = prompts{name: o.Set, metric: dataset.MeanRecall1, kind: retrieving}
+	var err error
+	if r.data, err = openCaptioned(ctx, o, r.pre); err != nil {
+		return nil, err
+	}
+	defer r.data.Close()
+	if err := r.settle(); err != nil {
+		return nil, err
+	}
+	entries, err := r.entries(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.Close()
-	n := calls(cmp.Or(o.Batch, m.o.Batch), m.o.DType, s.Len(), math.MaxInt)
-	enc, free, err := m.runner(ctx, m.file.Config, n)
+	res := &RetrievalResult{
+		Set: o.Set, Model: r.model, Source: o.Data, N: len(r.scored), Fingerprint: r.data.Fingerprint(), Key: r.key,
+		Backend: r.backend, DType: r.o.DType, Versions: runlog.Versions(), Published: []PublishedFigure{},
+	}
+	if r.o.Shards > 1 {
+		lo, hi := r.bounds()
+		res.Shard = &ShardInfo{r.o.Shard, r.o.Shards, lo, hi}
+	}
+	ranks, err := res.count(entries)
 	if err != nil {
 		return nil, err
 	}
-	defer free()
-	res, err := retrieve(ctx, enc, s, feed{n.Images, n.Texts, cmp.Or(o.Workers, m.o.Workers), o.Limit, o.MaxBad, o.Meter})
-	if err != nil {
-		return nil, err
+	if o.Limit == 0 && res.Shard == nil && cocoFile(o) == "" { // the published figures are of Karpathy's split
+		res.Published = retrievalFigures(r.model.Config, o.Set)
 	}
-	res.Set, res.Source = o.Set, o.Data
-	res.Model = m.info()
-	res.Backend, res.DType, res.Versions = m.backend(), m.o.DType, runlog.Versions()
-	if o.Limit == 0 && cocoFile(o) == "" { // the published figures are of Karpathy's split
-		for _, f := range published.Find(m.file.Name, o.Set) {
-			res.Published = append(res.Published, PublishedFigure{f.Config, f.Weights, f.Metric, f.Value, f.Source})
-		}
-	}
-	res.Seconds = time.Since(start).Seconds()
+	res.Seconds = time.Since(r.start).Seconds()
 	if o.Out == "" {
 		return res, nil
 	}
-	if err := os.MkdirAll(o.Out, 0o755); err != nil {
-		return nil, fault.File(o.Out, "a folder that can be written, as Options.Out", err)
+	return res, res.write(o.Out, ranks)
+}
+
+func retrievalFigures(config, set string) []PublishedFigure {
+	list := []PublishedFigure{}
+	for _, f := range published.Find(config, set) {
+		list = append(list, PublishedFigure{f.Config, f.Weights, f.Metric, f.Value, f.Source})
 	}
-	return res, atomicfile.WriteJSON(filepath.Join(o.Out, resultFile), res)
+	return list
 }
 
 // openCaptioned opens images with captions, one sample per image.
@@ -158,6 +196,8 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 	var err error
 	if file := cocoFile(o); file != "" {
 		ds, err = dataset.Open(ctx, file, dataset.Options{Kind: dataset.COCO})
+	} else if hub, ok := hubCaptions[o.Set]; ok && hub.there(o.Data) {
+		ds, err = openHub(o.Data, hub)
 	} else if o.Set == "csv" || !hasKarpathy(o) {
 		ds, err = dataset.Open(ctx, o.Data, dataset.Options{
 			ImageColumn: o.ImageColumn, CaptionColumn: o.CaptionColumn, CaptionLines: true, GroupCaptions: true,
@@ -169,6 +209,46 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 		return nil, err
 	}
 	return newPictures(ds, p), nil
+}
+
+// hubSet is how a repository of the hub has pictures and captions.
+type hubSet struct{ table, folder string }
+
+// hubCaptions are the repositories that DataComp takes its retrieval sets from:
+// nlphuji/flickr_1k_test_image_text_retrieval, and mscoco_2014_5k_….
+var hubCaptions = map[string]hubSet{
+	"flickr30k": {"test_1k_flickr.csv", "images_flickr_1k_test"},
+	"coco":      {"test_5k_mscoco_2014.csv", "images_mscoco_2014_5k_test"},
+}
+
+func (h hubSet) there(dir string) bool {
+	_, _, err := hubFiles(dir, h.table, h.folder)
+	return err == nil
+}
+
+// openHub reads such a table: a picture's file name and the list of its captions.
+func openHub(dir string, h hubSet) (dataset.Dataset, error) {
+	file, pictures, err := hubFiles(dir, h.table, h.folder)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := readColumns(file, "filename", "raw|caption|captions|sentences")
+	if err != nil {
+		return nil, err
+	}
+	k := &karpathy{name: h.table}
+	for i, r := range rows {
+		captions, ok := dataset.StringList(r[1])
+		if !ok || len(captions) == 0 {
+			return nil, fault.Inputf("%s: row %d: captions %.80q: want a list of texts", fault.Name(file), i+1, r[1])
+		}
+		path, err := findPicture(pictures, h.folder, r[0])
+		if err != nil {
+			return nil, err
+		}
+		k.images = append(k.images, karpathyImage{path: path, captions: captions})
+	}
+	return k, nil
 }
 
 // cocoFile is COCO's own captions file: the one that is given, or the only one
@@ -216,55 +296,120 @@ func hasKarpathy(o RetrievalOptions) bool {
 	return err == nil && st.IsDir()
 }
 
-// retrieve encodes everything and ranks both ways.
-func retrieve(ctx context.Context, enc encoder, s source, f feed) (*RetrievalResult, error) {
-	images, skipped, err := embedImages(ctx, enc, s, f)
-	if err != nil {
-		return nil, err
-	}
-	var texts []string
-	var owner []int // row of the image of each caption
-	for i, captions := range images.captions {
-		if len(captions) == 0 {
-			return nil, fault.Inputf("%s: has no caption; retrieval needs one per image", fault.Name(images.key(i)))
+// count ranks all captions for every image and all images for every caption. A
+// part is only counted: what its images are searched among is not all there.
+func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
+	res.Skipped = []Skipped{}
+	images, captions := &features{}, &features{}
+	var mine [][]int // rows of an image's captions
+	var owner []int  // row of a caption's image
+	var ranks []imageRanks
+	for _, e := range entries {
+		if e.Bad != "" {
+			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})
+			continue
 		}
-		for _, t := range captions {
-			texts = append(texts, t)
-			owner = append(owner, i)
+		images.dim, captions.dim = len(e.Found.Image), len(e.Found.Image)
+		images.rows = append(images.rows, e.Found.Image...)
+		captions.rows = append(captions.rows, e.Found.Texts...)
+		own := make([]int, len(e.Found.Captions))
+		for i := range own {
+			own[i] = len(owner)
+			owner = append(owner, len(mine))
 		}
+		mine = append(mine, own)
+		ranks = append(ranks, imageRanks{index: e.Index, key: e.Key})
 	}
-	width := enc.Config().Text.ContextLength
-	tokens := make([]int32, len(texts)*width)
-	tok := bpe.New()
-	for i, t := range texts {
-		tok.Tokens(tokens[i*width:(i+1)*width], t, width)
+	res.Images, res.Captions = len(mine), len(owner)
+	if res.Shard != nil {
+		return nil, nil
 	}
-	captions, err := embedTokens(ctx, enc, tokens, len(texts), f)
-	if err != nil {
-		return nil, err
+	if len(mine) == 0 {
+		return nil, fault.Inputf("no image decodes; the first is %s: %s", res.Skipped[0].Key, res.Skipped[0].Reason)
 	}
-	captions.keys = texts
-	a, err := images.unit()
-	if err != nil {
-		return nil, err
+	for i, rank := range bestRanks(images, captions, func(i int) []int { return mine[i] }) {
+		ranks[i].image = rank
 	}
-	b, err := captions.unit()
-	if err != nil {
-		return nil, err
+	for j, rank := range bestRanks(captions, images, func(j int) []int { return owner[j : j+1] }) {
+		ranks[owner[j]].captions = append(ranks[owner[j]].captions, rank)
 	}
-	res := &RetrievalResult{Images: a.n(), Captions: b.n(), Skipped: skipped, Published: []PublishedFigure{}}
-	mine := make([][]int, a.n())
-	for j, i := range owner {
-		mine[i] = append(mine[i], j)
-	}
-	res.ImageToText = recall(a, b, func(i int) []int { return mine[i] })
-	res.TextToImage = recall(b, a, func(j int) []int { return owner[j : j+1] })
-	return res, nil
+	res.tally(ranks)
+	return ranks, nil
 }
 
-// recall ranks all of found for every query. Among equal scores the lower
+// imageRanks are the places, from 0, of the best right answers: of an image's
+// captions among all captions, and of the image among all for each caption.
+type imageRanks struct {
+	index    int
+	key      string
+	image    int
+	captions []int
+}
+
+// tally fills in the recalls.
+func (res *RetrievalResult) tally(ranks []imageRanks) {
+	var toText, toImage []int
+	for _, r := range ranks {
+		toText, toImage = append(toText, r.image), append(toImage, r.captions...)
+	}
+	res.ImageToText, res.TextToImage = recallOf(toText), recallOf(toImage)
+	// An image and its captions are drawn together: each image's share of both
+	// recalls is one value.
+	shares := make([]float64, len(ranks))
+	perImage := float64(len(toImage)) / float64(max(1, len(ranks)))
+	for i, r := range ranks {
+		if r.image < 1 {
+			shares[i] = 0.5
+		}
+		for _, rank := range r.captions {
+			if rank < 1 {
+				shares[i] += 0.5 / perImage
+			}
+		}
+	}
+	_, res.MeanCI95 = meanInterval(shares)
+	res.MeanRecall1 = (res.ImageToText.R1 + res.TextToImage.R1) / 2
+}
+
+func recallOf(ranks []int) Recall {
+	r := Recall{N: len(ranks)}
+	for _, rank := range ranks {
+		if rank < 1 {
+			r.Hits1++
+		}
+		if rank < 5 {
+			r.Hits5++
+		}
+		if rank < 10 {
+			r.Hits10++
+		}
+	}
+	r.R1, r.R5, r.R10 = ratio(r.Hits1, r.N), ratio(r.Hits5, r.N), ratio(r.Hits10, r.N)
+	r.CI95 = wilson(r.Hits1, r.N)
+	return r
+}
+
+// ranksHead is the header of a retrieval's rows.csv.
+var ranksHead = []string{"index", "key", "rank", "caption_ranks"}
+
+// write writes rows.csv and last result.json.
+func (res *RetrievalResult) write(dir string, ranks []imageRanks) error {
+	records := [][]string{ranksHead}
+	for _, r := range ranks {
+		records = append(records, []string{strconv.Itoa(r.index), r.key, strconv.Itoa(r.image), spaced(r.captions)})
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fault.File(dir, "a folder that can be written, as Options.Out", err)
+	}
+	if err := writeCSV(filepath.Join(dir, rowsFile), records); err != nil {
+		return err
+	}
+	return atomicfile.WriteJSON(filepath.Join(dir, resultFile), res)
+}
+
+// bestRanks ranks all of found for every query. Among equal scores the lower
 // index comes first.
-func recall(queries, found *features, right func(q int) []int) Recall {
+func bestRanks(queries, found *features, right func(q int) []int) []int {
 	ranks := make([]int, queries.n())
 	var wg sync.WaitGroup
 	workers := runtime.GOMAXPROCS(0)
@@ -281,21 +426,7 @@ func recall(queries, found *features, right func(q int) []int) Recall {
 		})
 	}
 	wg.Wait()
-	r := Recall{N: len(ranks)}
-	for _, rank := range ranks {
-		if rank < 1 {
-			r.Hits1++
-		}
-		if rank < 5 {
-			r.Hits5++
-		}
-		if rank < 10 {
-			r.Hits10++
-		}
-	}
-	r.R1, r.R5, r.R10 = ratio(r.Hits1, r.N), ratio(r.Hits5, r.N), ratio(r.Hits10, r.N)
-	r.CI95 = wilson(r.Hits1, r.N)
-	return r
+	return ranks
 }
 
 // bestRank is the place, from 0, of the best of the right answers.
@@ -375,8 +506,13 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 	return k, nil
 }
 
-func findPicture(dir, sub, name string) (string, error) {
-	for _, d := range []string{sub, "", "images", "flickr30k-images", "flickr30k_images"} {
+// findPicture looks for a picture below dir: in sub, dir itself, the folders
+// that the sets use, and more.
+func findPicture(dir, sub, name string, more ...string) (string, error) {
+	if name == "" || !filepath.IsLocal(filepath.FromSlash(name)) {
+		return "", fault.Inputf("%s: picture %.80q: want the name of a file below the folder", fault.Name(dir), name)
+	}
+	for _, d := range append([]string{sub, "", "images", "flickr30k-images", "flickr30k_images"}, more...) {
 		for _, spelled := range []string{name, norm.NFC.String(name), norm.NFD.String(name)} { // macOS decomposes names
 			p := filepath.Join(dir, d, spelled)
 			if _, err := os.Stat(p); err == nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -33,6 +34,15 @@ func (s seer) Images(ctx context.Context, flat []float32, n int) ([]float32, err
 		bpe.New().Tokens(tokens[i*width:(i+1)*width], s.answer(red), width)
 	}
 	return s.Texts(ctx, tokens, n)
+}
+
+// retrieveWith scores an encoder that is given, in small batches.
+func retrieveWith(t *testing.T, enc encoder, o RetrievalOptions) (*RetrievalResult, error) {
+	t.Helper()
+	r := &run{o: o.scoring().defaults(), cfg: enc.Config(), pre: enc.Config().Preprocess(), texts: 3}
+	r.o.Batch, r.o.Workers = 7, 2
+	r.open = func(*arch.Config, string) (encoder, func(), error) { return enc, nil, nil }
+	return r.retrieve(t.Context(), o)
 }
 
 func caption(i, k int) string { return fmt.Sprintf("picture %d in words %d", i, k) }
@@ -108,12 +118,7 @@ func TestRetrieval(t *testing.T) {
 		{Set: "csv", Data: filepath.Join(coco, "annotations", "captions_val2017.json")},
 	} {
 		t.Run(o.Set, func(t *testing.T) {
-			s, err := openCaptioned(t.Context(), o, enc.cfg.Preprocess())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			res, err := retrieve(t.Context(), enc, s, feed{images: 7, texts: 3, workers: 2})
+			res, err := retrieveWith(t, enc, o)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -26,6 +28,40 @@ func readFile(path, want string) ([]byte, error) { return fault.ReadFile(path, w
 // rowsHead is the header of rows.csv: the five best classes by id, best first,
 // the logit of the best, and 1 where several classes share it.
 var rowsHead = []string{"index", "key", "label", "top1", "top2", "top3", "top4", "top5", "logit", "tie"}
+
+// Sets with groups have the metadata too; sets with several labels an image have
+// its classes there, and all logits. Numbers are parted by spaces.
+var (
+	groupsHead = append(slices.Clone(rowsHead), "meta")
+	labelsHead = append(slices.Clone(rowsHead), "classes", "logits")
+)
+
+// headOf is the header of a set's rows.
+func headOf(res *Result) []string {
+	switch {
+	case res.Kind == dataset.MultiLabel:
+		return labelsHead
+	case res.Group != nil:
+		return groupsHead
+	}
+	return rowsHead
+}
+
+// full is record with what the set has besides.
+func (e entry) full() []string {
+	rec := e.record()
+	if e.Meta != nil || e.Scores != nil {
+		rec = append(rec, spaced(e.Meta))
+	}
+	if e.Scores != nil {
+		logits := make([]string, len(e.Scores))
+		for i, v := range e.Scores {
+			logits[i] = strconv.FormatFloat(float64(v), 'g', -1, 32)
+		}
+		rec = append(rec, strings.Join(logits, " "))
+	}
+	return rec
+}
 
 func (e entry) record() []string {
 	rec := []string{strconv.Itoa(e.Index), e.Key, strconv.Itoa(e.Label)}
@@ -66,19 +102,35 @@ func parseRecord(rec []string) (entry, error) {
 		*f.dst = v
 	}
 	logit, err := strconv.ParseFloat(rec[8], 32)
+	if err != nil {
+		return e, err
+	}
 	e.Logit = float32(logit)
-	return e, err
+	if len(rec) > len(rowsHead) {
+		if e.Meta, err = parseSpaced(rec[10]); err != nil {
+			return e, err
+		}
+	}
+	if len(rec) > len(groupsHead) {
+		e.Scores = vector{}
+		for _, f := range strings.Fields(rec[11]) {
+			v, err := strconv.ParseFloat(f, 32)
+			if err != nil || v != v {
+				return e, fmt.Errorf("logit %q", f)
+			}
+			e.Scores = append(e.Scores, float32(v))
+		}
+	}
+	return e, nil
 }
 
 // writeRun writes rows.csv, report.html and last result.json: where that is,
 // the run is complete. picture gives an image's file for the report; nil is
 // without pictures.
 func writeRun(dir string, res *Result, entries []entry, picture func(i int) []byte) error {
-	records := [][]string{rowsHead}
-	for _, e := range entries {
-		if e.Bad == "" {
-			records = append(records, e.record())
-		}
+	records, err := recordsOf(res, entries)
+	if err != nil {
+		return err
 	}
 	if err := writeCSV(filepath.Join(dir, rowsFile), records); err != nil {
 		return err
@@ -87,6 +139,29 @@ func writeRun(dir string, res *Result, entries []entry, picture func(i int) []by
 		return err
 	}
 	return atomicfile.WriteJSON(filepath.Join(dir, resultFile), res)
+}
+
+// recordsOf are the lines of rows.csv. A part of a set that is scored from
+// features has none: its journal is what merge reads.
+func recordsOf(res *Result, entries []entry) ([][]string, error) {
+	if res.Kind == dataset.Choice {
+		records := [][]string{answersHead}
+		if res.Shard != nil {
+			return records, nil
+		}
+		found, err := answers(entries)
+		for i, a := range found {
+			records = append(records, a.record(i))
+		}
+		return records, err
+	}
+	records := [][]string{headOf(res)}
+	for _, e := range entries {
+		if e.Bad == "" {
+			records = append(records, e.full())
+		}
+	}
+	return records, nil
 }
 
 // writeCSV writes cells as they are, but for names that a terminal would obey:
@@ -106,24 +181,20 @@ func writeCSV(path string, records [][]string) error {
 }
 
 // readRows reads a run's rows.csv.
-func readRows(path string, classes int) ([]entry, error) {
-	b, err := readFile(path, "the rows.csv of a zero-shot run")
+func readRows(path string, res *Result) ([]entry, error) {
+	classes := len(res.PerClass)
+	records, err := readTable(path, headOf(res))
 	if err != nil {
 		return nil, err
 	}
-	r := csv.NewReader(bytes.NewReader(b))
-	records, err := r.ReadAll()
-	if err != nil {
-		return nil, fault.Inputf("%s: %w", path, err)
-	}
-	if len(records) == 0 || !slices.Equal(records[0], rowsHead) {
-		return nil, fault.Inputf("%s: not the rows of a zero-shot run (the header differs)", path)
-	}
-	out := make([]entry, 0, len(records)-1)
-	for i, rec := range records[1:] {
+	out := make([]entry, 0, len(records))
+	for i, rec := range records {
 		e, err := parseRecord(rec)
 		if err != nil {
 			return nil, fault.Inputf("%s: line %d: %w", path, i+2, err)
+		}
+		if g := res.Group; g != nil && (g.Column < 0 || g.Column >= len(e.Meta)) {
+			return nil, fault.Inputf("%s: line %d: no group among the metadata %v", path, i+2, e.Meta)
 		}
 		if !e.fits(classes) {
 			return nil, fault.Inputf("%s: line %d: label %d or answers %v are not among the %d classes", path, i+2, e.Label, e.Top, classes)
@@ -131,6 +202,22 @@ func readRows(path string, classes int) ([]entry, error) {
 		out = append(out, e)
 	}
 	return out, nil
+}
+
+// readTable reads the lines below a header.
+func readTable(path string, head []string) ([][]string, error) {
+	b, err := readFile(path, "the rows.csv of a zero-shot run")
+	if err != nil {
+		return nil, err
+	}
+	records, err := csv.NewReader(bytes.NewReader(b)).ReadAll()
+	if err != nil {
+		return nil, fault.Inputf("%s: %w", path, err)
+	}
+	if len(records) == 0 || !slices.Equal(records[0], head) {
+		return nil, fault.Inputf("%s: not the rows of a zero-shot run (the header differs)", path)
+	}
+	return records[1:], nil
 }
 
 // predictionsHead is the header of --predictions: the five best classes by id
@@ -157,7 +244,11 @@ func writePredictions(path string, names []string, entries []entry) error {
 			}
 			rec = append(rec, s)
 		}
-		records = append(records, append(rec, logit, strconv.FormatBool(e.Top[0] == e.Label), names[e.Label], names[e.Top[0]]))
+		label, correct := "", slices.Contains(e.Meta, e.Top[0]) // of several
+		if e.Label >= 0 {
+			label, correct = names[e.Label], e.Top[0] == e.Label
+		}
+		records = append(records, append(rec, logit, strconv.FormatBool(correct), label, names[e.Top[0]]))
 	}
 	return writeCSV(path, records)
 }

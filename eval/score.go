@@ -2,9 +2,11 @@ package eval
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -17,9 +19,12 @@ func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (
 	if len(todo) == 0 {
 		return out, nil
 	}
-	c, err := r.classifier(ctx)
-	if err != nil {
-		return nil, err
+	var c *classifier // of a set with classes
+	if !r.w.fromFeatures() {
+		var err error
+		if c, err = r.classifier(ctx); err != nil {
+			return nil, err
+		}
 	}
 	enc, err := r.encoder()
 	if err != nil {
@@ -39,6 +44,9 @@ func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (
 		}
 		entries, err := r.rank(b, c, features)
 		if err != nil {
+			return err
+		}
+		if err := r.readTexts(ctx, enc, entries); err != nil {
 			return err
 		}
 		if err := j.append(entries); err != nil {
@@ -75,9 +83,10 @@ func (r *run) rank(b *batchOf, c *classifier, features []float32) ([]entry, erro
 	workers := min(r.o.Workers, len(b.ids))
 	for w := range workers {
 		wg.Go(func() {
-			logits := make([]float32, len(c.w)/c.dim)
+			dim := r.cfg.EmbedDim
+			logits := make([]float32, len(r.w.names))
 			for i := w; i < len(b.ids); i += workers {
-				out[i], errs[i] = r.entry(b, i, c, features[i*c.dim:(i+1)*c.dim], logits)
+				out[i], errs[i] = r.entry(b, i, c, features[i*dim:(i+1)*dim], logits)
 			}
 		})
 	}
@@ -93,8 +102,7 @@ func (r *run) rank(b *batchOf, c *classifier, features []float32) ([]entry, erro
 func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32) (entry, error) {
 	s := b.got[i]
 	e := entry{row: row{Index: b.ids[i], Key: s.Key}}
-	var err error
-	if e.Label, err = r.label(s); err != nil {
+	if err := r.labels(s, &e); err != nil {
 		return e, err
 	}
 	if b.bad[i] != nil {
@@ -104,9 +112,55 @@ func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32)
 	if !normalize(feature) {
 		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or Options.DType fp32", s.Key)
 	}
+	if c == nil {
+		e.Found = &found{Image: slices.Clone(feature), Captions: s.Captions, Questions: s.Questions}
+		return e, nil
+	}
 	c.logits(logits, feature)
 	e.rank(logits)
+	if r.w.kind == dataset.MultiLabel {
+		e.Scores = slices.Clone(logits)
+	}
 	return e, nil
+}
+
+// labels says what is true of a sample.
+func (r *run) labels(s sample, e *entry) (err error) {
+	switch {
+	case r.w.kind == dataset.MultiLabel:
+		e.Label = -1
+		e.Meta, err = r.several(s)
+		return err
+	case r.w.kind == retrieving && len(s.Captions) == 0:
+		return fault.Inputf("%s: has no caption; retrieval needs one per image%s", fault.Name(s.Key), s.because())
+	case r.w.fromFeatures():
+		return nil
+	}
+	if g := r.w.group; g != nil {
+		if g.Column >= len(s.Meta) || s.Meta[g.Column] < 0 {
+			return fault.Inputf("%s: %s has the metadata %v; want its %s as number %d, 0 or more, in a .npy member beside it", r.o.Data, fault.Name(s.Key), s.Meta, g.Name, g.Column)
+		}
+		e.Meta = s.Meta
+	}
+	e.Label, err = r.label(s)
+	return err
+}
+
+// several lists the classes of an image that may have more than one.
+func (r *run) several(s sample) (classes []int, err error) {
+	if len(s.Meta) != len(r.w.names) {
+		return nil, fault.Inputf("%s: %s has %d labels for %d classes; want a .npy member with 0 or 1 for each class", r.o.Data, fault.Name(s.Key), len(s.Meta), len(r.w.names))
+	}
+	for c, yes := range s.Meta {
+		switch yes {
+		case 1:
+			classes = append(classes, c)
+		case 0:
+		default:
+			return nil, fault.Inputf("%s: %s has %d for class %d; want 0 or 1", r.o.Data, fault.Name(s.Key), yes, c)
+		}
+	}
+	return classes, nil
 }
 
 // classifier builds the class matrix, or takes it from the cache.

@@ -23,7 +23,10 @@ type sample struct {
 	Key      string
 	Label    int // class id, -1 when there is none
 	Captions []string
-	Hint     string // why there may be no label or caption
+	Meta     []int // see dataset.Example
+	// Questions are those of a set that asks to choose.
+	Questions []question
+	Hint      string // why there may be no label or caption
 }
 
 // because is the hint as the end of a message.
@@ -65,7 +68,7 @@ func isTensors(src string) bool { return strings.HasSuffix(strings.ToLower(src),
 // openSource opens SRC: a .safetensors with images, or any dataset.
 func openSource(ctx context.Context, src string, o dataset.Options, p arch.Preprocess) (source, error) {
 	if isTensors(src) {
-		s, err := openTensorSource(src, p.Size, true)
+		s, err := openTensorSource(src, p.Size, !o.Unlabelled)
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +101,10 @@ func (p *pictures) Load(i int, dst []float32) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions, Hint: ex.Hint}
+	s := sample{Key: ex.Key, Label: ex.Label, Captions: ex.Captions, Meta: ex.Meta, Hint: ex.Hint}
+	if c, ok := p.Dataset.(*choices); ok {
+		s.Questions = c.Questions(i)
+	}
 	if err := p.pixels(dst, ex.Image); err != nil {
 		return s, &badImage{err}
 	}
@@ -176,6 +182,7 @@ type tensorSource struct {
 	file   *os.File // the bytes of images lie here
 	offset int64
 	labels []int
+	meta   []int // [n,columns] of "metadata", or nil
 	print  string
 
 	classes []string // what classnames.txt beside the file calls the labels, or nil
@@ -229,6 +236,18 @@ func (t *tensorSource) open(path string, size int, needLabels bool) error {
 			t.labels[i] = -1
 		}
 	}
+	if meta, ok := findTensor(t.f, "metadata"); ok {
+		ids, err := tensorfile.Int64s(t.f, meta.Name)
+		if err != nil {
+			return fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
+		}
+		if len(meta.Shape) != 2 || meta.Shape[0] != int64(n) {
+			return fault.Inputf("%s: metadata has shape %v for %d images; want [%d,columns]", path, meta.Shape, n, n)
+		}
+		for _, id := range ids {
+			t.meta = append(t.meta, int(id))
+		}
+	}
 	return t.hash()
 }
 
@@ -255,6 +274,9 @@ func (t *tensorSource) number(ctx context.Context, path string, o dataset.Option
 func (t *tensorSource) hash() error {
 	h := sha256.New()
 	fmt.Fprintln(h, t.info.DType, t.info.Shape, t.labels)
+	if t.meta != nil {
+		fmt.Fprintln(h, t.meta)
+	}
 	r, err := t.f.Open("images")
 	if err != nil {
 		return err
@@ -298,7 +320,8 @@ func (t *tensorSource) Picture(i int) []byte { return nil }
 func (t *tensorSource) Close() error         { return t.f.Close() }
 
 func (t *tensorSource) Load(i int, dst []float32) (sample, error) {
-	s := sample{Key: fmt.Sprintf("images[%d]", i), Label: t.labels[i]}
+	columns := len(t.meta) / max(1, len(t.labels))
+	s := sample{Key: fmt.Sprintf("images[%d]", i), Label: t.labels[i], Meta: t.meta[i*columns : (i+1)*columns]}
 	b := make([]byte, 4*len(dst))
 	if _, err := t.file.ReadAt(b, t.offset+int64(i)*int64(len(b))); err != nil {
 		return s, fault.As(fault.Input, fmt.Errorf("%s: %w", s.Key, err))

@@ -46,6 +46,10 @@ type row struct {
 	Probs [5]float32 `json:"p"`              // softmax of the logits, at Top
 	Logit float32    `json:"s"`              // of Top[0]
 	Tied  bool       `json:"tied,omitempty"` // several classes share the best logit
+	// Meta is the groups of an image, or the classes of one with several; Scores
+	// are then the logits of all classes, and Label is -1.
+	Meta   []int  `json:"m,omitempty"`
+	Scores vector `json:"x,omitempty"`
 }
 
 // rank fills Top, Logit, Probs and Tied from one image's logits. Among equal logits
@@ -94,8 +98,12 @@ func newTally(names []string) *tally {
 }
 
 func (t *tally) add(r row) {
-	c := &t.class[r.Label]
 	t.n++
+	if r.Scores != nil {
+		t.addSeveral(r)
+		return
+	}
+	c := &t.class[r.Label]
 	c.N++
 	if r.Tied {
 		t.ties++
@@ -110,6 +118,24 @@ func (t *tally) add(r row) {
 		return
 	}
 	t.confused[[2]int{r.Label, r.Top[0]}]++
+}
+
+// addSeveral adds an image with several classes: right is any of them.
+func (t *tally) addSeveral(r row) {
+	has := func(c int) bool { return slices.Contains(r.Meta, c) }
+	if has(r.Top[0]) {
+		t.top1++
+		t.class[r.Top[0]].Correct++
+	}
+	if slices.ContainsFunc(r.Top[:], has) {
+		t.top5++
+	}
+	for _, c := range r.Meta {
+		t.class[c].N++
+		if slices.Contains(r.Top[:], c) {
+			t.class[c].Top5++
+		}
+	}
 }
 
 // fill writes the counts into a result.

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,18 +28,26 @@ func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
 		return nil, err
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*Result, error) {
-		r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend()}
-		if !isTensors(o.Data) {
-			r.pre = m.pixels()
-		}
-		r.texts = max(r.o.Batch, textBatch)
-		r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
-			lo, hi := r.bounds()
-			return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, len(r.w.names)*len(r.w.templates)))
-		}
-		defer r.release()
-		return r.score(ctx)
+		return zeroShot(ctx, m, o)
 	})
+}
+
+func zeroShot(ctx context.Context, m *Model, o Options) (*Result, error) {
+	r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend()}
+	if !isTensors(o.Data) {
+		r.pre = m.pixels()
+	}
+	r.texts = max(r.o.Batch, textBatch)
+	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
+		lo, hi := r.bounds()
+		texts := len(r.w.names) * len(r.w.templates)
+		if r.w.fromFeatures() {
+			texts = math.MaxInt
+		}
+		return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, texts))
+	}
+	defer r.release()
+	return r.score(ctx)
 }
 
 // ZeroShotWith scores an encoder that is already built, such as a model in
@@ -135,12 +145,15 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := r.result(entries)
+	res, err := r.result(entries)
+	if err != nil {
+		return nil, err
+	}
 	res.Published = publishedFor(res, r.o.Limit == 0)
 	if r.o.Out != "" && r.seen == 0 {
 		keepOld(filepath.Join(r.o.Out, resultFile), res)
 	}
-	if res.outside() && !r.o.NoDiagnosis && len(res.Diagnosis) == 0 {
+	if res.outside() && r.w.kind == "" && !r.o.NoDiagnosis && len(res.Diagnosis) == 0 {
 		if res.Diagnosis, err = r.diagnose(ctx, entries); err != nil {
 			return nil, err
 		}
@@ -151,7 +164,7 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 	if want == nil {
 		return res, nil
 	}
-	return res, want.check(r.w.metric, res.metric())
+	return res, want.check(r.w.metric, res.Value)
 }
 
 // prepare opens the data and settles the words: everything that can be wrong
@@ -163,7 +176,10 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if err := textTower(r.cfg, r.o.Model); err != nil {
 		return err
 	}
-	if r.data, err = openSource(ctx, r.o.Data, dataset.Options{ClassNames: r.w.labels, Also: r.w.also, SkipOthers: r.w.partial, Log: r.o.Log}, r.pre); err != nil {
+	if err := r.w.fromData(ctx, r.o); err != nil {
+		return err
+	}
+	if r.data, err = r.source(ctx); err != nil {
 		return err
 	}
 	if err = r.settle(); err != nil {
@@ -172,7 +188,27 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	return err
 }
 
+// source opens the data as its kind has it.
+func (r *run) source(ctx context.Context) (source, error) {
+	switch {
+	case r.w.kind == dataset.Choice:
+		return openChoices(r.w.name, r.o.Data, r.o.Limit, r.pre)
+	case r.w.kind == dataset.MultiLabel && isVOC(r.o.Data):
+		return openVOC(r.o.Data, r.w.names, r.pre)
+	}
+	return openSource(ctx, r.o.Data, dataset.Options{
+		ClassNames: r.w.labels, Also: r.w.also, SkipOthers: r.w.partial, Log: r.o.Log,
+		Metadata: r.w.group != nil || r.w.kind == dataset.MultiLabel, Unlabelled: r.w.kind == dataset.MultiLabel,
+	}, r.pre)
+}
+
+// settle completes the words and names the run.
 func (r *run) settle() error {
+	if r.w.fromFeatures() {
+		r.choose()
+		r.name()
+		return nil
+	}
 	if len(r.w.names) == 0 {
 		for _, f := range r.data.Classes() {
 			r.w.names = append(r.w.names, spoken(f))
@@ -185,18 +221,27 @@ func (r *run) settle() error {
 	if err := r.checkLabels(); err != nil {
 		return err
 	}
-	pre, _ := json.Marshal(r.pre)
-	r.key = contentKey("zeroshot 1", r.w.name, r.model.SHA256, string(r.cfg.JSON()), string(pre), r.o.DType,
-		contentKey(r.w.names...), contentKey(r.w.templates...), r.data.Fingerprint(),
-		fmt.Sprint(r.o.Limit, r.o.Spread))
+	r.name()
 	return nil
+}
+
+// name makes the key of the run: all that its rows depend on.
+func (r *run) name() {
+	pre, _ := json.Marshal(r.pre)
+	parts := []string{"zeroshot 1", r.w.name, r.model.SHA256, string(r.cfg.JSON()), string(pre), r.o.DType,
+		contentKey(r.w.names...), contentKey(r.w.templates...), r.data.Fingerprint(),
+		fmt.Sprint(r.o.Limit, r.o.Spread)}
+	if r.w.kind != "" || r.w.group != nil {
+		parts = append(parts, r.w.kind, fmt.Sprint(r.w.group))
+	}
+	r.key = contentKey(parts...)
 }
 
 // choose lists the images of all shards.
 func (r *run) choose() {
 	n := r.data.Len()
 	k := n
-	if r.o.Limit > 0 {
+	if r.o.Limit > 0 && r.w.kind != dataset.Choice { // whose limit is of questions
 		k = min(k, r.o.Limit)
 	}
 	r.scored = make([]int, k)
@@ -211,7 +256,7 @@ func (r *run) choose() {
 // checkLabels finds a wrong label before any work when labels cost nothing.
 func (r *run) checkLabels() error {
 	t, ok := r.data.(*tensorSource)
-	if !ok {
+	if !ok || r.w.kind == dataset.MultiLabel {
 		return nil
 	}
 	for _, i := range r.scored {
@@ -266,7 +311,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 			r.o.Log.Info("resuming", "done", len(old), "of", hi-lo)
 		}
 		j, done = opened, old
-		maps.DeleteFunc(done, func(_ int, e entry) bool { return !e.fits(len(r.w.names)) })
+		maps.DeleteFunc(done, func(_ int, e entry) bool { return !r.usable(e) })
 		if bad := bads(done); len(done) < hi-lo || len(bad) > r.o.MaxBad {
 			for _, e := range bad { // it may have been fetched again
 				delete(done, e.Index)
@@ -297,6 +342,14 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 	return out, nil
 }
 
+// usable says whether an entry of the journal is what this run would write.
+func (r *run) usable(e entry) bool {
+	if r.w.fromFeatures() && e.Bad == "" {
+		return e.Found.whole(r.cfg.EmbedDim)
+	}
+	return e.fits(len(r.w.names))
+}
+
 func bads(entries map[int]entry) (list []entry) {
 	for _, e := range entries {
 		if e.Bad != "" {
@@ -307,9 +360,9 @@ func bads(entries map[int]entry) (list []entry) {
 }
 
 // result counts the entries.
-func (r *run) result(entries []entry) *Result {
+func (r *run) result(entries []entry) (*Result, error) {
 	res := &Result{
-		Benchmark: r.w.name, Metric: r.w.metric, Model: r.model, Key: r.key,
+		Benchmark: r.w.name, Kind: r.w.kind, Metric: r.w.metric, Model: r.model, Key: r.key,
 		Data: DataInfo{
 			Source: r.o.Data, N: len(r.scored), Classes: len(r.w.names), Templates: len(r.w.templates),
 			Layout: r.data.Describe(), Fingerprint: r.data.Fingerprint(),
@@ -321,20 +374,25 @@ func (r *run) result(entries []entry) *Result {
 		lo, hi := r.bounds()
 		res.Shard = &ShardInfo{r.o.Shard, r.o.Shards, lo, hi}
 	}
-	count(res, r.w.names, entries)
+	if r.w.group != nil {
+		res.Group = &GroupInfo{Name: r.w.group.Name, Column: r.w.group.Column}
+	}
+	if err := count(res, r.w.names, entries); err != nil {
+		return nil, err
+	}
 	r.coverage(res)
 	r.seconds.Total = time.Since(r.start).Seconds()
 	res.Seconds = r.seconds
 	if r.seen > 0 {
 		res.ImagesPerSecond = float64(r.seen) / r.seconds.Images
 	}
-	return res
+	return res, nil
 }
 
 // coverage says how many classes have images, and when only class 0 has none:
 // labels that are counted from one look like that.
 func (r *run) coverage(res *Result) {
-	if len(res.Skipped) == res.N || res.N == 0 {
+	if len(res.Skipped) == res.N || res.N == 0 || r.w.fromFeatures() {
 		return
 	}
 	have, n := res.Data.ClassesWithImages, len(r.w.names)
@@ -345,17 +403,52 @@ func (r *run) coverage(res *Result) {
 }
 
 // count fills in everything that follows from the entries.
-func count(res *Result, names []string, entries []entry) {
-	t := newTally(names)
+func count(res *Result, names []string, entries []entry) error {
 	res.Skipped, res.Diagnosis = []Skipped{}, []Finding{}
+	var rows []row
 	for _, e := range entries {
 		if e.Bad != "" {
 			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})
 			continue
 		}
-		t.add(e.row)
+		rows = append(rows, e.row)
+	}
+	switch {
+	case res.Kind == dataset.Choice && res.Shard != nil:
+		// a question's pictures may lie in other parts
+		res.PerClass, res.Confused = []ClassRow{}, []Confusion{}
+	case res.Kind == dataset.Choice:
+		found, err := answers(entries)
+		if err != nil {
+			return err
+		}
+		res.choose(found)
+	default:
+		res.tally(names, rows)
+	}
+	return nil
+}
+
+// tally counts the rows of classes.
+func (res *Result) tally(names []string, rows []row) {
+	t := newTally(names)
+	res.rightAt = make(map[int]bool, len(rows))
+	for _, r := range rows {
+		t.add(r)
+		res.rightAt[r.Index] = r.Top[0] == r.Label || r.Scores != nil && slices.Contains(r.Meta, r.Top[0])
 	}
 	t.fill(res)
+	if res.Kind == dataset.MultiLabel {
+		s := rankClasses(rows, len(names))
+		for c := range res.PerClass {
+			ap := averagePrecision(s.order[c], s.has[c], nil)
+			res.PerClass[c].AP = &ap
+		}
+		res.Ties, res.MeanPerClass, res.CI95.MeanPerClass = s.ties, 0, [2]float64{}
+		res.Value, res.CI95.Value = s.mean(nil), bootstrap(len(rows), s.mean)
+	} else {
+		res.Value, res.CI95.Value = res.value(rows)
+	}
 	res.Data.ClassesWithImages = 0
 	for _, c := range res.PerClass {
 		if c.N > 0 {
@@ -369,14 +462,6 @@ func decoder(s source) string {
 		return "none"
 	}
 	return img.Decoder
-}
-
-// metric is the figure that the benchmark reports.
-func (res *Result) metric() float64 {
-	if res.Metric == dataset.MeanPerClass {
-		return res.MeanPerClass
-	}
-	return res.Top1
 }
 
 // finish compares with what was published and writes the files.

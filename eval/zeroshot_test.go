@@ -86,7 +86,7 @@ func TestFixture(t *testing.T) {
 		if res.Correct1 != e.Top1 || res.Correct5 != e.Top5 || res.N != 20 {
 			t.Errorf("got %d and %d of %d, want %d and %d of 20", res.Correct1, res.Correct5, res.N, e.Top1, e.Top5)
 		}
-		rows, err := readRows(filepath.Join(o.Out, rowsFile), len(e.ClassNames))
+		rows, err := readRows(filepath.Join(o.Out, rowsFile), res)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,6 +8,8 @@ import (
 
 func newRetrieval(app *App) *cobra.Command {
 	var o eval.RetrievalOptions
+	var part string
+	var resume bool
 	cmd := &cobra.Command{
 		Use:   "retrieval flickr30k|coco|csv --model M --data SRC",
 		Short: "Score a model on finding captions for images and images for captions",
@@ -23,28 +25,19 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
   evatool retrieval csv --model model.safetensors --data captions.csv --json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Set = args[0]
+			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
+				return err
+			}
+			o.Fresh = !resume
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
 			o.Log, o.Meter = app.Log, app.meter
 			res, err := eval.Retrieval(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
-			if app.JSON {
-				return app.PrintJSON(res)
-			}
-			app.Printf("%s  %s  %d images, %d captions\n", res.Set, res.Model.File, res.Images, res.Captions)
-			for _, d := range []struct {
-				name string
-				r    eval.Recall
-			}{{"image to text", res.ImageToText}, {"text to image", res.TextToImage}} {
-				app.Printf("%s  R@1 %6.2f %%  R@5 %6.2f %%  R@10 %6.2f %%\n", d.name, 100*d.r.R1, 100*d.r.R5, 100*d.r.R10)
-			}
-			for _, p := range res.Published {
-				app.Printf("published %-18s %6.2f %%  %s\n", p.Metric, 100*p.Value, p.Source)
-			}
-			return nil
+			return printRetrieval(app, res)
 		},
 	}
 	f := cmd.Flags()
@@ -55,7 +48,31 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 	f.StringVar(&o.ImageColumn, "image-column", "", "column of the image path (csv)")
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
 	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
-	f.StringVar(&o.Out, "out", "", "write result.json into the folder `DIR`")
+	f.StringVar(&part, "shard", "", "encode part `i/n` of the images (0/8 to 7/8), or auto; \"zeroshot merge\" ranks the whole")
+	f.StringVar(&o.Out, "out", "", "write result.json and rows.csv into the folder `DIR`, and the journal of a run that goes on there")
+	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
 	mustRequire(cmd, "model", "data")
 	return cmd
+}
+
+func printRetrieval(app *App, res *eval.RetrievalResult) error {
+	if app.JSON {
+		return app.PrintJSON(res)
+	}
+	if s := res.Shard; s != nil {
+		app.Printf("%s  part %d of %d: %d images, %d captions encoded; merge the parts for the whole\n", res.Set, s.Index, s.Count, res.Images, res.Captions)
+		return nil
+	}
+	app.Printf("%s  %s  %d images, %d captions\n", res.Set, res.Model.File, res.Images, res.Captions)
+	for _, d := range []struct {
+		name string
+		r    eval.Recall
+	}{{"image to text", res.ImageToText}, {"text to image", res.TextToImage}} {
+		app.Printf("%s  R@1 %6.2f %%  R@5 %6.2f %%  R@10 %6.2f %%\n", d.name, 100*d.r.R1, 100*d.r.R5, 100*d.r.R10)
+	}
+	for _, p := range res.Published {
+		app.Printf("published %-18s %6.2f %%  %s\n", p.Metric, 100*p.Value, p.Source)
+	}
+	app.Printf("mean R@1  %6.2f %%  95 %%: %.2f to %.2f\n", 100*res.MeanRecall1, 100*res.MeanCI95[0], 100*res.MeanCI95[1])
+	return nil
 }

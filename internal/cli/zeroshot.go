@@ -2,12 +2,16 @@ package cli
 
 import (
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/atomicfile"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/shard"
 )
@@ -15,12 +19,13 @@ import (
 func newZeroshot(app *App) *cobra.Command {
 	var (
 		o                     eval.Options
+		models                []string
 		classNames, templates string
 		part                  string
 		resume                bool
 	)
 	cmd := &cobra.Command{
-		Use:   "zeroshot BENCHMARK --model M --data SRC",
+		Use:   "zeroshot BENCHMARK[,…] --model M --data SRC",
 		Short: "Score a model zero-shot on labelled images",
 		Long: `Score a CLIP model zero-shot: every class name in every template becomes one
 vector, every image gets the class that is nearest. BENCHMARK is imagenet,
@@ -38,9 +43,22 @@ images whose answer depends on that are counted as ties. The interval is Wilson'
 that was killed goes on where it was, and no image counts twice.
 
 An image that does not decode is skipped, counted and listed; more than
---max-bad of them fail the run.` + exitStatus,
+--max-bad of them fail the run.
+
+datacomp scores DataComp's 38 sets: SRC is the folder that its downloader filled,
+or one of CLIP_benchmark's wds_… folders; class names and templates are those
+beside the data. Several benchmarks (A,B,C, flickr30k and coco among them) and
+several --model score each on each, out of one folder. Sets that are finished in
+--out are not scored again; table.csv has CLIP_benchmark's columns, report.html
+the models side by side.
+
+Sets that report something else than top-1: fmow, dollar-street and geode their
+worst group, iwildcam macro F1, voc2007-multilabel mAP, sugarcrepe, winoground and
+winogavil choices between captions or pictures.` + exitStatus,
 		Example: `  evatool zeroshot imagenet --model EVA02_CLIP_B_psz16_s8B.pt --data ILSVRC2012_img_val.tar --out runs/b16
   evatool zeroshot folder --model model.safetensors --data pets/ --classnames names.txt --templates prompts.txt --json
+  evatool zeroshot datacomp --model model.safetensors --data evalsets/ --out runs/datacomp
+  evatool zeroshot imagenet,imagenet-v2,cifar10 --model a.pt --model b.pt --data sets/ --out runs/ab
   evatool zeroshot merge runs/shard-* -o runs/all`,
 		Args: oneBenchmark,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -64,6 +82,14 @@ An image that does not decode is skipped, counted and listed; more than
 			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
 			o.Log, o.Meter, o.Fresh = app.Log, app.meter, !resume
+			if sets := strings.Split(args[0], ","); len(sets) > 1 || len(models) > 1 || sets[0] == eval.DataComp {
+				res, err := eval.Suite(cmd.Context(), eval.SuiteOptions{Sets: sets, Models: models, Options: o})
+				if err != nil {
+					return err
+				}
+				return printSuite(app, res, o.Out)
+			}
+			o.Model = models[0]
 			res, err := eval.ZeroShot(cmd.Context(), o)
 			if res == nil {
 				return err
@@ -75,7 +101,8 @@ An image that does not decode is skipped, counted and listed; more than
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
+	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training, or any checkpoint that convert reads; several are scored one after the other")
+	openFlags(cmd, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
 	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words")
@@ -97,7 +124,7 @@ An image that does not decode is skipped, counted and listed; more than
 // oneBenchmark checks the argument before any file is opened.
 func oneBenchmark(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return fault.Usagef("zeroshot wants one benchmark, got %d; folder takes any images, `evatool zeroshot list` prints the named ones", len(args))
+		return fault.Usagef("zeroshot wants one benchmark, or several with commas between, got %d; folder takes any images, `evatool zeroshot list` prints the named ones", len(args))
 	}
 	return nil
 }
@@ -119,6 +146,12 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 func modelFlags(cmd *cobra.Command, model, config, key, preprocess *string) {
 	f := cmd.Flags()
 	f.StringVar(model, "model", "", "a model file, the folder of a training, or any checkpoint that convert reads")
+	openFlags(cmd, config, key, preprocess)
+}
+
+// openFlags say how a model file is opened.
+func openFlags(cmd *cobra.Command, config, key, preprocess *string) {
+	f := cmd.Flags()
 	f.StringVar(config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
 	f.StringVar(key, "key", "", "`PATH` of the state dict inside a wrapper")
 	preprocessFlag(cmd, preprocess)
@@ -161,9 +194,16 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	if s := res.Shard; s != nil {
 		app.Printf("part    %d of %d: images %d to %d; merge the parts for the whole\n", s.Index, s.Count, s.Lo, s.Hi-1)
 	}
+	if res.Metric != dataset.Top1 && res.Metric != dataset.MeanPerClass && res.Shard == nil {
+		printValue(app, res)
+	}
 	app.Printf("top-1   %s  (%d)  95 %%: %s to %s\n", pct(res.Top1), res.Correct1, pct(res.CI95.Top1[0]), pct(res.CI95.Top1[1]))
-	app.Printf("top-5   %s  (%d)  95 %%: %s to %s\n", pct(res.Top5), res.Correct5, pct(res.CI95.Top5[0]), pct(res.CI95.Top5[1]))
-	app.Printf("classes %s  mean per class\n", pct(res.MeanPerClass))
+	if res.Kind != dataset.Choice {
+		app.Printf("top-5   %s  (%d)  95 %%: %s to %s\n", pct(res.Top5), res.Correct5, pct(res.CI95.Top5[0]), pct(res.CI95.Top5[1]))
+	}
+	if res.Kind == "" {
+		app.Printf("classes %s  mean per class\n", pct(res.MeanPerClass))
+	}
 	app.Printf("ties    %d   skipped %d\n", res.Ties, len(res.Skipped))
 	if p := res.Published; p != nil {
 		app.Printf("published %s by %s: %s\n", pct(p.Value), p.Source, p.Verdict())
@@ -189,18 +229,109 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	return nil
 }
 
+// printValue prints what a set reports that is not top-1, and what it is made of.
+func printValue(app *App, res *eval.Result) {
+	app.Printf("%s  %.2f %%  95 %%: %.2f to %.2f\n", res.Metric, 100*res.Value, 100*res.CI95.Value[0], 100*res.CI95.Value[1])
+	for _, g := range res.Groups {
+		mark := ""
+		if g.Group == res.Group.Worst {
+			mark = "worst"
+		}
+		app.Printf("  %s %d  top-1 %d, top-5 %d of %d  %s\n", res.Group.Name, g.Group, g.Correct, g.Correct5, g.N, mark)
+	}
+	c := res.Choice
+	if c == nil {
+		return
+	}
+	if c.Jaccard != nil {
+		for _, name := range slices.Sorted(maps.Keys(c.Jaccard)) {
+			app.Printf("  %s candidates  Jaccard %.2f %%\n", name, 100*c.Jaccard[name])
+		}
+		return
+	}
+	app.Printf("  text right %d, image right %d, both %d of %d\n", c.TextCorrect, c.ImageCorrect, c.GroupCorrect, res.N)
+	for _, p := range c.Parts {
+		app.Printf("  %s  %.2f %%  %d of %d\n", p.Name, 100*p.Value, p.Correct, p.N)
+	}
+}
+
+// printSuite prints a table: the models side by side.
+func printSuite(app *App, res *eval.SuiteResult, out string) error {
+	if app.JSON {
+		return app.PrintJSON(res)
+	}
+	pct := func(v float64) string { return fmt.Sprintf("%6.2f", 100*v) }
+	models := res.All()
+	for i, m := range models {
+		app.Printf("model %d  %s  %s\n", i+1, m.Model.File, m.Model.Config)
+	}
+	app.Printf("%-52s %-22s %7s", "set", "metric", "n")
+	for i := range models {
+		app.Printf("  %s", fmt.Sprintf("model %d  95 %%              published", i+1))
+	}
+	app.Printf("\n")
+	for i, s := range models[0].Sets {
+		app.Printf("%-52s %-22s %7d", s.Key, s.Metric, s.N)
+		for _, m := range models {
+			s := m.Sets[i]
+			pub, mark := "", ""
+			if s.Published != nil {
+				pub = pct(*s.Published)
+				if !*s.InsideCI {
+					mark = "*"
+				}
+			}
+			app.Printf("  %s  %s to %s  %6s%-1s", pct(s.Value), pct(s.CI95[0]), pct(s.CI95[1]), pub, mark)
+		}
+		app.Printf("\n")
+	}
+	for i, m := range models {
+		app.Printf("model %d  average %s over %d of %d sets, 95 %%: %s to %s\n", i+1, pct(m.Average), m.N, m.Of, pct(m.AverageCI95[0]), pct(m.AverageCI95[1]))
+		if m.PublishedAverage != nil {
+			app.Printf("         published %s over these sets, %s over all, for %s, known by %s; * is outside the interval\n", pct(*m.PublishedSame), pct(*m.PublishedAverage), m.PublishedWeights, m.PublishedBy)
+		}
+	}
+	if len(models[0].Missing) > 0 {
+		app.Printf("missing  %s\n", strings.Join(models[0].Missing, ", "))
+	}
+	for _, p := range res.Pairs {
+		app.Printf("%-52s %s - %s  %+.2f points, 95 %%: %+.2f to %+.2f, McNemar's p %.2g\n", p.Set, filepath.Base(p.B), filepath.Base(p.A), 100*p.Difference, 100*p.CI95[0], 100*p.CI95[1], p.P)
+	}
+	if out != "" {
+		app.Printf("report  %s/report.html, table.csv\n", strings.TrimSuffix(out, "/"))
+	}
+	return nil
+}
+
 func newZeroshotMerge(app *App) *cobra.Command {
 	var out, expect string
 	cmd := &cobra.Command{
 		Use:   "merge DIR... -o OUT",
 		Short: "Add the parts of a sharded run",
-		Long: `Add the parts that "zeroshot --shard i/n --out DIR" wrote. The counts are those
+		Long: `Add the parts that "zeroshot --shard i/n --out DIR" wrote, of a benchmark, of a
+suite such as datacomp, or of "retrieval --shard i/n". The counts are those
 of one run over everything. Parts that differ in model, data, class list,
 prompts or preprocessing are refused, and so are overlaps and gaps.` + exitStatus,
 		Example: `  evatool zeroshot merge runs/shard-0 runs/shard-1 -o runs/all
   evatool zeroshot merge runs/shard-* -o runs/all --json --expect 0.747±0.004`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			switch kind := args[0]; {
+			case expect != "" && (eval.IsSuite(kind) || eval.IsRetrieval(kind)):
+				return fault.Usagef("--expect is of one set with classes; leave it out")
+			case eval.IsSuite(kind):
+				res, err := eval.MergeSuite(args, out)
+				if err != nil {
+					return err
+				}
+				return printSuite(app, res, out)
+			case eval.IsRetrieval(kind):
+				res, err := eval.MergeRetrieval(args, out)
+				if err != nil {
+					return err
+				}
+				return printRetrieval(app, res)
+			}
 			res, err := eval.Merge(args, eval.MergeOptions{Out: out, Expect: expect})
 			if res == nil {
 				return err

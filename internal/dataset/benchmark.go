@@ -28,14 +28,24 @@ type Benchmark struct {
 	Subset []int `json:"-"`
 	// Groups are the ImageNet-1k classes that each ObjectNet class covers.
 	Groups [][]int `json:"-"`
-	// Metric is the number that publications report: "top1", or "mean_per_class".
+	// Metric is the number that publications report.
 	Metric string `json:"metric"`
+	// Kind is empty for a set of one label a picture, or MultiLabel, or Choice.
+	Kind string `json:"kind,omitempty"`
+	// Group is what the worst group is one of, where Metric is of groups.
+	Group *Group `json:"group,omitempty"`
 	// Also are further lists of names of the classes: what data calls them, as
 	// folders, in label columns, in its own lists. An entry may be empty.
 	Also [][]string `json:"also,omitempty"`
 	// Partial: the data has folders of other classes too, which do not count.
 	Partial bool   `json:"-"`
 	Source  string `json:"source"` // where the data comes from
+}
+
+// Group is a column of the metadata members: whole numbers from 0.
+type Group struct {
+	Name   string `json:"name"` // what the numbers stand for, such as region
+	Column int    `json:"column"`
 }
 
 // Labels are the names that a dataset's folders or label column may use, in
@@ -67,6 +77,8 @@ var (
 	templatesText string
 	//go:embed data/imagenet-a-wnids.txt
 	imagenetAText string
+	//go:embed data/imagenet-o-wnids.txt
+	imagenetOText string
 	//go:embed data/imagenet-r-wnids.txt
 	imagenetRText string
 	//go:embed data/objectnet.tsv
@@ -75,8 +87,23 @@ var (
 
 // The metrics of Benchmark.Metric.
 const (
-	Top1         = "top1"
-	MeanPerClass = "mean_per_class"
+	Top1           = "top1"
+	MeanPerClass   = "mean_per_class"
+	F1Macro        = "f1_macro"         // mean over the classes that have images of F1
+	WorstGroupTop1 = "worst_group_top1" // lowest top-1 of the groups that have images
+	WorstGroupTop5 = "worst_group_top5"
+	MAP            = "map"             // mean over the classes of average precision
+	TextAccuracy   = "text_accuracy"   // every picture's own caption scores highest
+	GroupAccuracy  = "group_accuracy"  // and every caption's own picture
+	MeanOverParts  = "mean_over_parts" // of TextAccuracy
+	Jaccard1012    = "jaccard_10_12"   // mean of questions with ten candidates or more
+	MeanRecall1    = "mean_recall1"    // mean of both directions' recall at 1
+)
+
+// The kinds of Benchmark.Kind.
+const (
+	MultiLabel = "multilabel" // pictures with several classes
+	Choice     = "choice"     // between captions, or between pictures
 )
 
 // imagenetSets are the sets that ask for ImageNet classes.
@@ -85,6 +112,7 @@ var imagenetSets = []struct{ name, title, wnids, source string }{
 	{"imagenet-v2", "ImageNet-V2 matched frequency", wnidsText, "imagenetv2.org, matched-frequency (folders 0..999)"},
 	{"imagenet-sketch", "ImageNet-Sketch", wnidsText, "github.com/HaohanWang/ImageNet-Sketch"},
 	{"imagenet-a", "ImageNet-A", imagenetAText, "github.com/hendrycks/natural-adv-examples, imagenet-a.tar"},
+	{"imagenet-o", "ImageNet-O", imagenetOText, "github.com/hendrycks/natural-adv-examples, imagenet-o.tar"},
 	{"imagenet-r", "ImageNet-R", imagenetRText, "github.com/hendrycks/imagenet-r, imagenet-r.tar"},
 }
 
@@ -161,8 +189,11 @@ func objectnet(templates []string) Benchmark {
 // CLIP_benchmark's names such as imagenet1k, imagenetv2 or vtab/pets are known.
 func LookupBenchmark(name string) (Benchmark, bool) {
 	key := strings.NewReplacer("_", "-").Replace(strings.ToLower(name))
-	for _, prefix := range []string{"wds/", "vtab/"} {
+	for _, prefix := range []string{"wds/", "vtab/", "wilds/", "fairness/", "misc/", "retrieval/"} {
 		key = strings.TrimPrefix(key, prefix)
+	}
+	if part, ok := strings.CutPrefix(key, "sugar-crepe/"); ok {
+		key = "sugarcrepe-" + part
 	}
 	if alias, ok := aliases[key]; ok {
 		key = alias
@@ -183,6 +214,7 @@ var aliases = map[string]string{
 	"fgvc":                       "fgvc-aircraft",
 	"dsprites-label-orientation": "dsprites-orientation",
 	"dsprites-label-x-position":  "dsprites-x-position",
+	"sugar-crepe":                "sugarcrepe",
 	"smallnorb-label-azimuth":    "smallnorb-azimuth",
 	"smallnorb-label-elevation":  "smallnorb-elevation",
 }

@@ -14,21 +14,23 @@ func TestBenchmarks(t *testing.T) {
 			t.Errorf("%q: twice, or without name, title or source", b.Name)
 		}
 		names[b.Name] = true
-		if len(b.ClassNames) < 2 || len(b.Templates) == 0 {
+		words := b.Kind != Choice && !strings.Contains(b.Source, "words beside")
+		if (len(b.ClassNames) >= 2) != words || (len(b.Templates) > 0) != words {
 			t.Errorf("%s: %d classes, %d templates", b.Name, len(b.ClassNames), len(b.Templates))
 		}
 		if err := CheckTemplates(b.Name, b.Templates); err != nil {
 			t.Error(err)
 		}
-		if b.Metric != Top1 && b.Metric != MeanPerClass {
-			t.Errorf("%s: metric %q", b.Name, b.Metric)
+		grouped := b.Metric == WorstGroupTop1 || b.Metric == WorstGroupTop5
+		if b.Metric == "" || grouped != (b.Group != nil) || (b.Metric == MAP) != (b.Kind == MultiLabel) {
+			t.Errorf("%s: metric %q of %v, kind %q", b.Name, b.Metric, b.Group, b.Kind)
 		}
 		if b.Folders != nil && len(b.Folders) != len(b.ClassNames) {
 			t.Errorf("%s: %d folders for %d classes", b.Name, len(b.Folders), len(b.ClassNames))
 		}
 	}
-	if len(all) != 36 {
-		t.Errorf("%d benchmarks, want 36", len(all))
+	if len(all) != 53 {
+		t.Errorf("%d benchmarks, want 53", len(all))
 	}
 }
 

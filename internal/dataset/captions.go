@@ -128,3 +128,6 @@ func pythonString(s string) (text, rest string, ok bool) {
 	}
 	return "", "", false
 }
+
+// StringList reads a cell that is a list of strings, as JSON or Python write it.
+func StringList(cell string) ([]string, bool) { return listCell(cell) }

@@ -25,6 +25,7 @@ type Example struct {
 	Path     string   // where the image lies, for messages
 	Label    int      // class index, -1 when there is none
 	Captions []string // zero or more, none of them empty
+	Meta     []int    // the sample's .npy, with Options.Metadata; nil: it has none
 	// Hint says what may be the reason that there is no label or no caption.
 	Hint string
 }
@@ -84,6 +85,8 @@ type Options struct {
 	// Unlabelled: labels in tars, and class names beside them, are not looked
 	// at. What does not count makes no sample bad and no set another one.
 	Unlabelled bool
+	// Metadata: the .npy members of tars are read into Example.Meta.
+	Metadata bool
 	// Log gets warnings about what the data says; nil: nowhere.
 	Log *slog.Logger
 }

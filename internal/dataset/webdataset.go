@@ -193,6 +193,8 @@ func (d *webDataset) Read(i int) (Example, error) {
 			if labels != nil {
 				ex.Label, err = labels.class(string(data))
 			}
+		case ext == "npy" && d.o.Metadata:
+			ex.Meta, err = metaVector(data)
 		case sidecars[ext[strings.LastIndexByte(ext, '.')+1:]]:
 			dotted = append(dotted, ext)
 		}

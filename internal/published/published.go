@@ -4,10 +4,8 @@ package published
 
 import (
 	_ "embed"
-	"encoding/csv"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 )
 
@@ -22,6 +20,8 @@ type Figure struct {
 	Metric    string  // top1, mean_per_class, image_to_text_r1, …
 	Value     float64 // 0 to 1
 	Source    string
+
+	plain string // the architecture with GELU that these weights are easily taken for
 }
 
 // Reevaluation is how the source of figures begins that are not the authors' own.
@@ -32,17 +32,13 @@ var sources = map[string]string{
 	"eva-clip":     "EVA-CLIP, arXiv 2303.15389",
 	"eva-clip-18b": "EVA-CLIP-18B, arXiv 2402.04252",
 	"clip":         "CLIP, arXiv 2103.00020, table 11",
-	"openclip":     Reevaluation + " (github.com/mlfoundations/open_clip, docs, revision 89fb801)",
+	"openclip":     TableSource,
 }
 
 // All lists every figure, the authors' own before re-evaluations.
 var All = sync.OnceValue(func() []Figure {
-	records, err := csv.NewReader(strings.NewReader(figures)).ReadAll()
-	if err != nil {
-		panic(err) // embedded, and read by a test
-	}
-	list := make([]Figure, 0, len(records)-1)
-	for i, r := range records[1:] {
+	var list []Figure
+	for i, r := range table("figures.csv", figures) {
 		v, err := strconv.ParseFloat(r[4], 64)
 		source, ok := sources[r[5]]
 		if err != nil || !ok {
@@ -50,14 +46,20 @@ var All = sync.OnceValue(func() []Figure {
 		}
 		list = append(list, Figure{Config: r[0], Weights: r[1], Benchmark: r[2], Metric: r[3], Value: v, Source: source})
 	}
+	for _, row := range Rows() {
+		for _, t := range Tasks() {
+			list = append(list, Figure{row.Config, row.Weights, t.Benchmark, t.Metric, row.Values[t.Key], sources["openclip"], row.plain})
+		}
+	}
 	return list
 })
 
-// Find lists the figures of an architecture on a benchmark.
+// Find lists the figures of an architecture on a benchmark, and those of weights
+// with QuickGELU of the same shape: such a mix-up shows in the figures.
 func Find(config, benchmark string) []Figure {
 	var list []Figure
 	for _, f := range All() {
-		if f.Config == config && f.Benchmark == benchmark {
+		if (f.Config == config || f.plain == config) && config != "" && f.Benchmark == benchmark {
 			list = append(list, f)
 		}
 	}

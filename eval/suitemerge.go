@@ -1,0 +1,93 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// IsSuite says whether a folder holds the result of a suite.
+func IsSuite(dir string) bool { return kindOfResult(dir) == "suite" }
+
+// IsRetrieval says whether a folder holds the result of a retrieval.
+func IsRetrieval(dir string) bool { return kindOfResult(dir) == "retrieval" }
+
+func kindOfResult(dir string) string {
+	var what struct{ Suite, Set string }
+	if readJSON(filepath.Join(dir, resultFile), "a result", &what) != nil {
+		return ""
+	}
+	switch {
+	case what.Suite != "":
+		return "suite"
+	case what.Set != "":
+		return "retrieval"
+	}
+	return "set"
+}
+
+// MergeSuite adds the parts of a suite, set by set.
+func MergeSuite(dirs []string, out string) (_ *SuiteResult, err error) {
+	defer fault.Public(context.Background(), &err)
+	if err := apart(dirs, out); err != nil {
+		return nil, err
+	}
+	var first *SuiteResult
+	for _, dir := range dirs {
+		part := &SuiteResult{}
+		if err := readJSON(filepath.Join(dir, resultFile), "the result of a suite", part); err != nil {
+			return nil, err
+		}
+		if first == nil {
+			first = part
+		}
+		if part.Suite != first.Suite || len(part.All()) != len(first.All()) {
+			return nil, fault.Inputf("%s: another suite than %s (%s, %s); only parts of one run merge", dir, dirs[0], part.Suite, first.Suite)
+		}
+	}
+	res := &SuiteResult{Suite: first.Suite, Data: first.Data, Versions: runlog.Versions()}
+	for _, m := range first.All() {
+		m.Average = 0
+		for i := range m.Sets {
+			if err := m.Sets[i].merge(dirs, out); err != nil {
+				return nil, fmt.Errorf("%s: %w", m.Sets[i].Key, err)
+			}
+		}
+		m.compare(true)
+		res.Models = append(res.Models, m)
+	}
+	res.Pairs = pairs(res.Models)
+	return res, res.finish(out)
+}
+
+// merge adds the parts of one set.
+func (s *SuiteSet) merge(dirs []string, out string) error {
+	var parts []string
+	for _, dir := range dirs {
+		if !filepath.IsLocal(s.Dir) {
+			return fault.Inputf("%s: its folder %q lies outside; run it again", dir, s.Dir)
+		}
+		parts = append(parts, filepath.Join(dir, s.Dir))
+	}
+	into := out
+	if into != "" {
+		into = filepath.Join(out, s.Dir)
+	}
+	if IsRetrieval(parts[0]) {
+		res, err := MergeRetrieval(parts, into)
+		if err != nil {
+			return err
+		}
+		s.ofRetrieval(res)
+		return nil
+	}
+	res, err := merge(parts, into)
+	if err != nil {
+		return err
+	}
+	s.ofResult(res)
+	return nil
+}
