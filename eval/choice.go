@@ -57,7 +57,7 @@ func (a answer) imageRight() bool {
 }
 
 // chosen are the len(Right) pictures with the highest scores; of equals the
-// later one, as numpy's argsort takes them.
+// later one, as a stable argsort takes them.
 func (a answer) chosen() []int {
 	order := make([]int, len(a.Images))
 	for i := range order {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/img"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -26,10 +27,13 @@ const (
 // writeReport writes report.html. picture gives an image's file, or nil.
 func writeReport(dir string, res *Result, entries []entry, picture func(i int) []byte) error {
 	p := runlog.NewPage("Zero-shot: "+res.Benchmark, fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Data.Source))
-	reportScore(p, res)
-	reportDiagnosis(p, res)
-	reportPerClass(p, res)
-	reportMistakes(p, res, entries, picture)
+	reportValue(p, res)
+	if res.Kind == "" {
+		reportScore(p, res)
+		reportDiagnosis(p, res)
+		reportPerClass(p, res)
+		reportMistakes(p, res, entries, picture)
+	}
 	reportSpeed(p, res)
 	reportOrigin(p, res)
 	return p.WriteFile(filepath.Join(dir, reportFile))
@@ -39,6 +43,50 @@ func percent(v float64) string { return fmt.Sprintf("%.2f %%", 100*v) }
 
 func interval(ci [2]float64) string {
 	return fmt.Sprintf("95 %%: %.2f to %.2f", 100*ci[0], 100*ci[1])
+}
+
+// reportValue shows what a set reports that is not a share of right answers
+// alone, and what it is made of.
+func reportValue(p *runlog.Page, res *Result) {
+	if res.Metric == dataset.Top1 || res.Metric == dataset.MeanPerClass || res.Kind == dataset.Choice && res.Shard != nil {
+		return
+	}
+	p.Section("What the set reports")
+	p.Stats(
+		runlog.Stat{Label: res.Metric, Value: percent(res.Value), Note: interval(res.CI95.Value)},
+		runlog.Stat{Label: "n", Value: strconv.Itoa(res.N), Note: fmt.Sprintf("%d skipped", len(res.Skipped))},
+		runlog.Stat{Label: "ties", Value: strconv.Itoa(res.Ties), Note: "whose place an equal score decides"},
+	)
+	if res.Published != nil {
+		p.Note(fmt.Sprintf("Published: %s for %s, %s.", percent(res.Published.Value), res.Published.Weights, res.Published.Verdict()))
+	}
+	var rows [][]string
+	for _, g := range res.Groups {
+		rows = append(rows, []string{strconv.Itoa(g.Group), strconv.Itoa(g.N), percent(ratio(g.Correct, g.N)), percent(ratio(g.Correct5, g.N)), interval(wilson(g.Correct, g.N))})
+	}
+	if rows != nil {
+		p.Table([]string{res.Group.Name, "images", "top-1", "top-5", "of top-1"}, rows)
+	}
+	if c := res.Choice; c != nil && c.Jaccard == nil {
+		rows = [][]string{{"text", percent(ratio(c.TextCorrect, res.N))}, {"image", percent(ratio(c.ImageCorrect, res.N))}, {"group", percent(ratio(c.GroupCorrect, res.N))}}
+		for _, part := range c.Parts {
+			rows = append(rows, []string{part.Name, percent(part.Value), interval(part.CI95)})
+		}
+		p.Table([]string{"right", "share", ""}, rows)
+	} else if c != nil {
+		rows = nil
+		for _, name := range slices.Sorted(maps.Keys(c.Jaccard)) {
+			rows = append(rows, []string{name, percent(c.Jaccard[name])})
+		}
+		p.Table([]string{"candidates", "Jaccard index"}, rows)
+	}
+	if res.Kind == dataset.MultiLabel {
+		rows = nil
+		for _, c := range res.PerClass {
+			rows = append(rows, []string{c.Name, strconv.Itoa(c.N), percent(*c.AP)})
+		}
+		p.Table([]string{"class", "pictures", "average precision"}, rows)
+	}
 }
 
 func reportScore(p *runlog.Page, res *Result) {

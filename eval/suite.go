@@ -219,11 +219,11 @@ func taskOf(name string) (published.Task, bool) {
 func folderNames(t published.Task) []string {
 	short := t.Key[strings.LastIndexByte(t.Key, '/')+1:]
 	forms := []string{strings.ReplaceAll(t.Key, "/", "-"), short, "vtab-" + short, t.Benchmark, strings.ReplaceAll(t.Benchmark, "-", "_")}
-	switch t.Benchmark {
-	case "coco":
+	switch {
+	case t.Benchmark == "coco":
 		forms = append(forms, "mscoco_captions")
-	case "sugarcrepe":
-		forms = append(forms, "sugar_crepe", "sugar-crepe")
+	case strings.HasPrefix(t.Benchmark, "sugarcrepe"):
+		forms = append(forms, "sugarcrepe", "sugar_crepe", "sugar-crepe")
 	}
 	if strings.HasPrefix(t.Key, "fairness/") {
 		forms[0], forms[1] = forms[1], forms[0]
