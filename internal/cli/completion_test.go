@@ -78,7 +78,7 @@ func TestCompletedArguments(t *testing.T) {
 		{[]string{"train", "--resume", ""}, []string{"auto", "never"}},
 		{[]string{"train", "--backend", "x"}, []string{"xla", "xla:"}},
 		{[]string{"retrieval", "f"}, []string{"flickr30k"}},
-		{[]string{"zeroshot", "imagenet-"}, []string{"imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-v2"}},
+		{[]string{"zeroshot", "imagenet-"}, []string{"imagenet-a", "imagenet-o", "imagenet-r", "imagenet-sketch", "imagenet-v2"}},
 		{[]string{"models", "EVA01-CLIP-g"}, []string{"EVA01-CLIP-g-14", "EVA01-CLIP-g-14-plus"}},
 		{[]string{"backend", "install", ""}, []string{"cpu", "cuda"}},
 	} {

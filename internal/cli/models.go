@@ -53,7 +53,7 @@ func newModelEntry(name string, c *arch.Config) modelEntry {
 		Preprocess: c.Preprocess(), Published: []modelFigure{}, Config: c.JSON(),
 	}
 	for _, f := range published.Find(name, "imagenet") {
-		if f.Metric == "top1" {
+		if f.Metric == "top1" && f.Config == name {
 			e.Published = append(e.Published, modelFigure{f.Weights, f.Value, f.Source})
 		}
 	}
