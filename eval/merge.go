@@ -216,6 +216,11 @@ func readPart(dir string) (part, error) {
 	if p.res.Key == "" || len(p.res.PerClass) == 0 && p.res.Kind != dataset.Choice {
 		return p, fault.Inputf("%s: not the result of a zero-shot run", path)
 	}
+	if p.res.Kind == dataset.Choice && p.res.Shard == nil {
+		if err := p.res.recountChoices(dir); err != nil {
+			return p, err
+		}
+	}
 	if p.res.Shard == nil { // the whole is shard 0 of 1
 		p.res.Shard = &ShardInfo{0, 1, 0, p.res.Data.N}
 	}
@@ -260,6 +265,33 @@ func (res *Result) recount(dir string) ([]entry, error) {
 		return nil, fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
 	}
 	return entries, nil
+}
+
+// recountChoices says whether the counts of a set of choices follow from its rows.
+func (res *Result) recountChoices(dir string) error {
+	path := filepath.Join(dir, rowsFile)
+	records, err := readTable(path, answersHead)
+	if err != nil {
+		return err
+	}
+	var found []answer
+	for i, rec := range records {
+		a, err := parseAnswer(rec)
+		if err != nil {
+			return fault.Inputf("%s: line %d: %w", path, i+2, err)
+		}
+		found = append(found, a)
+	}
+	again := *res
+	again.choose(found)
+	what := res.differs(&again)
+	if again.N != res.N || again.Correct1 != res.Correct1 {
+		what = "n and correct1"
+	}
+	if what != "" {
+		return fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
+	}
+	return nil
 }
 
 // differs names the counts that two results do not share.

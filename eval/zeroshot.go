@@ -33,6 +33,13 @@ func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
 }
 
 func zeroShot(ctx context.Context, m *Model, o Options) (*Result, error) {
+	r := newRun(ctx, m, o)
+	defer r.release()
+	return r.score(ctx)
+}
+
+// newRun is an evaluation with an open model.
+func newRun(ctx context.Context, m *Model, o Options) *run {
 	r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend()}
 	if !isTensors(o.Data) {
 		r.pre = m.pixels()
@@ -46,8 +53,7 @@ func zeroShot(ctx context.Context, m *Model, o Options) (*Result, error) {
 		}
 		return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, texts))
 	}
-	defer r.release()
-	return r.score(ctx)
+	return r
 }
 
 // ZeroShotWith scores an encoder that is already built, such as a model in

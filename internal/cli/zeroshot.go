@@ -117,7 +117,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 	f.StringVar(&o.Cache, "classifier-cache", "", "folder of the classifier cache, or off (default: the user's cache folder)")
 	f.BoolVar(&o.NoDiagnosis, "no-diagnosis", false, "do not look for causes when a published figure is outside the interval")
 	mustRequire(cmd, "model", "data")
-	cmd.AddCommand(newZeroshotMerge(app), newZeroshotList(app))
+	cmd.AddCommand(newZeroshotMerge(app), newZeroshotList(app), newZeroshotVerify(app))
 	return cmd
 }
 
@@ -345,6 +345,66 @@ prompts or preprocessing are refused, and so are overlaps and gaps.` + exitStatu
 	cmd.Flags().StringVarP(&out, "out", "o", "", "write the whole run into the folder `DIR`")
 	cmd.Flags().StringVar(&expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`")
 	mustRequire(cmd, "out")
+	return cmd
+}
+
+func newZeroshotVerify(app *App) *cobra.Command {
+	var o eval.VerifyOptions
+	var classNames, templates string
+	cmd := &cobra.Command{
+		Use:   "verify DIR --model M --data SRC",
+		Short: "Score a sample of a result's rows anew",
+		Long: `Score a random sample of the rows of a result folder anew and compare label, the
+first five answers and the logit. A folder whose counts do not follow from its
+rows is refused. Rows that differ give status 1; otherwise it says how many of
+all rows may differ at most, with 95 % confidence.
+
+Class names and templates are given as the run had them.` + exitStatus,
+		Example: `  evatool zeroshot verify runs/b16 --model b16.safetensors --data ILSVRC2012_img_val.tar
+  evatool zeroshot verify runs/b16 --model b16.safetensors --data val/ --sample 2000 --seed 7 --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			o.Dir = args[0]
+			if classNames != "" {
+				if o.Folders, o.ClassNames, err = eval.ClassNames(classNames); err != nil {
+					return err
+				}
+			}
+			if templates != "" {
+				if o.Templates, err = eval.Templates(templates); err != nil {
+					return err
+				}
+			}
+			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Log, o.Meter = app.Log, app.meter
+			v, err := eval.Verify(cmd.Context(), o)
+			if v == nil {
+				return err
+			}
+			if app.JSON {
+				if perr := app.PrintJSON(v); perr != nil {
+					return perr
+				}
+				return err
+			}
+			app.Printf("%s  %d of %d rows scored anew, %d differ; logits within %.3g of %.3g\n", v.Dir, v.Sample, v.Rows, v.Differs, v.MaxLogit, v.Tolerance)
+			for _, d := range v.Differing {
+				app.Printf("  %d %s  %s\n", d.Index, d.Key, d.What)
+			}
+			app.Printf("with 95 %% confidence at most %.2f %% of the rows differ\n", 100*v.AtMost)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
+	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	f.StringVar(&o.Data, "data", "", "the images that the result is of")
+	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, as the run had it")
+	f.StringVar(&templates, "templates", "", "`FILE` of templates, as the run had it")
+	f.BoolVar(&o.DataWords, "data-words", false, "class names and templates beside the data, as datacomp takes them")
+	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random")
+	f.Uint64Var(&o.Seed, "seed", 1, "of the drawing")
+	mustRequire(cmd, "model", "data")
 	return cmd
 }
 
