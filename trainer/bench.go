@@ -83,7 +83,7 @@ func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err 
 	b := m.randomBatch()
 	res := &BenchResult{
 		Batch: r.Batch, BatchBytes: int64(len(b.pixels) + 4*len(b.tokens)),
-		GFLOPs: map[string]float64{"model": model.GFLOPsPerSample, "executed": plan.GFLOPsPerSample},
+		GFLOPs: map[string]float64{"model": model.GFLOPsPerSample, "executed": plan.GFLOPsExecuted},
 	}
 	if m.whole != nil {
 		if err := m.inspect(b, res, o.Donation); err != nil {

@@ -15,12 +15,14 @@ type Plan struct {
 	ParamsVision     int64   `json:"params_vision"`
 	ParamsText       int64   `json:"params_text"`
 	Params           int64   `json:"params"`
-	GFLOPsPerSample  float64 `json:"gflops_per_sample"` // forward and backward, patch dropout and recomputation counted
+	GFLOPsPerSample  float64 `json:"gflops_per_sample"`          // GFLOP, forward and backward; patch dropout counted, recomputation not
+	GFLOPsExecuted   float64 `json:"gflops_per_sample_executed"` // recomputation counted, too
 	Steps            int64   `json:"steps"`
 	Samples          int64   `json:"samples"`
 	Batch            int     `json:"batch"`
 	Devices          int     `json:"devices"`
-	MicroBatch       int     `json:"micro_batch"`
+	MicroBatch       int     `json:"micro_batch"`       // rows of a part on a device
+	Padding          int     `json:"padding"`           // rows that fill up the devices and do not count
 	Parts            int     `json:"parts"`             // of one batch, with feature-cached accumulation when above 1
 	BytesState       int64   `json:"bytes_state"`       // per device: parameters, moments, gradients
 	BytesActivations int64   `json:"bytes_activations"` // per device, estimated
@@ -28,7 +30,10 @@ type Plan struct {
 	BytesDevice      int64   `json:"bytes_device"`
 	Rate             float64 `json:"samples_per_second,omitempty"`
 	Hours            float64 `json:"hours,omitempty"`
-	PFLOPs           float64 `json:"pflops_total"` // of the whole run
+	FLOPS            float64 `json:"flops_per_second_per_device,omitempty"` // FLOP/s that the rate implies
+	MFU              float64 `json:"mfu,omitempty"`                         // share of FLOPS in the peak of H100
+	Warning          string  `json:"warning,omitempty"`
+	PFLOPs           float64 `json:"pflops_total"` // PFLOP of the whole run, recomputation not counted
 }
 
 // DryRunOptions say on what a recipe would run.
@@ -59,25 +64,26 @@ func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
 		ParamsVision: cfg.NumParams(arch.VisualTower), ParamsText: cfg.NumParams(arch.TextTower), Params: cfg.TotalParams(),
 		Steps: r.Steps, Samples: r.Steps * int64(r.Batch), Batch: r.Batch, Devices: devices, Rate: rate,
 	}
-	p.MicroBatch = (r.Batch + devices - 1) / devices
-	p.Parts = 1
-	if r.MicroBatch > 0 && p.MicroBatch > r.MicroBatch {
-		p.MicroBatch = r.MicroBatch
-		p.Parts = (r.Batch + devices*p.MicroBatch - 1) / (devices * p.MicroBatch)
+	rows, parts, err := r.parts(devices)
+	if err != nil {
+		return nil, err
 	}
+	p.Parts, p.MicroBatch, p.Padding = parts, rows/devices/parts, rows-r.Batch
 	image, text := cfg.GFLOPs()
 	keptShare := 1.0
 	if !cfg.IsResNet() {
 		keptShare = float64(1+r.kept(cfg)) / float64(cfg.Tokens())
 	}
+	once := image*keptShare + text
 	passes := 3.0 // forward 1, backward 2
+	p.GFLOPsPerSample = passes * once
 	if r.GradCheckpointing {
 		passes++
 	}
 	if p.Parts > 1 {
 		passes++
 	}
-	p.GFLOPsPerSample = passes * (image*keptShare + text)
+	p.GFLOPsExecuted = passes * once
 	p.PFLOPs = p.GFLOPsPerSample * float64(p.Samples) / 1e6
 
 	moments := int64(8)
@@ -97,8 +103,42 @@ func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
 	p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
 	if rate > 0 {
 		p.Hours = float64(p.Samples) / rate / 3600
+		p.judgeRate(r.Precision)
 	}
 	return p, nil
+}
+
+// parts is how a batch lies on n devices: its rows, filled up to a multiple of
+// n, and the number of parts that they are computed in.
+func (r *Recipe) parts(n int) (rows, parts int, err error) {
+	if r.MicroBatch == 0 || r.Batch <= n*r.MicroBatch {
+		return (r.Batch + n - 1) / n * n, 1, nil
+	}
+	if r.Batch%(n*r.MicroBatch) != 0 {
+		return 0, 0, fault.Usagef("batch %d is not a multiple of %d devices × micro_batch %d; change one of them", r.Batch, n, r.MicroBatch)
+	}
+	return r.Batch, r.Batch / (n * r.MicroBatch), nil
+}
+
+// Published peaks in FLOP/s, dense: of NVIDIA's H100 SXM and HGX B200 data
+// sheets (products in half precision) and, for float32, of the vector units of
+// the one and the TF32 units of the other.
+const (
+	peakH100Half, peakH100Float = 989e12, 67e12
+	peakMostHalf, peakMostFloat = 2.25e15, 1.12e15
+)
+
+// judgeRate says what a rate asks of each device.
+func (p *Plan) judgeRate(precision string) {
+	h100, most := peakH100Half, peakMostHalf
+	if precision == "fp32" {
+		h100, most = peakH100Float, peakMostFloat
+	}
+	p.FLOPS = p.Rate * p.GFLOPsPerSample * 1e9 / float64(p.Devices)
+	p.MFU = p.FLOPS / h100
+	if p.FLOPS > most {
+		p.Warning = fmt.Sprintf("%.3g samples/s is %.4g TFLOP/s on each of %d devices, more than the published peak of a B200 (%.4g TFLOP/s): no card gives it", p.Rate, p.FLOPS/1e12, p.Devices, most/1e12)
+	}
 }
 
 // activations estimates the bytes that one pair keeps for the backward pass:
@@ -136,13 +176,21 @@ func (p *Plan) String() string {
 	}
 	gib := func(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
 	row("parameters", "%.1f M (vision %.1f M, text %.1f M)", float64(p.Params)/1e6, float64(p.ParamsVision)/1e6, float64(p.ParamsText)/1e6)
-	row("GFLOPs per sample", "%.1f (forward and backward)", p.GFLOPsPerSample)
-	row("batch", "%d = %d devices × %d × %d parts", p.Batch, p.Devices, p.MicroBatch, p.Parts)
+	row("work per sample", "%.1f GFLOP forward and backward; %.1f GFLOP executed, with what is computed twice", p.GFLOPsPerSample, p.GFLOPsExecuted)
+	padded := fmt.Sprint(p.Batch)
+	if p.Padding > 0 {
+		padded += fmt.Sprintf(" + %d rows of padding", p.Padding)
+	}
+	row("batch", "%s = %d devices × %d rows × %d parts", padded, p.Devices, p.MicroBatch, p.Parts)
 	row("steps", "%d (%d samples)", p.Steps, p.Samples)
 	row("memory per device", "%s: state %s, activations about %s, loss %s", gib(p.BytesDevice), gib(p.BytesState), gib(p.BytesActivations), gib(p.BytesLoss))
-	row("whole run", "%.3g PFLOPs", p.PFLOPs)
+	row("whole run", "%.3g FLOP (operations, not a rate)", p.PFLOPs*1e15)
 	if p.Rate > 0 {
-		row("time", "%.1f hours at %.0f samples/s", p.Hours, p.Rate)
+		row("time", "%.1f hours at %.4g samples/s", p.Hours, p.Rate)
+		row("that rate is", "%.4g TFLOP/s on each device: MFU %.1f %% of an H100", p.FLOPS/1e12, 100*p.MFU)
+		if p.Warning != "" {
+			row("warning", "%s", p.Warning)
+		}
 	} else {
 		row("time", "give --rate SAMPLES_PER_SECOND")
 	}

@@ -67,12 +67,8 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 		return nil, err
 	}
 	n := dev.N()
-	m.rows, m.micros = (r.Batch+n-1)/n*n, 1
-	if r.MicroBatch > 0 && r.Batch > n*r.MicroBatch {
-		if r.Batch%(n*r.MicroBatch) != 0 {
-			return nil, fault.Usagef("batch %d is not a multiple of %d devices × micro_batch %d; change one of them", r.Batch, n, r.MicroBatch)
-		}
-		m.micros = r.Batch / (n * r.MicroBatch)
+	if m.rows, m.micros, err = r.parts(n); err != nil {
+		return nil, err
 	}
 	if replay && m.micros > 1 && r.DropPath > 0 {
 		return nil, fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/n)

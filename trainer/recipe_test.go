@@ -61,7 +61,7 @@ func TestRecipeErrors(t *testing.T) {
 		"config unknown":  {text: strings.Replace(goodRecipe, "model: EVA02-CLIP-B-16", "model: {embed_dim: 8, wat: 1, vision_cfg: {}, text_cfg: {}}", 1), want: "wat"},
 		"bare tag":        {text: "model: EVA02-CLIP-B-16\ndata:\n  ! ", want: "data: missing"},
 		"shell":           {text: goodRecipe, set: "data.0.source={a,b}.tar", want: `put it in quotes: 'data.0.source="{a,b}.tar"'`},
-		"three rates":     {text: goodRecipe, set: "lr=1e-4", want: "want a mapping of vision, text, other: lr.vision=1e-4"},
+		"three rates":     {text: goodRecipe, set: "lr=fast", want: "want a mapping of vision, text, other"},
 		"huge batch":      {text: goodRecipe, set: "batch=9223372036854775807", want: "from 1 to 16777216"},
 		"huge micro":      {text: goodRecipe, set: "micro_batch=16777217", want: "micro_batch: 16777217; give"},
 		"huge steps":      {text: goodRecipe, set: "steps=9223372036854775807", want: "steps: 9223372036854775807; give"},
@@ -144,7 +144,7 @@ func TestBundledRecipes(t *testing.T) {
 			t.Errorf("%v", err)
 			continue
 		}
-		p, err := DryRun(r, DryRunOptions{DeviceCount: 64, Rate: 20000})
+		p, err := DryRun(r, DryRunOptions{DeviceCount: 8, Rate: 20000})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -153,6 +153,13 @@ func TestBundledRecipes(t *testing.T) {
 			near(t, name+" parameters", float64(p.Params)/1e6, want, 0.001*want)
 			near(t, name+" hours", p.Hours, float64(p.Samples)/20000/3600, 1e-9)
 		}
+		if got := p.Devices * p.MicroBatch * p.Parts; got != p.Batch+p.Padding {
+			t.Errorf("%s: batch %d + %d is not %d", name, p.Batch, p.Padding, got)
+		}
+		if one, err := DryRun(r, DryRunOptions{DeviceCount: 1}); err != nil || one.GFLOPsPerSample != p.GFLOPsPerSample {
+			t.Errorf("%s: the work of a sample depends on the devices: %+v, %v", name, one, err)
+		}
+		near(t, name+" FLOP/s of a device", p.FLOPS*8, 20000*p.GFLOPsPerSample*1e9, 1e-3*p.FLOPS)
 		if p.BytesDevice <= p.BytesState || p.GFLOPsPerSample <= 0 || !strings.Contains(p.String(), "memory per device") {
 			t.Errorf("%s: plan %+v", name, p)
 		}

@@ -55,11 +55,27 @@ seed and that number. run.json records where it came from and what changed.` + e
 				if err != nil {
 					return err
 				}
+				var problems []error
+				if !r.Placeholders() {
+					problems = trainer.Check(ctx, r, o)
+				}
 				if app.JSON {
-					return app.PrintJSON(plan)
+					if err := app.PrintJSON(plan); err != nil {
+						return err
+					}
+					return refused(problems)
 				}
 				fmt.Fprint(app.Out, fault.Escape(plan.String()))
-				return nil
+				switch {
+				case r.Placeholders():
+					app.Printf("%-22s not checked: the recipe's data are placeholders; give yours with --set data.0.source=SRC\n", "start")
+				case len(problems) == 0:
+					app.Printf("%-22s memory of this host, data, starting weights and evaluations are there\n", "start")
+				}
+				for _, p := range problems {
+					app.Printf("%-22s %s\n", "would not start", p)
+				}
+				return refused(problems)
 			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
 			o.Log = app.Log
@@ -111,7 +127,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: off runs by itself what mpirun or srun started as one of several")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
-	f.BoolVar(&dryRun, "dry-run", false, "print parameters, FLOPs, memory per device, steps and hours, then stop")
+	f.BoolVar(&dryRun, "dry-run", false, "make the checks of a start; print parameters, FLOP, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
 	return cmd
 }
@@ -123,4 +139,15 @@ func rates(lr map[string]float64) string {
 		return fmt.Sprintf("%.2g", lr["other"])
 	}
 	return fmt.Sprintf("%.2g/%.2g/%.2g", lr["vision"], lr["text"], lr["other"])
+}
+
+// refused is the first of what a run would be refused for, and how many more.
+func refused(problems []error) error {
+	switch n := len(problems) - 1; {
+	case n < 0:
+		return nil
+	case n > 0:
+		return fmt.Errorf("the run would not start: %w (and %d more)", problems[0], n)
+	}
+	return fmt.Errorf("the run would not start: %w", problems[0])
 }
