@@ -58,6 +58,9 @@ def write(name, cfg, seed):
             "expected.image_features": model.encode_image(images), "expected.text_features": model.encode_text(tokens),
             "expected.logit_scale_exp": model.logit_scale.exp(),
         }
+        for side in ("image", "text"):
+            out[f"expected.{side}_features_norm"] = F.normalize(out[f"expected.{side}_features"], dim=-1)
+        out["expected.logits_per_image"] = out["expected.logit_scale_exp"] * out["expected.image_features_norm"] @ out["expected.text_features_norm"].T
     save_file({k: v.contiguous() for k, v in out.items()}, os.path.join(dir, "forward.safetensors"))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, os.path.join(dir, "model.safetensors"))
     with open(os.path.join(dir, "config.json"), "w") as f:
