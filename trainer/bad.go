@@ -36,7 +36,7 @@ type badSamples struct {
 	first int64 // position of the run at which counting began
 	n     int64
 	seen  map[string]bool
-	list  *runlog.Metrics
+	lines *runlog.Metrics
 	mute  bool // no list: it could not be written
 }
 
@@ -52,14 +52,7 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.n++
-	if !b.seen[why.path] && len(b.seen) < 1<<16 && !b.mute {
-		b.seen[why.path] = true
-		// A run does not end for want of the list: the count is in the state.
-		if err := b.write(source, why); err != nil {
-			b.log.Warn("no more lines in the list of bad samples from this process", "error", err)
-			b.mute = true
-		}
-	}
+	b.note(source, why)
 	// Every bad one had another drawn in its place.
 	if drawn := pos - b.first + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
 		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); see %s", b.n, drawn, b.limit, why, b.path)
@@ -67,13 +60,33 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	return nil
 }
 
+// list lists what is not used and does not count as a sample.
+func (b *badSamples) list(source string, why *badSample) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.note(source, why)
+}
+
+// note writes a line. A run does not end for want of the list: the count is in
+// the state.
+func (b *badSamples) note(source string, why *badSample) {
+	if b.seen[why.path] || len(b.seen) >= 1<<16 || b.mute {
+		return
+	}
+	b.seen[why.path] = true
+	if err := b.write(source, why); err != nil {
+		b.log.Warn("no more lines in the list of bad samples from this process", "error", err)
+		b.mute = true
+	}
+}
+
 func (b *badSamples) write(source string, why *badSample) (err error) {
-	if b.list == nil {
-		if b.list, err = runlog.OpenMetrics(b.path, math.MaxInt64); err != nil {
+	if b.lines == nil {
+		if b.lines, err = runlog.OpenMetrics(b.path, math.MaxInt64); err != nil {
 			return err
 		}
 	}
-	return b.list.Write(struct {
+	return b.lines.Write(struct {
 		Source  string `json:"source"`
 		Example string `json:"example"`
 		Why     string `json:"why"`
@@ -87,7 +100,7 @@ func (b *badSamples) count() int64 {
 }
 
 func (b *badSamples) close() {
-	if b.list != nil {
-		b.list.Close()
+	if b.lines != nil {
+		b.lines.Close()
 	}
 }

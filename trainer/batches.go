@@ -41,27 +41,33 @@ type making struct {
 
 // row is one of its rows, to be filled with an example.
 type row struct {
-	to      *making
-	i       int // of the batch
-	pos     int64
-	source  int
-	example int64
+	to *making
+	i  int // of the rows that are made
+	draw
 }
 
 // startPipeline makes the batches of some steps, from a position of the run on.
 func startPipeline(ctx context.Context, p *pairs, pos, steps int64, workers int) *pipeline {
+	return startShare(ctx, p, pos, steps, workers, rowRange{0, p.recipe.Batch})
+}
+
+// startShare makes some rows of each batch: those of whole lanes where sources
+// are streams.
+func startShare(ctx context.Context, p *pairs, pos, steps int64, workers int, of rowRange) *pipeline {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	pl := &pipeline{pairs: p, cancel: cancel, ready: make(chan *making, prefetch), free: make(chan *hostBatch, prefetch+1)}
-	b, size, words := p.recipe.Batch, p.recipe.Image.Size, p.cfg.Text.ContextLength
+	b, size, words := of.to-of.from, p.recipe.Image.Size, p.cfg.Text.ContextLength
 	for range prefetch + 1 {
 		pl.free <- &hostBatch{pixels: make([]uint8, b*size*size*3), tokens: make([]int32, b*words)}
 	}
 	rows := make(chan row, workers)
 	pl.wg.Go(func() {
 		defer close(rows)
+		from := p.draws(ctx, pos, of)
+		defer from.close()
 		for range steps {
 			m := &making{full: make(chan struct{})}
 			select {
@@ -76,13 +82,16 @@ func startPipeline(ctx context.Context, p *pairs, pos, steps int64, workers int)
 				return
 			}
 			for i := range b {
-				source, example := p.order.at(pos)
+				d, err := from.next(ctx)
+				if err != nil {
+					m.filled(err)
+					return
+				}
 				select {
-				case rows <- row{m, i, pos, source, example}:
+				case rows <- row{m, i, d}:
 				case <-ctx.Done():
 					return
 				}
-				pos++
 			}
 		}
 	})
@@ -90,7 +99,7 @@ func startPipeline(ctx context.Context, p *pairs, pos, steps int64, workers int)
 		pl.wg.Go(func() {
 			for r := range rows {
 				px, tk := r.to.batch.pixels, r.to.batch.tokens
-				err := p.fill(ctx, r.pos, r.source, r.example, px[r.i*size*size*3:(r.i+1)*size*size*3], tk[r.i*words:(r.i+1)*words])
+				err := p.fill(ctx, r.draw, px[r.i*size*size*3:(r.i+1)*size*size*3], tk[r.i*words:(r.i+1)*words])
 				r.to.filled(err)
 			}
 		})

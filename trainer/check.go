@@ -38,6 +38,14 @@ func (r *Recipe) check(name string) error {
 			return bad(key, "give either source or tensors")
 		case s.Tensors != "" && len(r.Data) > 1:
 			return bad(key, "tensors are replayed in order and do not mix with other sources")
+		case s.Read != "" && s.Read != readStream && s.Read != readRandom:
+			return bad(key+".read", "%q; known: stream, random", s.Read)
+		case s.MissingShards != "" && s.MissingShards != missingError && s.MissingShards != missingSkip:
+			return bad(key+".missing_shards", "%q; known: error, skip", s.MissingShards)
+		case s.Tensors != "" && s.Read+s.MissingShards != "":
+			return bad(key, "tensors are replayed in order; leave read and missing_shards out")
+		case s.MissingShards == missingSkip && s.Read == readRandom:
+			return bad(key+".missing_shards", "skip is for read: stream; an index needs every tar")
 		case s.Weight < 0 || s.Weight > 1e12:
 			return bad(key+".weight", "%v; want 0 to 1e+12", s.Weight)
 		case s.Weight > 0:
@@ -60,6 +68,7 @@ func (r *Recipe) check(name string) error {
 	}{
 		{"batch", int64(r.Batch), 1, maxBatch, "the number of pairs of one step, over all devices"},
 		{"micro_batch", int64(r.MicroBatch), 0, maxBatch, "the number of pairs that one device takes at once, 0 for its whole share"},
+		{"lanes", int64(r.Lanes), 0, maxLanes, "the number of lanes of streams, a divisor of batch, 0 for one by the batch"},
 		{"steps", r.Steps, 0, maxSamples, "the number of steps"},
 		{"samples", r.Samples, 0, maxSamples, "the number of pairs of the whole run"},
 		{"warmup_steps", r.WarmupSteps, 0, maxSamples, "a number of steps"},
@@ -70,6 +79,9 @@ func (r *Recipe) check(name string) error {
 		if b.v < b.min || b.v > b.max {
 			return bad(b.key, "%d; give %s, from %d to %d", b.v, b.hint, b.min, b.max)
 		}
+	}
+	if r.Lanes > 0 && r.Batch%r.Lanes != 0 {
+		return bad("lanes", "%d does not divide the batch, %d; every lane gives as many rows", r.Lanes, r.Batch)
 	}
 	switch perStep := int64(r.Batch); {
 	case r.Steps == 0 && r.Samples == 0:

@@ -43,6 +43,10 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		return err
 	}
 	r.fork = from.fork
+	if from.recipe != nil {
+		r.recipe = r.recipe.adopt(from.recipe)
+	}
+	r.recipe = r.recipe.settleReading(ctx)
 	r.saver = newSaver(r.out, r.recipe.Checkpoint.Keep, r.log)
 	if o.fakes.create != nil {
 		r.saver.open = o.fakes.create
@@ -102,6 +106,9 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	r.feed = source
 	if r.pairs != nil {
+		if from.state != nil {
+			r.pairs.gaps = from.state.Gaps
+		}
 		r.feed = startPipeline(context.WithoutCancel(ctx), r.pairs, r.seen, *to-r.step, r.workers)
 	}
 	r.last = time.Now()

@@ -1,9 +1,9 @@
 package trainer
 
 import (
-	"math/bits"
 	"math/rand/v2"
 
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -44,20 +44,26 @@ func newOrder(seed int64, sizes []int64, weights []float64) (*order, error) {
 // at gives the source and the example of a position. It is cheap for
 // neighbouring positions; it is not safe for many goroutines.
 func (o *order) at(pos int64) (source int, example int64) {
-	nth := pos
-	if len(o.sizes) > 1 {
-		if b := pos / mixBlock; b != o.block {
-			o.fill(b)
-		}
-		source, nth = int(o.slots[pos%mixBlock]), o.nth[pos%mixBlock]
-	}
+	source, nth := o.slot(pos)
 	return source, o.shuffled(source, nth)
+}
+
+// slot gives the source of a position, and how many samples of that source came
+// before.
+func (o *order) slot(pos int64) (source int, nth int64) {
+	if len(o.sizes) == 1 {
+		return 0, pos
+	}
+	if b := pos / mixBlock; b != o.block {
+		o.fill(b)
+	}
+	return int(o.slots[pos%mixBlock]), o.nth[pos%mixBlock]
 }
 
 // shuffled is the nth example that source s gives.
 func (o *order) shuffled(s int, nth int64) int64 {
 	n := o.sizes[s]
-	return int64(permute(mixKey(o.seed, uint64(s), uint64(nth/n)), uint64(nth%n), uint64(n)))
+	return int64(dataset.Permute(dataset.MixKey(o.seed, uint64(s), uint64(nth/n)), uint64(nth%n), uint64(n)))
 }
 
 // before is the number of samples that source s gives in the first blocks.
@@ -93,37 +99,10 @@ func (o *order) fill(block int64) {
 			o.slots = append(o.slots, int32(s))
 		}
 	}
-	r := rand.New(rand.NewPCG(o.seed, mixKey(^o.seed, uint64(block), 0)))
+	r := rand.New(rand.NewPCG(o.seed, dataset.MixKey(^o.seed, uint64(block), 0)))
 	r.Shuffle(len(o.slots), func(i, j int) { o.slots[i], o.slots[j] = o.slots[j], o.slots[i] })
 	for i, s := range o.slots {
 		o.nth[i] = next[s]
 		next[s]++
-	}
-}
-
-// mixKey hashes three numbers (splitmix64's finisher).
-func mixKey(a, b, c uint64) uint64 {
-	h := a
-	for _, x := range [...]uint64{b, c, 0x9e3779b97f4a7c15} {
-		h = (h ^ x) * 0xbf58476d1ce4e5b9
-		h = (h ^ h>>27) * 0x94d049bb133111eb
-		h ^= h >> 31
-	}
-	return h
-}
-
-// permute is a bijection of 0…n-1: a Feistel network over the next even power
-// of two, walked until the value is below n.
-func permute(key, i, n uint64) uint64 {
-	half := max(1, (bits.Len64(n-1)+1)/2)
-	mask := uint64(1)<<half - 1
-	for {
-		l, r := i>>half, i&mask
-		for round := range uint64(6) {
-			l, r = r, l^(mixKey(key, r, round)&mask)
-		}
-		if i = l<<half | r; i < n {
-			return i
-		}
 	}
 }

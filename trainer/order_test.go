@@ -5,26 +5,6 @@ import (
 	"testing"
 )
 
-func TestPermuteIsABijection(t *testing.T) {
-	for _, n := range []uint64{1, 2, 3, 5, 16, 17, 880, 4096, 10007} {
-		seen := make([]bool, n)
-		moved := 0
-		for i := range n {
-			p := permute(42, i, n)
-			if p >= n || seen[p] {
-				t.Fatalf("n %d: %d goes to %d, which is taken or outside", n, i, p)
-			}
-			seen[p] = true
-			if p != i {
-				moved++
-			}
-		}
-		if n > 16 && moved < int(n)*9/10 {
-			t.Errorf("n %d: only %d moved", n, moved)
-		}
-	}
-}
-
 // TestOrder: every pass over a source gives each example once, shares are
 // exact, and the order at a position does not depend on how one got there.
 func TestOrder(t *testing.T) {

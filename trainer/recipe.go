@@ -21,6 +21,7 @@ type Recipe struct {
 	Model             any          `yaml:"model"` // a name, a config JSON file, or the config itself
 	Init              Init         `yaml:"init,omitempty"`
 	Data              []Source     `yaml:"data"`
+	Lanes             int          `yaml:"lanes,omitempty"`    // of streams: readers that rows of a batch are fixed to; 0: by the batch
 	Captions          []string     `yaml:"captions,omitempty"` // templates with {}, one drawn per sample
 	Image             Image        `yaml:"image"`
 	Augment           Augment      `yaml:"augment,omitempty"`
@@ -61,6 +62,11 @@ type Source struct {
 	Image   string  `yaml:"image,omitempty"`   // column of a table
 	Caption string  `yaml:"caption,omitempty"` // column of a table
 	Weight  float64 `yaml:"weight,omitempty"`
+	Read    string  `yaml:"read,omitempty"` // stream or random; absent: stream above 1,000 tars
+	// MissingShards says what becomes of a tar of a stream that cannot be read:
+	// error (absent), or skip, by which others of its samples' windows take their
+	// place.
+	MissingShards string `yaml:"missing_shards,omitempty"`
 }
 
 // Image is the model's input size and the random resized crop.
@@ -286,6 +292,15 @@ func (r *Recipe) decisive() map[string]any {
 	tree := yamlfile.Tree(r)
 	for _, k := range freeKeys {
 		delete(tree, k)
+	}
+	sources, _ := tree["data"].([]any)
+	for _, s := range sources {
+		if s, ok := s.(map[string]any); ok {
+			delete(s, "missing_shards")
+			if s["read"] == readRandom { // as where nothing is said
+				delete(s, "read")
+			}
+		}
 	}
 	return tree
 }

@@ -78,7 +78,7 @@ func (c change) bearing() bearing {
 func changes(before, now *Recipe) []change {
 	a, b := map[string]any{}, map[string]any{}
 	flatten(a, "", before.decisive())
-	flatten(b, "", now.decisive())
+	flatten(b, "", now.adopt(before).decisive())
 	return slices.DeleteFunc(differences(a, b), func(c change) bool {
 		top, _, _ := strings.Cut(c.Key, ".")
 		return top == "samples" || top == "model"

@@ -313,7 +313,7 @@ func (r *run) checkpoint(ctx context.Context) error {
 func (r *run) position() savedState {
 	st := savedState{Step: r.step, Samples: r.samples(r.step), Recipe: r.recipe.identity(), Bad: r.bad.count(), Data: r.data}
 	if r.pairs != nil {
-		st.Sources = r.pairs.order.given(st.Samples)
+		st.Sources, st.Gaps = r.pairs.given(st.Samples), r.pairs.gapsNow()
 	}
 	return st
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/parquet-go/parquet-go"
 
 	"github.com/evatool/evatool/internal/arch/archtest"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/dataset/datasettest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -274,7 +275,7 @@ func TestKill(t *testing.T) {
 			break
 		}
 		// The moments spread over the life of the process.
-		after := took * time.Duration(mixKey(1, uint64(try), 2)%1000) / 1000
+		after := took * time.Duration(dataset.MixKey(1, uint64(try), 2)%1000) / 1000
 		select {
 		case err := <-done:
 			if err != nil {

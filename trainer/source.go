@@ -41,6 +41,7 @@ type pairs struct {
 	cached map[[2]int64]*img.RGB
 	room   int64 // of the cache; negative: the set does not fit
 	warned time.Time
+	gaps   []gap // of streams
 }
 
 // reading says how the sources are opened and read again; the zero value is
@@ -58,11 +59,13 @@ const (
 	firstPause = time.Second
 )
 
-// pool is one or more data sets seen as one list.
+// pool is one or more data sets seen as one list, or a stream.
 type pool struct {
+	source int // of the recipe, the first one
 	sets   []dataset.Dataset
 	starts []int64 // first position of each set
 	n      int64
+	plan   *dataset.Plan // of a stream
 }
 
 func (p *pool) add(d dataset.Dataset) {
@@ -89,30 +92,87 @@ func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples
 			p.close()
 		}
 	}()
+	if err := p.openPools(ctx, how); err != nil {
+		return nil, err
+	}
 	var weights []float64
 	var sizes []int64
-	for i, s := range r.Data {
-		d, err := how.open(ctx, r.path(s.Source), dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption, Unlabelled: true})
-		if err != nil {
-			return nil, r.missingData(fmt.Errorf("data.%d: %w", i, err))
-		}
-		if i == 0 || s.Weight > 0 {
-			p.pools = append(p.pools, pool{})
-			weights = append(weights, max(s.Weight, 1e-300)) // a single pool: any weight does
-		}
-		p.pools[len(p.pools)-1].add(d)
-		if err := hasCaptions(s.Source, d); err != nil {
-			return nil, fmt.Errorf("data.%d: %w", i, err)
-		}
-	}
 	for i := range p.pools {
-		sizes = append(sizes, p.pools[i].n)
+		w := r.Data[p.pools[i].source].Weight
+		if w == 0 { // by size
+			w = float64(p.pools[i].n)
+		}
+		weights, sizes = append(weights, w), append(sizes, p.pools[i].n)
 	}
 	if p.order, err = newOrder(r.Seed, sizes, weights); err != nil {
 		return nil, err
 	}
 	p.room = cacheBytes
 	return p, nil
+}
+
+// openPools opens the sources: each with a weight, and each stream, is a pool of
+// its own; the others are one.
+func (p *pairs) openPools(ctx context.Context, how reading) error {
+	rest := -1
+	for i, s := range p.recipe.Data {
+		o := dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption, Unlabelled: true}
+		path := p.recipe.path(s.Source)
+		if s.Read == readStream {
+			o.Log = p.log
+			plan, err := dataset.OpenPlan(ctx, path, o)
+			if err == nil {
+				err = p.checkPlan(ctx, i, plan)
+			}
+			if err != nil {
+				return p.recipe.missingData(fmt.Errorf("data.%d: %w", i, err))
+			}
+			p.pools = append(p.pools, pool{source: i, plan: plan, n: plan.Len()})
+			continue
+		}
+		d, err := how.open(ctx, path, o)
+		if err != nil {
+			return p.recipe.missingData(fmt.Errorf("data.%d: %w", i, err))
+		}
+		at := rest
+		if rest < 0 || s.Weight > 0 {
+			at = len(p.pools)
+			p.pools = append(p.pools, pool{source: i})
+		}
+		if s.Weight == 0 {
+			rest = at
+		}
+		p.pools[at].add(d)
+		if err := hasCaptions(s.Source, d); err != nil {
+			return fmt.Errorf("data.%d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// checkPlan refuses a stream that a run cannot begin on.
+func (p *pairs) checkPlan(ctx context.Context, source int, plan *dataset.Plan) error {
+	name := p.recipe.Data[source].Source
+	if n := int64(p.recipe.Lanes); plan.Len() < n {
+		return fault.Inputf("%s: %d samples for %d lanes; set lanes to %d or less, or read: random", name, plan.Len(), n, plan.Len())
+	}
+	first, err := plan.First(ctx, 3)
+	if err != nil {
+		if p.recipe.Data[source].MissingShards == missingSkip {
+			return nil
+		}
+		return err
+	}
+	hint := ""
+	for _, s := range first {
+		if s.Err != nil || len(s.Example.Captions) > 0 {
+			return nil // unreadable ones are the run's to count
+		}
+		if s.Example.Hint != "" {
+			hint = "; " + s.Example.Hint
+		}
+	}
+	return noCaptions(name, plan.Describe(), hint)
 }
 
 func (p *pairs) close() {
@@ -140,6 +200,9 @@ func (p *pairs) fillABatch() error {
 func (p *pairs) fingerprint() []string {
 	var out []string
 	for i := range p.pools {
+		if plan := p.pools[i].plan; plan != nil {
+			out = append(out, plan.Fingerprint())
+		}
 		for _, d := range p.pools[i].sets {
 			out = append(out, d.Fingerprint())
 		}
@@ -147,33 +210,52 @@ func (p *pairs) fingerprint() []string {
 	return out
 }
 
-// fill writes the pair of position pos, whose example the order gave, into one
-// row. A bad example is counted and another one takes its place; one that the
-// environment withholds is an error, for its substitute would be another
-// training.
-func (p *pairs) fill(ctx context.Context, pos int64, source int, example int64, pixels []uint8, tokens []int32) error {
-	state := rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(pos))
+// fill writes the pair of a draw into one row. A bad example is counted and
+// another one takes its place: of a stream one of its window, else any of the
+// source. One that the environment withholds is an error, for its substitute
+// would be another training.
+func (p *pairs) fill(ctx context.Context, d draw, pixels []uint8, tokens []int32) error {
+	state := rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(d.pos))
 	r := rand.New(state)
+	first := d.sample
 	for range substitutes {
-		why, err := p.try(ctx, r, state, source, example, pixels, tokens)
+		why, err := p.try(ctx, r, state, d, pixels, tokens)
 		if why == nil || err != nil {
 			return err
 		}
-		if err := p.bad.add(p.recipe.Data[min(source, len(p.recipe.Data)-1)].Source, why, pos); err != nil {
+		pool := &p.pools[d.source]
+		if err := p.bad.add(p.recipe.Data[pool.source].Source, why, d.pos); err != nil {
 			return err
 		}
-		example = r.Int64N(p.pools[source].n)
+		if first != nil {
+			other := first.Instead(r.Uint64())
+			d.sample = &other
+		} else {
+			d.example = r.Int64N(pool.n)
+		}
 	}
 	return fault.Inputf("data: %d examples in a row are bad, the last ones are in bad_samples.jsonl; check the source", substitutes)
 }
 
-func (p *pairs) try(ctx context.Context, r *rand.Rand, state *rand.PCG, source int, example int64, pixels []uint8, tokens []int32) (*badSample, error) {
-	ex, err := p.read(ctx, source, example)
+// example is the example of a draw; what is bad about it is an error.
+func (p *pairs) example(ctx context.Context, d draw) (dataset.Example, error) {
+	if d.sample != nil {
+		return d.sample.Example, d.sample.Err
+	}
+	ex, err := p.read(ctx, d.source, d.example)
+	if err != nil {
+		ex.Path += fmt.Sprintf(" (example %d)", d.example)
+	}
+	return ex, err
+}
+
+func (p *pairs) try(ctx context.Context, r *rand.Rand, state *rand.PCG, d draw, pixels []uint8, tokens []int32) (*badSample, error) {
+	ex, err := p.example(ctx, d)
 	if fault.FromEnvironment(err) || errors.Is(err, context.Canceled) {
 		return nil, err
 	}
 	if err != nil {
-		return &badSample{path: fmt.Sprintf("%s (example %d)", ex.Path, example), err: err}, nil
+		return &badSample{path: ex.Path, err: err}, nil
 	}
 	caption, ok := p.caption(r, ex.Captions)
 	if !ok {
@@ -184,7 +266,7 @@ func (p *pairs) try(ctx context.Context, r *rand.Rand, state *rand.PCG, source i
 		return &badSample{path: ex.Path, err: errors.New(why)}, nil
 	}
 	before := *state
-	crop, err := p.crop(r, source, example, ex.Image)
+	crop, err := p.crop(r, d, ex.Image)
 	if err != nil {
 		*state = before // what is drawn next does not depend on where a damage is found
 		return &badSample{path: ex.Path, err: err}, nil
@@ -246,20 +328,23 @@ func (p *pairs) caption(r *rand.Rand, captions []string) (string, bool) {
 
 // crop draws a crop of the picture in file; when the whole set fits into memory
 // the picture stays there.
-func (p *pairs) crop(r *rand.Rand, source int, example int64, file []byte) (*img.RGB, error) {
+func (p *pairs) crop(r *rand.Rand, d draw, file []byte) (*img.RGB, error) {
 	o := p.recipe.Image
 	box := func(w, h int) img.Box { return img.SampleBox(r, w, h, o.Scale, o.Ratio) }
-	key := [2]int64{int64(source), example}
-	p.mu.Lock()
-	im := p.cached[key]
-	p.mu.Unlock()
+	key := [2]int64{int64(d.source), d.example}
+	var im *img.RGB
+	if d.sample == nil {
+		p.mu.Lock()
+		im = p.cached[key]
+		p.mu.Unlock()
+	}
 	if im == nil {
 		pic, err := img.Parse(file)
 		if err != nil {
 			return nil, err
 		}
 		size := 3 * int64(pic.W) * int64(pic.H)
-		if !p.reserve(size) {
+		if d.sample != nil || !p.reserve(size) {
 			return pic.RandomResizedCrop(box(pic.W, pic.H), o.Size)
 		}
 		if im, err = pic.RGB(); err != nil {
@@ -290,16 +375,16 @@ func (p *pairs) reserve(n int64) bool {
 
 // describe says what a run reads, for the log.
 func (p *pairs) describe() string {
-	s := ""
+	var list []string
 	for i := range p.pools {
-		for k, d := range p.pools[i].sets {
-			if i+k > 0 {
-				s += "; "
-			}
-			s += d.Describe()
+		if plan := p.pools[i].plan; plan != nil {
+			list = append(list, plan.Describe())
+		}
+		for _, d := range p.pools[i].sets {
+			list = append(list, d.Describe())
 		}
 	}
-	return s
+	return strings.Join(list, "; ")
 }
 
 // hasCaptions refuses a source that is empty or whose first examples have no
@@ -319,5 +404,9 @@ func hasCaptions(name string, d dataset.Dataset) error {
 			hint = "; " + ex.Hint
 		}
 	}
-	return fault.Inputf("%s: the examples have no captions (%s); training needs a .txt or .json beside each image, or a caption column%s", name, d.Describe(), hint)
+	return noCaptions(name, d.Describe(), hint)
+}
+
+func noCaptions(name, what, hint string) error {
+	return fault.Inputf("%s: the examples have no captions (%s); training needs a .txt or .json beside each image, or a caption column%s", name, what, hint)
 }

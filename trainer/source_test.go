@@ -133,7 +133,7 @@ func TestCropFromMemory(t *testing.T) {
 		}
 		for pos := range int64(60) {
 			px, tokens := make([]byte, size), make([]int32, words)
-			if err := p.fill(t.Context(), pos, 0, pos%p.pools[0].n, px, tokens); err != nil {
+			if err := p.fill(t.Context(), draw{pos: pos, example: pos % p.pools[0].n}, px, tokens); err != nil {
 				t.Fatal(err)
 			}
 			pixels[i] = append(pixels[i], px...)

@@ -144,23 +144,12 @@ var openers = map[Kind]opener{
 }
 
 // Open indexes src: a folder, a file, or a list of files such as
-// x-{000..012}.tar, train-*.tar or a.tar::b.tar, local or s3://bucket/….
+// x-{000..012}.tar, train-*.tar or a.tar::b.tar, local, s3://bucket/…,
+// gs://bucket/… or https://….
 // ctx also bounds later reads.
 func Open(ctx context.Context, src string, o Options) (Dataset, error) {
-	if src == "" {
-		return nil, fault.Usagef("no dataset given; want a folder, tars, a table or s3://bucket/path")
-	}
-	st, err := storageFor(ctx, src)
+	st, names, err := resolve(ctx, src)
 	if err != nil {
-		return nil, err
-	}
-	names := []string{src}
-	if !strings.Contains(src, "{") || !present(ctx, st, src) {
-		if names, err = expand(src); err != nil {
-			return nil, err
-		}
-	}
-	if names, err = globbed(ctx, st, names); err != nil {
 		return nil, err
 	}
 	s, err := look(ctx, st, names, o)
@@ -180,12 +169,61 @@ func Open(ctx context.Context, src string, o Options) (Dataset, error) {
 	return open(ctx, st, s, o)
 }
 
+// resolve finds the storage of a source and writes out its lists and patterns.
+func resolve(ctx context.Context, src string) (storage, []string, error) {
+	if src == "" {
+		return nil, nil, fault.Usagef("no dataset given; want a folder, tars, a table, s3://bucket/path, gs://bucket/path or https://host/path")
+	}
+	if err := refusePipe(src); err != nil {
+		return nil, nil, err
+	}
+	st, err := storageFor(ctx, src)
+	if err != nil {
+		return nil, nil, err
+	}
+	names := []string{src}
+	if !strings.Contains(src, "{") || !present(ctx, st, src) {
+		if names, err = expand(src); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, name := range names {
+		if schemeOf(name) != schemeOf(names[0]) {
+			return nil, nil, fault.Usagef("%s: %s and %s lie in different storages; give each its own source", fault.Name(src), fault.Name(names[0]), fault.Name(name))
+		}
+		if err := refusePipe(name); err != nil {
+			return nil, nil, err
+		}
+	}
+	names, err = globbed(ctx, st, names)
+	return st, names, err
+}
+
+// refusePipe refuses WebDataset's commands: what a command writes can be read
+// neither in pieces nor again. Most only copy a file, which can be read itself.
+func refusePipe(src string) error {
+	command, ok := strings.CutPrefix(src, "pipe:")
+	if !ok {
+		return nil
+	}
+	instead := "give the files themselves: a path, s3://, gs:// or https://"
+	for _, word := range strings.Fields(command) {
+		word = strings.Trim(word, `'"`)
+		if schemeOf(word) != "" || strings.HasPrefix(word, "/") && isTar(word) {
+			instead = "give " + fault.Name(word) + " itself"
+			break
+		}
+	}
+	return fault.Usagef("%s: a command's output cannot be read in pieces, nor again; %s", fault.Name(src), instead)
+}
+
 // globbed replaces names such as train-*.tar by the files there, in order. A
 // name that exists as it is written stays.
 func globbed(ctx context.Context, st storage, names []string) ([]string, error) {
 	out := make([]string, 0, len(names))
 	for _, name := range names {
-		if !strings.ContainsAny(name, "*?[") || present(ctx, st, name) {
+		_, web := st.(webStore) // a ? begins a query there
+		if web || !strings.ContainsAny(name, "*?[") || present(ctx, st, name) {
 			out = append(out, name)
 			continue
 		}
@@ -287,7 +325,7 @@ func inside(ctx context.Context, st storage, dir string, o Options) string {
 func guess(s source) (Kind, error) {
 	byExt := map[string]Kind{".tar": WebDataset, ".csv": CSV, ".tsv": CSV, ".parquet": Parquet, ".json": COCO}
 	if !s.dir {
-		switch ext := strings.ToLower(path.Ext(s.names[0])); ext {
+		switch ext := strings.ToLower(path.Ext(plainName(s.names[0]))); ext {
 		case ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip":
 			return "", fault.Inputf("%s: compressed, which allows no random access; unpack it once and give the folder or the .tar", fault.Name(s.names[0]))
 		default:

@@ -120,7 +120,7 @@ const maxList = 16 << 20
 func namesNear(ctx context.Context, st storage, dir string, up bool, columns ...string) (nameList, error) {
 	above := st.join(dir, "..")
 	folders := []string{dir, above}
-	if above == s3Scheme+"." { // above a bucket
+	if strings.HasSuffix(above, "://.") { // above a bucket
 		folders = folders[:1]
 	}
 	for _, where := range folders {

@@ -20,10 +20,18 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// bucketStore is S3-compatible storage. Names are s3://bucket/key.
-type bucketStore struct{ client *minio.Client }
+// bucketStore is S3-compatible storage. Names are s3://bucket/key, or
+// gs://bucket/key for Google's.
+type bucketStore struct {
+	client   *minio.Client
+	scheme   string
+	endpoint string // for messages
+}
 
-const s3Scheme = "s3://"
+const (
+	s3Scheme = "s3://"
+	gsScheme = "gs://"
+)
 
 // endpointVariables say where the storage is, as the AWS tools have them; the
 // first one set counts.
@@ -40,17 +48,26 @@ func firstSet(names []string, otherwise string) string {
 	return otherwise
 }
 
-// openS3 connects to the storage that the environment names: endpoint, region,
-// and credentials from AWS_* or MINIO_* variables, ~/.aws/credentials,
-// ~/.mc/config.json or the machine's role; without any, anonymously.
-func openS3(context.Context) (storage, error) {
-	endpoint := firstSet(endpointVariables, "https://s3.amazonaws.com")
+// gsEndpointVariables are those of gs://, which may lie beside s3:// in a
+// recipe.
+var gsEndpointVariables = append([]string{"GS_ENDPOINT_URL"}, endpointVariables...)
+
+// openBuckets connects to the storage that the environment names: endpoint,
+// region, and credentials from AWS_* or MINIO_* variables, ~/.aws/credentials,
+// ~/.mc/config.json or the machine's role; without any, anonymously. Google's
+// takes the same requests with its HMAC keys.
+func openBuckets(scheme string) (storage, error) {
+	variables, endpoint := endpointVariables, "https://s3.amazonaws.com"
+	if scheme == gsScheme {
+		variables, endpoint = gsEndpointVariables, "https://storage.googleapis.com"
+	}
+	endpoint = firstSet(variables, endpoint)
 	if !strings.Contains(endpoint, "://") {
 		endpoint = "https://" + endpoint
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fault.Usagef("%s=%q: want http://host:port or https://host", endpointVariables[0], endpoint)
+		return nil, fault.Usagef("%s=%q: want http://host:port or https://host", variables[0], endpoint)
 	}
 	chain := []credentials.Provider{
 		&credentials.EnvAWS{},
@@ -76,26 +93,26 @@ func openS3(context.Context) (storage, error) {
 	if err != nil {
 		return nil, fault.Usagef("%s: %w", endpoint, err)
 	}
-	return bucketStore{client}, nil
+	return bucketStore{client, scheme, endpoint}, nil
 }
 
-func splitS3(name string) (bucket, key string) {
-	bucket, key, _ = strings.Cut(strings.TrimPrefix(name, s3Scheme), "/")
+func (s bucketStore) split(name string) (bucket, key string) {
+	bucket, key, _ = strings.Cut(strings.TrimPrefix(name, s.scheme), "/")
 	return bucket, key
 }
 
-func (bucketStore) join(dir, name string) string {
-	if strings.HasPrefix(name, s3Scheme) {
+func (s bucketStore) join(dir, name string) string {
+	if strings.HasPrefix(name, s.scheme) {
 		return name
 	}
-	return s3Scheme + path.Join(strings.TrimPrefix(dir, s3Scheme), name)
+	return s.scheme + path.Join(strings.TrimPrefix(dir, s.scheme), name)
 }
 
 // window: a request costs as much time as some megabytes.
 func (bucketStore) window() int64 { return 4 << 20 }
 
-func (bucketStore) dir(name string) string {
-	return s3Scheme + path.Dir(strings.TrimPrefix(name, s3Scheme))
+func (s bucketStore) dir(name string) string {
+	return s.scheme + path.Dir(strings.TrimPrefix(name, s.scheme))
 }
 
 func (s bucketStore) stat(ctx context.Context, name string) (size int64, dir bool, err error) {
@@ -107,7 +124,7 @@ func (s bucketStore) stat(ctx context.Context, name string) (size int64, dir boo
 }
 
 func (s bucketStore) statOnce(ctx context.Context, name string) (int64, bool, error) {
-	bucket, key := splitS3(name)
+	bucket, key := s.split(name)
 	if key != "" && !strings.HasSuffix(key, "/") {
 		info, err := s.client.StatObject(ctx, bucket, key, minio.StatObjectOptions{})
 		if err == nil {
@@ -116,7 +133,7 @@ func (s bucketStore) statOnce(ctx context.Context, name string) (int64, bool, er
 		// The answer to HEAD has no body: that to the list below says why a
 		// request is bad.
 		bad := minio.ToErrorResponse(err).StatusCode == http.StatusBadRequest
-		if err = s3Error(name, err); !bad && !errors.Is(err, fs.ErrNotExist) {
+		if err = s.explain(name, err); !bad && !errors.Is(err, fs.ErrNotExist) {
 			return 0, false, err
 		}
 	}
@@ -126,7 +143,7 @@ func (s bucketStore) statOnce(ctx context.Context, name string) (int64, bool, er
 	o, found := <-s.client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Prefix: prefixOf(key), MaxKeys: 1})
 	switch {
 	case found && o.Err != nil:
-		return 0, false, s3Error(name, o.Err)
+		return 0, false, s.explain(name, o.Err)
 	case found:
 		return 0, true, nil
 	}
@@ -149,17 +166,17 @@ func (s bucketStore) list(ctx context.Context, dir string) (files []file, err er
 }
 
 func (s bucketStore) listOnce(ctx context.Context, dir string) ([]file, error) {
-	bucket, key := splitS3(dir)
+	bucket, key := s.split(dir)
 	prefix := prefixOf(key)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var out []file
 	for o := range s.client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
 		if o.Err != nil {
-			return nil, s3Error(dir, o.Err)
+			return nil, s.explain(dir, o.Err)
 		}
 		if !strings.HasSuffix(o.Key, "/") {
-			out = append(out, file{name: strings.TrimPrefix(o.Key, prefix), path: s3Scheme + bucket + "/" + o.Key, size: o.Size})
+			out = append(out, file{name: strings.TrimPrefix(o.Key, prefix), path: s.scheme + bucket + "/" + o.Key, size: o.Size})
 		}
 	}
 	return out, nil
@@ -181,8 +198,15 @@ func (s bucketStore) glob(ctx context.Context, pattern string) ([]string, error)
 	return out, nil
 }
 
-// read asks again where a body broke off or stood still, for what is missing.
 func (s bucketStore) read(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return readPatiently(ctx, fault.Name(name)+": storage at "+s.endpoint, off, n, func(off int64, buf []byte, etag string) (int64, string, error) {
+		return s.readOnce(ctx, name, off, buf, etag)
+	})
+}
+
+// readPatiently asks again where a body broke off or stood still, for what is
+// missing. once sends one request.
+func readPatiently(ctx context.Context, what string, off, n int64, once func(off int64, buf []byte, etag string) (int64, string, error)) ([]byte, error) {
 	buf := make([]byte, n)
 	if n == 0 {
 		return buf, nil
@@ -190,12 +214,12 @@ func (s bucketStore) read(ctx context.Context, name string, off, n int64) ([]byt
 	start := time.Now()
 	got, etag := int64(0), ""
 	err := patiently(ctx, func() error {
-		more, tag, err := s.readOnce(ctx, name, off+got, buf[got:], etag)
+		more, tag, err := once(off+got, buf[got:], etag)
 		got, etag = got+more, tag
 		var cut *cutError
 		if errors.As(err, &cut) {
 			cut.progress = more > 0
-			return fault.Envf("%s: storage at %s: %w at offset %d, after %s", fault.Name(name), endpointName(), cut, off+got, time.Since(start).Round(time.Millisecond))
+			return fault.Envf("%s: %w at offset %d, after %s", what, cut, off+got, time.Since(start).Round(time.Millisecond))
 		}
 		return err
 	})
@@ -208,7 +232,7 @@ func (s bucketStore) read(ctx context.Context, name string, off, n int64) ([]byt
 // readOnce sends one request and says how much came; etag is that of the
 // requests before, whose object it has to be.
 func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf []byte, etag string) (int64, string, error) {
-	bucket, key := splitS3(name)
+	bucket, key := s.split(name)
 	o := minio.GetObjectOptions{}
 	if err := o.SetRange(off, off+int64(len(buf))-1); err != nil {
 		return 0, etag, err
@@ -220,7 +244,7 @@ func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf [
 	}
 	body, info, _, err := minio.Core{Client: s.client}.GetObject(ctx, bucket, key, o)
 	if err != nil {
-		return 0, etag, s3Error(name, err)
+		return 0, etag, s.explain(name, err)
 	}
 	defer body.Close()
 	n, err := io.ReadFull(body, buf)
@@ -347,17 +371,20 @@ func passing(err error) bool {
 	}
 	var request *url.Error
 	var answer minio.ErrorResponse
+	var refused *webError
 	switch {
 	case errors.As(err, &request):
 		return true
+	case errors.As(err, &refused):
+		return refused.status >= 500 || refused.status == http.StatusTooManyRequests
 	case errors.As(err, &answer):
 		return answer.StatusCode >= 500 || answer.StatusCode == http.StatusTooManyRequests || answer.Code == "SlowDown"
 	}
 	return false
 }
 
-// s3Error says what a storage's answer means for the user.
-func s3Error(name string, err error) error {
+// explain says what a storage's answer means for the user.
+func (s bucketStore) explain(name string, err error) error {
 	r := minio.ToErrorResponse(err)
 	name = fault.Name(name)
 	switch {
@@ -366,7 +393,7 @@ func s3Error(name string, err error) error {
 	case r.Code == "NoSuchBucket":
 		return fault.Inputf("%s: no such bucket", name)
 	case strings.HasPrefix(err.Error(), "Bucket name "): // checked before a request
-		return fault.Inputf("%s: %w; want s3://BUCKET/KEY", name, err)
+		return fault.Inputf("%s: %w; want %sBUCKET/KEY", name, err, s.scheme)
 	case r.Code == "AuthorizationHeaderMalformed" || r.Code == "PermanentRedirect":
 		return fault.Envf("%s: the bucket is not in the region %q (%s); set AWS_REGION", name, firstSet(regionVariables, "us-east-1"), r.Code)
 	case r.Code == "InvalidAccessKeyId" || r.Code == "SignatureDoesNotMatch":
@@ -381,15 +408,13 @@ func s3Error(name string, err error) error {
 		return fault.Inputf("%s: shorter than when it was indexed; it has changed since the run started", name)
 	}
 	if stalled(err) {
-		return fault.Envf("%s: storage at %s: no answer to %d requests, %s each: %w", name, endpointName(), requestAttempts, idleLimit, os.ErrDeadlineExceeded)
+		return fault.Envf("%s: storage at %s: no answer to %d requests, %s each: %w", name, s.endpoint, requestAttempts, idleLimit, os.ErrDeadlineExceeded)
 	}
 	if text := err.Error(); fault.Name(text) != text { // what a server says
-		return fault.Envf("%s: storage at %s: %w", name, endpointName(), &saidError{text, err})
+		return fault.Envf("%s: storage at %s: %w", name, s.endpoint, &saidError{text, err})
 	}
-	return fault.Envf("%s: storage at %s: %w", name, endpointName(), err)
+	return fault.Envf("%s: storage at %s: %w", name, s.endpoint, err)
 }
-
-func endpointName() string { return firstSet(endpointVariables, "s3.amazonaws.com") }
 
 // saidError is an error in a server's words, quoted.
 type saidError struct {

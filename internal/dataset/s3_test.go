@@ -41,7 +41,7 @@ func TestStalledStorage(t *testing.T) {
 	s := datasettest.StartBucket(t)
 	body := strings.Repeat("0123456789", 1000)
 	write(t, filepath.Join(s.Dir, "a.jpg"), body)
-	open := func() (storage, error) { return openS3(t.Context()) }
+	open := func() (storage, error) { return openBuckets(s3Scheme) }
 	st, err := open()
 	if err != nil {
 		t.Fatal(err)

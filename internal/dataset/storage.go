@@ -44,10 +44,32 @@ type file struct {
 }
 
 func storageFor(ctx context.Context, src string) (storage, error) {
-	if strings.HasPrefix(src, "s3://") {
-		return openS3(ctx)
+	switch scheme := schemeOf(src); scheme {
+	case s3Scheme, gsScheme:
+		return openBuckets(scheme)
+	case "http://", "https://":
+		return openWeb()
 	}
 	return disk{}, nil
+}
+
+// schemeOf is how the name of a file in a storage other than the disk begins,
+// empty for the disk.
+func schemeOf(name string) string {
+	for _, scheme := range []string{s3Scheme, gsScheme, "https://", "http://"} {
+		if strings.HasPrefix(name, scheme) {
+			return scheme
+		}
+	}
+	return ""
+}
+
+// plainName is a name without the query that may follow a web address.
+func plainName(name string) string {
+	if strings.HasPrefix(schemeOf(name), "http") {
+		name, _, _ = strings.Cut(name, "?")
+	}
+	return name
 }
 
 // maxImage bounds one image file, so that a wrong size in an index cannot ask

@@ -168,53 +168,76 @@ func (d *webDataset) Read(i int) (Example, error) {
 	if err != nil {
 		return ex, err
 	}
-	var meta []byte
-	var images, dotted []string // compound extensions: of images, of captions and labels
-	plain := false              // a.seg.png is the image only when there is no a.jpg
-	labels := d.labels[s.tar]
-	ex.Key, err = unpack(span, func(ext string, data []byte) (err error) {
-		switch {
-		case isImage(ext):
-			if strings.Contains(ext, ".") {
-				images = append(images, ext)
-			}
-			if simple := !strings.Contains(ext, "."); ex.Image == nil || !plain && simple {
-				ex.Image, plain = data, simple
-			}
-		case ext == "txt" || ext == "caption":
-			if d.o.CaptionLines {
-				ex.Captions, err = captionLines(string(data))
-			} else {
-				ex.Captions, err = oneCaption(string(data))
-			}
-		case ext == "json":
-			meta = data
-		case ext == "cls" || ext == "cls.txt":
-			if labels != nil {
-				ex.Label, err = labels.class(string(data))
-			}
-		case ext == "npy" && d.o.Metadata:
-			ex.Meta, err = metaVector(data)
-		case sidecars[ext[strings.LastIndexByte(ext, '.')+1:]]:
-			dotted = append(dotted, ext)
-		}
-		return err
-	})
+	m := members{example: &ex, labels: d.labels[s.tar], o: d.o}
+	ex.Key, err = unpack(span, m.add)
 	ex.Path = name + "/" + ex.Key
-	if err == nil && meta != nil {
-		err = ex.addJSON(meta, labels, d.o)
-	}
-	if err == nil && !plain && len(images) > 1 {
-		err = fmt.Errorf("several images (%s) and none that is the plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(images, ", ")))
-	}
-	if len(dotted) > 0 && (ex.Captions == nil || ex.Label < 0) {
-		ex.Hint = fmt.Sprintf("WebDataset ends a key at the first dot: %s is the %q of the key %s; rename the members so that the key has no dot",
-			fault.Name(path.Base(ex.Key)+"."+dotted[0]), fault.Name(dotted[0]), fault.Name(ex.Key))
+	if err == nil {
+		err = m.finish()
 	}
 	if err != nil {
 		return ex, fault.Inputf("%s: %s at offset %d: %w", fault.Name(name), fault.Name(ex.Key), s.off, err)
 	}
 	return ex, nil
+}
+
+// members makes an example out of the members of a key.
+type members struct {
+	example        *Example // Key is set before finish
+	labels         *labels  // nil: not looked at
+	o              Options
+	meta           []byte
+	images, dotted []string // compound extensions: of images, of captions and labels
+	plain          bool     // a.seg.png is the image only when there is no a.jpg
+}
+
+// wanted says that a member's bytes are looked at.
+func wanted(ext string) bool {
+	return isImage(ext) || ext == "txt" || ext == "caption" || ext == "json" || ext == "cls" || ext == "cls.txt"
+}
+
+func (m *members) add(ext string, data []byte) (err error) {
+	ex := m.example
+	switch {
+	case isImage(ext):
+		if strings.Contains(ext, ".") {
+			m.images = append(m.images, ext)
+		}
+		if simple := !strings.Contains(ext, "."); ex.Image == nil || !m.plain && simple {
+			ex.Image, m.plain = data, simple
+		}
+	case ext == "txt" || ext == "caption":
+		if m.o.CaptionLines {
+			ex.Captions, err = captionLines(string(data))
+		} else {
+			ex.Captions, err = oneCaption(string(data))
+		}
+	case ext == "json":
+		m.meta = data
+	case ext == "cls" || ext == "cls.txt":
+		if m.labels != nil {
+			ex.Label, err = m.labels.class(string(data))
+		}
+	case ext == "npy" && m.o.Metadata:
+		ex.Meta, err = metaVector(data)
+	case sidecars[ext[strings.LastIndexByte(ext, '.')+1:]]:
+		m.dotted = append(m.dotted, ext)
+	}
+	return err
+}
+
+func (m *members) finish() (err error) {
+	ex := m.example
+	if m.meta != nil {
+		err = ex.addJSON(m.meta, m.labels, m.o)
+	}
+	if err == nil && !m.plain && len(m.images) > 1 {
+		err = fmt.Errorf("several images (%s) and none that is the plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(m.images, ", ")))
+	}
+	if len(m.dotted) > 0 && (ex.Captions == nil || ex.Label < 0) {
+		ex.Hint = fmt.Sprintf("WebDataset ends a key at the first dot: %s is the %q of the key %s; rename the members so that the key has no dot",
+			fault.Name(path.Base(ex.Key)+"."+m.dotted[0]), fault.Name(m.dotted[0]), fault.Name(ex.Key))
+	}
+	return err
 }
 
 // sidecars are the last parts of extensions that hold captions and labels.

@@ -25,10 +25,11 @@ type Cache struct {
 var (
 	Compiled    = Cache{"compiled", "programs compiled for a backend", ".xla"}
 	Classifiers = Cache{"classifiers", "class vectors of zero-shot evaluations", ".safetensors"}
+	Counts      = Cache{"counts", "numbers of samples in tars that say it nowhere", ".json"}
 )
 
 // All are all caches.
-var All = []Cache{Compiled, Classifiers}
+var All = []Cache{Compiled, Classifiers, Counts}
 
 // Base is evatool's folder in the user's cache folder.
 func Base() (string, error) {
