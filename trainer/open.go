@@ -74,7 +74,11 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		*to = min(*to, r.step+o.StopAfter)
 	}
 	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.seen, r.log)
-	source, err := r.openData(ctx, *to, o.fakes.reading)
+	how := o.fakes.reading
+	if from.state != nil {
+		how.gaps = from.state.Gaps
+	}
+	source, err := r.openData(ctx, *to, how)
 	if err != nil {
 		return err
 	}
@@ -106,9 +110,6 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	r.feed = source
 	if r.pairs != nil {
-		if from.state != nil {
-			r.pairs.gaps = from.state.Gaps
-		}
 		r.feed = startPipeline(context.WithoutCancel(ctx), r.pairs, r.seen, *to-r.step, r.workers)
 	}
 	r.last = time.Now()

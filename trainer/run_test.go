@@ -252,10 +252,17 @@ func TestKill(t *testing.T) {
 	if os.Getenv("EVATOOL_TEST_TRAIN") != "" {
 		t.Skip("only for the parent")
 	}
+	t.Run("random", func(t *testing.T) { killed(t, *killsFlag, "") })
+	t.Run("stream", func(t *testing.T) { killed(t, (*killsFlag+1)/2, smallTars(t, t.TempDir(), 5, 5, 5, 5, 9, 1, 5, 5)) })
+}
+
+// killed kills a run that often; source is that of a stream, "" for none.
+func killed(t *testing.T, most int, source string) {
 	dir := t.TempDir()
+	t.Setenv("EVATOOL_TEST_STREAM", source)
 	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
 	start := time.Now()
-	mustRun(t, tiny(t), Options{Out: whole})
+	mustRun(t, killable(t), Options{Out: whole})
 	took := time.Since(start) + 300*time.Millisecond
 	kills := 0
 	for try := 0; ; try++ {
@@ -268,7 +275,7 @@ func TestKill(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- cmd.Wait() }()
-		if kills == *killsFlag {
+		if kills == most {
 			if err := <-done; err != nil {
 				t.Fatalf("the last process: %v\n%s", err, out.Bytes())
 			}
@@ -333,7 +340,14 @@ func TestKillChild(t *testing.T) {
 	if out == "" {
 		t.Skip("only as a child of TestKill")
 	}
-	mustRun(t, tiny(t), Options{Out: out})
+	mustRun(t, killable(t), Options{Out: out})
+}
+
+func killable(t *testing.T) *Recipe {
+	if source := os.Getenv("EVATOOL_TEST_STREAM"); source != "" {
+		return streamed(t, source)
+	}
+	return tiny(t)
 }
 
 func TestRunRefuses(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -49,6 +50,7 @@ type pairs struct {
 type reading struct {
 	open  func(ctx context.Context, src string, o dataset.Options) (dataset.Dataset, error)
 	pause time.Duration
+	gaps  []gap // that an earlier process of the run did without
 }
 
 // A read that fails for a reason of the environment is tried again: attempts
@@ -84,9 +86,9 @@ func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples
 		return nil, fault.As(fault.Usage, fmt.Errorf("model: %w; captions need a model with CLIP's vocabulary", err))
 	}
 	if how.open == nil {
-		how = reading{dataset.Open, firstPause}
+		how.open, how.pause = dataset.Open, firstPause
 	}
-	p := &pairs{recipe: r, cfg: cfg, tok: bpe.New(), bad: bad, log: bad.log, pause: how.pause, cached: map[[2]int64]*img.RGB{}}
+	p := &pairs{recipe: r, cfg: cfg, tok: bpe.New(), bad: bad, log: bad.log, pause: how.pause, cached: map[[2]int64]*img.RGB{}, gaps: slices.Clone(how.gaps)}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -119,7 +121,10 @@ func (p *pairs) openPools(ctx context.Context, how reading) error {
 		o := dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption, Unlabelled: true}
 		path := p.recipe.path(s.Source)
 		if s.Read == readStream {
-			o.Log = p.log
+			o.Log, o.Without = p.log, p.uncounted(i)
+			if s.MissingShards == missingSkip {
+				o.Skip = func(tar string, err error) { p.skip(i, dataset.Gap{Shard: tar, Epoch: everyPass}, err) }
+			}
 			plan, err := dataset.OpenPlan(ctx, path, o)
 			if err == nil {
 				err = p.checkPlan(ctx, i, plan)

@@ -265,12 +265,35 @@ func (p *pairs) missing(source int, g dataset.Gap, cause error) error {
 		}
 		return fault.Inputf("data: %w (%d attempts in %v); put it right, or go on without it: data.%d.missing_shards: skip", cause, attempts, tried, source)
 	}
+	p.skip(source, g, cause)
+	return nil
+}
+
+// skip notes a tar, or a piece of one, that the run does without.
+func (p *pairs) skip(source int, g dataset.Gap, cause error) {
 	p.mu.Lock()
 	p.gaps = append(p.gaps, gap{source, g})
 	p.mu.Unlock()
-	p.log.Warn("a tar cannot be read; other samples take the place of its own", "tar", g.Shard, "from_sample", g.From, "lane", g.Lane, "pass", g.Epoch+1, "error", fault.Line(cause))
-	p.bad.list(s.Source, &badSample{path: fmt.Sprintf("%s (from sample %d, lane %d, pass %d)", g.Shard, g.From, g.Lane, g.Epoch+1), err: cause})
-	return nil
+	where := fmt.Sprintf("%s (from sample %d, lane %d, pass %d)", g.Shard, g.From, g.Lane, g.Epoch+1)
+	if g.Epoch == everyPass {
+		where = g.Shard + " (all samples, in all passes)"
+	}
+	p.log.Warn("a tar cannot be read; the run goes on without it", "tar", where, "error", fault.Line(cause))
+	p.bad.list(p.recipe.Data[source].Source, &badSample{path: where, err: cause})
+}
+
+// everyPass is the pass of a gap that is a tar whose samples could not be
+// counted: it is empty in the plan.
+const everyPass = -1
+
+// uncounted are the tars of a source that an earlier process could not count.
+func (p *pairs) uncounted(source int) (out []string) {
+	for _, g := range p.gaps {
+		if g.Source == source && g.Epoch == everyPass {
+			out = append(out, g.Shard)
+		}
+	}
+	return out
 }
 
 // gapsNow are the gaps known so far, in an order that does not depend on who

@@ -69,7 +69,7 @@ func OpenPlan(ctx context.Context, src string, o Options) (*Plan, error) {
 	if len(names) == 0 {
 		return nil, fault.Inputf("%s: not a list or a folder of .tar files, which is what a stream reads; give tars, or read: random", fault.Name(src))
 	}
-	c := counter{ctx: ctx, st: st, names: names, counts: make([]int32, len(names)), log: o.Log}
+	c := counter{ctx: ctx, st: st, names: names, counts: make([]int32, len(names)), log: o.Log, o: o}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
@@ -95,14 +95,17 @@ type counter struct {
 	from   []string // which ways gave some
 	index  bool     // Energon's index of offsets lies beside the first tar
 	log    *slog.Logger
+	o      Options
 }
 
 const maxCount = 1<<31 - 1
 
 // count tries every way for the tars that those before it left over.
 func (c *counter) count() error {
-	for i := range c.counts {
-		c.counts[i] = -1
+	for i, name := range c.names {
+		if c.counts[i] = -1; slices.Contains(c.o.Without, name) {
+			c.counts[i] = 0
+		}
 	}
 	folders := map[string][]int{}
 	for i, name := range c.names {
@@ -419,27 +422,24 @@ func (c *counter) walk() error {
 	g.SetLimit(indexers)
 	for _, i := range left {
 		g.Go(func() error {
-			now, err := c.stamp(ctx, c.names[i])
-			if err != nil {
-				return missingFile(c.names, i, err)
-			}
 			mu.Lock()
 			before, ok := had[c.names[i]]
 			mu.Unlock()
-			fresh := !ok || before.Size != now.Size || before.Modified != now.Modified || before.Samples < 0
-			if fresh {
-				if now.Samples, err = countTar(ctx, c.st, c.names[i], i); err != nil {
-					return err
-				}
-				before = now
-			}
-			c.counts[i] = before.Samples
+			now, fresh, err := c.counted(ctx, i, before, ok)
 			mu.Lock()
 			defer mu.Unlock()
-			if done++; fresh {
+			switch done++; {
+			case err != nil && c.o.Skip != nil && ctx.Err() == nil && !fault.FromEnvironment(err):
+				c.o.Skip(c.names[i], err)
+				c.counts[i] = 0
+				return nil
+			case err != nil:
+				return err
+			case fresh:
 				had[c.names[i]] = now
 				walked++
 			}
+			c.counts[i] = now.Samples
 			if time.Since(saved) > keepEvery {
 				save()
 			}
@@ -454,14 +454,22 @@ func (c *counter) walk() error {
 	if walked > 0 {
 		save()
 	}
-	if err != nil {
-		if len(c.names) > 1 && c.ctx.Err() == nil {
-			return fault.As(fault.Input, fmt.Errorf("%w (one of %d tars)", err, len(c.names)))
-		}
-		return err
-	}
 	c.found("their headers", len(left), 0)
-	return nil
+	return err
+}
+
+// counted counts a tar by its headers, unless it is as it was before.
+func (c *counter) counted(ctx context.Context, i int, before counted, known bool) (now counted, fresh bool, err error) {
+	if now, err = c.stamp(ctx, c.names[i]); err != nil {
+		return now, false, missingFile(c.names, i, err)
+	}
+	if known && before.Size == now.Size && before.Modified == now.Modified && before.Samples >= 0 {
+		return before, false, nil
+	}
+	if now.Samples, err = countTar(ctx, c.st, c.names[i], i); err != nil && len(c.names) > 1 && ctx.Err() == nil {
+		err = fault.As(fault.Input, fmt.Errorf("%w (one of %d tars)", err, len(c.names)))
+	}
+	return now, true, err
 }
 
 // keeper is the file that keeps the walk over these tars; empty where there is

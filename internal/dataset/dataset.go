@@ -87,6 +87,11 @@ type Options struct {
 	Unlabelled bool
 	// Metadata: the .npy members of tars are read into Example.Meta.
 	Metadata bool
+	// Without are tars of a stream that count as empty, whatever is in them.
+	Without []string
+	// Skip hears of a tar of a stream whose samples cannot be counted, which then
+	// counts as empty; nil: that is an error.
+	Skip func(tar string, err error)
 	// Log gets warnings about what the data says; nil: nowhere.
 	Log *slog.Logger
 }
