@@ -5,28 +5,37 @@ import (
 	"slices"
 
 	. "github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/core/tensors"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
 )
 
 // cachedPrograms take a step whose batch does not fit the devices at once
-// (GradCache): embed every part without keeping activations, compute the loss
-// over all features and its gradient with respect to them, then run every
-// part again and push that gradient back. All gradients, logit_scale's too,
-// equal the big batch's.
+// (GradCache): embed every part, compute the loss over all features and its
+// gradient with respect to them, then push that gradient back through every
+// part. All gradients, logit_scale's too, equal the big batch's.
+//
+// What the backward pass needs of a part is either handed over (residuals: the
+// input of every block, so that a block is recomputed as checkpointing does it
+// anyway), or the part is run once more.
 type cachedPrograms struct {
-	m     *machine
-	draw  *program // the draws of every part
-	embed *program // a part's features
-	join  *program // the batch's features
-	loss  *program // the loss, and its gradient for every part's features
-	back  *program // adds a part's gradients to the sums
-	apply *program // the optimizer
+	m         *machine
+	residuals bool
+	blocks    blockLoss
+
+	draw     *program // the draws of every part
+	embed    *program // a part's features, and its residuals
+	join     *program // the batch's features
+	sums     *program // of the loss's exponentials, for every part
+	joinSums *program // those of the batch
+	loss     *program // the loss, and its gradient for every part's features
+	zeros    *program // gradients to begin with
+	back     *program // adds a part's gradients to the sums
+	apply    *program // the optimizer
 }
 
-func (m *machine) newCached() *cachedPrograms {
-	c := &cachedPrograms{m: m}
+func (m *machine) newCached(residuals bool) *cachedPrograms {
+	c := &cachedPrograms{m: m, residuals: residuals, blocks: m.blockLoss()}
 	n := len(m.params)
 	each := func(list ...field) (l layout) {
 		for _, f := range list {
@@ -35,24 +44,33 @@ func (m *machine) newCached() *cachedPrograms {
 		return l
 	}
 	part := layout{{fieldParams, n}, {fieldFrozen, len(m.frozen)}, {fieldImages, 1}, {fieldTokens, 1}}
-	var drawn layout
+	var drawn, kept layout
 	if m.dropsPatches() {
 		part, drawn = append(part, entry{fieldKeep, 1}), append(drawn, entry{fieldKeeps, 1})
 	}
 	if m.recipe.DropPath > 0 {
 		part, drawn = append(part, entry{fieldPath, 1}), append(drawn, entry{fieldPaths, 1})
 	}
+	if residuals {
+		kept = layout{{fieldResiduals, m.cfg.Layers(arch.TextTower) + m.cfg.Layers(arch.VisualTower)}}
+	}
 	draws := fields(fieldRNG)
 	for range m.micros {
 		draws = append(draws, drawn...)
 	}
+	own, all := each(fieldImgs, fieldTxts), fields(fieldAllImg, fieldAllTxt)
+	ownSums, allSums := each(fieldImgSums, fieldTxtSums), fields(fieldAllImgSums, fieldAllTxtSums)
+	scale := fields(fieldLogitScale)
 	c.draw = m.program("draw", fields(fieldRNG), draws, []field{fieldRNG}, c.drawGraph)
-	c.embed = m.program("embed", part, fields(fieldImg, fieldTxt), nil, c.embedGraph)
-	c.join = m.program("join", each(fieldImgs, fieldTxts), fields(fieldAllImg, fieldAllTxt), nil, c.joinGraph)
-	c.loss = m.program("loss", fields(fieldAllImg, fieldAllTxt, fieldLogitScale),
-		append(fields(fieldLoss, fieldDLogitScale), each(fieldDImgs, fieldDTxts)...), nil, c.lossGraph)
+	c.embed = m.program("embed", part, append(fields(fieldImg, fieldTxt), kept...), nil, c.embedGraph)
+	c.join = m.program("join", own, all, nil, c.joinGraph)
+	c.sums = m.program("sums", slices.Concat(own, all, scale), ownSums, nil, c.sumsGraph, device.SaveMemory())
+	c.joinSums = m.program("join-sums", ownSums, allSums, nil, c.joinSumsGraph)
+	c.loss = m.program("loss", slices.Concat(own, ownSums, all, allSums, scale),
+		append(fields(fieldLoss, fieldDLogitScale), each(fieldDImgs, fieldDTxts)...), nil, c.lossGraph, device.SaveMemory())
 	sums := layout{{fieldSums, n}}
-	c.back = m.program("backward", slices.Concat(part, fields(fieldDImg, fieldDTxt), sums, fields(fieldScale)), sums,
+	c.zeros = m.program("zeros", scale, sums, nil, c.zerosGraph)
+	c.back = m.program("backward", slices.Concat(part, kept, fields(fieldDImg, fieldDTxt), sums, fields(fieldScale)), sums,
 		[]field{fieldSums}, c.backGraph, device.SaveMemory())
 	c.apply = m.program("apply", slices.Concat(fields(fieldLoss, fieldDLogitScale, fieldRates), sums, m.stateLayout()),
 		append(fields(fieldMetrics), m.stateLayout()...), stateFields, c.applyGraph)
@@ -60,7 +78,7 @@ func (m *machine) newCached() *cachedPrograms {
 }
 
 // part is the number of rows of one part.
-func (c *cachedPrograms) part() int { return c.m.recipe.Batch / c.m.micros }
+func (c *cachedPrograms) part() int { return c.m.rows / c.m.micros }
 
 // rows are those of part i.
 func (c *cachedPrograms) rows(i int) (lo, hi int) { return i * c.part(), (i + 1) * c.part() }
@@ -68,7 +86,7 @@ func (c *cachedPrograms) rows(i int) (lo, hi int) { return i * c.part(), (i + 1)
 // drawGraph draws for the whole batch at once, so that the size of the parts
 // does not change what is drawn.
 func (c *cachedPrograms) drawGraph(x *values[*Node]) *values[*Node] {
-	c.m.draw(x, c.m.recipe.Batch)
+	c.m.draw(x, c.m.rows)
 	for i := range c.m.micros {
 		rows := AxisRange(c.rows(i))
 		if x.keep != nil {
@@ -82,7 +100,14 @@ func (c *cachedPrograms) drawGraph(x *values[*Node]) *values[*Node] {
 }
 
 func (c *cachedPrograms) embedGraph(x *values[*Node]) *values[*Node] {
-	x.img, x.txt = c.m.features(x)
+	var keep func(in *Node, tower arch.Tower, layer int) *Node
+	if c.residuals {
+		keep = func(in *Node, _ arch.Tower, _ int) *Node {
+			x.residuals = append(x.residuals, in)
+			return in
+		}
+	}
+	x.img, x.txt = c.m.features(x, keep)
 	return x
 }
 
@@ -91,27 +116,27 @@ func (c *cachedPrograms) joinGraph(x *values[*Node]) *values[*Node] {
 	return x
 }
 
-// lossGraph sums the loss part by part: the logits of one part of the rows
-// against all columns are alive at a time, not batch × batch of them.
+func (c *cachedPrograms) sumsGraph(x *values[*Node]) *values[*Node] {
+	x.imgSums = c.blocks.rowSums(x.imgs, x.allTxt, x.logitScale)
+	x.txtSums = c.blocks.rowSums(x.txts, x.allImg, x.logitScale)
+	return x
+}
+
+func (c *cachedPrograms) joinSumsGraph(x *values[*Node]) *values[*Node] {
+	x.allImgSums, x.allTxtSums = Concatenate(x.imgSums, 0), Concatenate(x.txtSums, 0)
+	return x
+}
+
 func (c *cachedPrograms) lossGraph(x *values[*Node]) *values[*Node] {
-	var sum *Node
-	for i := range c.m.micros {
-		rows := AxisRange(c.rows(i))
-		img, txt := Slice(x.allImg, rows), Slice(x.allTxt, rows)
-		s := Add(matchRows(img, x.allTxt, x.logitScale, img, txt), matchRows(txt, x.allImg, x.logitScale, txt, img))
-		if sum == nil {
-			sum = s
-		} else {
-			sum = Add(sum, s)
-		}
-	}
-	x.loss = MulScalar(sum, 0.5/float64(c.m.recipe.Batch))
-	g := Gradient(x.loss, x.allImg, x.allTxt, x.logitScale)
-	x.dLogitScale = g[2]
-	for k, to := range []*[]*Node{&x.dImgs, &x.dTxts} {
-		for i := range c.m.micros {
-			*to = append(*to, Slice(g[k], AxisRange(c.rows(i))))
-		}
+	own, all := ownRows{x.imgs, x.txts, x.imgSums, x.txtSums}, allRows{x.allImg, x.allTxt, x.allImgSums, x.allTxtSums}
+	g := c.blocks.gradients(own, all, x.logitScale, c.m.recipe.Batch)
+	x.loss, x.dLogitScale, x.dImgs, x.dTxts = g.loss, g.logitScale, g.img, g.txt
+	return x
+}
+
+func (c *cachedPrograms) zerosGraph(x *values[*Node]) *values[*Node] {
+	for i := range c.m.params {
+		x.sums = append(x.sums, Zeros(x.logitScale.Graph(), c.m.slot(fieldParams, i).shape()))
 	}
 	return x
 }
@@ -119,14 +144,96 @@ func (c *cachedPrograms) lossGraph(x *values[*Node]) *values[*Node] {
 // backGraph adds one part's gradients to the sums. The loss scale multiplies
 // here, in front of the half-precision part of the backward pass.
 func (c *cachedPrograms) backGraph(x *values[*Node]) *values[*Node] {
-	img, txt := c.m.features(x)
-	pushed := Add(ReduceAllSum(Mul(img, x.dImg)), ReduceAllSum(Mul(txt, x.dTxt)))
-	// logit_scale does not reach the features; the term only keeps its gradient defined.
-	pushed = Add(pushed, MulScalar(c.m.logitScale(x.params), 0))
-	for i, g := range Gradient(Mul(pushed, x.scale), x.params...) {
+	if c.residuals {
+		return c.backFromResiduals(x)
+	}
+	img, txt := c.m.features(x, nil)
+	for i, g := range Gradient(Mul(pushed(img, txt, x), x.scale), x.params...) {
 		x.sums[i] = Add(x.sums[i], g)
 	}
 	return x
+}
+
+// pushed has the gradient of the loss, as far as it comes through features.
+func pushed(img, txt *Node, x *values[*Node]) *Node {
+	return Add(ReduceAllSum(Mul(img, x.dImg)), ReduceAllSum(Mul(txt, x.dTxt)))
+}
+
+// backFromResiduals is backGraph where each block begins at its residual. What
+// lies between two residuals is a graph of its own, with a gradient of its own:
+// the last blocks come first, each gives the one below the gradient of its input.
+// Of the forward pass nothing runs but what these gradients ask for.
+func (c *cachedPrograms) backFromResiduals(x *values[*Node]) *values[*Node] {
+	type joint struct{ below, residual *Node } // the same value, computed and handed over
+	joints := map[arch.Tower][]joint{}
+	taken := 0
+	img, txt := c.m.features(x, func(in *Node, tower arch.Tower, _ int) *Node {
+		r := x.residuals[taken]
+		taken++
+		joints[tower] = append(joints[tower], joint{in.StopCheckpoint(), r})
+		return r
+	})
+	// pull adds the gradients of what lies between starts and ends to the sums,
+	// and returns those of starts.
+	pull := func(of *Node, starts []*Node, ends ...*Node) []*Node {
+		used := reached(ends, starts, x.params)
+		wanted := slices.Clone(starts)
+		for _, i := range used {
+			wanted = append(wanted, x.params[i])
+		}
+		if len(wanted) == 0 {
+			return nil
+		}
+		g := Gradient(of, wanted...)
+		for k, i := range used {
+			x.sums[i] = Add(x.sums[i], g[len(starts)+k])
+		}
+		return g[:len(starts)]
+	}
+	towers := []arch.Tower{arch.TextTower, arch.VisualTower}
+	var tops []*Node
+	for _, t := range towers {
+		tops = append(tops, joints[t][len(joints[t])-1].residual)
+	}
+	gradients := pull(Mul(pushed(img, txt, x), x.scale), tops, img, txt)
+	for k, t := range towers {
+		g := gradients[k]
+		for i := len(joints[t]) - 1; i >= 0; i-- {
+			var starts []*Node
+			if i > 0 {
+				starts = []*Node{joints[t][i-1].residual}
+			}
+			below := joints[t][i].below
+			if list := pull(ReduceAllSum(Mul(below, StopGradient(g))), starts, below); i > 0 {
+				g = list[0]
+			}
+		}
+	}
+	return x
+}
+
+// reached are the numbers of the params from which ends are computed, not
+// looking beyond starts.
+func reached(ends, starts, params []*Node) (list []int) {
+	seen := map[*Node]bool{}
+	for _, n := range starts {
+		seen[n] = true
+	}
+	todo := slices.Clone(ends)
+	for len(todo) > 0 {
+		n := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if !seen[n] {
+			seen[n] = true
+			todo = append(todo, n.Inputs()...)
+		}
+	}
+	for i, p := range params {
+		if seen[p] {
+			list = append(list, i)
+		}
+	}
+	return list
 }
 
 func (c *cachedPrograms) applyGraph(x *values[*Node]) *values[*Node] {
@@ -146,6 +253,7 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 		m.state.rng = drawn.rng
 	}
 	var all values[*device.Array] // what the parts give
+	var residuals [][]*device.Array
 	for i := range m.micros {
 		x, err := c.inputs(b, drawn, i)
 		if err != nil {
@@ -159,20 +267,10 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 		if m.replay {
 			x.keep.Free() // it came with the rows
 		}
-		all.imgs, all.txts = append(all.imgs, out.img), append(all.txts, out.txt)
+		all.imgs, all.txts, residuals = append(all.imgs, out.img), append(all.txts, out.txt), append(residuals, out.residuals)
 	}
-	joined, err := c.join.call(ctx, &all)
+	loss, err := c.lossOf(ctx, &all)
 	if err != nil {
-		return nil, err
-	}
-	free(all.imgs, all.txts)
-	joined.logitScale = m.state.params[m.logitScaleIndex()]
-	loss, err := c.loss.call(ctx, joined)
-	if err != nil {
-		return nil, err
-	}
-	free([]*device.Array{joined.allImg, joined.allTxt})
-	if loss.sums, err = c.zeros(); err != nil {
 		return nil, err
 	}
 	for i := range m.micros {
@@ -180,13 +278,13 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 		if err != nil {
 			return nil, err
 		}
-		x.dImg, x.dTxt, x.sums = loss.dImgs[i], loss.dTxts[i], loss.sums
+		x.dImg, x.dTxt, x.sums, x.residuals = loss.dImgs[i], loss.dTxts[i], loss.sums, residuals[i]
 		out, err := c.back.call(ctx, x)
 		if err != nil {
 			return nil, err
 		}
 		loss.sums = out.sums
-		free(x.rows())
+		free(x.rows(), x.residuals)
 	}
 	loss.rates, loss.state = rates, m.state
 	out, err := c.apply.call(ctx, loss)
@@ -198,11 +296,42 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 	return out.metrics, nil
 }
 
+// lossOf is the loss of the features of all parts, its gradients, and gradients
+// of the parameters to begin with. It frees the features.
+func (c *cachedPrograms) lossOf(ctx context.Context, x *values[*device.Array]) (*values[*device.Array], error) {
+	x.logitScale = c.m.state.params[c.m.logitScaleIndex()]
+	joined, err := c.join.call(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	x.allImg, x.allTxt = joined.allImg, joined.allTxt
+	sums, err := c.sums.call(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	x.imgSums, x.txtSums = sums.imgSums, sums.txtSums
+	if joined, err = c.joinSums.call(ctx, x); err != nil {
+		return nil, err
+	}
+	x.allImgSums, x.allTxtSums = joined.allImgSums, joined.allTxtSums
+	loss, err := c.loss.call(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	free(x.imgs, x.txts, x.imgSums, x.txtSums, []*device.Array{x.allImg, x.allTxt, x.allImgSums, x.allTxtSums})
+	begin, err := c.zeros.call(ctx, x)
+	if err != nil {
+		return nil, err
+	}
+	loss.sums = begin.sums
+	return loss, nil
+}
+
 // inputs are those of part i. The kept patches of a batch that is replayed
 // come with it.
 func (c *cachedPrograms) inputs(b *hostBatch, drawn *values[*device.Array], i int) (*values[*device.Array], error) {
 	lo, hi := c.rows(i)
-	x, err := c.m.put(b, lo, hi, c.part())
+	x, err := c.m.put(b, lo, min(hi, c.m.recipe.Batch), c.part())
 	if err != nil {
 		return nil, err
 	}
@@ -214,17 +343,4 @@ func (c *cachedPrograms) inputs(b *hostBatch, drawn *values[*device.Array], i in
 		x.path = drawn.paths[i]
 	}
 	return x, nil
-}
-
-// zeros are gradients to begin with.
-func (c *cachedPrograms) zeros() ([]*device.Array, error) {
-	var out []*device.Array
-	for i := range c.m.params {
-		a, err := c.m.dev.Put(device.Replicated, tensors.FromShape(c.m.slot(fieldParams, i).shape()))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, a)
-	}
-	return out, nil
 }

@@ -27,15 +27,16 @@ type machine struct {
 	pixels  bool // images arrive as bytes [B, S, S, 3], not as normalised floats [B, 3, S, S]
 	replay  bool // the kept patches are an input, not drawn: tests
 	rows    int  // batch, rounded up to a multiple of the devices
-	micros  int  // 1: the whole batch in one program
+	micros  int  // 1: the whole batch at once
 	state   state[*device.Array]
 	buffers []*device.Array // values of frozen
 
 	compute dtypes.DType // of products and activations
 	fused   func(n int)  // told once how many attention operations run fused; may be nil
 
-	whole  *program        // micros == 1
-	cached *cachedPrograms // micros > 1
+	whole  *program        // the step as one program
+	cached *cachedPrograms // or in parts
+	plan   stepPlan
 }
 
 // The metrics of a step: one float32 vector, the only thing that is read back.
@@ -79,10 +80,13 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 	if m.dropsPatches() && cfg.IsResNet() {
 		return nil, fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
 	}
-	if m.micros > 1 {
-		m.cached = m.newCached()
-	} else {
+	if m.plan, err = m.planStep(); err != nil {
+		return nil, err
+	}
+	if m.plan.whole {
 		m.whole = m.newWhole()
+	} else {
+		m.cached = m.newCached(m.plan.residuals)
 	}
 	return m, nil
 }
@@ -161,7 +165,8 @@ func (m *machine) slot(f field, i int) slot {
 func (m *machine) cut(f field, i int) device.Sharding {
 	switch f {
 	case fieldImages, fieldTokens, fieldKeep, fieldKeeps,
-		fieldImg, fieldTxt, fieldImgs, fieldTxts, fieldDImg, fieldDTxt, fieldDImgs, fieldDTxts:
+		fieldImg, fieldTxt, fieldImgs, fieldTxts, fieldImgSums, fieldTxtSums, fieldResiduals,
+		fieldDImg, fieldDTxt, fieldDImgs, fieldDTxts:
 		return device.SplitRows
 	case fieldM, fieldV:
 		return m.slot(f, i).cut

@@ -2,9 +2,13 @@ package trainer
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -19,12 +23,178 @@ func fitsHost(r *Recipe, cfg *arch.Config) error {
 	return nil
 }
 
-// hostMemory is the host's memory in bytes, and much where that is not known.
+// hostMemory is the host's memory in bytes, or what a container may have of it,
+// and much where that is not known.
 func hostMemory() float64 {
-	text, err := os.ReadFile("/proc/meminfo")
-	var kb float64
-	if _, scan := fmt.Sscanf(string(text), "MemTotal: %f", &kb); err != nil || scan != nil {
-		return 1 << 40
+	have := float64(1 << 40)
+	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
+		var kb float64
+		if _, err := fmt.Sscanf(string(text), "MemTotal: %f", &kb); err == nil {
+			have = kb * 1024
+		}
 	}
-	return kb * 1024
+	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+		if most, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64); err == nil {
+			have = min(have, most)
+		}
+	}
+	return have
+}
+
+// deviceMemory is what one device has, in bytes. The devices of a CPU share the
+// host's memory.
+func deviceMemory(dev *device.Device) (float64, error) {
+	limit, err := dev.MemoryLimit()
+	if err != nil || limit > 0 {
+		return float64(limit), err
+	}
+	return hostMemory() / float64(dev.N()), nil
+}
+
+// The loss over the whole matrix of logits is one program with the step and
+// saves the passes over features that blocks make; blocks are for batches whose
+// matrix is large.
+const (
+	matrixLossMost = 1 << 30   // bytes of a device that the matrix may take
+	blockLossMost  = 256 << 20 // bytes of a device that a block may take
+)
+
+// matrixLossBytes is what contrastive and its gradient take of each device: s
+// and its softmax, both ways.
+func matrixLossBytes(batch, devices int) float64 {
+	return 4 * 4 * float64(batch) * float64(batch) / float64(devices)
+}
+
+// blockRows is how many rows a block of the loss has on each device: each takes
+// its logits, their weights and one more row of the batch.
+func blockRows(batch int) int { return max(1, blockLossMost/(3*4*batch)) }
+
+// blockLossBytes is what blockLoss takes of each device, the features of the
+// whole batch and their sums among it.
+func blockLossBytes(cfg *arch.Config, batch, devices int) float64 {
+	share := (batch + devices - 1) / devices
+	block := 3 * 4 * float64(min(blockRows(batch), share)) * float64(batch)
+	width := float64(cfg.EmbedDim)
+	return block + 2*4*float64(batch)*(width+2) + 2*4*float64(share)*(2*width+2)
+}
+
+// residualBytes is what a device keeps of its share of the batch between the
+// forward and the backward pass of its parts: the input of every block.
+func residualBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
+	share := float64((r.Batch + devices - 1) / devices)
+	row := float64(cfg.Text.ContextLength) * float64(cfg.Text.Width) * float64(cfg.Layers(arch.TextTower))
+	if cfg.IsResNet() {
+		side := cfg.Vision.ImageSize / 4 // behind the stem
+		for _, b := range cfg.Bottlenecks() {
+			row += float64(side * side * b.Convs[0].In)
+			side /= b.Stride
+		}
+	} else {
+		row += float64(1+r.kept(cfg)) * float64(cfg.Vision.Width) * float64(cfg.Layers(arch.VisualTower))
+	}
+	return share * row * computeBytes(r)
+}
+
+// computeBytes is the size of an activation.
+func computeBytes(r *Recipe) float64 {
+	if r.Precision == "fp32" {
+		return 4
+	}
+	return 2
+}
+
+// stateBytes is what a device holds from step to step: parameters, statistics,
+// and its share of the moments.
+func stateBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
+	sum := 0.0
+	for _, p := range cfg.Params() {
+		n := 1.0
+		for _, d := range p.Shape {
+			n *= float64(d)
+		}
+		sum += 4 * n
+		if p.Buffer {
+			continue
+		}
+		moment := n
+		for _, d := range p.Shape { // as slot does
+			if r.ZeroStage > 0 && d%int64(devices) == 0 {
+				moment = n / float64(devices)
+				break
+			}
+		}
+		sum += 2 * 4 * moment
+	}
+	return sum
+}
+
+// stepPlan is how a step is computed.
+type stepPlan struct {
+	whole     bool   // in one program
+	blocks    bool   // the loss, not as one matrix
+	residuals bool   // parts hand over what their backward passes need
+	why       string // of residuals or their absence; empty where there is one program
+}
+
+// planStep chooses by the bytes that each way takes of a device.
+func (m *machine) planStep() (p stepPlan, err error) {
+	r, n := m.recipe, m.dev.N()
+	p.blocks = m.micros > 1 || matrixLossBytes(r.Batch, n) > matrixLossMost
+	p.whole = m.micros == 1 && (!p.blocks || n == 1)
+	if p.whole {
+		return p, nil
+	}
+	if r.Accumulation != "" {
+		p.residuals, p.why = r.Accumulation == accumulateResiduals, "as the recipe says"
+		return p, nil
+	}
+	if !r.GradCheckpointing {
+		p.why = "without grad_checkpointing a second forward pass costs what recomputing every block would"
+		return p, nil
+	}
+	have, err := deviceMemory(m.dev)
+	if err != nil {
+		return p, err
+	}
+	need := residualBytes(m.cfg, r, n) + partBytes(m.cfg, r, n)
+	p.residuals = need <= 0.85*have
+	p.why = fmt.Sprintf("%.3g GB of residuals among %.3g GB, of %.3g GB a device", residualBytes(m.cfg, r, n)/1e9, need/1e9, have/1e9)
+	return p, nil
+}
+
+// The values of Recipe.Accumulation beside "".
+const (
+	accumulateResiduals = "residuals"
+	accumulateAgain     = "recompute"
+)
+
+// partBytes is what a step in parts takes of a device beside residuals: the
+// state, the gradients, and the larger of a part's activations and the loss.
+func partBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
+	rows := (r.Batch + devices - 1) / devices
+	if r.MicroBatch > 0 {
+		rows = min(rows, r.MicroBatch)
+	}
+	kept := 1.0
+	if !cfg.IsResNet() {
+		kept = float64(1+r.kept(cfg)) / float64(cfg.Tokens())
+	}
+	return stateBytes(cfg, r, devices) + 4*float64(cfg.TotalParams()) +
+		max(activations(cfg, r, kept)*float64(rows), blockLossBytes(cfg, r.Batch, devices))
+}
+
+// log says how the steps of a run are computed.
+func (p stepPlan) log(log *slog.Logger, batch int) {
+	loss := "one matrix"
+	if p.blocks {
+		loss = fmt.Sprintf("blocks of %d rows", min(batch, blockRows(batch)))
+	}
+	switch {
+	case p.whole:
+		log.Info("step", "loss", loss)
+	case p.residuals:
+		log.Info("step", "loss", loss, "accumulation", accumulateResiduals, "why", p.why)
+	default:
+		log.Info("step", "loss", loss, "accumulation", accumulateAgain, "why", p.why)
+	}
 }

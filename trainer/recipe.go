@@ -25,8 +25,9 @@ type Recipe struct {
 	Captions          []string     `yaml:"captions,omitempty"` // templates with {}, one drawn per sample
 	Image             Image        `yaml:"image"`
 	Augment           Augment      `yaml:"augment,omitempty"`
-	Batch             int          `yaml:"batch"`       // global
-	MicroBatch        int          `yaml:"micro_batch"` // per device; 0: batch / devices
+	Batch             int          `yaml:"batch"`                  // global
+	MicroBatch        int          `yaml:"micro_batch"`            // per device; 0: batch / devices
+	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: residuals or recompute; empty: what fits
 	Samples           int64        `yaml:"samples,omitempty"`
 	Steps             int64        `yaml:"steps"` // samples / batch when absent
 	WarmupSteps       int64        `yaml:"warmup_steps"`

@@ -62,7 +62,7 @@ func (c change) bearing() bearing {
 	top, rest, _ := strings.Cut(c.Key, ".")
 	_, last, _ := strings.Cut(rest, ".")
 	switch {
-	case slices.Contains([]string{"micro_batch", "grad_checkpointing", "zero_stage"}, top):
+	case slices.Contains([]string{"micro_batch", "accumulation", "grad_checkpointing", "zero_stage"}, top):
 		return rounds
 	case top == "init":
 		return past

@@ -35,11 +35,35 @@ func (m *machine) stepGraph(x *values[*Node]) *values[*Node] {
 // lossAndGradients is the loss of the whole batch and its gradient, multiplied
 // with the loss scale.
 func (m *machine) lossAndGradients(x *values[*Node]) (*Node, []*Node) {
-	img, txt := m.features(x)
+	img, txt := m.features(x, nil)
+	logitScale := m.logitScale(x.params)
+	if m.plan.blocks {
+		return m.lossInBlocks(x, img, txt, logitScale)
+	}
 	// Rows that only fill up the devices do not count.
 	img, txt = Slice(img, AxisRange(0, m.recipe.Batch)), Slice(txt, AxisRange(0, m.recipe.Batch))
-	loss := contrastive(img, txt, m.logitScale(x.params))
+	loss := contrastive(img, txt, logitScale)
 	return loss, Gradient(Mul(loss, x.scale), x.params...)
+}
+
+// lossInBlocks is lossAndGradients where the matrix of logits would be too
+// large. It is for one device: on several XLA would cut the columns, and send
+// logits around instead of features.
+func (m *machine) lossInBlocks(x *values[*Node], img, txt, logitScale *Node) (*Node, []*Node) {
+	b := m.blockLoss()
+	own := ownRows{img: []*Node{StopGradient(img)}, txt: []*Node{StopGradient(txt)}}
+	own.imgSums = b.rowSums(own.img, own.txt[0], logitScale)
+	own.txtSums = b.rowSums(own.txt, own.img[0], logitScale)
+	g := b.gradients(own, allRows{own.img[0], own.txt[0], own.imgSums[0], own.txtSums[0]}, logitScale, m.recipe.Batch)
+	x.dImg, x.dTxt = StopGradient(g.img[0]), StopGradient(g.txt[0])
+	gradients := Gradient(Mul(pushed(img, txt, x), x.scale), x.params...)
+	gradients[m.logitScaleIndex()] = Mul(g.logitScale, x.scale)
+	return g.loss, gradients
+}
+
+// blockLoss is the loss of this batch in blocks.
+func (m *machine) blockLoss() blockLoss {
+	return blockLoss{batch: m.recipe.Batch, devices: m.dev.N(), rows: blockRows(m.recipe.Batch)}
 }
 
 // logitScale is that parameter; every model has it.
@@ -64,8 +88,9 @@ func (m *machine) draw(x *values[*Node], rows int) {
 	}
 }
 
-// features are the L2-normalised embeddings of both towers, float32 [B, E].
-func (m *machine) features(x *values[*Node]) (img, txt *Node) {
+// features are the L2-normalised embeddings of both towers, float32 [B, E]. Text
+// comes first; residual, which may be nil, is clip.Options.Residual.
+func (m *machine) features(x *values[*Node], residual func(x *Node, tower arch.Tower, layer int) *Node) (img, txt *Node) {
 	w := clip.Weights{}
 	for i, p := range m.params {
 		w[p.Name] = x.params[i]
@@ -73,7 +98,7 @@ func (m *machine) features(x *values[*Node]) (img, txt *Node) {
 	for i, p := range m.frozen {
 		w[p.Name] = x.frozen[i]
 	}
-	opt := clip.Options{DType: m.compute, Checkpoint: m.recipe.GradCheckpointing}
+	opt := clip.Options{DType: m.compute, Checkpoint: m.recipe.GradCheckpointing || residual != nil, Residual: residual}
 	txt = clip.Normalize(clip.Text(m.cfg, w, x.tokens, opt))
 	opt.KeepPatches = x.keep
 	if x.path != nil {

@@ -29,8 +29,12 @@ type values[T any] struct {
 	dLogitScale    T
 	sums           []T // gradients of the parameters, of the parts so far
 
+	residuals []T // inputs of the blocks, of the rows at hand
+	// Sums of the loss's exponentials, for every image and for every text.
+	allImgSums, allTxtSums T
+
 	// One array for each part:
-	imgs, txts, dImgs, dTxts, keeps, paths []T
+	imgs, txts, imgSums, txtSums, dImgs, dTxts, keeps, paths []T
 }
 
 // state is what a step changes.
@@ -68,8 +72,13 @@ const (
 	fieldLoss
 	fieldDLogitScale
 	fieldSums
+	fieldResiduals
+	fieldAllImgSums
+	fieldAllTxtSums
 	fieldImgs
 	fieldTxts
+	fieldImgSums
+	fieldTxtSums
 	fieldDImgs
 	fieldDTxts
 	fieldKeeps
@@ -93,6 +102,8 @@ func (v *values[T]) cells() [numFields]cell[T] {
 		fieldImg:     {one: &v.img}, fieldTxt: {one: &v.txt}, fieldDImg: {one: &v.dImg}, fieldDTxt: {one: &v.dTxt},
 		fieldAllImg: {one: &v.allImg}, fieldAllTxt: {one: &v.allTxt}, fieldLogitScale: {one: &v.logitScale},
 		fieldLoss: {one: &v.loss}, fieldDLogitScale: {one: &v.dLogitScale}, fieldSums: {list: &v.sums},
+		fieldResiduals: {list: &v.residuals}, fieldAllImgSums: {one: &v.allImgSums}, fieldAllTxtSums: {one: &v.allTxtSums},
+		fieldImgSums: {list: &v.imgSums}, fieldTxtSums: {list: &v.txtSums},
 		fieldImgs: {list: &v.imgs}, fieldTxts: {list: &v.txts}, fieldDImgs: {list: &v.dImgs}, fieldDTxts: {list: &v.dTxts},
 		fieldKeeps: {list: &v.keeps}, fieldPaths: {list: &v.paths},
 	}

@@ -35,6 +35,10 @@ type Options struct {
 	DropPath func(x *Node, tower arch.Tower, layer int) *Node
 	// Checkpoint recomputes each block in the backward pass.
 	Checkpoint bool
+	// Residual is given the input of each block and says what the block takes
+	// instead: the same value from an earlier pass. With it Checkpoint leaves out
+	// the last block, whose backward pass comes first.
+	Residual func(x *Node, tower arch.Tower, layer int) *Node
 	// Capture is called with the output of every block and of a few other
 	// modules, under the names that these have in the eva layout. It makes the
 	// last block compute every token.
@@ -76,6 +80,30 @@ func (t *tower) weight(name string) *Node {
 
 // cast is the tensor in the compute dtype.
 func (t *tower) cast(name string) *Node { return to(t.weight(name), t.dtype) }
+
+// enter is called on the input of block layer.
+func (t *tower) enter(x *Node, layer int) *Node {
+	if t.opt.Residual != nil {
+		x = t.opt.Residual(x, t.which, layer)
+	}
+	if t.checkpoints(layer) {
+		x = x.Checkpoint()
+	}
+	return x
+}
+
+// checkpoints says whether a block is recomputed in the backward pass.
+func (t *tower) checkpoints(layer int) bool {
+	return t.opt.Checkpoint && (t.opt.Residual == nil || layer < t.cfg.Layers(t.which)-1)
+}
+
+// leave ends what enter began, on the output of the last block.
+func (t *tower) leave(x *Node) *Node {
+	if t.checkpoints(t.cfg.Layers(t.which) - 1) {
+		x = x.StopCheckpoint()
+	}
+	return x
+}
 
 func (t *tower) capture(name string, x *Node) {
 	if t.opt.Capture != nil {

@@ -64,14 +64,9 @@ func (t *tower) blocks(x *Node, pick func(*Node) *Node, block func(x *Node, laye
 		if i < n-1 || t.opt.Capture != nil {
 			last = nil
 		}
-		if t.opt.Checkpoint {
-			x = x.Checkpoint()
-		}
-		x = block(x, i, last)
+		x = block(t.enter(x, i), i, last)
 	}
-	if t.opt.Checkpoint {
-		x = x.StopCheckpoint()
-	}
+	x = t.leave(x)
 	if pick != nil && t.opt.Capture != nil {
 		x = pick(x)
 	}

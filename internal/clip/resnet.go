@@ -32,18 +32,12 @@ func (t *tower) resnet(img *Node) *Node {
 			stage++
 			left = t.cfg.Vision.Layers[stage-1]
 		}
-		if t.opt.Checkpoint {
-			x = x.Checkpoint()
-		}
-		x = t.bottleneck(x, b, i)
+		x = t.bottleneck(t.enter(x, i), b, i)
 		if left--; left == 0 {
 			t.captureMap(fmt.Sprintf("visual.layer%d", stage), x)
 		}
 	}
-	if t.opt.Checkpoint {
-		x = x.StopCheckpoint()
-	}
-	x = t.attentionPool(x)
+	x = t.attentionPool(t.leave(x))
 	t.capture("visual.attnpool", x)
 	return x
 }
