@@ -547,3 +547,38 @@ func TestClipping(t *testing.T) {
 		}
 	}
 }
+
+// TestResiduals: a step in parts that hands residuals over leaves what one with
+// a second forward pass leaves, draws of patches and of branches among it.
+func TestResiduals(t *testing.T) {
+	for _, family := range families {
+		everywhere(t, "", func(t *testing.T, dev *device.Device) {
+			run := func(accumulation string) (*machine, []float32) {
+				f := newFixture(t, family, func(r *Recipe) {
+					r.Batch, r.MicroBatch, r.Accumulation = 16, 2, accumulation
+					r.PatchDropout, r.DropPath, r.GradCheckpointing = 0.5, 0.2, true
+				})
+				var b hostBatch
+				for _, x := range f.batches.batches[:3] {
+					b.floats, b.tokens = append(b.floats, x.floats...), append(b.tokens, x.tokens...)
+				}
+				m := f.machine(t, dev, false)
+				if m.plan.residuals != (accumulation == accumulateResiduals) {
+					t.Fatalf("accumulation %s: residuals %v", accumulation, m.plan.residuals)
+				}
+				m.must(t, &b, 0)
+				return m, m.must(t, &b, 1)
+			}
+			again, a := run(accumulateAgain)
+			kept, b := run(accumulateResiduals)
+			near(t, "loss", float64(b[metricLoss]), float64(a[metricLoss]), 1e-6*float64(a[metricLoss]))
+			near(t, "gradient norm", float64(b[metricGradNorm]), float64(a[metricGradNorm]), 1e-5*float64(a[metricGradNorm]))
+			for _, p := range again.params {
+				w := again.value(t, p.Name)
+				if d := l2diff(kept.value(t, p.Name), w); d > 1e-5*l2(w)+1e-7 {
+					t.Errorf("%s: off by %.2g", p.Name, d/l2(w))
+				}
+			}
+		})
+	}
+}
