@@ -26,7 +26,9 @@ type Plan struct {
 	Parts            int     `json:"parts"`             // of one batch, with feature-cached accumulation when above 1
 	BytesState       int64   `json:"bytes_state"`       // per device: parameters, moments, gradients
 	BytesActivations int64   `json:"bytes_activations"` // per device, estimated
-	BytesLoss        int64   `json:"bytes_loss"`        // per device: logits of the global batch
+	BytesLoss        int64   `json:"bytes_loss"`        // per device: logits of the global batch, or of a block of it
+	BytesResiduals   int64   `json:"bytes_residuals"`   // per device: what parts keep with accumulation: residuals
+	LossInBlocks     bool    `json:"loss_in_blocks"`    // not as one matrix
 	BytesDevice      int64   `json:"bytes_device"`
 	Rate             float64 `json:"samples_per_second,omitempty"`
 	Hours            float64 `json:"hours,omitempty"`
@@ -86,21 +88,27 @@ func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
 	p.GFLOPsExecuted = passes * once
 	p.PFLOPs = p.GFLOPsPerSample * float64(p.Samples) / 1e6
 
-	moments := int64(8)
-	if r.ZeroStage > 0 {
-		moments = 8 / int64(devices)
-		if moments*int64(devices) != 8 {
-			moments++
-		}
-	}
-	p.BytesState = p.Params * (4 + 4 + moments)
+	p.BytesState = int64(stateBytes(cfg, r, devices)) + 4*p.Params
 	kept := activations(cfg, r, keptShare) * float64(p.MicroBatch)
 	if kept > 1<<60 {
 		return nil, fault.Usagef("model: %d pairs keep %.3g bytes on a device; no device has that, take a smaller image_size, context_length or micro_batch", p.MicroBatch, kept)
 	}
 	p.BytesActivations = int64(kept)
-	p.BytesLoss = int64(r.Batch) / int64(devices) / int64(p.Parts) * int64(r.Batch) * 4 * 3
-	p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
+	step := r.planStep(devices, parts)
+	p.LossInBlocks = step.blocks
+	if step.blocks {
+		p.BytesLoss = int64(blockLossBytes(cfg, r.Batch, devices))
+	} else {
+		p.BytesLoss = int64(matrixLossBytes(r.Batch, devices))
+	}
+	if step.residuals {
+		p.BytesResiduals = int64(residualBytes(cfg, r, devices))
+	}
+	if step.whole {
+		p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
+	} else { // one after the other
+		p.BytesDevice = p.BytesState + p.BytesResiduals + max(p.BytesActivations, p.BytesLoss)
+	}
 	if rate > 0 {
 		p.Hours = float64(p.Samples) / rate / 3600
 		p.judgeRate(r.Precision)
@@ -183,7 +191,15 @@ func (p *Plan) String() string {
 	}
 	row("batch", "%s = %d devices × %d rows × %d parts", padded, p.Devices, p.MicroBatch, p.Parts)
 	row("steps", "%d (%d samples)", p.Steps, p.Samples)
-	row("memory per device", "%s: state %s, activations about %s, loss %s", gib(p.BytesDevice), gib(p.BytesState), gib(p.BytesActivations), gib(p.BytesLoss))
+	loss := "as one matrix"
+	if p.LossInBlocks {
+		loss = "in blocks"
+	}
+	memory := fmt.Sprintf("%s: state %s, activations about %s, loss %s %s", gib(p.BytesDevice), gib(p.BytesState), gib(p.BytesActivations), loss, gib(p.BytesLoss))
+	if p.BytesResiduals > 0 {
+		memory += ", residuals " + gib(p.BytesResiduals)
+	}
+	row("memory per device", "%s", memory)
 	row("whole run", "%.3g FLOP (operations, not a rate)", p.PFLOPs*1e15)
 	if p.Rate > 0 {
 		row("time", "%.1f hours at %.4g samples/s", p.Hours, p.Rate)

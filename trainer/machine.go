@@ -80,9 +80,7 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 	if m.dropsPatches() && cfg.IsResNet() {
 		return nil, fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
 	}
-	if m.plan, err = m.planStep(); err != nil {
-		return nil, err
-	}
+	m.plan = r.planStep(n, m.micros)
 	if m.plan.whole {
 		m.whole = m.newWhole()
 	} else {

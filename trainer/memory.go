@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -39,16 +38,6 @@ func hostMemory() float64 {
 		}
 	}
 	return have
-}
-
-// deviceMemory is what one device has, in bytes. The devices of a CPU share the
-// host's memory.
-func deviceMemory(dev *device.Device) (float64, error) {
-	limit, err := dev.MemoryLimit()
-	if err != nil || limit > 0 {
-		return float64(limit), err
-	}
-	return hostMemory() / float64(dev.N()), nil
 }
 
 // The loss over the whole matrix of logits is one program with the step and
@@ -130,36 +119,19 @@ func stateBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
 
 // stepPlan is how a step is computed.
 type stepPlan struct {
-	whole     bool   // in one program
-	blocks    bool   // the loss, not as one matrix
-	residuals bool   // parts hand over what their backward passes need
-	why       string // of residuals or their absence; empty where there is one program
+	whole     bool // in one program
+	blocks    bool // the loss, not as one matrix
+	residuals bool // parts hand over what their backward passes need
 }
 
-// planStep chooses by the bytes that each way takes of a device.
-func (m *machine) planStep() (p stepPlan, err error) {
-	r, n := m.recipe, m.dev.N()
-	p.blocks = m.micros > 1 || matrixLossBytes(r.Batch, n) > matrixLossMost
-	p.whole = m.micros == 1 && (!p.blocks || n == 1)
-	if p.whole {
-		return p, nil
-	}
-	if r.Accumulation != "" {
-		p.residuals, p.why = r.Accumulation == accumulateResiduals, "as the recipe says"
-		return p, nil
-	}
-	if !r.GradCheckpointing {
-		p.why = "without grad_checkpointing a second forward pass costs what recomputing every block would"
-		return p, nil
-	}
-	have, err := deviceMemory(m.dev)
-	if err != nil {
-		return p, err
-	}
-	need := residualBytes(m.cfg, r, n) + partBytes(m.cfg, r, n)
-	p.residuals = need <= 0.85*have
-	p.why = fmt.Sprintf("%.3g GB of residuals among %.3g GB, of %.3g GB a device", residualBytes(m.cfg, r, n)/1e9, need/1e9, have/1e9)
-	return p, nil
+// planStep chooses by the bytes that the loss takes of a device. Parts run a
+// second forward pass unless the recipe wants their residuals kept: that is
+// faster where it was measured.
+func (r *Recipe) planStep(devices, parts int) (p stepPlan) {
+	p.blocks = parts > 1 || matrixLossBytes(r.Batch, devices) > matrixLossMost
+	p.whole = parts == 1 && (!p.blocks || devices == 1)
+	p.residuals = !p.whole && r.Accumulation == accumulateResiduals
+	return p
 }
 
 // The values of Recipe.Accumulation beside "".
@@ -168,33 +140,17 @@ const (
 	accumulateAgain     = "recompute"
 )
 
-// partBytes is what a step in parts takes of a device beside residuals: the
-// state, the gradients, and the larger of a part's activations and the loss.
-func partBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
-	rows := (r.Batch + devices - 1) / devices
-	if r.MicroBatch > 0 {
-		rows = min(rows, r.MicroBatch)
-	}
-	kept := 1.0
-	if !cfg.IsResNet() {
-		kept = float64(1+r.kept(cfg)) / float64(cfg.Tokens())
-	}
-	return stateBytes(cfg, r, devices) + 4*float64(cfg.TotalParams()) +
-		max(activations(cfg, r, kept)*float64(rows), blockLossBytes(cfg, r.Batch, devices))
-}
-
 // log says how the steps of a run are computed.
 func (p stepPlan) log(log *slog.Logger, batch int) {
-	loss := "one matrix"
+	args := []any{"loss", "one matrix"}
 	if p.blocks {
-		loss = fmt.Sprintf("blocks of %d rows", min(batch, blockRows(batch)))
+		args[1] = fmt.Sprintf("blocks of %d rows", min(batch, blockRows(batch)))
 	}
 	switch {
-	case p.whole:
-		log.Info("step", "loss", loss)
 	case p.residuals:
-		log.Info("step", "loss", loss, "accumulation", accumulateResiduals, "why", p.why)
-	default:
-		log.Info("step", "loss", loss, "accumulation", accumulateAgain, "why", p.why)
+		args = append(args, "accumulation", accumulateResiduals)
+	case !p.whole:
+		args = append(args, "accumulation", accumulateAgain)
 	}
+	log.Info("step", args...)
 }

@@ -27,7 +27,7 @@ type Recipe struct {
 	Augment           Augment      `yaml:"augment,omitempty"`
 	Batch             int          `yaml:"batch"`                  // global
 	MicroBatch        int          `yaml:"micro_batch"`            // per device; 0: batch / devices
-	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: residuals or recompute; empty: what fits
+	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: recompute (also when empty) or residuals
 	Samples           int64        `yaml:"samples,omitempty"`
 	Steps             int64        `yaml:"steps"` // samples / batch when absent
 	WarmupSteps       int64        `yaml:"warmup_steps"`

@@ -34,8 +34,8 @@ full disk it waits for space; data that cannot be read is asked for again for
 half a minute, then the run stops with a checkpoint and exit status 4.
 
 A run that is resumed may change checkpoint, eval, max_bad, --workers and where
-its data lies, and micro_batch, grad_checkpointing and zero_stage (the last bits
-may differ). Everything else but the model (lr, steps, batch, data, …) may change
+its data lies, and micro_batch, accumulation, grad_checkpointing and zero_stage
+(the last bits may differ). Everything else but the model (lr, steps, batch, data, …) may change
 in a fork: --resume with a checkpoint of the old run, --out with a new folder. It
 keeps the step and the samples seen; which example comes next follows from the
 seed and that number. run.json records where it came from and what changed.` + exitStatus,

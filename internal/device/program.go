@@ -280,27 +280,6 @@ func (p *Program) FusedAttention(args ...*Array) (int, error) {
 	return e.fused, nil
 }
 
-// MemoryLimit is the memory of a device that programs may use, in bytes; 0 for a
-// CPU, whose devices share the host's.
-func (d *Device) MemoryLimit() (int64, error) {
-	if d.info.Kind != KindCUDA {
-		return 0, nil
-	}
-	_, _, limit, ok := d.Memory()
-	if !ok { // nothing was compiled yet
-		a, err := d.PutF32(Replicated, []float32{0})
-		if err != nil {
-			return 0, err
-		}
-		defer a.Free()
-		if _, err := d.Program("nothing", func(in []*graph.Node) []*graph.Node { return in }).Memory(a); err != nil {
-			return 0, err
-		}
-		_, _, limit, _ = d.Memory()
-	}
-	return limit, nil
-}
-
 // Memory is what the plugin says about the memory of the first device, in
 // bytes; ok is false when it does not say (CPU) or nothing was compiled yet.
 func (d *Device) Memory() (inUse, peak, limit int64, ok bool) {
