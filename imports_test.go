@@ -19,8 +19,9 @@ var layers = [][]string{
 	{"internal/demo"},
 	{"convert", "eval", "trainer"},
 	{"internal/checkpoint"},
+	{"internal/hub"},
 	{"internal/clip"}, {"internal/weights"}, {"internal/arch"}, {"internal/torchfile"}, {"internal/tensorfile"},
-	{"internal/bpe"}, {"internal/img"}, {"internal/dataset"}, {"internal/device"}, {"internal/comm"}, {"internal/digest"}, {"internal/shard"}, {"internal/runlog"}, {"internal/yamlfile"}, {"internal/usercache"}, {"internal/atomicfile"}, {"internal/fault"},
+	{"internal/bpe"}, {"internal/img"}, {"internal/dataset"}, {"internal/device"}, {"internal/comm"}, {"internal/digest"}, {"internal/shard"}, {"internal/runlog"}, {"internal/yamlfile"}, {"internal/usercache"}, {"internal/atomicfile"}, {"internal/idle"}, {"internal/fault"},
 	{"internal/published"}, // a table of figures
 }
 

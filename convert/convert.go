@@ -44,12 +44,13 @@ import (
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 )
 
 // Options says what Run does. The zero value of every field but Sources and
 // Output is the default.
 type Options struct {
-	Sources []string // files or one folder; several files are shards of one model
+	Sources []string // files, one folder, or one name of a model (see eval.Open); several files are shards of one model
 	Output  string   // the safetensors file to write
 	Config  string   // architecture name or JSON file; empty: recognised
 	Layout  string   // eva (default), openclip, hf, source
@@ -71,8 +72,24 @@ type Options struct {
 	DryRun    bool     // plan only
 	Force     bool     // overwrite
 
+	Offline    bool   // of a source's name: take it from the cache alone; HF_HUB_OFFLINE=1 says so too
+	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
+
 	Progress func(done, total int64) // bytes written so far, from several goroutines; may be nil
 	Log      *slog.Logger            // may be nil
+}
+
+// files are the files of models that are given as paths or names.
+func files(ctx context.Context, o hub.Options, names ...string) ([]string, error) {
+	paths := make([]string, len(names))
+	for i, name := range names {
+		f, err := hub.Find(ctx, name, o)
+		if err != nil {
+			return nil, err
+		}
+		paths[i] = f.Path
+	}
+	return paths, nil
 }
 
 // Run converts a checkpoint and returns what it did. The output is complete
@@ -92,6 +109,9 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 		if err := checkTarget(o.Output, o.Force, append(slices.Clone(o.Sources), o.Config)); err != nil {
 			return nil, err
 		}
+	}
+	if o.Sources, err = files(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, Log: o.Log}, o.Sources...); err != nil {
+		return nil, err
 	}
 	in, err := checkpoint.Open(o.Sources, o.Key)
 	if err != nil {

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"slices"
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -18,6 +20,10 @@ type DiffOptions struct {
 	ATol float64 // largest absolute difference that counts as equal
 	Map  string  // auto (default): by EVA's names when both are CLIP models; none: by the names as they are
 	Key  string  // path of the state dict inside a wrapper, for both
+
+	Offline    bool         // as in Options
+	ModelCache string       // as in Options
+	Log        *slog.Logger // may be nil
 }
 
 // Difference is the result of Diff.
@@ -43,7 +49,7 @@ type TensorDiff struct {
 	Problem string  `json:"problem,omitempty"` // why the values cannot be compared
 }
 
-// Diff compares two checkpoints by value, across containers, element types
+// Diff compares two checkpoints (paths or names, see eval.Open) by value, across containers, element types
 // and layouts. NaN equals NaN.
 func Diff(ctx context.Context, a, b string, o DiffOptions) (_ *Difference, err error) {
 	defer fault.Public(ctx, &err)
@@ -53,10 +59,14 @@ func Diff(ctx context.Context, a, b string, o DiffOptions) (_ *Difference, err e
 	if !(o.ATol >= 0) {
 		return nil, fault.Usagef("Options.ATol %v: want 0 or more", o.ATol)
 	}
+	paths, err := files(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, Log: o.Log}, a, b)
+	if err != nil {
+		return nil, err
+	}
 	d := &Difference{A: a, B: b, ATol: o.ATol, Map: "none"}
 	var named, eva [2][]*checkpoint.Item
 	mapped := o.Map != "none"
-	for i, path := range []string{a, b} {
+	for i, path := range paths {
 		in, err := checkpoint.Open([]string{path}, o.Key)
 		if err != nil {
 			return nil, err

@@ -8,9 +8,11 @@ import (
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/digest"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 )
 
-// InitOptions says from what Init builds a starting model.
+// InitOptions says from what Init builds a starting model. Checkpoints are paths
+// or names (see eval.Open).
 type InitOptions struct {
 	Config string   // architecture name or JSON file
 	Vision string   // checkpoint for the vision tower; empty: not loaded
@@ -21,7 +23,11 @@ type InitOptions struct {
 	Seed   uint64
 	Output string
 	Force  bool
-	Log    *slog.Logger // may be nil
+
+	Offline    bool   // as in Options
+	ModelCache string // as in Options
+
+	Log *slog.Logger // may be nil
 }
 
 // DefaultSkip is the recipe's skip list. Names are matched as they stand in
@@ -59,6 +65,11 @@ func Init(ctx context.Context, o InitOptions) (_ *InitReport, err error) {
 	if err := checkTarget(o.Output, o.Force, []string{o.Vision, o.Text, o.Base}); err != nil {
 		return nil, err
 	}
+	paths, err := files(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, Log: o.Log}, o.Vision, o.Text, o.Base)
+	if err != nil {
+		return nil, err
+	}
+	so.Vision, so.Text, so.Base = paths[0], paths[1], paths[2]
 	s, err := checkpoint.OpenStart(so)
 	if err != nil {
 		return nil, err

@@ -6,9 +6,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"log/slog"
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
@@ -17,6 +19,10 @@ type InspectOptions struct {
 	Key    string // path of the state dict inside a wrapper
 	Prefix string // only the tensors whose names begin so; it is taken off
 	Hash   bool   // hash every tensor; without it no tensor bytes are read
+
+	Offline    bool         // as in Options
+	ModelCache string       // as in Options
+	Log        *slog.Logger // may be nil
 }
 
 // Inspection is what a checkpoint holds.
@@ -51,10 +57,15 @@ func inspected(t tensorfile.Info) InspectedTensor {
 	return InspectedTensor{Name: t.Name, DType: string(t.DType), Shape: shapeOf(t), Bytes: t.NumBytes()}
 }
 
-// Inspect lists what is in a checkpoint.
+// Inspect lists what is in a checkpoint, given as a path or a name (see eval.Open).
 func Inspect(ctx context.Context, path string, o InspectOptions) (_ *Inspection, err error) {
 	defer fault.Public(ctx, &err)
-	in, err := checkpoint.Open([]string{path}, o.Key)
+	paths, err := files(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, Log: o.Log}, path)
+	if err != nil {
+		return nil, err
+	}
+	path = paths[0]
+	in, err := checkpoint.Open(paths, o.Key)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,8 @@ type EmbedOptions struct {
 	DeviceCount, Threads int
 	DType                string
 	CompileCache         string
+	Offline              bool
+	ModelCache           string
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 
@@ -47,7 +49,7 @@ type EmbedOptions struct {
 }
 
 func (o *EmbedOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
+	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
 }
 
 // EmbedReport says what Embed wrote.

@@ -12,8 +12,10 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Open opens a model: a file that convert or train wrote, or any checkpoint
-// that convert reads. The weights are on the device when it returns; a tower is
+// Open opens a model: a file that convert or train wrote, any checkpoint that
+// convert reads, or a name (EVA02-CLIP-B-16, ViT-B-32/laion2b_s34b_b79k,
+// openai:ViT-B-32, hf:OWNER/NAME[@REVISION][/FILE]) whose weights are fetched
+// once, verified, and kept in the Hugging Face cache. The weights are on the device when it returns; a tower is
 // compiled when it is first used, once for each size of call.
 func Open(ctx context.Context, model string, o OpenOptions) (_ *Model, err error) {
 	defer fault.Public(ctx, &err)

@@ -93,7 +93,7 @@ type Options struct {
 	// ClassNames, in the same order; nil: by those names.
 	Folders []string
 
-	// Model is the path of any checkpoint that convert reads; Config, Key and
+	// Model is a checkpoint that convert reads, or a name (as for Open); Config, Key and
 	// Preprocess are as in OpenOptions, like all that says how to open it. ZeroShotWith
 	// reads none of these.
 	Model, Config, Key   string
@@ -102,6 +102,8 @@ type Options struct {
 	DeviceCount, Threads int
 	DType                string
 	CompileCache         string
+	Offline              bool
+	ModelCache           string
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 	// ModelID names the weights of ZeroShotWith's encoder, such as a hash.
@@ -138,7 +140,7 @@ type Options struct {
 }
 
 func (o *Options) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
+	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
 }
 
 // check finds what is wrong with the options before anything is opened.

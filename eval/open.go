@@ -13,6 +13,7 @@ import (
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/internal/weights"
 )
@@ -34,8 +35,12 @@ type OpenOptions struct {
 	Batch   int // images per call of the model; 0: 8 on a CPU, 256 on a GPU
 	Workers int // decoding goroutines; 0: Threads, or one per core
 
-	CompileCache string       // folder of compiled programs; "": the user's cache folder, "off": none
-	Log          *slog.Logger // nil: silent
+	CompileCache string // folder of compiled programs; "": the user's cache folder, "off": none
+
+	Offline    bool   // of a model's name: take it from the cache alone; HF_HUB_OFFLINE=1 says so too
+	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
+
+	Log *slog.Logger // nil: silent
 }
 
 // check finds what is wrong with the options before anything is opened.
@@ -89,7 +94,12 @@ func open(ctx context.Context, path string, o OpenOptions) (_ *Model, err error)
 	if err != nil {
 		return nil, err
 	}
-	if m.file, err = checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{ConfigName: o.Config, Key: o.Key, Preprocess: o.Preprocess}); err != nil {
+	found, err := hub.Find(ctx, path, hub.Options{Cache: o.ModelCache, Offline: o.Offline, ToRun: true, Log: o.Log})
+	if err != nil {
+		m.dev.Close()
+		return nil, err
+	}
+	if m.file, err = checkpoint.OpenModel(ctx, found.Path, checkpoint.ModelOptions{ConfigName: o.Config, Key: o.Key, Preprocess: o.Preprocess}); err != nil {
 		m.dev.Close()
 		return nil, err
 	}
@@ -194,7 +204,7 @@ func checkModel(opened *Model, path string, o OpenOptions) error {
 	}
 	o.Batch, o.Workers, o.Log = 0, 0, nil
 	if path != "" || o != (OpenOptions{}) {
-		return fault.Usagef("Opened is a model that is open already: leave out what says how to open one (Model, Config, Key, Preprocess, Backend, DeviceCount, Threads, DType, CompileCache)")
+		return fault.Usagef("Opened is a model that is open already: leave out what says how to open one (Model, Config, Key, Preprocess, Backend, DeviceCount, Threads, DType, CompileCache, Offline, ModelCache)")
 	}
 	return nil
 }

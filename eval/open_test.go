@@ -19,6 +19,8 @@ func TestOpeningOptions(t *testing.T) {
 				f.SetString(name)
 			case reflect.Int:
 				f.SetInt(int64(len(name)))
+			case reflect.Bool:
+				f.SetBool(true)
 			case reflect.Pointer:
 				f.Set(reflect.ValueOf(slog.Default()))
 			default:

@@ -34,6 +34,8 @@ type RetrievalOptions struct {
 	DeviceCount, Threads int
 	DType                string
 	CompileCache         string
+	Offline              bool
+	ModelCache           string
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 
@@ -56,7 +58,7 @@ type RetrievalOptions struct {
 }
 
 func (o *RetrievalOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Log}
+	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
 }
 
 // RetrievalResult is the outcome of Retrieval.

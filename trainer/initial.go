@@ -8,16 +8,34 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
+
+// findInit finds the files of the recipe's init, which are paths or names of
+// models; names are fetched.
+func (r *run) findInit(ctx context.Context, o hub.Options) error {
+	r.init = r.recipe.Init
+	for _, in := range []struct {
+		key  string
+		name *string
+	}{{"model", &r.init.Model}, {"vision", &r.init.Vision}, {"text", &r.init.Text}} {
+		f, err := hub.Find(ctx, r.recipe.path(*in.name), o)
+		if err != nil {
+			return fmt.Errorf("init.%s: %w", in.key, err)
+		}
+		*in.name = f.Path
+	}
+	return nil
+}
 
 // startWeights fills a fresh machine as the recipe's init says: a whole model,
 // two towers, or random.
 func (r *run) startWeights(ctx context.Context) error {
-	in, cfg, seed := r.recipe.Init, r.machine.cfg, uint64(r.recipe.Seed)
+	in, cfg, seed := r.init, r.machine.cfg, uint64(r.recipe.Seed)
 	switch {
 	case in.Model != "":
-		path := r.recipe.path(in.Model)
+		path := in.Model
 		m, err := checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{Config: cfg})
 		if err != nil {
 			return r.misfit(ctx, path, err)
@@ -29,7 +47,7 @@ func (r *run) startWeights(ctx context.Context) error {
 		return r.startFrom(m.Source, path)
 	case in.Vision != "" || in.Text != "":
 		s, err := checkpoint.OpenStart(checkpoint.StartOptions{
-			Config: cfg, Vision: r.recipe.path(in.Vision), Text: r.recipe.path(in.Text), Skip: in.Skip, Seed: seed,
+			Config: cfg, Vision: in.Vision, Text: in.Text, Skip: in.Skip, Seed: seed,
 		})
 		if err != nil {
 			return fmt.Errorf("init: %w", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 )
 
 // open prepares the run folder, the data and the state.
@@ -72,6 +73,11 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	if o.StopAfter > 0 {
 		*to = min(*to, r.step+o.StopAfter)
+	}
+	if from.state == nil {
+		if err := r.findInit(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, ToRun: true, Log: r.log}); err != nil {
+			return err
+		}
 	}
 	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.seen, r.log)
 	how := o.fakes.reading

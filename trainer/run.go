@@ -39,6 +39,7 @@ type run struct {
 	events  *runlog.Events
 
 	over    bool     // an earlier process has finished the run: its files stay as they are
+	init    Init     // the recipe's, as paths
 	fork    *fork    // the run is one, nil else
 	data    []string // fingerprints of the sources
 	first   int64    // steps that earlier processes did

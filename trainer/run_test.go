@@ -29,6 +29,7 @@ import (
 	"github.com/evatool/evatool/internal/dataset/datasettest"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub/hubtest"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -848,15 +849,21 @@ func TestTowers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tower, err := os.ReadFile(filepath.Join(dir, "EVA02_CLIP.pt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hubtest.New(t, "some/towers", map[string][]byte{"EVA02_CLIP.pt": tower})
+	t.Setenv("HF_HOME", filepath.Join(tmp, "hub"))
 	r, err := ParseRecipe("towers", []byte(fmt.Sprintf(`
 model: %sconfig.json
-init: {vision: %sEVA02_CLIP.pt, text: %sEVA02_CLIP.pt}
+init: {vision: "hf:some/towers", text: %sEVA02_CLIP.pt}
 data: [{tensors: %s}]
 batch: 2
 steps: 1
 warmup_steps: 0
 lr: {vision: 0, text: 0, other: 0}
-`, dir, dir, dir, batches)))
+`, dir, dir, batches)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
@@ -41,10 +42,19 @@ func Check(ctx context.Context, recipe *Recipe, o Options) (problems []error) {
 	return problems
 }
 
-// checkInit opens what the recipe starts from.
+// checkInit opens what the recipe starts from; a model's name has to be one,
+// and is fetched when the run starts.
 func (r *run) checkInit(ctx context.Context) error {
 	in := r.recipe.Init
 	cfg, err := r.recipe.config()
+	for key, name := range map[string]string{"model": in.Model, "vision": in.Vision, "text": in.Text} {
+		if is, err := hub.IsName(r.recipe.path(name)); is || err != nil {
+			if err != nil {
+				err = fmt.Errorf("init.%s: %w", key, err)
+			}
+			return err
+		}
+	}
 	switch {
 	case err != nil:
 		return err

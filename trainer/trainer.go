@@ -53,6 +53,9 @@ type Options struct {
 	// one of several does not train on its own by itself; off has it do so.
 	Hosts string
 
+	Offline    bool   // of names in the recipe's init: take them from the cache alone; HF_HUB_OFFLINE=1 says so too
+	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
+
 	Workers int          // decoding goroutines; 0: one per core
 	Log     *slog.Logger // nil: silent
 	// Progress is called after every step, from the run's own goroutine, one

@@ -68,7 +68,7 @@ func Names() []string {
 // Named is a published architecture: by its name here, or by the one that the
 // original repositories use for it.
 func Named(name string) (*Config, bool) {
-	c, ok := named()[canonical(name)]
+	c, ok := named()[Canonical(name)]
 	if !ok {
 		return nil, false
 	}
@@ -91,8 +91,8 @@ var aliases = map[string]string{
 	"RN50": "openai-RN50", "RN101": "openai-RN101", "RN50x4": "openai-RN50x4", "RN50x16": "openai-RN50x16", "RN50x64": "openai-RN50x64",
 }
 
-// canonical is the name here of an architecture that is called name somewhere.
-func canonical(name string) string {
+// Canonical is the name here of an architecture that is called name somewhere.
+func Canonical(name string) string {
 	if a, ok := aliases[name]; ok {
 		return a
 	}

@@ -50,7 +50,7 @@ openclip (bicubic, antialias).` + exitStatus,
 			if err := checkOutput(o.Output); err != nil {
 				return err
 			}
-			o.Sources, o.Log = args, app.Log
+			o.Sources, o.Offline, o.Log = args, app.Offline, app.Log
 			if !o.DryRun {
 				var done func()
 				o.Progress, done = app.bytesDone("convert")

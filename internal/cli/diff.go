@@ -19,6 +19,7 @@ relative difference. The exit status is 1 when they differ.` + exitStatus,
   evatool diff fp32.safetensors fp16.safetensors --atol 1e-3`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Offline, o.Log = app.Offline, app.Log
 			d, err := convert.Diff(cmd.Context(), args[0], args[1], o)
 			if err != nil {
 				return err

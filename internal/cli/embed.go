@@ -27,7 +27,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
   evatool embed --model model.safetensors --tensors in.safetensors --normalize=false --blocks -o out.safetensors`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Images = append(o.Images, args...)
-			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter, o.Stdin, o.Raw = app.Log, app.meter, app.In, !normalize
 			rep, err := eval.Embed(cmd.Context(), o)
 			if err != nil {

@@ -28,7 +28,7 @@ func TestMessagesNameFields(t *testing.T) {
 	flags := map[string]bool{}
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
-		for _, name := range []string{"backend", "device-count", "threads"} {
+		for _, name := range []string{"backend", "device-count", "threads", "offline"} {
 			flags[name] = true
 		}
 		for name := range known {
@@ -49,7 +49,7 @@ func TestMessagesNameFields(t *testing.T) {
 	for _, types := range fields {
 		all = append(all, types...)
 	}
-	for _, below := range []string{"checkpoint", "dataset", "torchfile", "weights"} {
+	for _, below := range []string{"checkpoint", "dataset", "hub", "torchfile", "weights"} {
 		fields["internal/"+below] = all
 	}
 	// Hints that name a command, and texts that are data of a report.

@@ -30,7 +30,7 @@ file is read as what it is.` + exitStatus,
 			if err := checkOutput(o.Output); err != nil {
 				return err
 			}
-			o.Log = app.Log
+			o.Offline, o.Log = app.Offline, app.Log
 			o.Skip = append([]string{}, strings.FieldsFunc(skip, func(r rune) bool { return r == ',' || r == ' ' })...)
 			r, err := convert.Init(cmd.Context(), o)
 			if err != nil {

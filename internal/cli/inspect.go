@@ -18,6 +18,7 @@ in the file is executed.` + exitStatus,
   evatool inspect epoch_5.pt --json --hash=false`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Offline, o.Log = app.Offline, app.Log
 			r, err := convert.Inspect(cmd.Context(), args[0], o)
 			if err != nil {
 				return err

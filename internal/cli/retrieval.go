@@ -31,7 +31,7 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 				return err
 			}
 			o.Fresh = !resume
-			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter = app.Log, app.meter
 			res, err := eval.Retrieval(cmd.Context(), o)
 			if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
@@ -52,6 +53,7 @@ type App struct {
 	JSON        bool
 	Verbose     bool
 	Quiet       bool
+	Offline     bool
 
 	Log *slog.Logger
 }
@@ -104,7 +106,7 @@ func (a *App) Progress(label string, total int64, unit string) *runlog.Progress 
 // commands lists every command's constructor, in the order of the help.
 var commands = []func(*App) *cobra.Command{
 	newConvert, newInspect, newDiff, newInit,
-	newZeroshot, newRetrieval, newEmbed, newModels, newPreprocess, newTokenize,
+	newZeroshot, newRetrieval, newEmbed, newModels, newFetch, newPreprocess, newTokenize,
 	newTrain, newBackend, newCache, newDemo, newVersion,
 }
 
@@ -128,6 +130,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 			}
 			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
 			device.QuietLibraries()
+			cmd.SetContext(hub.Show(cmd.Context(), app.Progress))
 			if app.Threads > 0 {
 				runtime.GOMAXPROCS(app.Threads)
 			}
@@ -147,6 +150,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.IntVar(&app.Threads, "threads", 0, "use at most `N` threads (0: all cores)")
 	f.BoolVar(&app.JSON, "json", false, "print one JSON value on stdout, nothing else there")
 	f.BoolVarP(&app.Verbose, "verbose", "v", false, "log more")
+	f.BoolVar(&app.Offline, "offline", false, "take models that are given by name from the cache alone (as HF_HUB_OFFLINE=1)")
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
 	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

@@ -78,7 +78,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 				return refused(problems)
 			}
 			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
-			o.Log = app.Log
+			o.Log, o.Offline = app.Log, app.Offline
 			if o.Out == "" {
 				name := filepath.Base(args[0])
 				o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name)))

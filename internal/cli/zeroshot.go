@@ -80,7 +80,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 			if err := atomicfile.Apart([]string{o.Predictions, o.SaveClassifier}, words); err != nil {
 				return err
 			}
-			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter, o.Fresh = app.Log, app.meter, !resume
 			if sets := strings.Split(args[0], ","); len(sets) > 1 || len(models) > 1 || sets[0] == eval.DataComp {
 				res, err := eval.Suite(cmd.Context(), eval.SuiteOptions{Sets: sets, Models: models, Options: o})
@@ -101,7 +101,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training, or any checkpoint that convert reads; several are scored one after the other")
+	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after the other")
 	openFlags(cmd, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
@@ -145,7 +145,7 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 
 func modelFlags(cmd *cobra.Command, model, config, key, preprocess *string) {
 	f := cmd.Flags()
-	f.StringVar(model, "model", "", "a model file, the folder of a training, or any checkpoint that convert reads")
+	f.StringVar(model, "model", "", "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME`: of evatool models, openai:NAME, hf:OWNER/NAME[@REVISION][/FILE]")
 	openFlags(cmd, config, key, preprocess)
 }
 
@@ -375,7 +375,7 @@ Class names and templates are given as the run had them.` + exitStatus,
 					return err
 				}
 			}
-			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
+			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter = app.Log, app.meter
 			v, err := eval.Verify(cmd.Context(), o)
 			if v == nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/idle"
 )
 
 // bucketStore is S3-compatible storage. Names are s3://bucket/key, or
@@ -264,19 +264,13 @@ type cutError struct {
 }
 
 func (e *cutError) Error() string {
-	if stalled(e.err) {
+	if idle.Stalled(e.err) {
 		return fmt.Sprintf("nothing came for %s", idleLimit)
 	}
 	return "the connection broke (" + e.err.Error() + ")"
 }
 
 func (e *cutError) Unwrap() error { return e.err }
-
-// stalled says that a connection stood still for idleLimit.
-func stalled(err error) bool {
-	var late interface{ Timeout() bool }
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &late) && late.Timeout()
-}
 
 // idleLimit is how long a connection may stand still. Tests shorten it.
 var idleLimit = 60 * time.Second
@@ -288,37 +282,8 @@ func impatient(secure bool) (*http.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.ResponseHeaderTimeout = idleLimit
-	dial := t.DialContext
-	t.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return &idleConn{c, idleLimit}, nil
-	}
+	idle.Limit(t, idleLimit)
 	return t, nil
-}
-
-// idleConn is a connection that times out when nothing comes.
-type idleConn struct {
-	net.Conn
-	limit time.Duration
-}
-
-func (c *idleConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-// Write begins a request: a read that already waits gets its whole time.
-func (c *idleConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.limit)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }
 
 const (
@@ -366,7 +331,7 @@ func passing(err error) bool {
 	if errors.As(err, &cut) {
 		return true
 	}
-	if stalled(err) {
+	if idle.Stalled(err) {
 		return false
 	}
 	var request *url.Error
@@ -407,7 +372,7 @@ func (s bucketStore) explain(name string, err error) error {
 	case r.Code == "InvalidRange" || r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 		return fault.Inputf("%s: shorter than when it was indexed; it has changed since the run started", name)
 	}
-	if stalled(err) {
+	if idle.Stalled(err) {
 		return fault.Envf("%s: storage at %s: no answer to %d requests, %s each: %w", name, s.endpoint, requestAttempts, idleLimit, os.ErrDeadlineExceeded)
 	}
 	if text := err.Error(); fault.Name(text) != text { // what a server says

@@ -3,6 +3,8 @@ package published
 import (
 	_ "embed"
 	"encoding/csv"
+	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -55,21 +57,21 @@ func BySHA256(sum string) (list []Weights) {
 
 // ByName lists the weights that a file says it is, by its name, its folder's,
 // or the repository's in the hub's cache. None when it says nothing.
-func ByName(path string) (list []Weights) {
-	if abs, err := filepath.Abs(path); err == nil {
-		path = abs
+func ByName(at string) (list []Weights) {
+	if abs, err := filepath.Abs(at); err == nil {
+		at = abs
 	}
-	repo := cachedRepo(path)
-	file, folder := stem(filepath.Base(path)), filepath.Base(filepath.Dir(path))
+	repo := cachedRepo(at)
+	file, folder := stem(filepath.Base(at)), filepath.Base(filepath.Dir(at))
 	for _, w := range AllWeights() {
 		_, name, _ := strings.Cut(w.Repo, "/")
 		switch {
 		case repo != "":
-			if repo == w.Repo && (len(w.Files) > 1 || slices.Contains(w.Files, filepath.Base(path))) {
+			if repo == w.Repo && (len(w.Files) > 1 || slices.Contains(w.Files, filepath.Base(at))) || repo == w.CacheRepo() {
 				list = append(list, w)
 			}
 		case strings.EqualFold(folder, name) && len(w.Files) > 1, strings.EqualFold(file, name) && len(w.Files) > 1,
-			len(w.Files) == 1 && strings.HasPrefix(w.Files[0], "EVA") && file == stem(w.Files[0]),
+			w.Own() && file == stem(w.Files[0]),
 			w.URL != "" && w.Tag != "openai" && file == stem(w.URL[strings.LastIndexByte(w.URL, '/')+1:]):
 			list = append(list, w)
 		}
@@ -126,12 +128,26 @@ func stem(name string) string {
 
 // cachedRepo is the repository of a file in a cache of the hub:
 // models--OWNER--NAME/snapshots/REVISION/FILE.
-func cachedRepo(path string) string {
-	parts := strings.Split(filepath.ToSlash(path), "/")
+func cachedRepo(at string) string {
+	parts := strings.Split(filepath.ToSlash(at), "/")
 	for i, p := range parts {
 		if id, ok := strings.CutPrefix(p, "models--"); ok && i+1 < len(parts) && parts[i+1] == "snapshots" {
 			return strings.Replace(id, "--", "/", 1)
 		}
 	}
 	return ""
+}
+
+// Own says whether these are the authors' own files, which OpenCLIP lists under
+// the same name elsewhere.
+func (w Weights) Own() bool { return len(w.Files) == 1 && strings.HasPrefix(w.Files[0], "EVA") }
+
+// CacheRepo is under which repository's name the file at URL lies in the cache
+// of the hub, which it is not from: HOST/FILE.
+func (w Weights) CacheRepo() string {
+	u, err := url.Parse(w.URL)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return u.Host + "/" + stem(path.Base(u.Path))
 }

@@ -2,6 +2,8 @@ package runlog
 
 import (
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -260,4 +262,15 @@ func (p *pace) rate(now time.Time) float64 {
 		took = now.Sub(first.at)
 	}
 	return float64(last.n-first.n) / took.Seconds()
+}
+
+// LogWriter writes each line that is written to it into a log: a display for
+// where there is no stream of one's own.
+func LogWriter(log *slog.Logger) io.Writer { return logWriter{log} }
+
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.log.Info(strings.TrimRight(string(b), "\n"))
+	return len(b), nil
 }

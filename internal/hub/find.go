@@ -1,0 +1,506 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/published"
+)
+
+// Found is the file that a name stands for.
+type Found struct {
+	Path    string             // of the weights, or of the index of their shards
+	Files   []string           // all that was needed, Path among them; none where the name is a path
+	Repo    string             // on the hub, or empty
+	Commit  string             // of Repo
+	Weights *published.Weights // nil where the table does not have them
+}
+
+// Find is the file of a model: name itself where that is a path that exists, or
+// else what the name stands for, fetched if need be. What is neither is an
+// error as of a file that is not there.
+func Find(ctx context.Context, name string, o Options) (Found, error) {
+	if _, err := os.Lstat(name); name == "" || err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return Found{Path: name}, nil
+	}
+	t, err := parse(name)
+	if err != nil {
+		return Found{}, err
+	}
+	if t == nil {
+		if looksLikePath(name) {
+			return Found{Path: name}, nil
+		}
+		return Found{}, fault.Because(fault.Input, fs.ErrNotExist, "%s: no such file, and no name of a model%s; evatool models lists the names", fault.Name(name), didYouMean(name))
+	}
+	if t.weights != nil && o.ToRun {
+		if state, why := StateOf(*t.weights); state == Refused {
+			return Found{}, fault.Inputf("%s: %s; evatool models lists what works", fault.Name(name), why)
+		}
+	}
+	c, err := newClient(ctx, o)
+	if err != nil {
+		return Found{}, err
+	}
+	var f Found
+	if t.elsewhere {
+		f.Path, err = c.elsewhere(ctx, t.name, t.weights)
+		f.Files = []string{f.Path}
+	} else {
+		f, err = c.fromHub(ctx, t)
+	}
+	// OpenCLIP's older weights have an address beside their repository.
+	if w := t.weights; w != nil && !t.elsewhere && w.SHA256 != "" && (errors.Is(err, errNoFile) || fault.Code(err) == int(fault.Input) && isAnswer(err)) {
+		c.Log.Warn("not on the hub: taken from its other address", "name", name, "url", w.URL, "because", fault.Line(err))
+		f = Found{}
+		f.Path, err = c.elsewhere(ctx, t.name, w)
+		f.Files = []string{f.Path}
+	}
+	f.Weights = t.weights
+	if err != nil {
+		if !strings.Contains(err.Error(), name) {
+			err = fmt.Errorf("%s: %w", fault.Name(name), err)
+		}
+		return Found{}, err
+	}
+	return f, nil
+}
+
+func isAnswer(err error) bool {
+	var a *answer
+	return errors.As(err, &a)
+}
+
+// IsName says whether name is no path that exists but the name of a model, which
+// Find would fetch. Nothing is asked of any server.
+func IsName(name string) (bool, error) {
+	if _, err := os.Lstat(name); name == "" || err == nil {
+		return false, nil
+	}
+	t, err := parse(name)
+	return t != nil, err
+}
+
+// looksLikePath says whether a name is meant to be a file's.
+func looksLikePath(name string) bool {
+	return slices.Contains(weightEndings, path.Ext(name)) || strings.HasSuffix(name, ".json") ||
+		filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.Count(filepath.ToSlash(name), "/") > 1 || strings.HasSuffix(name, "/")
+}
+
+// Cached says whether the weights are in the cache, whole or not looked at.
+func Cached(w published.Weights, o Options) bool {
+	c, err := newClient(context.Background(), o)
+	if err != nil {
+		return false
+	}
+	if at, _ := c.elsewhereCached(&w); at != "" {
+		return true
+	}
+	t := &target{ref: ref{repo: w.Repo, revision: mainRevision}, files: w.Files}
+	_, _, err = c.cachedChoice(t)
+	return err == nil
+}
+
+// fromHub takes a model from the hub, or from the cache alone where the options
+// say so or the hub is out of reach.
+func (c *client) fromHub(ctx context.Context, t *target) (Found, error) {
+	file, commit, missing := c.cachedChoice(t)
+	if c.Offline {
+		if missing != nil {
+			return Found{}, missing
+		}
+		return c.fromCache(ctx, t, file, commit)
+	}
+	tries := attempts
+	if missing == nil {
+		tries = 1
+	}
+	f, err := c.online(ctx, t, tries)
+	if err == nil || ctx.Err() != nil || missing != nil || fault.Code(err) != int(fault.Environment) {
+		return f, err
+	}
+	f, broken := c.fromCache(ctx, t, file, commit)
+	if broken != nil {
+		return f, err
+	}
+	c.Log.Warn("the cache's files are taken, which may not be the newest", "name", t.name, "commit", commit, "because", fault.Line(err))
+	return f, nil
+}
+
+// cachedChoice is the file of the cache that a name stands for.
+func (c *client) cachedChoice(t *target) (file, commit string, err error) {
+	if commit = c.cachedCommit(t.ref); commit != "" {
+		if names := c.cachedFiles(t.repo, commit); len(names) > 0 {
+			if file, err = t.choose(names); err == nil {
+				return file, commit, nil
+			}
+		}
+	}
+	return "", "", fault.Envf("%s: not in the cache (%s), and nothing is fetched (Options.Offline, HF_HUB_OFFLINE); run evatool fetch with a network, or copy the folder %s from another machine's cache", t.label(), fault.Name(c.Cache), filepath.Base(c.folder(t.repo)))
+}
+
+// label is how messages name what is looked for.
+func (t *target) label() string {
+	if t.name != "" {
+		return fault.Name(t.name)
+	}
+	return t.file("")
+}
+
+// fromCache takes a model from the cache, if all of it is there and whole.
+func (c *client) fromCache(ctx context.Context, t *target, file, commit string) (Found, error) {
+	there := c.cachedFiles(t.repo, commit)
+	return c.gather(t, file, commit, there, func(name string) (string, error) {
+		at := c.pointer(t.repo, commit, name)
+		if _, err := os.Stat(at); err != nil {
+			return "", fault.Envf("%s: %s is not in the cache (%s); fetch it with a network: evatool fetch", t.label(), fault.Name(name), fault.Name(c.Cache))
+		}
+		if err := c.intact(ctx, at, blobOf(at)); err != nil {
+			return "", fault.As(fault.Input, fmt.Errorf("%s: the cache's file is not what it says: %w; evatool fetch with a network replaces it", fault.Name(at), err))
+		}
+		return at, nil
+	})
+}
+
+// online takes a model from the hub, and from the cache what is there already.
+func (c *client) online(ctx context.Context, t *target, tries int) (Found, error) {
+	names, commit, err := c.list(ctx, t.ref, tries)
+	if errors.Is(err, errNoList) {
+		return c.probe(ctx, t, tries)
+	}
+	if err != nil {
+		return Found{}, err
+	}
+	file, err := t.choose(names)
+	if err != nil {
+		return Found{}, err
+	}
+	return c.fetch(ctx, t, file, commit, names, tries)
+}
+
+// fetch takes a file and what belongs to it. names are the files of the commit.
+func (c *client) fetch(ctx context.Context, t *target, file, commit string, names []string, tries int) (Found, error) {
+	r := t.ref
+	r.commit = commit
+	f, err := c.gather(t, file, commit, names, func(name string) (string, error) {
+		at, _, err := c.get(ctx, r, name, tries)
+		return at, err
+	})
+	if err == nil {
+		if err := c.remember(t.ref, commit); err != nil {
+			c.Log.Debug("the cache is not written", "because", fault.Line(err))
+		}
+	}
+	return f, err
+}
+
+// gather is a file, the shards that it names, and the files beside it that say
+// what it is. Those come first: weights in the cache have all that is theirs.
+func (c *client) gather(t *target, file, commit string, names []string, take func(string) (string, error)) (f Found, err error) {
+	f = Found{Repo: t.repo, Commit: commit}
+	for _, name := range besides(file, names) {
+		at, err := take(name)
+		if errors.Is(err, errNoFile) {
+			continue
+		}
+		if err != nil {
+			return f, err
+		}
+		f.Files = append(f.Files, at)
+	}
+	if f.Path, err = take(file); err != nil {
+		return f, err
+	}
+	f.Files = append(f.Files, f.Path)
+	if !strings.HasSuffix(file, ".index.json") {
+		return f, nil
+	}
+	shards, err := shardsOf(f.Path, path.Dir(file))
+	if err != nil {
+		return f, err
+	}
+	for _, name := range shards {
+		at, err := take(name)
+		if err != nil {
+			return f, err
+		}
+		f.Files = append(f.Files, at)
+	}
+	return f, nil
+}
+
+// beside are the files that say what the weights in the same folder are.
+var beside = []string{
+	"open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json",
+	"tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "vocab.json", "merges.txt",
+	"vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+}
+
+// besides are those of beside that the repository has; all, where names is nil
+// and it is not known which.
+func besides(file string, names []string) (list []string) {
+	for _, b := range beside {
+		if name := path.Join(path.Dir(file), b); names == nil || slices.Contains(names, name) {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// shardsOf are the files that an index names.
+func shardsOf(index, dir string) (list []string, err error) {
+	b, err := fault.ReadFile(index, "an index of shards", 64<<20)
+	if err != nil {
+		return nil, err
+	}
+	var o struct {
+		Map map[string]string `json:"weight_map"`
+	}
+	if err := json.Unmarshal(b, &o); err != nil {
+		return nil, fault.Inputf("%s: not an index of shards: %w", fault.Name(index), err)
+	}
+	for _, name := range o.Map {
+		if !local(name) {
+			return nil, fault.Inputf("%s: names the shard %s, which is not one beside it", fault.Name(index), fault.Name(name))
+		}
+		if name = path.Join(dir, name); !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// errNoList says that the hub's API does not list the repository: a mirror may
+// serve files alone.
+var errNoList = errors.New("no list of files")
+
+// list asks for the files of a revision and its commit.
+func (c *client) list(ctx context.Context, r ref, tries int) (names []string, commit string, err error) {
+	at := fmt.Sprintf("%s/api/models/%s/revision/%s", c.endpoint, r.repo, url.PathEscape(r.revision))
+	resp, err := c.request(ctx, http.MethodGet, at, nil, tries, nil)
+	var a *answer
+	if errors.As(err, &a) && a.code == "" && !passing(err) {
+		return nil, "", errNoList
+	}
+	if err != nil {
+		return nil, "", c.explain(r, "", err)
+	}
+	defer resp.Body.Close()
+	var o struct {
+		SHA      string `json:"sha"`
+		Siblings []struct {
+			Name string `json:"rfilename"`
+		} `json:"siblings"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(&o); err != nil || !isSHA1(o.SHA) {
+		if ctx.Err() != nil {
+			return nil, "", ctx.Err()
+		}
+		return nil, "", errNoList
+	}
+	names = []string{}
+	for _, s := range o.Siblings {
+		if local(s.Name) {
+			names = append(names, s.Name)
+		}
+	}
+	return names, o.SHA, nil
+}
+
+// probe asks for the files that are meant, or are usual, one after the other.
+func (c *client) probe(ctx context.Context, t *target, tries int) (f Found, err error) {
+	files := t.files
+	if len(files) == 0 {
+		files = usual
+	}
+	for _, file := range files {
+		_, commit, e := c.get(ctx, t.ref, file, tries)
+		if e == nil {
+			return c.fetch(ctx, t, file, commit, nil, tries)
+		}
+		if !errors.Is(e, errNoFile) {
+			return Found{}, e
+		}
+		if err == nil {
+			err = e
+		}
+	}
+	if len(files) > 1 {
+		err = fault.Because(fault.Input, err, "%s: %s answers 404: no such repository or revision, or it has none of %s; check the name, or name the file (hf:%s/FILE)", t.label(), c.endpoint.Host, strings.Join(files, ", "), t.repo)
+	}
+	return Found{}, err
+}
+
+// usual are the names of a repository's weights, best first: OpenCLIP's before
+// transformers', which timm gives to the image tower alone; safetensors before
+// PyTorch's files.
+var usual = []string{
+	"open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.bin.index.json",
+	"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+}
+
+var weightEndings = []string{".safetensors", ".bin", ".pt", ".pth", ".tar"}
+
+// noModel are names of what trainings leave beside weights, and of shards.
+var noModel = regexp.MustCompile(`(?i)optim|scheduler|training_args|rng_state|scaler|-\d+-of-\d+\.`)
+
+// choose is the file that is meant among those that there are.
+func (t *target) choose(names []string) (string, error) {
+	dir := "."
+	if len(t.files) > 0 {
+		for _, f := range t.files {
+			if slices.Contains(names, f) {
+				return f, nil
+			}
+		}
+		if len(t.files) > 1 {
+			return "", fault.Because(fault.Input, errNoFile, "%s: %s has none of %s", t.label(), t.file(""), strings.Join(t.files, ", "))
+		}
+		dir = t.files[0]
+	}
+	var others []string
+	inside := false
+	for _, n := range names {
+		in := dir == "." || strings.HasPrefix(n, dir+"/")
+		inside = inside || in
+		if in && slices.Contains(weightEndings, path.Ext(n)) && !noModel.MatchString(path.Base(n)) {
+			others = append(others, n)
+		}
+	}
+	if dir != "." && !inside {
+		return "", fault.Because(fault.Input, errNoFile, "%s: %v; %s", t.file(t.files[0]), errNoFile, has(t, names))
+	}
+	for _, u := range usual {
+		if n := path.Join(dir, u); slices.Contains(names, n) {
+			return n, nil
+		}
+	}
+	slices.Sort(others)
+	switch len(others) {
+	case 0:
+		return "", fault.Inputf("%s: no weights in the repository; it has %s", t.label(), orNothing(listed(names)))
+	case 1:
+		return others[0], nil
+	}
+	for i, n := range others {
+		others[i] = t.file(n)
+	}
+	return "", fault.Usagef("%s: several files could be meant; give one: %s", t.label(), listed(others))
+}
+
+// has says for a message which weights there are.
+func has(t *target, names []string) string {
+	var list []string
+	for _, n := range names {
+		if slices.Contains(weightEndings, path.Ext(n)) || strings.HasSuffix(n, ".index.json") {
+			list = append(list, fault.Name(n))
+		}
+	}
+	return "it has " + orNothing(listed(list))
+}
+
+func orNothing(s string) string {
+	if s == "" {
+		return "nothing of the kind"
+	}
+	return s
+}
+
+// elsewhere takes weights from their own address, where their hash is public.
+func (c *client) elsewhere(ctx context.Context, name string, w *published.Weights) (string, error) {
+	at, broken := c.elsewhereCached(w)
+	if at != "" {
+		if broken = c.intact(ctx, at, blobOf(at)); broken == nil {
+			return at, nil
+		}
+	}
+	host, file := hostOf(w.URL), path.Base(w.URL)
+	what := fmt.Sprintf("%s (%s)", fault.Name(name), w.URL)
+	switch {
+	case c.Offline && broken != nil:
+		return "", fault.As(fault.Input, fmt.Errorf("%s: the cache's file is not what it says: %w; evatool fetch with a network replaces it", fault.Name(at), broken))
+	case c.Offline:
+		return "", fault.Envf("%s: not in the cache (%s), and nothing is fetched (Options.Offline, HF_HUB_OFFLINE); run evatool fetch with a network", what, fault.Name(c.Cache))
+	case w.SHA256 == "":
+		return "", fault.Inputf("%s: no hash of this file is public, so it cannot be verified and is not taken; fetch it yourself and give its path", what)
+	}
+	repo := w.CacheRepo()
+	r := ref{repo: repo, revision: mainRevision}
+	if err := c.mkdir(filepath.Dir(c.blob(repo, w.SHA256))); err != nil {
+		return "", err
+	}
+	c.tag()
+	unlock, err := c.lock(ctx, repo, w.SHA256)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	explain := func(err error) error {
+		if errors.Is(err, context.Canceled) {
+			return err
+		}
+		if a := (*answer)(nil); errors.As(err, &a) {
+			return fault.Because(fault.Environment, err, "%s: %v; try again later, or fetch the file yourself and give its path", what, err)
+		}
+		return fault.Envf("%s: cannot reach %s: %w; look at the network and the proxy (HTTPS_PROXY)", what, host, cause(err))
+	}
+	for n := 1; ; n++ {
+		d := download{client: c, what: what, label: file, at: w.URL, part: c.blob(repo, w.SHA256) + ".incomplete", size: -1, explain: explain}
+		sum, err := d.run(ctx, w.SHA256)
+		var corrupt *corruptError
+		if n == 1 && (errors.As(err, &corrupt) || errors.Is(err, errChanged)) {
+			c.Log.Warn("the download starts again", "file", what, "because", fault.Line(err))
+			continue
+		}
+		if errors.As(err, &corrupt) {
+			return "", fault.Inputf("%s: %w: it is broken at its source or on the way (a proxy) and is not taken; try another network", what, err)
+		}
+		if err != nil {
+			return "", fault.As(fault.Environment, err)
+		}
+		commit := sum[:40]
+		blob, pointer := c.blob(repo, sum), c.pointer(repo, commit, file)
+		if err := c.mkdir(filepath.Dir(pointer)); err != nil {
+			return "", err
+		}
+		if err := os.Rename(d.part, blob); err != nil {
+			return "", fault.Envf("%s: %w", fault.Name(blob), err)
+		}
+		if err := link(blob, pointer); err != nil {
+			return "", fault.Envf("%s: %w", fault.Name(pointer), err)
+		}
+		return pointer, c.remember(r, commit)
+	}
+}
+
+// elsewhereCached is the cache's file of weights from their own address, as the
+// name of its blob says; empty for none.
+func (c *client) elsewhereCached(w *published.Weights) (at string, err error) {
+	repo := w.CacheRepo()
+	if repo == "" {
+		return "", nil
+	}
+	commit := c.cachedCommit(ref{repo: repo, revision: mainRevision})
+	if commit == "" {
+		return "", nil
+	}
+	at = c.pointer(repo, commit, path.Base(w.URL))
+	if _, err := os.Stat(at); err != nil || w.SHA256 == "" || !strings.HasPrefix(blobOf(at), w.SHA256) {
+		return "", nil
+	}
+	return at, nil
+}

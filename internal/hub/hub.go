@@ -1,0 +1,161 @@
+// Package hub turns the name of a model into a file: it fetches what a name
+// stands for into the cache of the Hugging Face hub, in huggingface_hub's own
+// layout (each reads the other's), and verifies every byte.
+//
+// A file counts when its SHA-256, or for a small one its git hash, is what the
+// hub states or the table of published weights has. Where neither states one it
+// is refused. The user's token goes to the hub's host and to no other.
+package hub
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/idle"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// Options say where files come from and go to. The zero value is what the
+// environment says.
+type Options struct {
+	Cache   string // folder; "": HF_HUB_CACHE, or what huggingface_hub takes without it
+	Offline bool   // the cache alone; HF_HUB_OFFLINE says so too
+	ToRun   bool   // weights that evatool cannot run are refused before they are fetched
+	Log     *slog.Logger
+}
+
+// Display starts a display of a download.
+type Display func(label string, total int64, unit string) *runlog.Progress
+
+type displayKey struct{}
+
+// Show makes downloads under the context appear on a display; without it they
+// are lines of the log.
+func Show(ctx context.Context, d Display) context.Context {
+	return context.WithValue(ctx, displayKey{}, d)
+}
+
+// client is the hub and its cache, as the options and the environment say.
+type client struct {
+	Options
+	endpoint *url.URL
+	token    string
+	display  Display
+	http     *http.Client
+}
+
+// idleLimit is how long a connection may stand still. Tests shorten it.
+var idleLimit = 60 * time.Second
+
+func newClient(ctx context.Context, o Options) (*client, error) {
+	c := &client{Options: o, token: token()}
+	if c.Log == nil {
+		c.Log = runlog.Discard()
+	}
+	var ok bool
+	if c.display, ok = ctx.Value(displayKey{}).(Display); !ok {
+		c.display = func(label string, total int64, unit string) *runlog.Progress {
+			return runlog.NewProgress(runlog.NewScreen(runlog.LogWriter(c.Log)), label, total, unit)
+		}
+	}
+	c.Offline = c.Offline || isTrue("HF_HUB_OFFLINE") || isTrue("TRANSFORMERS_OFFLINE")
+	if c.Cache == "" {
+		var err error
+		if c.Cache, err = cacheFolder(); err != nil {
+			return nil, err
+		}
+	}
+	address := strings.TrimRight(cmp.Or(os.Getenv("HF_ENDPOINT"), "https://huggingface.co"), "/")
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fault.Usagef("HF_ENDPOINT=%q: want https://HOST", fault.Name(address))
+	}
+	c.endpoint = u
+	t := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 30 * time.Second,
+		ForceAttemptHTTP2:   true,
+	}
+	idle.Limit(t, idleLimit)
+	c.http = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return c, nil
+}
+
+// cacheFolder is the folder that huggingface_hub uses.
+func cacheFolder() (string, error) {
+	for _, name := range []string{"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"} {
+		if v := os.Getenv(name); v != "" {
+			return expand(v), nil
+		}
+	}
+	home, err := hfHome()
+	return filepath.Join(home, "hub"), err
+}
+
+func hfHome() (string, error) {
+	if v := os.Getenv("HF_HOME"); v != "" {
+		return expand(v), nil
+	}
+	if v := os.Getenv("XDG_CACHE_HOME"); v != "" {
+		return filepath.Join(expand(v), "huggingface"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fault.Envf("no cache for models: %w; set HF_HOME", err)
+	}
+	return filepath.Join(home, ".cache", "huggingface"), nil
+}
+
+// expand replaces ~ and $NAME, as huggingface_hub does.
+func expand(path string) string {
+	if rest, ok := strings.CutPrefix(path, "~"); ok && (rest == "" || rest[0] == '/') {
+		if home, err := os.UserHomeDir(); err == nil {
+			path = home + rest
+		}
+	}
+	return os.ExpandEnv(path)
+}
+
+// token is the user's, from where huggingface_hub looks for it.
+func token() string {
+	if isTrue("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+		return ""
+	}
+	for _, name := range []string{"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"} {
+		if v := clean(os.Getenv(name)); v != "" {
+			return v
+		}
+	}
+	path := expand(os.Getenv("HF_TOKEN_PATH"))
+	if path == "" {
+		home, err := hfHome()
+		if err != nil {
+			return ""
+		}
+		path = filepath.Join(home, "token")
+	}
+	b, err := fault.ReadFile(path, "a token of the Hugging Face hub", 1<<16)
+	if err != nil {
+		return "" // most users have none, and none is needed for what is public
+	}
+	return clean(string(b))
+}
+
+func clean(token string) string {
+	return strings.TrimSpace(strings.NewReplacer("\r", "", "\n", "").Replace(token))
+}
+
+func isTrue(variable string) bool {
+	return slices.Contains([]string{"1", "ON", "YES", "TRUE"}, strings.ToUpper(os.Getenv(variable)))
+}
