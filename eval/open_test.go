@@ -10,7 +10,7 @@ import (
 
 // Every option that says how to open a model comes through, by its name.
 func TestOpeningOptions(t *testing.T) {
-	for _, o := range []interface{ opening() OpenOptions }{&Options{}, &RetrievalOptions{}, &EmbedOptions{}} {
+	for _, o := range []interface{ opening() OpenOptions }{&Options{}, &RetrievalOptions{}, &EmbedOptions{}, &ProbeOptions{}} {
 		from := reflect.ValueOf(o).Elem()
 		set := func(name string) bool {
 			f := from.FieldByName(name)

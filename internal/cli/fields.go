@@ -8,7 +8,7 @@ import (
 )
 
 // field is how the packages below name an option: by its field in Go.
-var field = regexp.MustCompile(`\bOptions\.([A-Z][A-Za-z]*)\b`)
+var field = regexp.MustCompile(`\bOptions\.([A-Z][A-Za-z0-9]*)\b`)
 
 // flagNames are the flags that are not called as their fields are.
 var flagNames = map[string]string{"ClassNames": "classnames"}

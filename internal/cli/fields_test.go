@@ -42,7 +42,7 @@ func TestMessagesNameFields(t *testing.T) {
 	}
 	fields := map[string][]reflect.Type{
 		"convert": {reflect.TypeFor[convert.Options](), reflect.TypeFor[convert.InitOptions](), reflect.TypeFor[convert.DiffOptions](), reflect.TypeFor[convert.InspectOptions]()},
-		"eval":    {reflect.TypeFor[eval.Options](), reflect.TypeFor[eval.OpenOptions](), reflect.TypeFor[eval.EmbedOptions](), reflect.TypeFor[eval.RetrievalOptions](), reflect.TypeFor[eval.MergeOptions](), reflect.TypeFor[eval.VerifyOptions]()},
+		"eval":    {reflect.TypeFor[eval.Options](), reflect.TypeFor[eval.OpenOptions](), reflect.TypeFor[eval.EmbedOptions](), reflect.TypeFor[eval.RetrievalOptions](), reflect.TypeFor[eval.MergeOptions](), reflect.TypeFor[eval.VerifyOptions](), reflect.TypeFor[eval.ProbeOptions]()},
 		"trainer": {reflect.TypeFor[trainer.Options](), reflect.TypeFor[trainer.BenchOptions](), reflect.TypeFor[trainer.DryRunOptions]()},
 	}
 	var all []reflect.Type

@@ -4,12 +4,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/evatool/evatool/eval"
+	"github.com/evatool/evatool/internal/dataset"
 )
 
 func newRetrieval(app *App) *cobra.Command {
 	var o eval.RetrievalOptions
 	var part string
 	var resume bool
+	var card modelCard
 	cmd := &cobra.Command{
 		Use:   "retrieval flickr30k|coco|csv --model M --data SRC",
 		Short: "Score a model on finding captions for images and images for captions",
@@ -30,6 +32,9 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
 				return err
 			}
+			if err := card.check(1, o.Shards, append(dataset.Local(o.Data), o.Model, o.Config)...); err != nil {
+				return err
+			}
 			o.Fresh = !resume
 			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter = app.Log, app.meter
@@ -37,10 +42,14 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 			if err != nil {
 				return err
 			}
-			return printRetrieval(app, res)
+			if err := printRetrieval(app, res); err != nil {
+				return err
+			}
+			return card.write(app, res.Model, res.CardLines())
 		},
 	}
 	f := cmd.Flags()
+	card.flag(cmd)
 	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with captions")

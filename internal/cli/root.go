@@ -56,6 +56,8 @@ type App struct {
 	Offline     bool
 
 	Log *slog.Logger
+
+	args []string // the command line
 }
 
 // PrintJSON writes the one JSON value of --json.
@@ -106,7 +108,7 @@ func (a *App) Progress(label string, total int64, unit string) *runlog.Progress 
 // commands lists every command's constructor, in the order of the help.
 var commands = []func(*App) *cobra.Command{
 	newConvert, newInspect, newDiff, newInit,
-	newZeroshot, newRetrieval, newEmbed, newModels, newFetch, newPreprocess, newTokenize,
+	newZeroshot, newProbe, newRetrieval, newEmbed, newModels, newFetch, newPreprocess, newTokenize,
 	newTrain, newBackend, newCache, newDemo, newVersion,
 }
 
@@ -161,7 +163,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	})
 	for _, c := range commands {
 		cmd := c(app)
-		if slices.Contains([]string{"zeroshot", "retrieval", "embed", "train", "demo"}, cmd.Name()) {
+		if slices.Contains([]string{"zeroshot", "probe", "retrieval", "embed", "train", "demo"}, cmd.Name()) {
 			markComputes(cmd)
 		}
 		root.AddCommand(cmd)
@@ -215,7 +217,7 @@ func markComputes(cmd *cobra.Command) {
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) (code int) {
 	stdout := &output{w: out}
 	screen := runlog.NewScreen(errw)
-	app := &App{In: in, Out: stdout, Err: screen, screen: screen, Log: runlog.NewLogger(screen, false, false)}
+	app := &App{In: in, Out: stdout, Err: screen, screen: screen, Log: runlog.NewLogger(screen, false, false), args: args}
 	root := newRoot(app)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)

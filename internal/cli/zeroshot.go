@@ -23,6 +23,7 @@ func newZeroshot(app *App) *cobra.Command {
 		classNames, templates string
 		part                  string
 		resume                bool
+		card                  modelCard
 	)
 	cmd := &cobra.Command{
 		Use:   "zeroshot BENCHMARK[,…] --model M --data SRC",
@@ -77,6 +78,9 @@ winogavil choices between captions or pictures.` + exitStatus,
 				}
 			}
 			words := []string{classNames, templates}
+			if err := card.check(len(models), o.Shards, append(append(append(dataset.Local(o.Data), words...), models...), o.Config)...); err != nil {
+				return err
+			}
 			if err := atomicfile.Apart([]string{o.Predictions, o.SaveClassifier}, words); err != nil {
 				return err
 			}
@@ -87,7 +91,10 @@ winogavil choices between captions or pictures.` + exitStatus,
 				if err != nil {
 					return err
 				}
-				return printSuite(app, res, o.Out)
+				if err := printSuite(app, res, o.Out); err != nil {
+					return err
+				}
+				return card.write(app, res.All()[0].Model, res.All()[0].CardLines())
 			}
 			o.Model = models[0]
 			res, err := eval.ZeroShot(cmd.Context(), o)
@@ -97,10 +104,14 @@ winogavil choices between captions or pictures.` + exitStatus,
 			if perr := printZeroShot(app, res, o.Out); perr != nil {
 				return perr
 			}
+			if cerr := card.write(app, res.Model, res.CardLines()); cerr != nil {
+				return cerr
+			}
 			return err
 		},
 	}
 	f := cmd.Flags()
+	card.flag(cmd)
 	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after the other")
 	openFlags(cmd, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)

@@ -87,6 +87,15 @@ func EncodeFloat32s(values []float32) []byte {
 	return b
 }
 
+// EncodeInt64s gives the bytes of an I64 tensor.
+func EncodeInt64s(values []int64) []byte {
+	b := make([]byte, 8*len(values))
+	for i, v := range values {
+		le.PutUint64(b[8*i:], uint64(v))
+	}
+	return b
+}
+
 // Int64s reads an I64 or I32 tensor.
 func Int64s(src Source, name string) ([]int64, error) {
 	t, err := find(src, name)

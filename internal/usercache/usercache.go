@@ -26,10 +26,11 @@ var (
 	Compiled    = Cache{"compiled", "programs compiled for a backend", ".xla"}
 	Classifiers = Cache{"classifiers", "class vectors of zero-shot evaluations", ".safetensors"}
 	Counts      = Cache{"counts", "numbers of samples in tars that say it nowhere", ".json"}
+	Features    = Cache{"features", "image features of probes", ".safetensors"}
 )
 
 // All are all caches.
-var All = []Cache{Compiled, Classifiers, Counts}
+var All = []Cache{Compiled, Classifiers, Counts, Features}
 
 // Base is evatool's folder in the user's cache folder.
 func Base() (string, error) {

@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/evatool/evatool/eval"
+)
+
+func newProbe(app *App) *cobra.Command {
+	var o eval.ProbeOptions
+	var classNames, templates, part string
+	cmd := &cobra.Command{
+		Use:   "probe --model M --train SRC --data SRC",
+		Short: "Fit a linear probe, few shots and nearest neighbours to a model's features",
+		Long: `Fit a multinomial logistic regression to the features of the images of --train
+and score it on those of --data: a linear probe. With --shots it is also fitted to
+so many images of each class, --seeds times; the nearest neighbours vote as in
+DINO's protocol (cosine, exp(cosine/0.07)). Where the classes have names, the
+zero-shot score of the same images stands beside.
+
+The objective is that of scikit-learn's LogisticRegression with C = 1/l2, on
+features of length 1: the sum of -log p over the images plus l2/2 times the squared
+weights; the intercept is free. It is minimised by L-BFGS until it converges.
+Without --l2 the penalty is chosen on --val, or on a held-out fifth of --train, as
+in CLIP's paper (A.3: 1e-6 to 1e6 in 96 steps), and the final fit is of both.
+
+Features are computed once and kept in --features; a run that was killed goes on
+where it was. --shard only computes its part of them; the call without it does
+the rest. SRC is what zeroshot reads; numbers of --data and --val mean the classes of
+--train.` + exitStatus,
+		Example: `  evatool probe --model model.safetensors --train pets/train --data pets/test
+  evatool probe --model model.safetensors --train train/ --data test/ --val val/ --shots 1,2,4,8,16 --seeds 3 --out runs/probe
+  evatool probe --model model.safetensors --train train/ --data test/ --l2 0.1 --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
+				return err
+			}
+			if classNames != "" {
+				if o.Folders, o.ClassNames, err = eval.ClassNames(classNames); err != nil {
+					return err
+				}
+			}
+			if templates != "" {
+				if o.Templates, err = eval.Templates(templates); err != nil {
+					return err
+				}
+			}
+			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
+			o.Log, o.Meter = app.Log, app.meter
+			res, err := eval.Probe(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return printProbe(app, res, o.Out)
+		},
+	}
+	f := cmd.Flags()
+	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
+	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	f.StringVar(&o.Train, "train", "", "images with labels to learn from")
+	f.StringVar(&o.Data, "data", "", "images with labels to score")
+	f.StringVar(&o.Val, "val", "", "images with labels to choose the penalty by (default: a fifth of --train)")
+	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME")
+	f.StringVar(&templates, "templates", "", "`FILE` of templates for the zero-shot score, one a line")
+	f.Float64Var(&o.L2, "l2", 0, "the penalty, 1/C of scikit-learn (0: swept)")
+	f.IntSliceVar(&o.Shots, "shots", nil, "learn from so many images of each class, too: `1,2,4,…`")
+	f.IntVar(&o.Seeds, "seeds", 1, "draw the images of --shots `N` times")
+	f.IntVar(&o.Neighbours, "neighbours", 20, "how many nearest images vote")
+	f.StringVar(&o.Features, "features", "", "folder `DIR` of the features (default: the user's cache folder)")
+	f.StringVar(&part, "shard", "", "only compute part `i/n` of the features (0/8 to 7/8), or auto")
+	f.StringVar(&o.Out, "out", "", "write result.json and report.html into the folder `DIR`")
+	mustRequire(cmd, "model", "train", "data")
+	return cmd
+}
+
+func printProbe(app *App, res *eval.ProbeResult, out string) error {
+	if app.JSON {
+		return app.PrintJSON(res)
+	}
+	if s := res.Shard; s != nil {
+		app.Printf("part %d of %d of the features is in %s\n", s.Index, s.Count, res.Features)
+		return nil
+	}
+	s := res.Probe
+	app.Printf("%s  %d images to learn from, %d to score, %d classes\n", res.Model.File, s.NTrain, s.N, res.Classes)
+	app.Printf("linear probe  top-1 %6.2f %%  95 %%: %.2f to %.2f  top-5 %6.2f %%  mean per class %6.2f %%\n", 100*s.Top1, 100*s.CI95[0], 100*s.CI95[1], 100*s.Top5, 100*s.MeanPerClass)
+	app.Printf("              l2 %.4g, loss %.8g after %d steps\n", s.L2, s.Loss, s.Iterations)
+	for _, k := range res.Shots {
+		app.Printf("%5d shots   top-1 %6.2f %%  seed %d, l2 %.4g\n", k.K, 100*k.Top1, k.Seed, k.L2)
+	}
+	n := res.Neighbours
+	app.Printf("%d neighbours  top-1 %6.2f %%  95 %%: %.2f to %.2f\n", n.K, 100*n.Top1, 100*n.CI95[0], 100*n.CI95[1])
+	if z := res.ZeroShot; z != nil {
+		app.Printf("zero-shot     top-1 %6.2f %%  95 %%: %.2f to %.2f  %d templates\n", 100*z.Top1, 100*z.CI95[0], 100*z.CI95[1], z.Templates)
+	}
+	if out != "" {
+		app.Printf("report  %s/report.html\n", out)
+	}
+	return nil
+}
