@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/evatool/evatool/benchmarks/paired"
 	"github.com/evatool/evatool/internal/arch"
 )
 
@@ -40,7 +41,7 @@ func main() {
 	python := flag.String("python", "", "a Python with torch and safetensors")
 	tool := flag.String("evatool", "./evatool", "the binary")
 	dir := flag.String("dir", os.TempDir(), "where to write, with 2 GB of space (30 GB with --large)")
-	rounds := flag.Int("rounds", 5, "rounds; the medians count")
+	rounds := flag.Int("rounds", 7, "rounds")
 	large := flag.Bool("large", false, "also convert a made-up checkpoint of 10 GB, for the memory")
 	only := flag.String("make", "", "only write the 600 MB checkpoint to this file")
 	flag.Parse()
@@ -67,11 +68,6 @@ type result struct {
 	rss     int64 // bytes
 }
 
-func (r *result) median() float64 {
-	s := slices.Sorted(slices.Values(r.seconds))
-	return s[len(s)/2]
-}
-
 func bench(python, tool, dir string, rounds int, large bool) error {
 	src, dst := filepath.Join(dir, "bench-src.pt"), filepath.Join(dir, "bench-out.safetensors")
 	defer os.Remove(src)
@@ -83,7 +79,7 @@ func bench(python, tool, dir string, rounds int, large bool) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: EVA02-CLIP-B-16, %.0f MB, %d tensors\n", src, float64(st.Size())/1e6, len(c.Params()))
+	fmt.Printf("%s: EVA02-CLIP-B-16, %.0f MB, %d tensors\n\n", src, float64(st.Size())/1e6, len(c.Params()))
 	type contender struct {
 		name string
 		argv []string
@@ -109,11 +105,11 @@ func bench(python, tool, dir string, rounds int, large bool) error {
 			}
 		}
 	}
-	ours := results[0].median()
+	fmt.Println("| program | s, median (range) | peak MB | over evatool, a round's median (95 %) |\n|---|---|---|---|")
 	for i, c := range contenders {
 		r := &results[i]
-		fmt.Printf("%-24s %6.2f s (%.2f to %.2f)  peak %5.0f MB  %.2fx evatool\n",
-			c.name, r.median(), slices.Min(r.seconds), slices.Max(r.seconds), float64(r.rss)/1e6, r.median()/ours)
+		fmt.Printf("| %s | %.2f (%.2f–%.2f) | %.0f | %v |\n", c.name, paired.Median(r.seconds),
+			slices.Min(r.seconds), slices.Max(r.seconds), float64(r.rss)/1e6, paired.Over(r.seconds, results[0].seconds))
 	}
 	os.Remove(dst)
 	if !large {
@@ -128,7 +124,7 @@ func bench(python, tool, dir string, rounds int, large bool) error {
 	if err := measure(contenders[0].argv, false, &r); err != nil {
 		return err
 	}
-	fmt.Printf("EVA02-CLIP-bigE-14-plus, 10 GB: evatool convert %.1f s, peak %.0f MB\n", r.median(), float64(r.rss)/1e6)
+	fmt.Printf("EVA02-CLIP-bigE-14-plus, 10 GB: evatool convert %.1f s, peak %.0f MB\n", paired.Median(r.seconds), float64(r.rss)/1e6)
 	return nil
 }
 

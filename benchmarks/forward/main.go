@@ -5,7 +5,8 @@
 // The Python needs torch and open_clip; without --python only evatool is
 // measured. For each row all sides are started and warmed up, then take turns
 // on the otherwise idle machine. The table has medians of the wall time and,
-// in brackets, the least processor time of a run, both in milliseconds.
+// in brackets, the least processor time of a run, both in milliseconds; ratios
+// are of a round, their median with its 95 % interval.
 package main
 
 import (
@@ -21,6 +22,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/evatool/evatool/benchmarks/paired"
 )
 
 // row is one line of the table.
@@ -53,7 +56,7 @@ func main() {
 	flag.IntVar(&w.threads, "threads", 0, "threads of both sides; 0: all cores")
 	flag.StringVar(&b.python, "python", "", "a Python with torch and open_clip")
 	flag.StringVar(&b.script, "peer", "benchmarks/forward/peer.py", "the peer's script")
-	flag.IntVar(&b.rounds, "rounds", 7, "runs of each side")
+	flag.IntVar(&b.rounds, "rounds", 9, "runs of each side")
 	flag.StringVar(&dtypes, "dtypes", "fp32,bf16", "which precisions")
 	flag.StringVar(&batches, "batches", "1,8,32", "which batch sizes")
 	flag.StringVar(&sides, "sides", "xla,eager,compile", "of xla, go, eager, compile")
@@ -145,9 +148,12 @@ func (b *bench) row(out io.Writer, r row) error {
 		}
 		running, names = append(running, s), append(names, name)
 	}
-	for range b.rounds {
-		for _, s := range running {
-			if err := s.once(); err != nil {
+	for round := range b.rounds {
+		for i := range running {
+			if round%2 == 1 { // what comes first is not always the same
+				i = len(running) - 1 - i
+			}
+			if err := running[i].once(); err != nil {
 				return err
 			}
 		}
@@ -155,10 +161,9 @@ func (b *bench) row(out io.Writer, r row) error {
 	fmt.Fprintf(out, "| %s |", r)
 	ratios := ""
 	for i, s := range running {
-		slices.Sort(s.wall)
-		fmt.Fprintf(out, " %.0f (%.0f) |", 1e3*s.wall[len(s.wall)/2], 1e3*slices.Min(s.cpu))
+		fmt.Fprintf(out, " %.0f (%.0f) |", 1e3*paired.Median(s.wall), 1e3*slices.Min(s.cpu))
 		if i > 0 {
-			ratios += fmt.Sprintf(" %s %.2fx", names[i], s.wall[len(s.wall)/2]/running[0].wall[len(s.wall)/2])
+			ratios += fmt.Sprintf(" %s %v", names[i], paired.Over(s.wall, running[0].wall))
 		}
 	}
 	fmt.Fprintf(out, "%s |\n", ratios)

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/evatool/evatool/benchmarks/paired"
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/checkpoint"
@@ -112,14 +113,10 @@ func (b *bench) run(ctx context.Context) error {
 			}
 		}
 	}
-	fmt.Println("| side | images/s, median (range) | of the first, median of the rounds (range) |\n|---|---|---|")
+	fmt.Println("| side | images/s, median (range) | of the first, a round's median (95 %) |\n|---|---|---|")
 	for _, s := range sides {
-		var ratios []float64
-		for i, r := range s.rate {
-			ratios = append(ratios, r/sides[0].rate[i])
-		}
-		fmt.Printf("| %s | %.1f (%.1f–%.1f) | %.2f (%.2f–%.2f) |\n", s.name, median(s.rate), slices.Min(s.rate), slices.Max(s.rate),
-			median(ratios), slices.Min(ratios), slices.Max(ratios))
+		fmt.Printf("| %s | %.1f (%.1f–%.1f) | %v |\n", s.name, paired.Median(s.rate), slices.Min(s.rate), slices.Max(s.rate),
+			paired.Over(s.rate, sides[0].rate))
 	}
 	return nil
 }
@@ -185,9 +182,4 @@ func writeModel(config, path string) error {
 		list = append(list, tensorfile.Tensor{Info: t, Data: data})
 	}
 	return tensorfile.WriteFile(path, list, checkpoint.ModelMetadata(cfg))
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return v[len(v)/2]
 }

@@ -30,6 +30,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/evatool/evatool/benchmarks/paired"
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/img"
 )
@@ -100,14 +101,14 @@ func run(python, file string, n, rounds int) error {
 	}
 	last := all[len(all)-1]
 	fmt.Printf("%s (%d bytes) to 1x3x224x224, images to a second of processor time, %d rounds of %d\n\n", file, len(data), rounds, n)
-	fmt.Printf("| who | images/s, median | lowest | highest | against the last line | tensor |\n|---|---|---|---|---|---|\n")
+	fmt.Printf("| who | images/s, median (range) | of the last line, a round's median (95 %%) | tensor |\n|---|---|---|---|\n")
 	for _, c := range all {
-		slices.Sort(c.rate)
 		same := "equal"
 		if c.hash != last.hash {
 			same = "DIFFERS"
 		}
-		fmt.Printf("| %s | %.0f | %.0f | %.0f | %.2fx | %s |\n", c.name, median(c.rate), c.rate[0], c.rate[len(c.rate)-1], median(c.rate)/median(last.rate), same)
+		fmt.Printf("| %s | %.0f (%.0f–%.0f) | %v | %s |\n", c.name, paired.Median(c.rate), slices.Min(c.rate), slices.Max(c.rate),
+			paired.Over(c.rate, last.rate), same)
 	}
 	return nil
 }
@@ -120,8 +121,6 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
-
-func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
 
 func ours(name string, data []byte) *contender {
 	p := img.Preprocess{Size: 224, Mean: arch.CLIPMean, Std: arch.CLIPStd}

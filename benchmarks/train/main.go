@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evatool/evatool/benchmarks/paired"
 	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
@@ -47,7 +48,7 @@ func main() {
 	var rounds, steps, index int
 	flag.StringVar(&python, "python", "python3", "a Python with torch; empty: evatool alone")
 	flag.StringVar(&backend, "backend", "xla", "evatool's backend")
-	flag.IntVar(&rounds, "rounds", 3, "rounds of every program")
+	flag.IntVar(&rounds, "rounds", 7, "rounds of every program")
 	flag.IntVar(&steps, "steps", 8, "timed steps of a round")
 	flag.StringVar(&only, "as", "", "internal: measure once and print JSON")
 	flag.IntVar(&index, "setup", 0, "internal: which setup")
@@ -81,7 +82,8 @@ func measure(backend string, s setup, steps int) error {
 	return json.NewEncoder(os.Stdout).Encode(timing{res.Seconds, runlog.PeakRSS()})
 }
 
-// compare runs every program in turn, several times, and prints the medians.
+// compare runs every program in turn, several times, and prints the medians of
+// the rounds' medians.
 func compare(python, backend string, rounds, steps int) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -89,7 +91,7 @@ func compare(python, backend string, rounds, steps int) error {
 	}
 	peer := filepath.Join("benchmarks", "train", "peer.py")
 	for i, s := range setups {
-		fmt.Printf("\n%s\n\n| program | s per step (median) | relative to evatool | samples/s | peak memory MB |\n|---|---|---|---|---|\n", s.name)
+		fmt.Printf("\n%s\n\n| program | s per step (median) | over evatool, a round's median (95 %%) | samples/s | peak memory MB |\n|---|---|---|---|---|\n", s.name)
 		args := []string{fmt.Sprint(s.width), fmt.Sprint(s.depth), fmt.Sprint(s.heads), fmt.Sprint(s.dropout), fmt.Sprint(batch), fmt.Sprint(steps)}
 		programs := []struct {
 			name string
@@ -105,19 +107,22 @@ func compare(python, backend string, rounds, steps int) error {
 		}
 		all := make([][]float64, len(programs))
 		rss := make([]int64, len(programs))
-		for range rounds {
-			for k, p := range programs {
-				t, err := run(p.cmd)
-				if err != nil {
-					return fmt.Errorf("%s: %w", p.name, err)
+		for round := range rounds {
+			for k := range programs {
+				if round%2 == 1 {
+					k = len(programs) - 1 - k
 				}
-				all[k] = append(all[k], t.Seconds...)
+				t, err := run(programs[k].cmd)
+				if err != nil {
+					return fmt.Errorf("%s: %w", programs[k].name, err)
+				}
+				all[k] = append(all[k], paired.Median(t.Seconds))
 				rss[k] = max(rss[k], t.PeakRSS)
 			}
 		}
 		for k, p := range programs {
-			m := median(all[k])
-			fmt.Printf("| %s | %.3f | %.2f | %.0f | %d |\n", p.name, m, m/median(all[0]), batch/m, rss[k]>>20)
+			m := paired.Median(all[k])
+			fmt.Printf("| %s | %.3f | %v | %.0f | %d |\n", p.name, m, paired.Over(all[k], all[0]), batch/m, rss[k]>>20)
 		}
 	}
 	return nil
@@ -134,9 +139,4 @@ func run(cmd []string) (timing, error) {
 		return t, fmt.Errorf("%w: %s", err, errs.String())
 	}
 	return t, json.Unmarshal(out, &t)
-}
-
-func median(v []float64) float64 {
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
 }

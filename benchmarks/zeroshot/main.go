@@ -20,6 +20,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/evatool/evatool/benchmarks/paired"
 )
 
 type bench struct {
@@ -99,13 +101,13 @@ func (b *bench) run() error {
 		}
 	}
 	reference := all[1]
-	fmt.Println("| side | images/s, median (range) | of open_clip fp32, median of the rounds | same top-1 as it | waiting for images |")
+	fmt.Println("| side | images/s, median (range) | of open_clip fp32, a round's median (95 %) | same top-1 as it | waiting for images |")
 	fmt.Println("|---|---|---|---|---|")
 	for i, s := range sides {
-		var rates, ratios, waits []float64
+		var rates, base, waits []float64
 		for round, o := range all[i] {
 			rates, waits = append(rates, o.Rate), append(waits, o.wait)
-			ratios = append(ratios, o.Rate/reference[round].Rate)
+			base = append(base, reference[round].Rate)
 		}
 		same := 0
 		for k, c := range all[i][0].Top1 {
@@ -113,19 +115,14 @@ func (b *bench) run() error {
 				same++
 			}
 		}
-		wait := fmt.Sprintf("%.1f %%", 100*median(waits))
+		wait := fmt.Sprintf("%.1f %%", 100*paired.Median(waits))
 		if !strings.HasPrefix(s.name, "evatool") {
 			wait = ""
 		}
-		fmt.Printf("| %s | %.2f (%.2f–%.2f) | %.2f | %d of %d | %s |\n", s.name, median(rates), slices.Min(rates), slices.Max(rates),
-			median(ratios), same, len(reference[0].Top1), wait)
+		fmt.Printf("| %s | %.2f (%.2f–%.2f) | %v | %d of %d | %s |\n", s.name, paired.Median(rates), slices.Min(rates), slices.Max(rates),
+			paired.Over(rates, base), same, len(reference[0].Top1), wait)
 	}
 	return nil
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return v[len(v)/2]
 }
 
 func (b *bench) ours(model, dtype string) (outcome, error) {
