@@ -259,13 +259,17 @@ func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf [
 
 // cutError is a body that ended early.
 type cutError struct {
-	err      error
-	progress bool // something came before it
+	err        error
+	progress   bool // something came before it
+	unanswered bool // not even a head came
 }
 
 func (e *cutError) Error() string {
 	if idle.Stalled(e.err) {
 		return fmt.Sprintf("nothing came for %s", idleLimit)
+	}
+	if e.unanswered {
+		return "no answer (" + e.err.Error() + ")"
 	}
 	return "the connection broke (" + e.err.Error() + ")"
 }

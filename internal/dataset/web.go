@@ -65,6 +65,9 @@ type webError struct {
 
 func (e *webError) Error() string { return e.text }
 
+// errEmpty is a file without bytes, of which there are no parts.
+var errEmpty = errors.New("is empty")
+
 // get asks for some bytes of a file. The body is that part of it, and size that
 // of the whole file.
 func (s webStore) get(ctx context.Context, name string, off, n int64, etag string) (res *http.Response, size int64, err error) {
@@ -86,11 +89,12 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, etag strin
 		if errors.As(err, &asked) {
 			err = asked.Err
 		}
-		return nil, 0, &cutError{err: err}
+		return nil, 0, &cutError{err: err, unanswered: true}
 	}
+	body := res.Body // res is nil where an error is returned
 	defer func() {
 		if err != nil {
-			res.Body.Close()
+			body.Close()
 		}
 	}()
 	total := res.Header.Get("Content-Range")
@@ -108,7 +112,7 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, etag strin
 		return nil, 0, fault.Inputf("%s: the server does not send parts of a file (no answer to Range); copy the files to one that does, or to a disk", shown)
 	case http.StatusRequestedRangeNotSatisfiable:
 		if sizeErr == nil && size == 0 {
-			return nil, 0, io.EOF
+			return nil, 0, errEmpty
 		}
 		return nil, 0, fault.Inputf("%s: ends before offset %d; it has changed since the run started", shown, off+n)
 	case http.StatusNotFound, http.StatusGone:
@@ -131,7 +135,7 @@ func (s webStore) stat(ctx context.Context, name string) (size int64, dir bool, 
 		switch {
 		case err == nil:
 			res.Body.Close()
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, errEmpty):
 			err = nil
 		case errors.As(err, &cut):
 			err = fault.Envf("%s: %w", address(name), cut)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,6 +29,8 @@ type Bucket struct {
 	Gets    atomic.Int32           // bodies sent
 	Tags    atomic.Int32           // objects change after n bodies, when it is not 0
 	Refusal atomic.Pointer[string] // code with which everything is refused, as a bad request or as not there
+	Faults  atomic.Int32           // one more than requests that Trouble made go wrong; 0 ends it
+	asked   sync.Map
 }
 
 type listResult struct {
@@ -53,6 +56,21 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fail := func(status int, code string) {
 		w.WriteHeader(status)
 		fmt.Fprintf(w, `<Error><Code>%s</Code><Message>%s</Message></Error>`, code, code)
+	}
+	if s.Faults.Load() > 0 {
+		if _, again := s.asked.LoadOrStore(r.Method+r.URL.String()+r.Header.Get("Range"), true); !again {
+			switch s.Faults.Add(1) % 4 {
+			case 0:
+				fail(http.StatusServiceUnavailable, "SlowDown")
+				return
+			case 1:
+				panic(http.ErrAbortHandler) // no answer
+			case 2:
+				w = &cutter{w, 1000}
+			case 3:
+				w = &cutter{&dripper{w}, 20000}
+			}
+		}
 	}
 	if s.Mute.Add(-1) >= 0 {
 		<-r.Context().Done()
@@ -95,14 +113,8 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
 		if r.Method == http.MethodGet && s.Cut.Add(-1) >= 0 {
-			w.Header().Set("Content-Length", "100000")
-			w.WriteHeader(http.StatusPartialContent)
-			from := 0
-			fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
-			w.Write(data[from : from+1])
-			return
-		}
-		if r.Method == http.MethodGet {
+			w = &cutter{w, 1}
+		} else if r.Method == http.MethodGet {
 			s.Gets.Add(1)
 			if s.Stall.Add(-1) >= 0 {
 				w = &staller{ResponseWriter: w, stop: r.Context().Done()}
@@ -113,6 +125,23 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(data)))
 	}
 }
+
+// cutter breaks the connection after some bytes of a body.
+type cutter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (c *cutter) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p[:min(len(p), c.left)])
+	if c.left -= n; c.left == 0 && err == nil {
+		c.Flush()
+		panic(http.ErrAbortHandler)
+	}
+	return n, err
+}
+
+func (c *cutter) Flush() { c.ResponseWriter.(http.Flusher).Flush() }
 
 // staller sends half of a body and then nothing.
 type staller struct {
@@ -129,6 +158,8 @@ func (s *staller) Write(p []byte) (int, error) {
 
 // dripper sends a body slowly.
 type dripper struct{ http.ResponseWriter }
+
+func (d *dripper) Flush() { d.ResponseWriter.(http.Flusher).Flush() }
 
 func (d *dripper) Write(p []byte) (n int, err error) {
 	for part := range slices.Chunk(p, len(p)/10+1) {
@@ -165,6 +196,23 @@ func (s *Bucket) list(w http.ResponseWriter, prefix, after string) {
 		panic(err)
 	}
 	w.Write(out)
+}
+
+// Trouble makes what is asked for the first time from now on go wrong: the
+// server is busy, gives no answer, breaks off, is slow and breaks off.
+func (s *Bucket) Trouble() {
+	s.asked.Clear()
+	s.Faults.Store(1)
+}
+
+// Web answers as a web server without lists and accounts does: the files of Dir
+// by their names.
+func (s *Bucket) Web() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path, r.URL.RawQuery = "/data"+r.URL.Path, ""
+		r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential=reader/")
+		s.ServeHTTP(w, r)
+	})
 }
 
 // StartBucket starts a server for the test and points the environment at it.
