@@ -42,8 +42,10 @@ func (r *Recipe) check(name string) error {
 			return bad(key+".read", "%q; known: stream, random", s.Read)
 		case s.MissingShards != "" && s.MissingShards != missingError && s.MissingShards != missingSkip:
 			return bad(key+".missing_shards", "%q; known: error, skip", s.MissingShards)
-		case s.Tensors != "" && s.Read+s.MissingShards != "":
-			return bad(key, "tensors are replayed in order; leave read and missing_shards out")
+		case s.Count != "" && s.Count != countHeaders:
+			return bad(key+".count", "%q; known: headers", s.Count)
+		case s.Tensors != "" && s.Read+s.MissingShards+s.Count != "":
+			return bad(key, "tensors are replayed in order; leave read, missing_shards and count out")
 		case s.MissingShards == missingSkip && s.Read == readRandom:
 			return bad(key+".missing_shards", "skip is for read: stream; an index needs every tar")
 		case s.Weight < 0 || s.Weight > 1e12:

@@ -68,6 +68,9 @@ type Source struct {
 	// error (absent), or skip, by which others of its samples' windows take their
 	// place.
 	MissingShards string `yaml:"missing_shards,omitempty"`
+	// Count: headers has the samples of a stream counted by reading through its
+	// tars, however many a remote storage holds.
+	Count string `yaml:"count,omitempty"`
 }
 
 // Image is the model's input size and the random resized crop.
@@ -298,6 +301,7 @@ func (r *Recipe) decisive() map[string]any {
 	for _, s := range sources {
 		if s, ok := s.(map[string]any); ok {
 			delete(s, "missing_shards")
+			delete(s, "count")
 			if s["read"] == readRandom { // as where nothing is said
 				delete(s, "read")
 			}

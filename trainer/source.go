@@ -121,11 +121,16 @@ func (p *pairs) openPools(ctx context.Context, how reading) error {
 		o := dataset.Options{ImageColumn: s.Image, CaptionColumn: s.Caption, Unlabelled: true}
 		path := p.recipe.path(s.Source)
 		if s.Read == readStream {
-			o.Log, o.Without = p.log, p.uncounted(i)
+			o.Log, o.Without, o.CountHeaders = p.log, p.uncounted(i), s.Count == countHeaders
 			if s.MissingShards == missingSkip {
-				o.Skip = func(tar string, err error) { p.skip(i, dataset.Gap{Shard: tar, Epoch: everyPass}, err) }
+				o.Skip = func(tar int, name string, err error) {
+					p.skip(i, dataset.Gap{Shard: name, Tar: tar, Epoch: everyPass}, err)
+				}
 			}
 			plan, err := dataset.OpenPlan(ctx, path, o)
+			if errors.Is(err, dataset.ErrUncounted) {
+				err = fault.As(fault.Input, fmt.Errorf("%w: data.%d.count: headers", err, i))
+			}
 			if err == nil {
 				err = p.checkPlan(ctx, i, plan)
 			}

@@ -23,6 +23,9 @@ const (
 	missingSkip  = "skip"
 )
 
+// countHeaders has the samples of tars counted by their headers.
+const countHeaders = "headers"
+
 // streamAbove is how many tars a source may have that is read at random unless
 // the recipe says otherwise: an index of so many samples fits the memory, and a
 // walk over their headers takes minutes.
@@ -287,10 +290,10 @@ func (p *pairs) skip(source int, g dataset.Gap, cause error) {
 const everyPass = -1
 
 // uncounted are the tars of a source that an earlier process could not count.
-func (p *pairs) uncounted(source int) (out []string) {
+func (p *pairs) uncounted(source int) (out []int) {
 	for _, g := range p.gaps {
 		if g.Source == source && g.Epoch == everyPass {
-			out = append(out, g.Shard)
+			out = append(out, g.Tar)
 		}
 	}
 	return out
@@ -303,7 +306,7 @@ func (p *pairs) gapsNow() []gap {
 	defer p.mu.Unlock()
 	out := slices.Clone(p.gaps)
 	slices.SortFunc(out, func(a, b gap) int {
-		return compareAll(int64(a.Source-b.Source), a.Epoch-b.Epoch, int64(a.Lane-b.Lane), a.From-b.From)
+		return compareAll(int64(a.Source-b.Source), a.Epoch-b.Epoch, int64(a.Lane-b.Lane), int64(a.Tar-b.Tar), a.From-b.From)
 	})
 	return out
 }

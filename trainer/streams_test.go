@@ -7,11 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,8 +248,91 @@ func TestStreamMissing(t *testing.T) {
 			if before.Gaps[len(before.Gaps)-1].Epoch == state.Gaps[len(state.Gaps)-1].Epoch { // all are known
 				os.WriteFile(third, good, 0o644)
 			}
-			mustRun(t, skip, Options{Out: again, fakes: quick})
+			moved := t.TempDir() // the tars have moved
+			if err := os.CopyFS(moved, onlyFiles{os.DirFS(dir)}); err != nil {
+				t.Fatal(err)
+			}
+			mustRun(t, streamed(t, moved+"/{00..07}.tar", "seed=6", "data.0.missing_shards=skip"), Options{Out: again, fakes: quick})
 			sameRun(t, again, out)
+		})
+	}
+}
+
+// onlyFiles is a folder without those in it.
+type onlyFiles struct{ fs.FS }
+
+func (o onlyFiles) ReadDir(name string) ([]fs.DirEntry, error) {
+	list, err := fs.ReadDir(o.FS, name)
+	return slices.DeleteFunc(list, fs.DirEntry.IsDir), err
+}
+
+// TestStreamFaults: storage that fails for good in the middle of a run ends it
+// with a checkpoint of the step before, and the same command goes on to the same
+// bits once it is well.
+func TestStreamFaults(t *testing.T) {
+	dir := t.TempDir()
+	smallTars(t, dir, 5, 5, 5, 5, 5, 5, 5, 5)
+	var served atomic.Int32 // times that the third tar was read
+	var trouble atomic.Pointer[func(w http.ResponseWriter, r *http.Request, good []byte)]
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		good, err := os.ReadFile(filepath.Join(dir, filepath.Base(r.URL.Path)))
+		if err != nil {
+			http.NotFound(w, r)
+			return
+		}
+		// Of the lanes one or two read a tar in a pass; the second pass begins with
+		// the sixth step.
+		if bad := trouble.Load(); bad != nil && strings.HasSuffix(r.URL.Path, "/03.tar") && served.Load() > 0 {
+			(*bad)(w, r, good)
+			return
+		}
+		if strings.HasSuffix(r.URL.Path, "/03.tar") && r.Header.Get("Range") != "bytes=0-0" {
+			served.Add(1)
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(good))
+	}))
+	defer srv.Close()
+	if err := os.WriteFile(filepath.Join(dir, "sizes.json"), []byte(`{"00.tar": 5, "01.tar": 5, "02.tar": 5, "03.tar": 5, "04.tar": 5, "05.tar": 5, "06.tar": 5, "07.tar": 5}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	recipe := streamed(t, srv.URL+"/{00..07}.tar", "lanes=1", "checkpoint.every_steps=0")
+	quick := fakes{reading: reading{open: dataset.Open, pause: time.Microsecond}}
+	whole := filepath.Join(dir, "whole")
+	mustRun(t, recipe, Options{Out: whole})
+	at := headerAt(t, readFile(t, dir, "03.tar"), 4)
+	content := func(change func([]byte) []byte) func(http.ResponseWriter, *http.Request, []byte) {
+		return func(w http.ResponseWriter, r *http.Request, good []byte) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(change(slices.Clone(good))))
+		}
+	}
+	for name, c := range map[string]struct {
+		bad  func(http.ResponseWriter, *http.Request, []byte)
+		says string
+		code int
+	}{
+		"missing": {func(w http.ResponseWriter, r *http.Request, _ []byte) { http.NotFound(w, r) }, "03.tar: no such file", 3},
+		"refused": {func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(403) }, "access denied (403); 6 attempts", 4},
+		"short":   {content(func(b []byte) []byte { return append(b[:at], make([]byte, 1024)...) }), "holds 2 samples, 5 by sizes.json", 3},
+		"cut":     {content(func(b []byte) []byte { return b[:at+700] }), "truncated", 3},
+		"corrupt": {content(func(b []byte) []byte { return append(b[:at], bytes.Repeat([]byte("?"), len(b)-at)...) }), "not a tar header", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(dir, name)
+			served.Store(0)
+			trouble.Store(&c.bad)
+			_, err := Run(t.Context(), recipe, Options{Out: out, Backend: "go", fakes: quick})
+			if err == nil || !strings.Contains(err.Error(), c.says) || fault.Code(err) != c.code {
+				t.Fatalf("error %v has exit status %d", err, fault.Code(err))
+			}
+			saved, err := os.ReadDir(filepath.Join(out, checkpointDir))
+			if err != nil || len(saved) != 1 || saved[0].Name() != "step-5" {
+				t.Fatalf("checkpoints %v, %v", saved, err)
+			}
+			if trouble.Store(nil); served.Load() == 0 {
+				t.Error("the tar was never read")
+			}
+			mustRun(t, recipe, Options{Out: out})
+			sameRun(t, out, whole)
 		})
 	}
 }

@@ -30,7 +30,7 @@ func main() {
 	flag.StringVar(&b.data, "data", "testdata/emoji", "folder of the mini set")
 	flag.StringVar(&b.full, "full", "", "folder of the full set: train-*.tar, test-twemoji.tar, classnames.txt")
 	flag.StringVar(&b.out, "out", "", "keep the run folders here (default: a temporary folder)")
-	flag.StringVar(&only, "only", "", "comma-separated: seeds, dropout, time, tower, full")
+	flag.StringVar(&only, "only", "", "comma-separated: seeds, stream, dropout, time, tower, full")
 	flag.StringVar(&b.backend, "backend", "auto", "backend")
 	flag.Int64Var(&b.steps, "steps", 300, "steps of a run")
 	flag.IntVar(&b.nSeeds, "seeds", 3, "seeds of the first table")
@@ -70,7 +70,7 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 	for _, part := range []struct {
 		name string
 		fn   func(context.Context) error
-	}{{"seeds", b.seeds}, {"dropout", b.dropout}, {"time", b.equalTime}, {"tower", b.tower}, {"full", b.fullSet}} {
+	}{{"seeds", b.seeds}, {"stream", b.stream}, {"dropout", b.dropout}, {"time", b.equalTime}, {"tower", b.tower}, {"full", b.fullSet}} {
 		if only != "" && !strings.Contains(","+only+",", ","+part.name+",") {
 			continue
 		}
@@ -134,6 +134,24 @@ func (b *bench) seeds(ctx context.Context) error {
 			all = append(all, o)
 		}
 		row("**"+recipe+", mean**", mean(all))
+	}
+	return nil
+}
+
+// stream compares the order of a stream with one over all samples.
+func (b *bench) stream(ctx context.Context) error {
+	head("Order of the samples: read as a stream of tars, at random over all")
+	for _, read := range []string{"stream", "random"} {
+		var all []outcome
+		for seed := 1; seed <= b.nSeeds; seed++ {
+			o, err := b.train(ctx, fmt.Sprintf("%s-%d", read, seed), "emoji-adamw", fmt.Sprintf("seed=%d", seed), "data.0.read="+read)
+			if err != nil {
+				return err
+			}
+			row(fmt.Sprintf("%s, seed %d", read, seed), o)
+			all = append(all, o)
+		}
+		row("**"+read+", mean**", mean(all))
 	}
 	return nil
 }

@@ -102,8 +102,11 @@ const maxCount = 1<<31 - 1
 
 // count tries every way for the tars that those before it left over.
 func (c *counter) count() error {
-	for i, name := range c.names {
-		if c.counts[i] = -1; slices.Contains(c.o.Without, name) {
+	for i := range c.counts {
+		c.counts[i] = -1
+	}
+	for _, i := range c.o.Without {
+		if i >= 0 && i < len(c.counts) {
 			c.counts[i] = 0
 		}
 	}
@@ -123,11 +126,12 @@ func (c *counter) count() error {
 		read   func(name string, size int64) (int64, error)
 	}{
 		{"the _stats.json of img2dataset", func(tar string) string { return strings.TrimSuffix(tar, path.Ext(tar)) + "_stats.json" }, c.stats},
-		{"the .tar.idx of Energon", func(tar string) string { return tar + ".idx" }, func(name string, size int64) (int64, error) {
-			if size < 16 || size%8 != 0 {
-				return 0, fmt.Errorf("%d bytes are no index of offsets", size)
+		{"the .tar.idx of Energon", func(tar string) string { return tar + ".idx" }, func(name string, _ int64) (int64, error) {
+			x, err := openTarIndex(c.ctx, c.st, strings.TrimSuffix(name, ".idx"))
+			if err != nil {
+				return 0, err
 			}
-			return size/8 - 1, nil
+			return x.samples, x.check(c.ctx)
 		}},
 	} {
 		if err := c.eachBeside(way.what, way.beside, way.read); err != nil {
@@ -370,6 +374,9 @@ func (c *counter) eachBeside(what string, beside func(string) string, read func(
 			if err == nil && n > maxCount {
 				err = fmt.Errorf("%d samples; at most %d can be", n, maxCount)
 			}
+			if told := (*fault.Error)(nil); errors.As(err, &told) {
+				return err
+			}
 			if err != nil {
 				return fault.As(fault.Input, fmt.Errorf("%s: %w; correct or remove it, then the tar is counted", fault.Name(name), err))
 			}
@@ -386,16 +393,15 @@ func (c *counter) eachBeside(what string, beside func(string) string, read func(
 
 // counted is a tar whose headers were walked.
 type counted struct {
-	Size     int64 `json:"size"`
-	Modified int64 `json:"modified,omitempty"` // nanoseconds since 1970
-	Samples  int32 `json:"samples"`
+	Stamp   string `json:"stamp"` // of the tar then
+	Samples int32  `json:"samples"`
 }
 
 // keepEvery is how often a walk that takes long is kept on the way.
 const keepEvery = time.Minute
 
 // walk counts the tars that are left by their headers. The counts are kept in
-// the user's cache and hold for tars of the same size and time.
+// the user's cache and hold for tars that have not changed.
 func (c *counter) walk() error {
 	left := c.left(nil)
 	if len(left) == 0 {
@@ -405,6 +411,9 @@ func (c *counter) walk() error {
 	had := map[string]counted{}
 	if text, err := fault.ReadFile(keep, "kept counts", 1<<30); keep != "" && err == nil {
 		_ = json.Unmarshal(text, &had) // a damaged one is written anew
+	}
+	if err := c.remote(left, had); err != nil {
+		return err
 	}
 	var mu sync.Mutex
 	saved, said := time.Now(), time.Now()
@@ -419,18 +428,19 @@ func (c *counter) walk() error {
 		saved = time.Now()
 	}
 	g, ctx := errgroup.WithContext(c.ctx)
-	g.SetLimit(indexers)
+	g.SetLimit(maxReads)
+	walks := make(chan struct{}, indexers)
 	for _, i := range left {
 		g.Go(func() error {
 			mu.Lock()
 			before, ok := had[c.names[i]]
 			mu.Unlock()
-			now, fresh, err := c.counted(ctx, i, before, ok)
+			now, fresh, err := c.counted(ctx, walks, i, before, ok)
 			mu.Lock()
 			defer mu.Unlock()
 			switch done++; {
 			case err != nil && c.o.Skip != nil && ctx.Err() == nil && !fault.FromEnvironment(err):
-				c.o.Skip(c.names[i], err)
+				c.o.Skip(i, c.names[i], err)
 				c.counts[i] = 0
 				return nil
 			case err != nil:
@@ -458,14 +468,67 @@ func (c *counter) walk() error {
 	return err
 }
 
+// remoteWalk is how many tars of another machine's storage are counted by their
+// headers without being asked to.
+const remoteWalk = 1000
+
+// ErrUncounted is the end of the message of a set of so many tars that counting
+// their samples has to be asked for.
+var ErrUncounted = errors.New("or have them counted")
+
+// remote says what a walk over tars of another machine's storage reads, and
+// refuses a long one that was not asked for.
+func (c *counter) remote(left []int, had map[string]counted) error {
+	if _, local := c.st.(disk); local {
+		return nil
+	}
+	var unknown []int
+	for _, i := range left {
+		if _, ok := had[c.names[i]]; !ok {
+			unknown = append(unknown, i)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	// The size of all is that of some of them, times their number.
+	some := min(len(unknown), maxReads)
+	sizes := make([]int64, some)
+	var g errgroup.Group
+	for k := range some {
+		g.Go(func() (err error) {
+			sizes[k], _, err = c.st.stat(c.ctx, c.names[unknown[k*len(unknown)/some]])
+			if absent(err) {
+				return nil // counting it says so
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return explain(c.names[unknown[0]], "a tar", err)
+	}
+	mean := 0.0
+	for _, n := range sizes {
+		mean += float64(n) / float64(some)
+	}
+	total := fmt.Sprintf("%.4g GB", mean*float64(len(unknown))/1e9)
+	if len(unknown) > remoteWalk && !c.o.CountHeaders {
+		return fault.Inputf("%s: nothing beside these %d tars says how many samples they have, and counting them reads through about %s; put a sizes.json ({\"NAME.tar\": SAMPLES, …}) there, %w", fault.Name(c.names[unknown[0]]), len(unknown), total, ErrUncounted)
+	}
+	c.log.Info("counting samples by the headers of tars, which reads through them; a sizes.json beside them saves that", "tars", len(unknown), "about", total)
+	return nil
+}
+
 // counted counts a tar by its headers, unless it is as it was before.
-func (c *counter) counted(ctx context.Context, i int, before counted, known bool) (now counted, fresh bool, err error) {
-	if now, err = c.stamp(ctx, c.names[i]); err != nil {
+func (c *counter) counted(ctx context.Context, walks chan struct{}, i int, before counted, known bool) (now counted, fresh bool, err error) {
+	if _, _, now.Stamp, err = c.st.stamped(ctx, c.names[i]); err != nil {
 		return now, false, missingFile(c.names, i, err)
 	}
-	if known && before.Size == now.Size && before.Modified == now.Modified && before.Samples >= 0 {
+	if known && before.Stamp == now.Stamp && before.Samples >= 0 {
 		return before, false, nil
 	}
+	walks <- struct{}{}
+	defer func() { <-walks }()
 	if now.Samples, err = countTar(ctx, c.st, c.names[i], i); err != nil && len(c.names) > 1 && ctx.Err() == nil {
 		err = fault.As(fault.Input, fmt.Errorf("%w (one of %d tars)", err, len(c.names)))
 	}
@@ -489,20 +552,6 @@ func (c *counter) keeper() string {
 		h.text(name)
 	}
 	return filepath.Join(folder, h.sum()[:32]+".json")
-}
-
-// stamp tells a tar from what it was before.
-func (c *counter) stamp(ctx context.Context, name string) (counted, error) {
-	size, _, err := c.st.stat(ctx, name)
-	s := counted{Size: size}
-	if _, local := c.st.(disk); local && err == nil {
-		info, err := os.Stat(name)
-		if err != nil {
-			return s, err
-		}
-		s.Modified = info.ModTime().UnixNano()
-	}
-	return s, err
 }
 
 // countTar walks over the headers of a tar.

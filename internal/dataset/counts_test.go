@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,12 +41,8 @@ func smallTars(t *testing.T, dir string, n int) {
 // TestCounts: numbers of samples are taken from what sets come with, in the
 // form that each tool writes; other numbers than the tars' show who was asked.
 func TestCounts(t *testing.T) {
-	index := func(n int) string {
-		var b []byte
-		for i := range n + 1 {
-			b = binary.LittleEndian.AppendUint64(b, uint64(1536*i))
-		}
-		return string(b)
+	index := func(n int, end uint64) string { // of n samples
+		return string(binary.LittleEndian.AppendUint64(make([]byte, 8*n), end))
 	}
 	for name, c := range map[string]struct {
 		files map[string]string
@@ -58,7 +55,7 @@ func TestCounts(t *testing.T) {
 		"sizes.json":      {map[string]string{"sizes.json": `{"00002.tar": 23, "00000.tar": 21, "00001.tar": "22", "other.tar": 5}`}, []int64{21, 22, 23}, "sizes.json"},
 		"img2dataset":     {map[string]string{"00000_stats.json": `{"count": 99, "successes": 31}`, "00001_stats.json": `{"successes": 32}`, "00002_stats.json": `{"successes": 33}`}, []int64{31, 32, 33}, "_stats.json"},
 		"Energon":         {map[string]string{".nv-meta/.info.json": `{"energon_version": "7", "shard_counts": {"00000.tar": 41, "00001.tar": 42, "00002.tar": 43}}`}, []int64{41, 42, 43}, ".info.json"},
-		"Energon's index": {map[string]string{"00000.tar.idx": index(51), "00001.tar.idx": index(52), "00002.tar.idx": index(53)}, []int64{51, 52, 53}, ".tar.idx"},
+		"Energon's index": {map[string]string{"00000.tar.idx": index(51, 2048), "00001.tar.idx": index(52, 4096), "00002.tar.idx": index(53, 6144)}, []int64{51, 52, 53}, ".tar.idx"},
 		"in part":         {map[string]string{"sizes.json": `{"00001.tar": 22}`}, []int64{1, 22, 3}, "their headers"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,6 +99,72 @@ func TestCountsRefused(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
+}
+
+// TestStaleIndex: an index of offsets that is not the tar's, as it was written
+// again, appended to or cut since then, is found out, both where it counts
+// samples and where a reader begins in the middle of the tar.
+func TestStaleIndex(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	dir := t.TempDir()
+	name := filepath.Join(dir, "00000.tar")
+	tarOf := func(n, size int) []byte { return mustTar(t, newMade(size, int32(n))) }
+	offsets := func(n, size int) (b []byte) {
+		sample := 3*512 + (max(12, size)+511)&^511
+		for i := range n + 1 {
+			b = binary.LittleEndian.AppendUint64(b, uint64(i*sample))
+		}
+		return b
+	}
+	ending := func(n int, end uint64) []byte { // with n samples of 1000 bytes, as it says
+		return binary.LittleEndian.AppendUint64(offsets(n-1, 1000)[:8*n], end)
+	}
+	swapped := slices.Concat(tarOf(30, 100)[:30*2048], tarOf(20, 1000)) // other samples before the same end
+	for what, c := range map[string]struct {
+		tar, idx         []byte
+		counted, started string
+	}{
+		"as it is":         {tarOf(30, 1000), offsets(30, 1000), "", ""},
+		"written again":    {tarOf(30, 2000), offsets(30, 1000), "entries end at offset 76800", "entries end at offset 76800"},
+		"longer":           {tarOf(31, 1000), offsets(30, 1000), "entries end at offset 76800", "entries end at offset 76800"},
+		"shorter":          {tarOf(29, 1000), offsets(30, 1000), "entries end at offset 76800", "entries end at offset 76800"},
+		"other inside":     {swapped, ending(50, uint64(len(swapped)-1024)), "", "it has sample"},
+		"an end far away":  {tarOf(30, 1000), ending(30, 1<<40), "entries end at offset 1099511627776", "entries end at offset 1099511627776"},
+		"an end inside":    {tarOf(30, 1000), ending(30, 77), "entry 30, 77, is no offset", "entry 30, 77, is no offset"},
+		"half an entry":    {tarOf(30, 1000), offsets(30, 1000)[:100], "100 bytes are no index", "100 bytes are no index"},
+		"of fewer samples": {tarOf(30, 1000), ending(9, 30*2560), "", "it has 9 samples"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			if err := errors.Join(os.WriteFile(name, c.tar, 0o644), os.WriteFile(name+".idx", c.idx, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			p, err := OpenPlan(t.Context(), name, Options{})
+			refused(t, err, c.counted)
+			if err != nil {
+				p = planOf(30) // counted by another file
+				p.names, p.st, p.index, p.reads = []string{name}, disk{}, true, make(chan struct{}, 9)
+			}
+			_, err = p.openTar(t.Context(), 0, 15, 0, "")
+			refused(t, err, c.started)
+		})
+	}
+}
+
+// refused checks a line about an index; empty for none.
+func refused(t *testing.T, err error, want string) {
+	t.Helper()
+	if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "00000.tar.idx: ") || fault.Code(err) != 3) {
+		t.Errorf("%v; want %q", err, want)
+	}
+}
+
+func mustTar(t *testing.T, m made) []byte {
+	t.Helper()
+	data, err := m.tar("00000.tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }
 
 // TestCountsAreKept: the walk over headers is not made again for a tar of the

@@ -87,11 +87,17 @@ type Options struct {
 	Unlabelled bool
 	// Metadata: the .npy members of tars are read into Example.Meta.
 	Metadata bool
-	// Without are tars of a stream that count as empty, whatever is in them.
-	Without []string
+	// Without are numbers of tars of a stream that count as empty, whatever is in
+	// them.
+	Without []int
 	// Skip hears of a tar of a stream whose samples cannot be counted, which then
 	// counts as empty; nil: that is an error.
-	Skip func(tar string, err error)
+	Skip func(tar int, name string, err error)
+	// CountHeaders: the samples of any number of tars are counted by their headers
+	// where nothing else says how many there are. From another machine's storage
+	// that reads through all of them; without it, ErrUncounted is the error above
+	// remoteWalk tars there.
+	CountHeaders bool
 	// Log gets warnings about what the data says; nil: nowhere.
 	Log *slog.Logger
 }

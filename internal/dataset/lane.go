@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +36,8 @@ const spare = 16
 // Gap is a piece of a tar that could not be read: from a sample on to where the
 // lane's piece ends. Its samples are replaced by others of their windows.
 type Gap struct {
-	Shard string `json:"shard"` // name of the tar
+	Shard string `json:"shard"` // name of the tar, as it was then
+	Tar   int    `json:"tar"`   // number of it in the plan: tars may move
 	Epoch int64  `json:"epoch"` // pass
 	Lane  int    `json:"lane"`
 	From  int64  `json:"from"` // number of the sample in the tar
@@ -235,7 +235,8 @@ type runReader struct {
 
 	lanePiece // the tar that is read
 	tar       *tarReader
-	again     int64 // where the next sample begins in it, where that is known
+	again     int64  // where the next sample begins in it, where that is known
+	stamp     string // of the tar when it was opened first
 }
 
 // lanePiece is what a lane reads of a tar.
@@ -263,11 +264,11 @@ func (r *runReader) enter() int64 {
 	}
 	r.close()
 	lane := r.f.lane
-	r.again = 0
+	r.again, r.stamp = 0, ""
 	r.lanePiece = lanePiece{shard: shard, from: max(lane.from-start, 0), to: min(r.cut.starts[i+1], lane.to) - start}
 	r.gap = r.to
 	for _, g := range r.f.o.Gaps {
-		if g.Shard == r.f.plan.names[shard] && g.Epoch == r.cut.epoch && g.Lane == lane.lane {
+		if g.Tar == shard && g.Epoch == r.cut.epoch && g.Lane == lane.lane {
 			r.gap = min(r.gap, g.From)
 		}
 	}
@@ -290,7 +291,7 @@ func (r *runReader) read() (*Sample, error) {
 		return nil, err
 	}
 	r.gap, r.why = ordinal, err
-	return nil, r.f.o.Gap(Gap{Shard: r.f.plan.names[r.shard], Epoch: r.cut.epoch, Lane: r.f.lane.lane, From: ordinal}, err)
+	return nil, r.f.o.Gap(Gap{Shard: r.f.plan.names[r.shard], Tar: r.shard, Epoch: r.cut.epoch, Lane: r.f.lane.lane, From: ordinal}, err)
 }
 
 // patiently tries to read a sample several times, with pauses.
@@ -321,9 +322,10 @@ func (r *runReader) patiently(ordinal int64) (*Sample, error) {
 func (r *runReader) try(ordinal int64) (_ *Sample, err error) {
 	p := r.f.plan
 	if r.tar == nil {
-		if r.tar, err = p.openTar(r.f.ctx, r.shard, ordinal, r.again); err != nil {
+		if r.tar, err = p.openTar(r.f.ctx, r.shard, ordinal, r.again, r.stamp); err != nil {
 			return nil, err
 		}
+		r.stamp = r.tar.stream.stamp
 	}
 	r.again = r.tar.from
 	s, err := r.tar.sample()
@@ -344,7 +346,7 @@ func (r *runReader) try(ordinal int64) (_ *Sample, err error) {
 // First reads the first samples of the first tar that has some.
 func (p *Plan) First(ctx context.Context, n int) (out []*Sample, err error) {
 	shard := slices.IndexFunc(p.counts, func(n int32) bool { return n > 0 })
-	t, err := p.openTar(ctx, shard, 0, 0)
+	t, err := p.openTar(ctx, shard, 0, 0, "")
 	if err != nil {
 		return nil, err
 	}
@@ -376,20 +378,28 @@ type tarReader struct {
 }
 
 // openTar opens a tar before one of its samples, which begins at off; 0 where
-// that is not known.
-func (p *Plan) openTar(ctx context.Context, shard int, ordinal, off int64) (_ *tarReader, err error) {
+// that is not known. The tar has to have the stamp, unless that is empty.
+func (p *Plan) openTar(ctx context.Context, shard int, ordinal, off int64, stamp string) (_ *tarReader, err error) {
 	name := p.names[shard]
 	t := &tarReader{plan: p, shard: shard}
-	if ordinal > 0 && off == 0 && p.index {
-		if off, err = p.offset(ctx, name, ordinal); err != nil {
+	indexed := int64(0)
+	if ordinal > 0 && off == 0 && p.index { // one sample before, to see that the index is the tar's
+		if off, indexed, err = p.offsets(ctx, name, ordinal); err != nil {
 			return nil, err
 		}
 	}
-	if off > 0 {
+	if off > 0 || indexed > 0 {
 		t.ordinal = ordinal
+	}
+	if indexed > 0 {
+		t.ordinal--
 	}
 	if t.stream, err = openStream(ctx, p.st, name, off, p.reads); err != nil {
 		return nil, err
+	}
+	if stamp != "" && t.stream.stamp != stamp {
+		t.close()
+		return nil, changed(fault.Name(name))
 	}
 	t.tar, t.at = tar.NewReader(t.stream), off
 	if off == 0 {
@@ -401,6 +411,10 @@ func (p *Plan) openTar(ctx context.Context, shard int, ordinal, off int64) (_ *t
 	for err == nil && t.ordinal < ordinal {
 		_, err = t.members(nil)
 	}
+	if indexed > 0 && (err == nil && t.from != indexed || err != nil && !fault.FromEnvironment(err) && ctx.Err() == nil) {
+		t.close()
+		return nil, staleIndex(name, fmt.Sprintf("it has sample %d at offset %d", ordinal, indexed))
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		t.close()
 		return nil, err
@@ -408,25 +422,24 @@ func (p *Plan) openTar(ctx context.Context, shard int, ordinal, off int64) (_ *t
 	return t, nil
 }
 
-// offset looks a sample up in Energon's index: 0 where there is none.
-func (p *Plan) offset(ctx context.Context, name string, ordinal int64) (int64, error) {
-	idx := name + ".idx"
-	size, _, err := p.st.stat(ctx, idx)
-	if absent(err) || err == nil && 8*(ordinal+1) > size {
-		return 0, nil
+// offsets looks a sample up in Energon's index: where the one before it begins,
+// and where it does, which is 0 when there is no index.
+func (p *Plan) offsets(ctx context.Context, name string, ordinal int64) (before, at int64, err error) {
+	x, err := openTarIndex(ctx, p.st, name)
+	if err != nil || x == nil {
+		return 0, 0, err
 	}
+	if err := x.check(ctx); err != nil {
+		return 0, 0, err
+	}
+	if ordinal >= x.samples {
+		return 0, 0, staleIndex(name, fmt.Sprintf("it has %s", plural(int(x.samples), "sample")))
+	}
+	offs, err := x.read(ctx, ordinal-1, 2)
 	if err != nil {
-		return 0, explain(idx, "an index of offsets", err)
+		return 0, 0, err
 	}
-	b, err := p.st.read(ctx, idx, 8*ordinal, 8)
-	if err != nil {
-		return 0, err
-	}
-	off := binary.LittleEndian.Uint64(b)
-	if off%512 != 0 || off > 1<<62 {
-		return 0, fault.Inputf("%s: offset %d of sample %d is none of a tar entry; write the index again, or remove it", fault.Name(idx), off, ordinal)
-	}
-	return int64(off), nil
+	return offs[0], offs[1], nil
 }
 
 func (t *tarReader) close() { t.stream.close() }

@@ -27,6 +27,7 @@ type made struct {
 	size  int                                  // of a picture
 	fails func(name string, off int64) error   // nil: never
 	alter func(name string, tar []byte) []byte // nil: as they are
+	stamp func() string                        // nil: always the same
 	bytes *atomic.Int64                        // read
 	live  *atomic.Int64                        // reads under way
 	most  *atomic.Int64                        // of those
@@ -118,6 +119,19 @@ func (m made) read(_ context.Context, name string, off, n int64) ([]byte, error)
 	}
 	m.bytes.Add(n)
 	return slices.Clone(b[off : off+n]), nil
+}
+
+func (m made) stamped(ctx context.Context, name string) (int64, bool, string, error) {
+	stamp := "made"
+	if m.stamp != nil {
+		stamp = m.stamp()
+	}
+	size, dir, err := m.stat(ctx, name)
+	return size, dir, stamp, err
+}
+
+func (m made) readOf(ctx context.Context, name, _ string, off, n int64) ([]byte, error) {
+	return m.read(ctx, name, off, n)
 }
 
 func (m made) plan() *Plan {
@@ -382,6 +396,27 @@ func TestLaneFaults(t *testing.T) {
 		var more []string
 		if _, err := sequence(t, p, 0, 1, 0, 2300, LaneOptions{More: func(name string, n int64) { more = append(more, fmt.Sprint(name, n)) }}); err != nil || !slices.Equal(more, []string{"00002.tar200"}) {
 			t.Error(err, more)
+		}
+	})
+	t.Run("another tar", func(t *testing.T) { // after a fault, so that what follows is none of the first one's
+		m := newMade(40000, 300) // of two parts
+		var fails, n atomic.Int64
+		m.fails = func(_ string, off int64) error {
+			if off > 0 && fails.Add(1) == 1 {
+				return syscall.EIO
+			}
+			return nil
+		}
+		m.stamp = func() string { return fmt.Sprint(n.Load()) }
+		o := LaneOptions{Attempts: 3, Pause: time.Microsecond}
+		if _, err := sequence(t, m.plan(), 0, 1, 0, 300, o); err != nil || fails.Load() < 2 {
+			t.Error(err)
+		}
+		fails.Store(0)
+		m.stamp = func() string { return fmt.Sprint(n.Add(1)) }
+		_, err := sequence(t, m.plan(), 0, 1, 0, 300, o)
+		if err == nil || !strings.Contains(err.Error(), ".tar: has changed while it was read") || fault.Code(err) != 3 {
+			t.Error(err)
 		}
 	})
 	t.Run("stopped", func(t *testing.T) {

@@ -116,25 +116,30 @@ func (s bucketStore) dir(name string) string {
 }
 
 func (s bucketStore) stat(ctx context.Context, name string) (size int64, dir bool, err error) {
-	err = patiently(ctx, func() error {
-		size, dir, err = s.statOnce(ctx, name)
-		return err
-	})
+	size, dir, _, err = s.stamped(ctx, name)
 	return size, dir, err
 }
 
-func (s bucketStore) statOnce(ctx context.Context, name string) (int64, bool, error) {
+func (s bucketStore) stamped(ctx context.Context, name string) (size int64, dir bool, stamp string, err error) {
+	err = patiently(ctx, func() error {
+		size, dir, stamp, err = s.statOnce(ctx, name)
+		return err
+	})
+	return size, dir, stamp, err
+}
+
+func (s bucketStore) statOnce(ctx context.Context, name string) (size int64, dir bool, etag string, err error) {
 	bucket, key := s.split(name)
 	if key != "" && !strings.HasSuffix(key, "/") {
 		info, err := s.client.StatObject(ctx, bucket, key, minio.StatObjectOptions{})
 		if err == nil {
-			return info.Size, false, nil
+			return info.Size, false, info.ETag, nil
 		}
 		// The answer to HEAD has no body: that to the list below says why a
 		// request is bad.
 		bad := minio.ToErrorResponse(err).StatusCode == http.StatusBadRequest
 		if err = s.explain(name, err); !bad && !errors.Is(err, fs.ErrNotExist) {
-			return 0, false, err
+			return 0, false, "", err
 		}
 	}
 	// Any object below makes it a folder.
@@ -143,11 +148,11 @@ func (s bucketStore) statOnce(ctx context.Context, name string) (int64, bool, er
 	o, found := <-s.client.ListObjects(ctx, bucket, minio.ListObjectsOptions{Prefix: prefixOf(key), MaxKeys: 1})
 	switch {
 	case found && o.Err != nil:
-		return 0, false, s.explain(name, o.Err)
+		return 0, false, "", s.explain(name, o.Err)
 	case found:
-		return 0, true, nil
+		return 0, true, "", nil
 	}
-	return 0, false, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
+	return 0, false, "", fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 }
 
 func prefixOf(key string) string {
@@ -199,23 +204,28 @@ func (s bucketStore) glob(ctx context.Context, pattern string) ([]string, error)
 }
 
 func (s bucketStore) read(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	return readPatiently(ctx, fault.Name(name)+": storage at "+s.endpoint, off, n, func(off int64, buf []byte, etag string) (int64, string, error) {
+	return s.readOf(ctx, name, "", off, n)
+}
+
+func (s bucketStore) readOf(ctx context.Context, name, stamp string, off, n int64) ([]byte, error) {
+	return readPatiently(ctx, fault.Name(name)+": storage at "+s.endpoint, stamp, off, n, func(off int64, buf []byte, etag string) (int64, string, error) {
 		return s.readOnce(ctx, name, off, buf, etag)
 	})
 }
 
 // readPatiently asks again where a body broke off or stood still, for what is
-// missing. once sends one request.
-func readPatiently(ctx context.Context, what string, off, n int64, once func(off int64, buf []byte, etag string) (int64, string, error)) ([]byte, error) {
+// missing. once sends one request for a file with a stamp, any when it is
+// empty, and returns that of the file.
+func readPatiently(ctx context.Context, what, stamp string, off, n int64, once func(off int64, buf []byte, stamp string) (int64, string, error)) ([]byte, error) {
 	buf := make([]byte, n)
 	if n == 0 {
 		return buf, nil
 	}
 	start := time.Now()
-	got, etag := int64(0), ""
+	got := int64(0)
 	err := patiently(ctx, func() error {
-		more, tag, err := once(off+got, buf[got:], etag)
-		got, etag = got+more, tag
+		more, now, err := once(off+got, buf[got:], stamp)
+		got, stamp = got+more, now
 		var cut *cutError
 		if errors.As(err, &cut) {
 			cut.progress = more > 0
@@ -247,6 +257,9 @@ func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf [
 		return 0, etag, s.explain(name, err)
 	}
 	defer body.Close()
+	if etag != "" && info.ETag != etag { // not every storage heeds the match
+		return 0, etag, changed(fault.Name(name))
+	}
 	n, err := io.ReadFull(body, buf)
 	if err != nil && ctx.Err() != nil {
 		return int64(n), info.ETag, ctx.Err()
@@ -368,7 +381,7 @@ func (s bucketStore) explain(name string, err error) error {
 	case r.Code == "InvalidAccessKeyId" || r.Code == "SignatureDoesNotMatch":
 		return fault.Envf("%s: access denied (%s); AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials, are wrong", name, r.Code)
 	case r.Code == "PreconditionFailed" || r.StatusCode == http.StatusPreconditionFailed:
-		return fault.Inputf("%s: has changed while it was read; start again", name)
+		return changed(name)
 	case r.Code == "NoSuchKey":
 		return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:

@@ -25,6 +25,10 @@ type storage interface {
 	stat(ctx context.Context, name string) (size int64, dir bool, err error)
 	// read returns exactly n bytes from offset off.
 	read(ctx context.Context, name string, off, n int64) ([]byte, error)
+	// stamped is stat of a file, with what changes when the file does.
+	stamped(ctx context.Context, name string) (size int64, dir bool, stamp string, err error)
+	// readOf is read of a file that has the stamp; another one is an error.
+	readOf(ctx context.Context, name, stamp string, off, n int64) ([]byte, error)
 	// join puts a name found in a table beside that table's folder.
 	join(dir, name string) string
 	dir(name string) string
@@ -92,15 +96,24 @@ func (disk) dir(name string) string { return filepath.Dir(name) }
 
 func (disk) glob(_ context.Context, pattern string) ([]string, error) { return filepath.Glob(pattern) }
 
-func (disk) stat(_ context.Context, name string) (int64, bool, error) {
+func (d disk) stat(ctx context.Context, name string) (int64, bool, error) {
+	size, dir, _, err := d.stamped(ctx, name)
+	return size, dir, err
+}
+
+func (disk) stamped(_ context.Context, name string) (size int64, dir bool, stamp string, err error) {
 	st, err := os.Stat(name)
 	if err != nil {
-		return 0, false, err
+		return 0, false, "", err
 	}
 	if !st.IsDir() && !st.Mode().IsRegular() {
-		return 0, false, fault.Inputf("%s: not a regular file; reading a pipe or a device may never end, give a file", fault.Name(name))
+		return 0, false, "", fault.Inputf("%s: not a regular file; reading a pipe or a device may never end, give a file", fault.Name(name))
 	}
-	return st.Size(), st.IsDir(), nil
+	return st.Size(), st.IsDir(), stampOf(st), nil
+}
+
+func stampOf(st fs.FileInfo) string {
+	return fmt.Sprintf("%d bytes of %d", st.Size(), st.ModTime().UnixNano())
 }
 
 func (disk) list(ctx context.Context, dir string) ([]file, error) {
@@ -141,17 +154,34 @@ func walk(ctx context.Context, dir, rel string, depth int, out *[]file) error {
 	return nil
 }
 
-func (disk) read(_ context.Context, name string, off, n int64) ([]byte, error) {
+func (d disk) read(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return d.readOf(ctx, name, "", off, n)
+}
+
+func (disk) readOf(_ context.Context, name, stamp string, off, n int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, fault.File(name, "a data file", err)
 	}
 	defer f.Close()
+	if stamp != "" {
+		st, err := f.Stat()
+		if err != nil {
+			return nil, readError(name, off, n, err)
+		}
+		if stampOf(st) != stamp {
+			return nil, changed(fault.Name(name))
+		}
+	}
 	buf := make([]byte, n)
 	if _, err := f.ReadAt(buf, off); err != nil {
 		return nil, readError(name, off, n, err)
 	}
 	return buf, nil
+}
+
+func changed(shown string) error {
+	return fault.Inputf("%s: has changed while it was read; start again", shown)
 }
 
 func readError(name string, off, n int64, err error) error {

@@ -23,6 +23,7 @@ type stream struct {
 	st     storage
 	name   string
 	size   int64
+	stamp  string         // of the file that is read
 	reads  chan struct{}  // one for each request under way, of all streams
 	next   int64          // where the next part begins
 	ahead  []chan fetched // in order
@@ -37,14 +38,14 @@ type fetched struct {
 
 // openStream begins to read a file from an offset on.
 func openStream(ctx context.Context, st storage, name string, off int64, reads chan struct{}) (*stream, error) {
-	size, dir, err := st.stat(ctx, name)
+	size, dir, stamp, err := st.stamped(ctx, name)
 	if err == nil && dir {
 		err = errors.New("is a directory")
 	}
 	if err != nil {
 		return nil, explain(name, "a tar", err)
 	}
-	s := &stream{st: st, name: name, size: size, reads: reads, next: off, pos: off}
+	s := &stream{st: st, name: name, size: size, stamp: stamp, reads: reads, next: off, pos: off}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	return s, nil
 }
@@ -62,7 +63,7 @@ func (s *stream) ask() {
 				got <- fetched{err: s.ctx.Err()}
 				return
 			}
-			data, err := s.st.read(s.ctx, s.name, off, n)
+			data, err := s.st.readOf(s.ctx, s.name, s.stamp, off, n)
 			<-s.reads
 			got <- fetched{data, err}
 		}()

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,33 +69,38 @@ func (e *webError) Error() string { return e.text }
 // errEmpty is a file without bytes, of which there are no parts.
 var errEmpty = errors.New("is empty")
 
-// get asks for some bytes of a file. The body is that part of it, and size that
-// of the whole file.
-func (s webStore) get(ctx context.Context, name string, off, n int64, etag string) (res *http.Response, size int64, err error) {
+// webPart is a part of a file as a server sends it.
+type webPart struct {
+	io.ReadCloser
+	size  int64 // of the whole file
+	stamp string
+}
+
+// get asks for some bytes of a file that has the stamp, any when it is empty.
+func (s webStore) get(ctx context.Context, name string, off, n int64, stamp string) (_ *webPart, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, name, nil)
 	if err != nil {
-		return nil, 0, fault.Usagef("%s: not a web address", fault.Name(name))
+		return nil, fault.Usagef("%s: not a web address", fault.Name(name))
 	}
 	req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", off, off+n-1))
 	req.Header.Set("User-Agent", "evatool")
-	if strings.HasPrefix(etag, `"`) {
-		req.Header.Set("If-Match", etag)
+	if strings.HasPrefix(stamp, `"`) {
+		req.Header.Set("If-Match", stamp[:strings.LastIndexByte(stamp, '"')+1])
 	}
-	res, err = s.client.Do(req)
+	res, err := s.client.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, 0, ctx.Err()
+			return nil, ctx.Err()
 		}
 		var asked *url.Error // says the address again, with its secrets
 		if errors.As(err, &asked) {
 			err = asked.Err
 		}
-		return nil, 0, &cutError{err: err, unanswered: true}
+		return nil, &cutError{err: err, unanswered: true}
 	}
-	body := res.Body // res is nil where an error is returned
 	defer func() {
 		if err != nil {
-			body.Close()
+			res.Body.Close()
 		}
 	}()
 	total := res.Header.Get("Content-Range")
@@ -105,36 +111,51 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, etag strin
 	case http.StatusPartialContent:
 		first := int64(-1)
 		if _, err := fmt.Sscanf(res.Header.Get("Content-Range"), "bytes %d-", &first); err != nil || first != off || sizeErr != nil || size < 0 {
-			return nil, 0, fault.Inputf("%s: the server sent %s instead of %d bytes from offset %d; copy the files to a server that sends ranges", shown, fault.Name(strconv.Quote(res.Header.Get("Content-Range"))), n, off)
+			return nil, fault.Inputf("%s: the server sent %s instead of %d bytes from offset %d; copy the files to a server that sends ranges", shown, fault.Name(strconv.Quote(res.Header.Get("Content-Range"))), n, off)
 		}
-		return res, size, nil
+		now := webStamp(res.Header, size)
+		if stamp != "" && now != stamp { // not every server heeds the match
+			return nil, changed(shown)
+		}
+		return &webPart{res.Body, size, now}, nil
 	case http.StatusOK:
-		return nil, 0, fault.Inputf("%s: the server does not send parts of a file (no answer to Range); copy the files to one that does, or to a disk", shown)
+		return nil, fault.Inputf("%s: the server does not send parts of a file (no answer to Range); copy the files to one that does, or to a disk", shown)
 	case http.StatusRequestedRangeNotSatisfiable:
 		if sizeErr == nil && size == 0 {
-			return nil, 0, errEmpty
+			return nil, errEmpty
 		}
-		return nil, 0, fault.Inputf("%s: ends before offset %d; it has changed since the run started", shown, off+n)
+		return nil, fault.Inputf("%s: ends before offset %d; it has changed since the run started", shown, off+n)
 	case http.StatusNotFound, http.StatusGone:
-		return nil, 0, fmt.Errorf("%s: %w", shown, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: %w", shown, fs.ErrNotExist)
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return nil, 0, fault.Because(fault.Environment, fs.ErrPermission, "%s: access denied (%d)", shown, res.StatusCode)
+		return nil, fault.Because(fault.Environment, fs.ErrPermission, "%s: access denied (%d)", shown, res.StatusCode)
 	case http.StatusPreconditionFailed:
-		return nil, 0, fault.Inputf("%s: has changed while it was read; start again", shown)
+		return nil, changed(shown)
 	}
-	return nil, 0, fault.Because(fault.Environment, &webError{res.StatusCode, http.StatusText(res.StatusCode)}, "%s: the server answers %d %s", shown, res.StatusCode, http.StatusText(res.StatusCode))
+	return nil, fault.Because(fault.Environment, &webError{res.StatusCode, http.StatusText(res.StatusCode)}, "%s: the server answers %d %s", shown, res.StatusCode, http.StatusText(res.StatusCode))
+}
+
+// webStamp is what changes when a file does: the server's word for it, or else
+// the time of its last change, with its size.
+func webStamp(h http.Header, size int64) string {
+	return fmt.Sprintf("%s %d", cmp.Or(h.Get("ETag"), h.Get("Last-Modified")), size)
 }
 
 // stat asks for the first byte: the answer has the size, and shows that the
 // server sends parts.
 func (s webStore) stat(ctx context.Context, name string) (size int64, dir bool, err error) {
+	size, dir, _, err = s.stamped(ctx, name)
+	return size, dir, err
+}
+
+func (s webStore) stamped(ctx context.Context, name string) (size int64, dir bool, stamp string, err error) {
 	err = patiently(ctx, func() error {
-		var res *http.Response
-		res, size, err = s.get(ctx, name, 0, 1, "")
+		first, err := s.get(ctx, name, 0, 1, "")
 		var cut *cutError
 		switch {
 		case err == nil:
-			res.Body.Close()
+			size, stamp = first.size, first.stamp
+			first.Close()
 		case errors.Is(err, errEmpty):
 			err = nil
 		case errors.As(err, &cut):
@@ -142,23 +163,27 @@ func (s webStore) stat(ctx context.Context, name string) (size int64, dir bool, 
 		}
 		return err
 	})
-	return size, false, err
+	return size, false, stamp, err
 }
 
 func (s webStore) read(ctx context.Context, name string, off, n int64) ([]byte, error) {
-	return readPatiently(ctx, address(name), off, n, func(off int64, buf []byte, etag string) (int64, string, error) {
-		res, _, err := s.get(ctx, name, off, int64(len(buf)), etag)
+	return s.readOf(ctx, name, "", off, n)
+}
+
+func (s webStore) readOf(ctx context.Context, name, stamp string, off, n int64) ([]byte, error) {
+	return readPatiently(ctx, address(name), stamp, off, n, func(off int64, buf []byte, stamp string) (int64, string, error) {
+		p, err := s.get(ctx, name, off, int64(len(buf)), stamp)
 		if err != nil {
-			return 0, etag, err
+			return 0, stamp, err
 		}
-		defer res.Body.Close()
-		got, err := io.ReadFull(res.Body, buf)
+		defer p.Close()
+		got, err := io.ReadFull(p, buf)
 		if err != nil && ctx.Err() != nil {
-			return int64(got), etag, ctx.Err()
+			return int64(got), p.stamp, ctx.Err()
 		}
 		if err != nil {
 			err = &cutError{err: err}
 		}
-		return int64(got), res.Header.Get("ETag"), err
+		return int64(got), p.stamp, err
 	})
 }

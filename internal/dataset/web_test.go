@@ -2,9 +2,13 @@ package dataset
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -78,6 +82,90 @@ func TestStreamsOverNetworks(t *testing.T) {
 				t.Errorf("%s: only %d requests went wrong", src, s.Faults.Load())
 			}
 		}
+	}
+}
+
+// TestChangedInTheMiddle: the parts of a tar are those of one file, whatever
+// says that it is another one.
+func TestChangedInTheMiddle(t *testing.T) {
+	shorter(t, time.Minute, time.Millisecond)
+	s := datasettest.StartBucket(t)
+	file := filepath.Join(s.Dir, "x.tar")
+	web := startWeb(t, s)
+	for name, src := range map[string]string{"disk": file, "S3": "s3://data/x.tar", "web": web + "/x.tar", "web without ETag": web + "/x.tar"} {
+		t.Run(name, func(t *testing.T) {
+			s.Untagged.Store(name == "web without ETag")
+			defer s.Untagged.Store(false)
+			write(t, file, strings.Repeat("a", partSize+1))
+			st, err := storageFor(t.Context(), src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reads := make(chan struct{}, maxReads)
+			whole, err := openStream(t.Context(), st, src, 0, reads)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(whole); err != nil || len(got) != partSize+1 {
+				t.Errorf("unchanged: %d bytes, %v", len(got), err)
+			}
+			half, err := openStream(t.Context(), st, src, partSize, reads)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, file, strings.Repeat("b", partSize+1))
+			if err := os.Chtimes(file, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(half); err == nil || !strings.Contains(err.Error(), "x.tar: has changed while it was read") || fault.Code(err) != 3 {
+				t.Errorf("changed: %q, %v", got, err)
+			}
+		})
+	}
+}
+
+// TestRemoteWalk: many tars of a web server are counted only when that is asked
+// for, and the bytes are said.
+func TestRemoteWalk(t *testing.T) {
+	shorter(t, time.Minute, time.Millisecond)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	data := mustTar(t, newMade(0, 2))
+	var bytes, stats atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, ".tar") || strings.Contains(r.URL.Path, "{") {
+			http.NotFound(w, r)
+			return
+		}
+		if stats.Add(1); r.Header.Get("Range") != "bytes=0-0" {
+			bytes.Add(int64(len(data)))
+		}
+		http.ServeContent(w, r, "", time.Unix(1, 0), strings.NewReader(string(data)))
+	}))
+	defer srv.Close()
+	var log strings.Builder
+	o := Options{Log: slog.New(slog.NewTextHandler(&log, nil))}
+	few := srv.URL + "/{0000..0999}.tar"
+	p, err := OpenPlan(t.Context(), few, o)
+	if err != nil || p.Len() != 2000 || bytes.Load() != 1000*int64(len(data)) {
+		t.Fatalf("a thousand: %v, %d bytes, %d samples", err, bytes.Load(), p.Len())
+	}
+	if want := fmt.Sprintf(`tars=1000 about="%.4g GB"`, float64(1000*len(data))/1e9); !strings.Contains(log.String(), want) {
+		t.Errorf("the log says %s; want %s", log.String(), want)
+	}
+	bytes.Store(0)
+	stats.Store(0)
+	_, err = OpenPlan(t.Context(), srv.URL+"/more/{0000..1000}.tar", o)
+	want := fmt.Sprintf("counting them reads through about %.4g GB; put a sizes.json", float64(1001*len(data))/1e9)
+	if err == nil || !errors.Is(err, ErrUncounted) || !strings.Contains(err.Error(), "these 1001 tars") || !strings.Contains(err.Error(), want) || fault.Code(err) != 3 || bytes.Load() > 0 || stats.Load() > maxReads {
+		t.Errorf("more: %v after %d requests and %d bytes; want %s", err, stats.Load(), bytes.Load(), want)
+	}
+	o.CountHeaders = true
+	if p, err = OpenPlan(t.Context(), srv.URL+"/more/{0000..1000}.tar", o); err != nil || p.Len() != 2002 {
+		t.Error(err)
+	}
+	bytes.Store(0)
+	if p, err = OpenPlan(t.Context(), srv.URL+"/more/{0000..1000}.tar", Options{}); err != nil || p.Len() != 2002 || bytes.Load() > 0 {
+		t.Errorf("kept: %v, %d bytes read again", err, bytes.Load())
 	}
 }
 

@@ -31,6 +31,8 @@ type Bucket struct {
 	Refusal atomic.Pointer[string] // code with which everything is refused, as a bad request or as not there
 	Faults  atomic.Int32           // one more than requests that Trouble made go wrong; 0 ends it
 	asked   sync.Map
+
+	Untagged atomic.Bool // no ETag is sent, none is heeded
 }
 
 type listResult struct {
@@ -102,16 +104,22 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case query.Get("list-type") == "2":
 		s.list(w, query.Get("prefix"), query.Get("continuation-token"))
 	default:
-		data, err := os.ReadFile(filepath.Join(s.Dir, filepath.FromSlash(key)))
-		if err != nil {
+		file := filepath.Join(s.Dir, filepath.FromSlash(key))
+		st, err := os.Stat(file)
+		data, readErr := os.ReadFile(file)
+		if err != nil || readErr != nil {
 			fail(http.StatusNotFound, "NoSuchKey")
 			return
 		}
-		w.Header().Set("ETag", `"0"`)
+		tag := st.ModTime().UnixNano()
 		if s.Tags.Load() > 0 && s.Tags.Add(-1) == 0 {
-			w.Header().Set("ETag", `"1"`)
+			tag++
 		}
-		w.Header().Set("Last-Modified", "Mon, 02 Jan 2006 15:04:05 GMT")
+		if w.Header().Set("ETag", fmt.Sprintf(`"%x"`, tag)); s.Untagged.Load() {
+			w.Header().Del("ETag")
+			r.Header.Del("If-Match")
+		}
+		w.Header().Set("Last-Modified", st.ModTime().UTC().Format(http.TimeFormat))
 		if r.Method == http.MethodGet && s.Cut.Add(-1) >= 0 {
 			w = &cutter{w, 1}
 		} else if r.Method == http.MethodGet {
