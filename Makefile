@@ -25,14 +25,12 @@ lint: tools
 	go tool staticcheck ./...
 
 # make bench PYTHON=/path/of/a/python with torch, torchvision, open_clip and
-# safetensors: every speed beside its peer's, in one run. Without PYTHON only
-# evatool is measured.
+# safetensors: every speed beside its peer's, in one run, on one page. Without
+# PYTHON only evatool is measured. PHOTOS, a folder with a folder a class, adds
+# the evaluation from end to end.
 bench: build
-	go test -run '^$$' -bench . ./internal/bpe
-	go run ./benchmarks/pixels --peer "$(PYTHON)"
-	go run ./benchmarks/convert --evatool bin/evatool --python "$(PYTHON)"
-	go run ./benchmarks/forward --python "$(PYTHON)"
-	go run ./benchmarks/train -python "$(PYTHON)"
+	@mkdir -p out
+	go run ./benchmarks/all --python "$(PYTHON)" --data "$(PHOTOS)" -o out/bench.md
 
 # Every fuzz target for FUZZTIME; a crash leaves its input in testdata/fuzz.
 FUZZTIME ?= 10s

@@ -17,13 +17,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/evatool/evatool/benchmarks/made"
 	"github.com/evatool/evatool/benchmarks/paired"
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
-	"github.com/evatool/evatool/internal/tensorfile"
 )
 
 type bench struct {
@@ -59,7 +58,11 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	model := filepath.Join(dir, "model.safetensors")
-	if err := writeModel(b.config, model); err != nil {
+	cfg, ok := arch.Named(b.config)
+	if !ok {
+		return fmt.Errorf("no model %s", b.config)
+	}
+	if err := made.Model(cfg, model); err != nil {
 		return err
 	}
 	m, err := eval.Open(ctx, model, eval.OpenOptions{Backend: b.backend, DType: b.dtype, Batch: b.batch, Workers: b.workers})
@@ -164,22 +167,4 @@ func (b *bench) pictures() ([][]byte, error) {
 		out[i] = files[i%len(files)]
 	}
 	return out, nil
-}
-
-// writeModel writes a model file with random weights.
-func writeModel(config, path string) error {
-	cfg, ok := arch.Named(config)
-	if !ok {
-		return fmt.Errorf("no model %s", config)
-	}
-	src := checkpoint.RandomSource(cfg, 1)
-	var list []tensorfile.Tensor
-	for _, t := range src.Tensors() {
-		data, err := tensorfile.ReadAll(src, t.Name)
-		if err != nil {
-			return err
-		}
-		list = append(list, tensorfile.Tensor{Info: t, Data: data})
-	}
-	return tensorfile.WriteFile(path, list, checkpoint.ModelMetadata(cfg))
 }
