@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"math"
@@ -13,7 +14,6 @@ import (
 	"path/filepath"
 
 	"github.com/evatool/evatool/internal/bpe"
-	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 	"github.com/evatool/evatool/internal/usercache"
@@ -25,40 +25,45 @@ type classifier struct {
 	w   []float32
 }
 
-// buildClassifier encodes every class name in every template: each prompt is
+// buildClassifier encodes the prompts of every class: each prompt is
 // L2-normalised, the prompts of a class are averaged, the mean is normalised
 // again. A name that occurs twice is encoded once, so its classes tie exactly.
-func buildClassifier(ctx context.Context, enc encoder, names, templates []string, batch int, m Meter) (*classifier, error) {
+func buildClassifier(ctx context.Context, enc encoder, words prompts, batch int, m Meter) (*classifier, error) {
 	width := enc.Config().Text.ContextLength
 	dim := enc.Config().EmbedDim
 	tok := bpe.New()
 
 	first := map[string]int{} // name → its place in uniq
 	var uniq []string
-	for _, name := range names {
-		if _, ok := first[name]; !ok {
-			first[name] = len(uniq)
-			uniq = append(uniq, name)
+	var texts []string // of all classes
+	var of []int       // the class of each
+	for _, name := range words.names {
+		if _, ok := first[name]; ok {
+			continue
 		}
+		first[name] = len(uniq)
+		for _, text := range words.texts(name) {
+			texts, of = append(texts, text), append(of, len(uniq))
+		}
+		uniq = append(uniq, name)
 	}
-	sums := make([]float64, len(uniq)*dim)
-	total := len(uniq) * len(templates)
+	sums, counts := make([]float64, len(uniq)*dim), make([]int, len(uniq))
 	tokens := make([]int32, batch*width)
-	for lo := 0; lo < total; lo += batch {
-		n := min(batch, total-lo)
+	for lo := 0; lo < len(texts); lo += batch {
+		n := min(batch, len(texts)-lo)
 		for i := range n {
-			u, t := (lo+i)/len(templates), (lo+i)%len(templates)
-			tok.Tokens(tokens[i*width:(i+1)*width], dataset.Prompt(templates[t], uniq[u]), width)
+			tok.Tokens(tokens[i*width:(i+1)*width], texts[lo+i], width)
 		}
 		f, err := enc.Texts(ctx, tokens[:n*width], n)
 		if err != nil {
 			return nil, err
 		}
 		for i := range n {
-			u := (lo + i) / len(templates)
+			u := of[lo+i]
+			counts[u]++
 			v := f[i*dim : (i+1)*dim]
 			if !normalize(v) {
-				return nil, fault.Inputf("class %q, template %q: the text tower gives no finite vector; check the weights", uniq[u], templates[(lo+i)%len(templates)])
+				return nil, fault.Inputf("class %q, prompt %q: the text tower gives no finite vector; check the weights", uniq[u], texts[lo+i])
 			}
 			for k, x := range v {
 				sums[u*dim+k] += float64(x)
@@ -66,12 +71,12 @@ func buildClassifier(ctx context.Context, enc encoder, names, templates []string
 		}
 		m.Add(int64(n))
 	}
-	c := &classifier{dim: dim, w: make([]float32, len(names)*dim)}
-	for i, name := range names {
+	c := &classifier{dim: dim, w: make([]float32, len(words.names)*dim)}
+	for i, name := range words.names {
 		u := first[name]
 		v := c.w[i*dim : (i+1)*dim]
 		for k := range v {
-			v[k] = float32(sums[u*dim+k] / float64(len(templates)))
+			v[k] = float32(sums[u*dim+k] / float64(counts[u]))
 		}
 		if !normalize(v) {
 			return nil, fault.Inputf("class %q: its prompts cancel out; check the weights and the templates", name)
@@ -167,16 +172,67 @@ func loadClassifier(path, key string, dim, classes int) (*classifier, error) {
 		return nil, err
 	}
 	defer f.Close()
-	t := f.Tensors()
-	if f.Metadata()["evatool.classifier"] != key || len(t) != 1 || t[0].Name != "classifier" || t[0].DType != tensorfile.F32 ||
-		len(t[0].Shape) != 2 || t[0].Shape[0] != int64(dim) || t[0].Shape[1] != int64(classes) {
+	if f.Metadata()["evatool.classifier"] != key || !isClassifier(f, dim, classes) {
 		return nil, nil
 	}
+	return columnsOf(f, dim, classes)
+}
+
+func isClassifier(f *tensorfile.File, dim, classes int) bool {
+	t := f.Tensors()
+	return len(t) == 1 && t[0].Name == "classifier" && t[0].DType == tensorfile.F32 &&
+		len(t[0].Shape) == 2 && t[0].Shape[0] == int64(dim) && t[0].Shape[1] == int64(classes)
+}
+
+// readClassifier reads a class matrix that was asked for by name.
+func readClassifier(path string, dim, classes int) (*classifier, error) {
+	f, err := tensorfile.OpenFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if !isClassifier(f, dim, classes) {
+		return nil, fault.Inputf("%s: want a class matrix of %d values for %d classes, classifier [%d,%d] in F32, as Options.SaveClassifier writes it", fault.Name(path), dim, classes, dim, classes)
+	}
+	c, err := columnsOf(f, dim, classes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", fault.Name(path), err)
+	}
+	for _, v := range c.w {
+		if v-v != 0 {
+			return nil, fault.Inputf("%s: has values that are not finite", fault.Name(path))
+		}
+	}
+	return c, nil
+}
+
+// classifierHash is the hash of a class matrix's values.
+func classifierHash(path string) (string, error) {
+	if err := fault.RegularFile(path, "a class matrix that Options.SaveClassifier wrote"); err != nil {
+		return "", err
+	}
+	f, err := tensorfile.OpenFile(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if _, ok := findTensor(f, "classifier"); !ok {
+		return "", fault.Inputf("%s: no class matrix in it; want a file that Options.SaveClassifier wrote", fault.Name(path))
+	}
+	data, err := tensorfile.ReadAll(f, "classifier")
+	if err != nil {
+		return "", err
+	}
+	return digest(data), nil
+}
+
+// columnsOf are the vectors of a class matrix, which are its columns.
+func columnsOf(f *tensorfile.File, dim, classes int) (*classifier, error) {
 	data, err := tensorfile.ReadAll(f, "classifier")
 	if err != nil {
 		return nil, err
 	}
-	if digest(data) != f.Metadata()["evatool.digest"] {
+	if want := f.Metadata()["evatool.digest"]; want != "" && digest(data) != want {
 		return nil, fault.Inputf("its content does not match its digest")
 	}
 	columns := make([]float32, dim*classes)

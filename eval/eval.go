@@ -85,6 +85,17 @@ type Options struct {
 	// ClassNames and Templates override what the benchmark has built in;
 	// "{c}" or "{}" in a template stands for the class name.
 	ClassNames, Templates []string
+	// Prompts are whole prompts by class name, instead of templates.
+	Prompts map[string][]string
+	// ClassNamesFile and TemplatesFile are read into these: one a line, as the
+	// functions ClassNames and Templates read them, or *.json: a list, lists by set
+	// as CLIP_benchmark has them, or prompts by class (Pratt et al. 2023, CuPL).
+	ClassNamesFile, TemplatesFile string
+	// Language is that of ImageNet's names and templates: "" or en, ar, cn, it, jp.
+	Language string
+	// Classifiers are class matrices that SaveClassifier wrote, instead of prompts:
+	// their mean, as CLIP_benchmark takes it.
+	Classifiers []string
 	// DataWords takes class names and templates from classnames.txt and
 	// zeroshot_classification_templates.txt beside the data, where they are,
 	// instead of the built-in ones: CLIP_benchmark and DataComp do so.
@@ -159,7 +170,7 @@ func (o Options) check() error {
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
 		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
-	inputs := append(dataset.Local(o.Data), o.Model, o.Config)
+	inputs := append(append(dataset.Local(o.Data), o.Model, o.Config), o.Classifiers...)
 	files := []string{o.Predictions, o.SaveClassifier}
 	for _, file := range files {
 		if file != "" {

@@ -40,6 +40,8 @@ type ProbeOptions struct {
 	// ClassNames, Folders and Templates are as in Options; nil: the names of
 	// Train's folders, if any.
 	ClassNames, Folders, Templates []string
+	// ClassNamesFile and TemplatesFile are as in Options.
+	ClassNamesFile, TemplatesFile string
 
 	L2         float64 // the penalty, 1/C of scikit-learn; 0: swept
 	Shots      []int   // learn from so many images a class, too
@@ -185,6 +187,11 @@ func (o *ProbeOptions) check() error {
 // LogisticRegression with C = 1/L2 on features of length 1.
 func Probe(ctx context.Context, o ProbeOptions) (_ *ProbeResult, err error) {
 	defer fault.Public(ctx, &err)
+	words, err := Options{ClassNames: o.ClassNames, Folders: o.Folders, Templates: o.Templates, ClassNamesFile: o.ClassNamesFile, TemplatesFile: o.TemplatesFile}.readWords(false)
+	if err != nil {
+		return nil, err
+	}
+	o.ClassNames, o.Folders, o.Templates = words.ClassNames, words.Folders, words.Templates
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -198,7 +205,7 @@ func Probe(ctx context.Context, o ProbeOptions) (_ *ProbeResult, err error) {
 		o.Templates = defaultTemplates
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*ProbeResult, error) {
-		p := &probe{o: o, perFile: storedRows}
+		p := &probe{o: o, own: words.Prompts, perFile: storedRows}
 		p.run = &run{o: p.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
 		p.run.texts = max(p.run.o.Batch, textBatch)
 		p.run.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
@@ -221,7 +228,8 @@ type probe struct {
 	perFile int // images of a file of features
 	res     *ProbeResult
 
-	names            []string // of the classes, or nil
+	names            []string            // of the classes, or nil
+	own              map[string][]string // their prompts, instead of templates
 	train, val, test *featureSet
 	basis            *logistic.Basis
 }
@@ -552,9 +560,13 @@ func (p *probe) zeroShot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	meter := p.run.o.Meter("classes", int64(len(p.names)*len(p.o.Templates)), "prompts")
+	w := prompts{names: p.names, templates: p.o.Templates, own: p.own}
+	if err := w.complete(); err != nil {
+		return err
+	}
+	meter := p.run.o.Meter("classes", int64(w.count()), "prompts")
 	defer meter.Done()
-	c, err := buildClassifier(ctx, enc, p.names, p.o.Templates, p.run.texts, meter)
+	c, err := buildClassifier(ctx, enc, w, p.run.texts, meter)
 	if err != nil {
 		return err
 	}
@@ -569,7 +581,7 @@ func (p *probe) zeroShot(ctx context.Context) error {
 			right++
 		}
 	}
-	p.res.ZeroShot = &ZeroShotLine{ratio(right, p.test.Len()), wilson(right, p.test.Len()), len(p.o.Templates)}
+	p.res.ZeroShot = &ZeroShotLine{ratio(right, p.test.Len()), wilson(right, p.test.Len()), len(w.texts(w.names[0]))}
 	return nil
 }
 

@@ -19,9 +19,11 @@ type prompts struct {
 	kind             string         // of the benchmark, or retrieving
 	group            *dataset.Group // what the worst group is one of
 	names, templates []string
-	labels           []string   // what folders and label columns call the classes; nil: their own names
-	also             [][]string // what else they may call them
-	partial          bool       // folders of other classes are left out
+	own              map[string][]string // whole prompts by class, instead of templates
+	matrices         []string            // hashes of the class matrices that take the place of prompts
+	labels           []string            // what folders and label columns call the classes; nil: their own names
+	also             [][]string          // what else they may call them
+	partial          bool                // folders of other classes are left out
 }
 
 // defaultTemplates serve "folder" without --templates.
@@ -39,13 +41,21 @@ func promptsFor(o Options) (prompts, error) {
 		if !ok {
 			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
 		}
+		var err error
+		if b, err = b.Language(o.Language); err != nil {
+			return w, err
+		}
 		w = prompts{name: b.Name, metric: b.Metric, kind: b.Kind, group: b.Group, names: b.ClassNames, templates: b.Templates, labels: b.Labels(), also: b.Synonyms(), partial: b.Partial}
 	}
-	if w.fromFeatures() {
-		if len(o.ClassNames)+len(o.Templates) > 0 {
-			return w, fault.Usagef("Options.ClassNames, Options.Templates: %s has no classes", w.name)
-		}
+	switch {
+	case w.fromFeatures() && len(o.ClassNames)+len(o.Templates)+len(o.Prompts)+len(o.Classifiers) > 0:
+		return w, fault.Usagef("Options.ClassNames, Options.Templates, Options.Classifiers: %s has no classes", w.name)
+	case w.fromFeatures():
 		return w, nil
+	case w.name == folder && o.Language != "" && o.Language != "en":
+		return w, fault.Usagef("Options.Language %s: has names of ImageNet's classes only, not of %s", o.Language, folder)
+	case len(o.Classifiers) > 0 && len(o.Templates)+len(o.Prompts)+len(o.Language) > 0:
+		return w, fault.Usagef("Options.Classifiers: a class matrix has its prompts in it; leave Options.Templates and Options.Language out")
 	}
 	if len(o.ClassNames) > 0 {
 		if err := w.rename(o); err != nil {
@@ -54,6 +64,10 @@ func promptsFor(o Options) (prompts, error) {
 	}
 	if len(o.Templates) > 0 {
 		w.templates = o.Templates
+	}
+	if w.own = o.Prompts; w.own != nil {
+		w.templates = nil
+		return w, w.complete()
 	}
 	return w, dataset.CheckTemplates("templates", w.templates)
 }
@@ -78,7 +92,7 @@ func (w *prompts) fromData(ctx context.Context, o Options) error {
 	if len(o.ClassNames) == 0 && len(names) > 0 {
 		w.names, w.labels, w.also, w.partial = names, names, nil, false
 	}
-	if len(o.Templates) == 0 && len(templates) > 0 {
+	if len(o.Templates)+len(o.Prompts) == 0 && len(templates) > 0 {
 		if err := dataset.CheckTemplates(dataset.TemplatesFile, templates); err != nil {
 			return err
 		}
@@ -87,7 +101,7 @@ func (w *prompts) fromData(ctx context.Context, o Options) error {
 	switch {
 	case len(w.names) == 0 && w.name != folder:
 		return fault.Inputf("%s: no classnames.txt there or above it, and %s has no names built in; give Options.ClassNames", fault.Name(o.Data), w.name)
-	case len(w.templates) == 0:
+	case len(w.templates) == 0 && w.own == nil:
 		return fault.Inputf("%s: no %s there or above it, and %s has no templates built in; give Options.Templates", fault.Name(o.Data), dataset.TemplatesFile, w.name)
 	}
 	return nil

@@ -100,10 +100,17 @@ type DataInfo struct {
 	N       int    `json:"n"` // images of all shards, skipped ones too
 	Classes int    `json:"classes"`
 	// ClassesWithImages counts the classes of the images that were scored.
-	ClassesWithImages int    `json:"classes_with_images"`
-	Templates         int    `json:"templates"`
-	Layout            string `json:"layout"`
-	Fingerprint       string `json:"fingerprint"`
+	ClassesWithImages int `json:"classes_with_images"`
+	Templates         int `json:"templates"`
+	// Prompts counts the texts that the class vectors are made of; of prompts by
+	// class Templates is 0.
+	Prompts  int    `json:"prompts,omitempty"`
+	Language string `json:"language,omitempty"` // of ImageNet's names where that was given
+	// Classifiers are the hashes of the class matrices that were averaged, instead
+	// of prompts.
+	Classifiers []string `json:"classifiers,omitempty"`
+	Layout      string   `json:"layout"`
+	Fingerprint string   `json:"fingerprint"`
 }
 
 // ShardInfo says which rows [Lo,Hi) of the data a result covers.

@@ -167,15 +167,17 @@ func (r *run) several(s sample) (classes []int, err error) {
 func (r *run) classifier(ctx context.Context) (*classifier, error) {
 	start := time.Now()
 	defer func() { r.seconds.Classifier = time.Since(start).Seconds() - r.seconds.Load }()
-	key := contentKey("classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend,
-		contentKey(r.w.names...), contentKey(r.w.templates...))
+	key := contentKey(append([]string{"classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend}, r.w.key()...)...)
+	if len(r.o.Classifiers) > 0 {
+		return meanClassifier(r.o.Classifiers, r.cfg.EmbedDim, len(r.w.names))
+	}
 	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func() (*classifier, error) {
 		enc, err := r.encoder()
 		if err != nil {
 			return nil, err
 		}
-		meter := r.o.Meter("classes", int64(len(r.w.names)*len(r.w.templates)), "prompts")
+		meter := r.o.Meter("classes", int64(r.w.count()), "prompts")
 		defer meter.Done()
-		return buildClassifier(ctx, enc, r.w.names, r.w.templates, r.texts, meter)
+		return buildClassifier(ctx, enc, r.w, r.texts, meter)
 	})
 }

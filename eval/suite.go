@@ -143,8 +143,9 @@ func (o *SuiteOptions) check() error {
 		return fault.Usagef("no model; give Options.Model")
 	case o.Opened != nil || o.ModelID != "" || o.Spread:
 		return fault.Usagef("Opened, ModelID and Spread are of one set; leave them out")
-	case o.Predictions != "" || o.SaveClassifier != "" || o.Expect != "" || len(o.ClassNames)+len(o.Templates)+len(o.Folders) > 0:
-		return fault.Usagef("Options.Predictions, Options.SaveClassifier, Options.Expect, Options.ClassNames and Options.Templates are of one set and one model; score that alone")
+	case o.Predictions != "" || o.SaveClassifier != "" || o.Expect != "" || len(o.ClassNames)+len(o.Templates)+len(o.Folders)+len(o.Prompts)+len(o.Classifiers) > 0 ||
+		o.ClassNamesFile != "" && !isJSON(o.ClassNamesFile) || o.TemplatesFile != "" && !isJSON(o.TemplatesFile):
+		return fault.Usagef("Options.Predictions, Options.SaveClassifier, Options.Classifiers, Options.Expect, Options.ClassNames and Options.Templates are of one set and one model; score that alone (a .json of names or templates by set serves several)")
 	case isTensors(o.Data) && len(o.Sets) > 1:
 		return fault.Usagef("%s: is one set; Options.Data wants the folder that the sets lie in", fault.Name(o.Data))
 	case slices.Contains(o.Sets, DataComp) && len(o.Sets) > 1:
@@ -182,6 +183,17 @@ func (o *SuiteOptions) tasks(ctx context.Context) ([]task, error) {
 			return nil, fault.Usagef("benchmark %q: is there twice", name)
 		}
 		list = append(list, task{Task: t})
+	}
+	for _, t := range list {
+		b := dataset.Benchmark{Name: t.Benchmark} // DataComp's words lie beside its data
+		if o.Sets[0] != DataComp {
+			if known, ok := dataset.LookupBenchmark(t.Benchmark); ok {
+				b = known
+			}
+		}
+		if _, err := b.Language(o.Language); err != nil {
+			return nil, err
+		}
 	}
 	for i := range list {
 		t := &list[i]
@@ -316,6 +328,10 @@ func (o Options) set(ctx context.Context, m *Model, t task, dir string) (*SuiteS
 		}
 		s.ofRetrieval(res)
 		return s, nil
+	}
+	one, err := one.readWords(true)
+	if err != nil {
+		return nil, err
 	}
 	res, err := zeroShot(ctx, m, one)
 	if err != nil {

@@ -67,7 +67,10 @@ func Verify(ctx context.Context, o VerifyOptions) (_ *Verification, err error) {
 		return nil, fault.Usagef("%s: is a set of choices; only sets with classes can be verified", fault.Name(o.Dir))
 	}
 	one := o.Options
-	one.Benchmark, one.Out, one.Cache = p.res.Benchmark, "", "off"
+	one.Benchmark, one.Out, one.Cache, one.Language = p.res.Benchmark, "", "off", p.res.Data.Language
+	if one, err = one.readWords(false); err != nil {
+		return nil, err
+	}
 	one.Limit = p.res.Data.N // all of the data, or as many as there were
 	if err := one.check(); err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ import (
 // result is returned too.
 func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
 	defer fault.Public(ctx, &err)
+	if o, err = o.readWords(false); err != nil {
+		return nil, err
+	}
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -47,7 +50,7 @@ func newRun(ctx context.Context, m *Model, o Options) *run {
 	r.texts = max(r.o.Batch, textBatch)
 	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 		lo, hi := r.bounds()
-		texts := len(r.w.names) * len(r.w.templates)
+		texts := r.w.count()
 		if r.w.fromFeatures() {
 			texts = math.MaxInt
 		}
@@ -61,6 +64,9 @@ func newRun(ctx context.Context, m *Model, o Options) *run {
 // it was only when o.ModelID says what the weights are.
 func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (_ *Result, err error) {
 	defer fault.Public(ctx, &err)
+	if o, err = o.readWords(false); err != nil {
+		return nil, err
+	}
 	if err := o.check(); err != nil {
 		return nil, err
 	}
@@ -155,7 +161,9 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res.Published = publishedFor(res, r.o.Limit == 0)
+	if r.w.own == nil && r.w.matrices == nil && (r.o.Language == "" || r.o.Language == "en") {
+		res.Published = publishedFor(res, r.o.Limit == 0)
+	}
 	if r.o.Out != "" && r.seen == 0 {
 		keepOld(filepath.Join(r.o.Out, resultFile), res)
 	}
@@ -179,8 +187,17 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if r.w, err = promptsFor(r.o); err != nil {
 		return err
 	}
-	if err := textTower(r.cfg, r.o.Model); err != nil {
-		return err
+	if len(r.o.Classifiers) == 0 {
+		if err := textTower(r.cfg, r.o.Model); err != nil {
+			return err
+		}
+	}
+	for _, path := range r.o.Classifiers {
+		hash, err := classifierHash(path)
+		if err != nil {
+			return err
+		}
+		r.w.matrices = append(r.w.matrices, hash)
 	}
 	if err := r.w.fromData(ctx, r.o); err != nil {
 		return err
@@ -223,6 +240,12 @@ func (r *run) settle() error {
 	if len(r.w.names) == 0 {
 		return fault.Usagef("%s: has no class names of its own; give Options.ClassNames FILE, one a line", r.o.Data)
 	}
+	if err := r.w.complete(); err != nil {
+		return err
+	}
+	if err := r.w.sayable(r.o.Language, r.cfg.Text.ContextLength); err != nil {
+		return err
+	}
 	r.choose()
 	if err := r.checkLabels(); err != nil {
 		return err
@@ -237,6 +260,9 @@ func (r *run) name() {
 	parts := []string{"zeroshot 1", r.w.name, r.model.SHA256, string(r.cfg.JSON()), string(pre), r.o.DType,
 		contentKey(r.w.names...), contentKey(r.w.templates...), r.data.Fingerprint(),
 		fmt.Sprint(r.o.Limit, r.o.Spread)}
+	if r.w.own != nil || r.w.matrices != nil {
+		parts = append(parts, contentKey(r.w.key()...))
+	}
 	if r.w.kind != "" || r.w.group != nil {
 		parts = append(parts, r.w.kind, fmt.Sprint(r.w.group))
 	}
@@ -370,7 +396,7 @@ func (r *run) result(entries []entry) (*Result, error) {
 	res := &Result{
 		Benchmark: r.w.name, Kind: r.w.kind, Metric: r.w.metric, Model: r.model, Key: r.key,
 		Data: DataInfo{
-			Source: r.o.Data, N: len(r.scored), Classes: len(r.w.names), Templates: len(r.w.templates),
+			Source: r.o.Data, N: len(r.scored), Classes: len(r.w.names), Templates: len(r.w.templates), Prompts: r.w.count(), Language: r.o.Language, Classifiers: r.w.matrices,
 			Layout: r.data.Describe(), Fingerprint: r.data.Fingerprint(),
 		},
 		Backend: r.backend, DType: r.o.DType, Decoder: decoder(r.data),

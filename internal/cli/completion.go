@@ -29,6 +29,7 @@ var flagValues = map[string][]string{
 	"resume":           {"auto", "never"},
 	"shard":            {"auto"},
 	"classifier-cache": {"off"},
+	"language":         {"en", "ar", "cn", "it", "jp"},
 }
 
 // namesOrFiles are flags that take a name of a list, or a file.

@@ -11,7 +11,7 @@ import (
 var field = regexp.MustCompile(`\bOptions\.([A-Z][A-Za-z0-9]*)\b`)
 
 // flagNames are the flags that are not called as their fields are.
-var flagNames = map[string]string{"ClassNames": "classnames"}
+var flagNames = map[string]string{"ClassNames": "classnames", "Classifiers": "classifier"}
 
 // flagOf is the flag of a field: ImageSize is image-size, DType dtype.
 func flagOf(name string) string {

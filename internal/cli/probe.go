@@ -8,7 +8,7 @@ import (
 
 func newProbe(app *App) *cobra.Command {
 	var o eval.ProbeOptions
-	var classNames, templates, part string
+	var part string
 	cmd := &cobra.Command{
 		Use:   "probe --model M --train SRC --data SRC",
 		Short: "Fit a linear probe, few shots and nearest neighbours to a model's features",
@@ -36,16 +36,6 @@ the rest. SRC is what zeroshot reads; numbers of --data and --val mean the class
 			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
 				return err
 			}
-			if classNames != "" {
-				if o.Folders, o.ClassNames, err = eval.ClassNames(classNames); err != nil {
-					return err
-				}
-			}
-			if templates != "" {
-				if o.Templates, err = eval.Templates(templates); err != nil {
-					return err
-				}
-			}
 			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter = app.Log, app.meter
 			res, err := eval.Probe(cmd.Context(), o)
@@ -61,8 +51,8 @@ the rest. SRC is what zeroshot reads; numbers of --data and --val mean the class
 	f.StringVar(&o.Train, "train", "", "images with labels to learn from")
 	f.StringVar(&o.Data, "data", "", "images with labels to score")
 	f.StringVar(&o.Val, "val", "", "images with labels to choose the penalty by (default: a fifth of --train)")
-	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME")
-	f.StringVar(&templates, "templates", "", "`FILE` of templates for the zero-shot score, one a line")
+	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME; or a list as .json")
+	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates for the zero-shot score, one a line; or .json: a list, or prompts by class (CuPL)")
 	f.Float64Var(&o.L2, "l2", 0, "the penalty, 1/C of scikit-learn (0: swept)")
 	f.IntSliceVar(&o.Shots, "shots", nil, "learn from so many images of each class, too: `1,2,4,…`")
 	f.IntVar(&o.Seeds, "seeds", 1, "draw the images of --shots `N` times")

@@ -18,12 +18,11 @@ import (
 
 func newZeroshot(app *App) *cobra.Command {
 	var (
-		o                     eval.Options
-		models                []string
-		classNames, templates string
-		part                  string
-		resume                bool
-		card                  modelCard
+		o      eval.Options
+		models []string
+		part   string
+		resume bool
+		card   modelCard
 	)
 	cmd := &cobra.Command{
 		Use:   "zeroshot BENCHMARK[,…] --model M --data SRC",
@@ -67,17 +66,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
 				return err
 			}
-			if classNames != "" {
-				if o.Folders, o.ClassNames, err = eval.ClassNames(classNames); err != nil {
-					return err
-				}
-			}
-			if templates != "" {
-				if o.Templates, err = eval.Templates(templates); err != nil {
-					return err
-				}
-			}
-			words := []string{classNames, templates}
+			words := append([]string{o.ClassNamesFile, o.TemplatesFile}, o.Classifiers...)
 			if err := card.check(len(models), o.Shards, append(append(append(dataset.Local(o.Data), words...), models...), o.Config)...); err != nil {
 				return err
 			}
@@ -116,8 +105,10 @@ winogavil choices between captions or pictures.` + exitStatus,
 	openFlags(cmd, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
-	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words")
-	f.StringVar(&templates, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name")
+	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words; or .json: a list, or CLIP_benchmark's lists by set")
+	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name; or .json: a list, CLIP_benchmark's lists by set, or prompts by class (CuPL)")
+	f.StringVar(&o.Language, "language", "", "names and templates of ImageNet's classes in en, ar, cn, it or jp, as CLIP_benchmark has them")
+	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE` that --save-classifier wrote, instead of prompts; of several the mean counts")
 	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, whose environment counts even without the flag")
 	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
@@ -361,7 +352,6 @@ prompts or preprocessing are refused, and so are overlaps and gaps.` + exitStatu
 
 func newZeroshotVerify(app *App) *cobra.Command {
 	var o eval.VerifyOptions
-	var classNames, templates string
 	cmd := &cobra.Command{
 		Use:   "verify DIR --model M --data SRC",
 		Short: "Score a sample of a result's rows anew",
@@ -376,16 +366,6 @@ Class names and templates are given as the run had them.` + exitStatus,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Dir = args[0]
-			if classNames != "" {
-				if o.Folders, o.ClassNames, err = eval.ClassNames(classNames); err != nil {
-					return err
-				}
-			}
-			if templates != "" {
-				if o.Templates, err = eval.Templates(templates); err != nil {
-					return err
-				}
-			}
 			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
 			o.Log, o.Meter = app.Log, app.meter
 			v, err := eval.Verify(cmd.Context(), o)
@@ -410,8 +390,9 @@ Class names and templates are given as the run had them.` + exitStatus,
 	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
 	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "the images that the result is of")
-	f.StringVar(&classNames, "classnames", "", "`FILE` of class names, as the run had it")
-	f.StringVar(&templates, "templates", "", "`FILE` of templates, as the run had it")
+	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, as the run had it")
+	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, as the run had it")
+	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE`, as the run had it")
 	f.BoolVar(&o.DataWords, "data-words", false, "class names and templates beside the data, as datacomp takes them")
 	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random")
 	f.Uint64Var(&o.Seed, "seed", 1, "of the drawing")
