@@ -241,7 +241,9 @@ func (c *cachedPrograms) applyGraph(x *values[*Node]) *values[*Node] {
 	return c.m.apply(&x.state, x.loss, x.sums, x.rates)
 }
 
-// step is machine.step for a batch in parts.
+// step is machine.step for a batch in parts. A part is run when the one before
+// is done, and uploaded meanwhile: a program that is under way has its memory, and
+// so have those that wait behind it.
 func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.Array) (*device.Array, error) {
 	m := c.m
 	drawn := &values[*device.Array]{}
@@ -256,6 +258,12 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 	var residuals [][]*device.Array
 	for i := range m.micros {
 		x, err := c.inputs(b, drawn, i)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			err = all.imgs[i-1].Wait()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -279,6 +287,9 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 			return nil, err
 		}
 		x.dImg, x.dTxt, x.sums, x.residuals = loss.dImgs[i], loss.dTxts[i], loss.sums, residuals[i]
+		if err := loss.sums[c.m.logitScaleIndex()].Wait(); err != nil {
+			return nil, err
+		}
 		out, err := c.back.call(ctx, x)
 		if err != nil {
 			return nil, err

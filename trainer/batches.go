@@ -6,6 +6,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/img"
 )
 
 // feed hands out the host batches of a run in order.
@@ -17,9 +20,25 @@ type feed interface {
 	close()
 }
 
-// prefetch is how many batches lie ready or in the making; with the one in use
-// they bound the memory.
-const prefetch = 2
+// How many batches lie ready or in the making beside the one in use: one where
+// they are large, since a step then takes as long as a batch takes to be made.
+const (
+	prefetch      = 2
+	prefetchBytes = 1 << 30 // that so many batches and the one in use may take
+)
+
+// ahead is that number for batches of so many rows.
+func (r *Recipe) ahead(cfg *arch.Config, rows int) int {
+	if (prefetch+1)*r.rowBytes(cfg)*float64(rows) > prefetchBytes {
+		return 1
+	}
+	return prefetch
+}
+
+// rowBytes is what a row of a batch takes: a picture and its tokens.
+func (r *Recipe) rowBytes(cfg *arch.Config) float64 {
+	return float64(3*r.Image.Size*r.Image.Size + 4*cfg.Text.ContextLength)
+}
 
 // pipeline makes batches ahead of the run with a few goroutines.
 type pipeline struct {
@@ -28,6 +47,7 @@ type pipeline struct {
 	free   chan *hostBatch
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	freed  []func() // what gives the pictures' memory back
 }
 
 // making is a batch being filled.
@@ -58,10 +78,13 @@ func startShare(ctx context.Context, p *pairs, pos, steps int64, workers int, of
 		workers = runtime.GOMAXPROCS(0)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	pl := &pipeline{pairs: p, cancel: cancel, ready: make(chan *making, prefetch), free: make(chan *hostBatch, prefetch+1)}
 	b, size, words := of.to-of.from, p.recipe.Image.Size, p.cfg.Text.ContextLength
-	for range prefetch + 1 {
-		pl.free <- &hostBatch{pixels: make([]uint8, b*size*size*3), tokens: make([]int32, b*words)}
+	ahead := p.recipe.ahead(p.cfg, b)
+	pl := &pipeline{pairs: p, cancel: cancel, ready: make(chan *making, ahead), free: make(chan *hostBatch, ahead+1)}
+	for range ahead + 1 {
+		pixels, free := img.Scratch(b * size * size * 3)
+		pl.freed = append(pl.freed, free)
+		pl.free <- &hostBatch{pixels: pixels, tokens: make([]int32, b*words)}
 	}
 	rows := make(chan row, workers)
 	pl.wg.Go(func() {
@@ -138,4 +161,8 @@ func (pl *pipeline) close() {
 	pl.cancel()
 	pl.wg.Wait()
 	pl.pairs.close()
+	for _, free := range pl.freed {
+		free()
+	}
+	pl.freed = nil
 }

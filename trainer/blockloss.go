@@ -10,9 +10,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
-// blockLoss is contrastive and its gradients in closed form, a block of rows at
-// a time, so that its memory grows with the batch and not with its square.
-// With s_ij = scale · image_i · text_j, scale = exp(logit_scale):
+// blockLoss is contrastive and its gradients in closed form, a tile of the matrix
+// of logits at a time, so that its memory grows with the batch and not with its
+// square. With s_ij = scale · image_i · text_j, scale = exp(logit_scale):
 //
 //	row_i = log Σ_j exp s_ij,  col_j = log Σ_i exp s_ij
 //	loss = 1/2B · Σ_i (row_i + col_i − 2 s_ii)
@@ -30,14 +30,16 @@ import (
 // and adds up loss and d logit_scale over the processes. The gradients of its
 // features are complete: none travels. No process is told which rows are its own.
 //
-// The size of a block decides nothing: a row's numbers come from that row and
-// all columns, whichever rows are computed beside it. (A backend may sum the
-// products of another shape in another order: the last bits.)
+// The size of a tile decides nothing but the order in which sums are taken: the
+// last bits.
 type blockLoss struct {
 	batch   int // pairs of the whole batch
 	devices int // over which each part is cut
-	rows    int // of a block, on each device
+	tile    tile
 }
+
+// tile is the part of the matrix of logits that each device has at a time.
+type tile struct{ rows, columns int }
 
 // rowSums are, for the rows of each part, the largest logit and the sum of
 // exp(logit − largest) over all columns: own [part, E], all [at least B, E] →
@@ -64,71 +66,90 @@ type blockGradients struct {
 // zeros.
 func (b blockLoss) gradients(own ownRows, all allRows, logitScale *Node, real int) blockGradients {
 	scale := Exp(logitScale)
-	img, txt := b.fold(own.img), b.fold(own.txt)
-	pulledImg := b.pulled(img, b.fold(own.imgSums), b.whole(all.txt), b.whole(all.txtSums), scale)
-	pulledTxt := b.pulled(txt, b.fold(own.txtSums), b.whole(all.img), b.whole(all.imgSums), scale)
-	var out blockGradients
-	out.img, out.txt = b.unfold(pulledImg, own.img), b.unfold(pulledTxt, own.txt)
-
+	img, txt, imgSums, txtSums := b.fold(own.img), b.fold(own.txt), b.fold(own.imgSums), b.fold(own.txtSums)
+	pulledImg := b.pulled(img, imgSums, b.whole(all.txt), b.whole(all.txtSums), scale)
+	pulledTxt := b.pulled(txt, txtSums, b.whole(all.img), b.whole(all.imgSums), scale)
 	half := 0.5 / float64(b.batch)
-	first := 0
-	for i := range own.img {
-		x, y := own.img[i], own.txt[i]
-		g, n := x.Graph(), x.Shape().Dimensions[0]
-		counts := func(v *Node) *Node {
-			if first+n <= real {
-				return v
-			}
-			row := Iota(g, shapes.Make(dtypes.Int32, v.Shape().Dimensions...), 0)
-			return Where(LessThan(row, Scalar(g, dtypes.Int32, real-first)), v, ZerosLike(v))
-		}
-		pull := func(pulled, match *Node) *Node {
-			return counts(Mul(MulScalar(scale, half), Sub(pulled, MulScalar(match, 2))))
-		}
-		out.img[i], out.txt[i] = pull(out.img[i], y), pull(out.txt[i], x)
-		hit := Mul(scale, ReduceAndKeep(Mul(x, y), ReduceSum, -1))
-		entropy := func(sums *Node) *Node {
-			top, sum := split(sums, 1)
-			return Add(Log(sum), Sub(top, hit))
-		}
-		loss := ReduceAllSum(counts(Add(entropy(own.imgSums[i]), entropy(own.txtSums[i]))))
-		turn := ReduceAllSum(Mul(x, out.img[i]))
-		if i > 0 {
-			loss, turn = Add(out.loss, loss), Add(out.logitScale, turn)
-		}
-		out.loss, out.logitScale = loss, turn
-		first += n
+	counted := b.realRows(own.img, real)
+	pull := func(pulled, match *Node) *Node {
+		return counted(Mul(MulScalar(scale, half), Sub(pulled, MulScalar(match, 2))))
 	}
-	out.loss = MulScalar(out.loss, half)
-	return out
+	dImg, dTxt := pull(pulledImg, txt), pull(pulledTxt, img)
+	hit := Mul(scale, ReduceAndKeep(Mul(img, txt), ReduceSum, -1))
+	entropy := func(sums *Node) *Node {
+		top, sum := split(sums, 2)
+		return Add(Log(sum), Sub(top, hit))
+	}
+	loss := ReduceAllSum(counted(Add(entropy(imgSums), entropy(txtSums))))
+	return blockGradients{
+		loss: MulScalar(loss, half), logitScale: ReduceAllSum(Mul(img, dImg)),
+		img: b.unfold(dImg, own.img), txt: b.unfold(dTxt, own.txt),
+	}
 }
+
+// realRows puts zeros in place of the rows, in folded form, of what is not among
+// the first real rows of the parts.
+func (b blockLoss) realRows(parts []*Node, real int) func(x *Node) *Node {
+	part := parts[0].Shape().Dimensions[0]
+	if part*len(parts) <= real {
+		return func(x *Node) *Node { return x }
+	}
+	return func(x *Node) *Node {
+		g, shape := x.Graph(), shapes.Make(dtypes.Int32, x.Shape().Dimensions...)
+		whole := func(v int) *Node { return Scalar(g, dtypes.Int32, v) }
+		share := whole(part / b.devices) // of a part, on a device
+		device, k := Iota(g, shape, 0), Iota(g, shape, 1)
+		row := Add(Mul(Div(k, share), whole(part)), Add(Mul(device, share), Mod(k, share)))
+		return Where(LessThan(row, whole(real)), x, ZerosLike(x))
+	}
+}
+
+// lowest is below any logit.
+const lowest = -3e38
 
 // sumsOf is rowSums in folded form: own [D, n, E] → [D, n, 2].
 func (b blockLoss) sumsOf(own, all, scale *Node) *Node {
-	dims := []int{b.devices, own.Shape().Dimensions[1], 2}
-	return b.each(dims, []*Node{own}, []*Node{all, scale}, func(rows, whole []*Node) *Node {
-		s := logits(rows[0], whole[0], whole[1])
-		top := halved(s, Max)
-		return Concatenate([]*Node{top, halved(Exp(Sub(s, top)), Add)}, -1)
+	begin := func(g *Graph, rows int) *Node {
+		one := func(v float64) *Node { return BroadcastToDims(Const(g, float32(v)), b.devices, rows, 1) }
+		return Concatenate([]*Node{one(lowest), one(0)}, -1)
+	}
+	return b.each(2, begin, []*Node{own}, []*Node{all}, []*Node{scale}, func(sofar *Node, rows, columns, whole []*Node, counts *Node) *Node {
+		s := logits(rows[0], columns[0], whole[0])
+		if counts != nil {
+			s = Where(BroadcastToShape(counts, s.Shape()), s, BroadcastToShape(Const(s.Graph(), float32(lowest)), s.Shape()))
+		}
+		before, sum := split(sofar, 2)
+		top := Max(before, halved(s, Max))
+		sum = Add(Mul(sum, Exp(Sub(before, top))), halved(Exp(Sub(s, top)), Add))
+		return Concatenate([]*Node{top, sum}, -1)
 	})
 }
 
 // pulled is Σ_j w_ij all_j: own [D, n, E], sums [D, n, 2], all [B, E], allSums
 // [B, 2] → [D, n, E].
 func (b blockLoss) pulled(own, sums, all, allSums, scale *Node) *Node {
-	dims := own.Shape().Dimensions
-	return b.each(dims, []*Node{own, sums}, []*Node{all, allSums, scale}, func(rows, whole []*Node) *Node {
-		s := logits(rows[0], whole[0], whole[2])
-		softmax := func(top, sum *Node) *Node { return Div(Exp(Sub(s, top)), sum) }
-		column := Transpose(whole[1], 0, 1) // [2, B]
+	width := own.Shape().Dimensions[2]
+	begin := func(g *Graph, rows int) *Node {
+		return BroadcastToDims(Const(g, float32(0)), b.devices, rows, width)
+	}
+	return b.each(width, begin, []*Node{own, sums}, []*Node{all, allSums}, []*Node{scale}, func(sofar *Node, rows, columns, whole []*Node, counts *Node) *Node {
+		s := logits(rows[0], columns[0], whole[0])
+		softmax := func(top, sum *Node) *Node {
+			one := BroadcastToShape(Const(s.Graph(), float32(1)), sum.Shape())
+			return Mul(Exp(Sub(s, top)), Div(one, sum))
+		}
+		column := Transpose(columns[1], 0, 1) // [2, columns]
 		w := Add(softmax(split(rows[1], 2)), softmax(split(InsertAxes(column, 0), 1)))
-		return Dot(w, whole[0]).General([]int{2}, nil, []int{0}, nil)
+		if counts != nil {
+			w = Where(BroadcastToShape(counts, w.Shape()), w, BroadcastToShape(Const(w.Graph(), float32(0)), w.Shape()))
+		}
+		return Add(sofar, Dot(w, columns[0]).General([]int{2}, nil, []int{0}, nil))
 	})
 }
 
-// logits are s_ij: rows [D, n, E], all [B, E] → [D, n, B].
-func logits(rows, all, scale *Node) *Node {
-	return Mul(scale, Dot(rows, all).General([]int{2}, nil, []int{1}, nil))
+// logits are s_ij: rows [D, n, E], columns [m, E] → [D, n, m].
+func logits(rows, columns, scale *Node) *Node {
+	return Mul(scale, Dot(rows, columns).General([]int{2}, nil, []int{1}, nil))
 }
 
 // split is what lies at 0 and at 1 of an axis.
@@ -155,65 +176,106 @@ func halved(x *Node, op func(a, b *Node) *Node) *Node {
 	return x
 }
 
-// each fills an array [D, n, …] of dimensions dims block by block along axis 1.
-// block makes one from the same rows of own, arrays [D, n, …], and from whole.
-// The last block begins where it is full, with rows that come twice.
-func (b blockLoss) each(dims []int, own, whole []*Node, block func(own, whole []*Node) *Node) *Node {
-	g, n := own[0].Graph(), dims[1]
-	if n <= b.rows {
-		return block(own, whole)
+// step makes of what the columns before gave for some rows, [D, rows, k], what
+// it is with the next ones: from rows of own, columns of all, and whole. Where
+// counts is there, [1, 1, columns], columns that it denies have come before.
+type step func(sofar *Node, own, all, whole []*Node, counts *Node) *Node
+
+// each fills an array [D, n, k] tile by tile: the rows of own, [D, n, …], along
+// axis 1, and for each block of them the columns, rows of all, [m, …]. begin
+// makes what a block of rows has before its first column.
+func (b blockLoss) each(k int, begin func(g *Graph, rows int) *Node, own, all, whole []*Node, next step) *Node {
+	g, n, m := own[0].Graph(), own[0].Shape().Dimensions[1], all[0].Shape().Dimensions[0]
+	rows, columns := min(b.tile.rows, n), min(b.tile.columns, m)
+	if rows == n && columns == m {
+		return next(begin(g, n), own, all, whole, nil)
 	}
 	if !g.Backend().Capabilities().Operations[compute.OpTypeDynamicUpdateSlice] {
-		return b.unrolled(n, own, whole, block)
+		return b.unrolled(begin, own, all, whole, next)
 	}
-	integer := func(v int) *Node { return Const(g, int32(v)) } // Scalar's cache knows no closures
-	at := func(start *Node, x *Node) []*Node {
+	integer := func(g *Graph, v int) *Node { return Const(g, int32(v)) } // Scalar's cache knows no closures
+	at := func(start *Node, axis int, x *Node) []*Node {
 		list := make([]*Node, x.Rank())
 		for i := range list {
-			list[i] = integer(0)
+			list[i] = integer(x.Graph(), 0)
 		}
-		list[1] = start
+		list[axis] = start
 		return list
 	}
-	init := slices.Concat([]*Node{integer(0), Zeros(g, shapes.Make(own[0].DType(), dims...))}, own, whole)
-	state := func() (list []*Node) {
+	slice := func(x, start *Node, axis, length int) *Node {
+		size := slices.Clone(x.Shape().Dimensions)
+		size[axis] = length
+		return DynamicSlice(x, at(start, axis, x), size)
+	}
+	// The last tile begins where it is whole: its first rows are made once more,
+	// its first columns do not count again.
+	start := func(i *Node, length, end int) (*Node, *Node) {
+		first := Mul(i, integer(i.Graph(), length))
+		return first, Min(first, integer(i.Graph(), end-length))
+	}
+	init := slices.Concat([]*Node{integer(g, 0), integer(g, 0), Zeros(g, shapes.Make(dtypes.Float32, b.devices, n, k))}, own, all, whole)
+	state := func(g *Graph) (list []*Node) {
 		for i, x := range init {
 			list = append(list, Parameter(g, fmt.Sprintf("loop%d", i), x.Shape()))
 		}
 		return list
 	}
 	more := NewClosure(g, func(g *Graph) []*Node {
-		return []*Node{LessThan(state()[0], integer((n+b.rows-1)/b.rows))}
+		return []*Node{LessThan(state(g)[0], integer(g, (n+rows-1)/rows))}
 	})
-	next := NewClosure(g, func(g *Graph) []*Node {
-		now := state()
-		start := Mul(now[0], integer(b.rows)) // slices move a start that is too far back to where they are whole
-		rows := slices.Clone(now[2 : 2+len(own)])
-		for i, x := range rows {
-			size := slices.Clone(x.Shape().Dimensions)
-			size[1] = b.rows
-			rows[i] = DynamicSlice(x, at(start, x), size)
+	body := NewClosure(g, func(g *Graph) []*Node {
+		now := state(g)
+		i, j, out := now[0], now[1], now[2]
+		_, row := start(i, rows, n)
+		first, column := start(j, columns, m)
+		mine, theirs := slices.Clone(now[3:3+len(own)]), slices.Clone(now[3+len(own):3+len(own)+len(all)])
+		for i, x := range mine {
+			mine[i] = slice(x, row, 1, rows)
 		}
-		made := block(rows, now[2+len(own):])
-		now[0], now[1] = Add(now[0], integer(1)), DynamicUpdateSlice(now[1], made, at(start, now[1]))
+		for i, x := range theirs {
+			theirs[i] = slice(x, column, 0, columns)
+		}
+		var counts *Node
+		if m%columns != 0 {
+			number := Iota(g, shapes.Make(dtypes.Int32, 1, 1, columns), 2)
+			counts = GreaterOrEqual(number, BroadcastToShape(Sub(first, column), number.Shape()))
+		}
+		sofar := slice(out, row, 1, rows)
+		isFirst := Equal(j, integer(g, 0))
+		sofar = Where(BroadcastToShape(isFirst, sofar.Shape()), begin(g, rows), sofar)
+		made := next(sofar, mine, theirs, now[3+len(own)+len(all):], counts)
+		last := Equal(j, integer(g, (m+columns-1)/columns-1))
+		one := integer(g, 1)
+		now[0], now[1] = Where(last, Add(i, one), i), Where(last, integer(g, 0), Add(j, one))
+		now[2] = DynamicUpdateSlice(out, made, at(row, 1, out))
 		return now
 	})
-	return While(more, next, init...)[1]
+	return While(more, body, init...)[2]
 }
 
-// unrolled is each for a backend without such loops: a chain, so that one block
+// unrolled is each for a backend without such loops: a chain, so that one tile
 // is alive at a time.
-func (b blockLoss) unrolled(n int, own, whole []*Node, block func(own, whole []*Node) *Node) *Node {
+func (b blockLoss) unrolled(begin func(g *Graph, rows int) *Node, own, all, whole []*Node, next step) *Node {
+	g, n, m := own[0].Graph(), own[0].Shape().Dimensions[1], all[0].Shape().Dimensions[0]
 	var done []*Node
-	for lo := 0; lo < n; lo += b.rows {
+	for lo := 0; lo < n; lo += b.tile.rows {
+		hi := min(lo+b.tile.rows, n)
 		rows := slices.Clone(own)
 		for i, x := range rows {
-			rows[i] = SliceAxis(x, 1, AxisRange(lo, min(lo+b.rows, n)))
+			rows[i] = SliceAxis(x, 1, AxisRange(lo, hi))
 			if lo > 0 {
 				rows[i] = SchedulingBarrier(rows[i], done[len(done)-1])
 			}
 		}
-		done = append(done, block(rows, whole))
+		sofar := begin(g, hi-lo)
+		for from := 0; from < m; from += b.tile.columns {
+			columns := slices.Clone(all)
+			for i, x := range columns {
+				columns[i] = SchedulingBarrier(SliceAxis(x, 0, AxisRange(from, min(from+b.tile.columns, m))), sofar)
+			}
+			sofar = next(sofar, rows, columns, whole, nil)
+		}
+		done = append(done, sofar)
 	}
 	return Concatenate(done, 1)
 }

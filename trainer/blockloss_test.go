@@ -14,13 +14,14 @@ import (
 // lossCase is a batch as programs get it: features of length one, rounded as
 // half precision would, with rows that only pad it.
 type lossCase struct {
-	batch, padded, parts, block int
-	scale                       float32 // logit_scale
-	step                        float32 // features are multiples of it; 0: any
+	batch, padded, parts int
+	tile                 tile
+	scale                float32 // logit_scale
+	step                 float32 // features are multiples of it; 0: any
 }
 
 func (c lossCase) String() string {
-	return fmt.Sprintf("batch %d of %d, %d parts, blocks of %d, logit_scale %v", c.batch, c.padded, c.parts, c.block, c.scale)
+	return fmt.Sprintf("batch %d of %d, %d parts, tiles of %d × %d, logit_scale %v", c.batch, c.padded, c.parts, c.tile.rows, c.tile.columns, c.scale)
 }
 
 const lossWidth = 16
@@ -85,7 +86,7 @@ func (c lossCase) matrix(x, y, logitScale *Node) []*Node {
 // blocks is blockLoss, the batch in parts.
 func (c lossCase) blocks(devices int) func(x, y, logitScale *Node) []*Node {
 	return func(x, y, logitScale *Node) []*Node {
-		b := blockLoss{batch: c.batch, devices: devices, rows: c.block}
+		b := blockLoss{batch: c.batch, devices: devices, tile: c.tile}
 		cut := func(x *Node) (parts []*Node) {
 			n := c.padded / c.parts
 			for i := range c.parts {
@@ -180,11 +181,11 @@ func TestBlockLoss(t *testing.T) {
 	const bf16 = 1.0 / 256
 	cases := map[string][]lossCase{
 		"go": {
-			{24, 24, 1, 5, 2.6593, 0}, {24, 24, 1, 24, 2.6593, 0}, {24, 24, 3, 1, 0, 0}, {21, 21, 1, 4, 4.6, 0},
-			{22, 24, 1, 5, 4.6, bf16}, {17, 24, 3, 6, 4.6, bf16}, {1, 1, 1, 4, 4.6, 0}, {2, 2, 2, 1, -3, 0},
+			{24, 24, 1, tile{5, 24}, 2.6593, 0}, {24, 24, 1, tile{24, 30}, 2.6593, 0}, {24, 24, 3, tile{1, 4}, 0, 0}, {21, 21, 1, tile{4, 5}, 4.6, 0},
+			{22, 24, 1, tile{5, 9}, 4.6, bf16}, {17, 24, 3, tile{6, 17}, 4.6, bf16}, {1, 1, 1, tile{4, 4}, 4.6, 0}, {2, 2, 2, tile{1, 1}, -3, 0},
 		},
-		"xla":  {{24, 24, 3, 7, 4.6, 0}, {21, 21, 1, 4, 2.6593, bf16}},
-		"xla4": {{22, 24, 1, 4, 4.6, 0}, {24, 24, 2, 2, 2.6593, bf16}},
+		"xla":  {{24, 24, 3, tile{7, 5}, 4.6, 0}, {21, 21, 1, tile{4, 7}, 2.6593, bf16}, {21, 21, 1, tile{21, 6}, 2.6593, 0}},
+		"xla4": {{22, 24, 1, tile{4, 9}, 4.6, 0}, {24, 24, 2, tile{2, 6}, 2.6593, bf16}, {21, 24, 2, tile{2, 6}, 2.6593, 0}},
 	}
 	for i, w := range where {
 		for k, c := range cases[w.name] {
@@ -203,9 +204,9 @@ func TestBlockLoss(t *testing.T) {
 // halves of the gradients, and their losses add up.
 func TestBlockLossProcesses(t *testing.T) {
 	dev := onDevice(t, 0)
-	c := lossCase{24, 24, 2, 5, 3, 0}
+	c := lossCase{24, 24, 2, tile{5, 7}, 3, 0}
 	two := func(x, y, logitScale *Node) []*Node {
-		b := blockLoss{batch: c.batch, devices: 1, rows: c.block}
+		b := blockLoss{batch: c.batch, devices: 1, tile: c.tile}
 		var ranks [2]ownRows
 		var img, txt []*Node // sums, as gathered
 		for i := range ranks {
@@ -221,4 +222,65 @@ func TestBlockLossProcesses(t *testing.T) {
 			Concatenate(append(p.img, q.img...), 0), Concatenate(append(p.txt, q.txt...), 0)}
 	}
 	c.check(t, dev, two)
+}
+
+// BenchmarkLoss is loss and gradients of features, as one matrix and in tiles
+// (with XLA_FLAGS=--xla_backend_optimization_level=3: the tests have 0).
+func BenchmarkLoss(b *testing.B) {
+	dev, err := device.Open(b.Context(), where[1].options)
+	if err != nil {
+		b.Skip(err)
+	}
+	defer dev.Close()
+	for _, batch := range []int{2048, 4096, 8192, 16384} {
+		for _, width := range []int{32, 512} {
+			for _, t := range []tile{{}, {256, 1024}, {512, 512}, {512, 1024}, {1024, 1024}, {2048, 2048}, {170, batch}} {
+				b.Run(fmt.Sprintf("%d×%d/%v", batch, width, t), func(b *testing.B) {
+					c := lossCase{batch: batch, padded: batch, parts: 1, tile: t, scale: 4.6}
+					graph := c.blocks(1)
+					if t.rows == 0 {
+						graph = c.matrix
+					}
+					c.bench(b, dev, width, graph)
+				})
+			}
+		}
+	}
+}
+
+func (c lossCase) bench(b *testing.B, dev *device.Device, width int, graph func(x, y, logitScale *Node) []*Node) {
+	r := rand.New(rand.NewPCG(1, 2))
+	v := make([]float32, c.batch*width)
+	for i := range v {
+		v[i] = float32(r.NormFloat64() / math.Sqrt(float64(width)))
+	}
+	x, err := dev.PutF32(device.Replicated, v, c.batch, width)
+	if err != nil {
+		b.Fatal(err)
+	}
+	scale, err := dev.PutF32(device.Replicated, []float32{c.scale})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := dev.Program("loss", func(in []*Node) []*Node { return graph(in[0], in[1], in[2]) }, device.SaveMemory())
+	call := func() {
+		out, err := p.Call(b.Context(), x, x, scale)
+		if err == nil {
+			_, err = out[0].Float32s()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		free(out)
+	}
+	call()
+	use, err := p.Memory(x, x, scale)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		call()
+	}
+	b.ReportMetric(float64(use.Temporary)/1e6, "MB-temp")
 }

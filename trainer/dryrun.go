@@ -97,7 +97,7 @@ func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
 	step := r.planStep(devices, parts)
 	p.LossInBlocks = step.blocks
 	if step.blocks {
-		p.BytesLoss = int64(blockLossBytes(cfg, r.Batch, devices))
+		p.BytesLoss = int64(blockLossBytes(cfg, r.Batch, devices, lossTile("", r.Batch)))
 	} else {
 		p.BytesLoss = int64(matrixLossBytes(r.Batch, devices))
 	}

@@ -312,19 +312,16 @@ func (m *machine) put(b *hostBatch, lo, hi, padded int) (*values[*device.Array],
 	size, ctx := m.recipe.Image.Size, m.cfg.Text.ContextLength
 	x := &values[*device.Array]{}
 	var err error
-	put := func(to **device.Array, t *tensors.Tensor) {
-		if err == nil {
-			*to, err = m.dev.Put(device.SplitRows, t)
-		}
-	}
 	if m.pixels {
-		put(&x.images, rowsTensor(b.pixels, lo, hi, padded, size, size, 3))
+		x.images, err = putRows(m.dev, b.pixels, lo, hi, padded, size, size, 3)
 	} else {
-		put(&x.images, rowsTensor(b.floats, lo, hi, padded, 3, size, size))
+		x.images, err = putRows(m.dev, b.floats, lo, hi, padded, 3, size, size)
 	}
-	put(&x.tokens, rowsTensor(b.tokens, lo, hi, padded, ctx))
-	if m.replay {
-		put(&x.keep, rowsTensor(b.keep, lo, hi, padded, m.kept()))
+	if err == nil {
+		x.tokens, err = putRows(m.dev, b.tokens, lo, hi, padded, ctx)
+	}
+	if err == nil && m.replay {
+		x.keep, err = putRows(m.dev, b.keep, lo, hi, padded, m.kept())
 	}
 	if err != nil {
 		free(x.rows())
@@ -336,16 +333,15 @@ func (m *machine) put(b *hostBatch, lo, hi, padded int) (*values[*device.Array],
 // rows are the arrays of the rows at hand.
 func (v *values[T]) rows() []T { return []T{v.images, v.tokens, v.keep, v.path} }
 
-func rowsTensor[T uint8 | int32 | float32](flat []T, lo, hi, padded int, dims ...int) *tensors.Tensor {
-	row := 1
-	for _, d := range dims {
-		row *= d
-	}
+// putRows uploads rows lo..hi of an array with dims after its first axis.
+func putRows[T uint8 | int32 | float32](dev *device.Device, flat []T, lo, hi, padded int, dims ...int) (*device.Array, error) {
+	shape := shapes.Make(dtypes.FromGenericsType[T](), append([]int{padded}, dims...)...)
+	row := shape.Size() / padded
 	rows := flat[lo*row : hi*row]
 	if padded > hi-lo {
 		rows = append(append(make([]T, 0, padded*row), rows...), make([]T, (padded-(hi-lo))*row)...)
 	}
-	return tensors.FromFlatDataAndDimensions(rows, append([]int{padded}, dims...)...)
+	return dev.PutFlat(device.SplitRows, rows, shape)
 }
 
 // step advances the state by one optimizer step with the three learning rates

@@ -8,18 +8,24 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
 
 // fitsHost refuses a batch whose pictures do not fit the host's memory, which
 // would end in a crash.
 func fitsHost(r *Recipe, cfg *arch.Config) error {
-	row := 3*r.Image.Size*r.Image.Size + 4*cfg.Text.ContextLength
-	need := float64(prefetch+1) * float64(r.Batch) * float64(row)
+	need, batches := r.hostBytes(cfg, r.Batch), r.ahead(cfg, r.Batch)+1
 	if have := hostMemory(); need > have {
-		return fault.Envf("batch %d: %d batches of pictures lie in the host's memory and take %.3g GB, it has %.3g GB; take a smaller batch", r.Batch, prefetch+1, need/1e9, have/1e9)
+		return fault.Envf("batch %d: %d batches of pictures lie in the host's memory and take %.3g GB, it has %.3g GB; take a smaller batch", r.Batch, batches, need/1e9, have/1e9)
 	}
 	return nil
+}
+
+// hostBytes is what batches of so many rows take of the host's memory: the one
+// in use and those that are made ahead.
+func (r *Recipe) hostBytes(cfg *arch.Config, rows int) float64 {
+	return float64(r.ahead(cfg, rows)+1) * float64(rows) * r.rowBytes(cfg)
 }
 
 // hostMemory is the host's memory in bytes, or what a container may have of it,
@@ -40,13 +46,10 @@ func hostMemory() float64 {
 	return have
 }
 
-// The loss over the whole matrix of logits is one program with the step and
-// saves the passes over features that blocks make; blocks are for batches whose
-// matrix is large.
-const (
-	matrixLossMost = 1 << 30   // bytes of a device that the matrix may take
-	blockLossMost  = 256 << 20 // bytes of a device that a block may take
-)
+// matrixLossMost is how many bytes of a device the loss may take as one matrix
+// of logits. That is one program with the step and saves the passes over features
+// that blocks make; blocks are for batches whose matrix is large.
+const matrixLossMost = 1 << 30
 
 // matrixLossBytes is what contrastive and its gradient take of each device: s
 // and its softmax, both ways.
@@ -54,17 +57,31 @@ func matrixLossBytes(batch, devices int) float64 {
 	return 4 * 4 * float64(batch) * float64(batch) / float64(devices)
 }
 
-// blockRows is how many rows a block of the loss has on each device: each takes
-// its logits, their weights and one more row of the batch.
-func blockRows(batch int) int { return max(1, blockLossMost/(3*4*batch)) }
+// lossTile is the part of the matrix of logits that a device of this kind has at
+// a time: on processors their caches hold it, GPUs are kept busy by it. The Go
+// backend writes a graph for each, so its tiles are large.
+func lossTile(kind string, batch int) tile {
+	switch kind {
+	case device.KindCPU:
+		return tile{512, 1024}
+	case device.KindGo:
+		const most = 256 << 20
+		return tile{max(1, most/(3*4*batch)), batch}
+	}
+	return tile{4096, 4096}
+}
+
+// bytes are what a tile takes: its logits, their weights and what they are made of.
+func (t tile) bytes(batch, share int) float64 {
+	return 3 * 4 * float64(min(t.rows, share)) * float64(min(t.columns, batch))
+}
 
 // blockLossBytes is what blockLoss takes of each device, the features of the
 // whole batch and their sums among it.
-func blockLossBytes(cfg *arch.Config, batch, devices int) float64 {
+func blockLossBytes(cfg *arch.Config, batch, devices int, t tile) float64 {
 	share := (batch + devices - 1) / devices
-	block := 3 * 4 * float64(min(blockRows(batch), share)) * float64(batch)
 	width := float64(cfg.EmbedDim)
-	return block + 2*4*float64(batch)*(width+2) + 2*4*float64(share)*(2*width+2)
+	return t.bytes(batch, share) + 2*4*float64(batch)*(width+2) + 2*4*float64(share)*(2*width+2)
 }
 
 // residualBytes is what a device keeps of its share of the batch between the
@@ -141,10 +158,10 @@ const (
 )
 
 // log says how the steps of a run are computed.
-func (p stepPlan) log(log *slog.Logger, batch int) {
+func (p stepPlan) log(log *slog.Logger, batch int, t tile) {
 	args := []any{"loss", "one matrix"}
 	if p.blocks {
-		args[1] = fmt.Sprintf("blocks of %d rows", min(batch, blockRows(batch)))
+		args[1] = fmt.Sprintf("blocks of %d × %d logits", min(batch, t.rows), min(batch, t.columns))
 	}
 	switch {
 	case p.residuals:

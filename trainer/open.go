@@ -99,7 +99,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if r.machine, err = newMachine(r.dev, r.recipe, pixels, t != nil && t.batches[0].keep != nil); err != nil {
 		return err
 	}
-	r.machine.plan.log(r.log, r.recipe.Batch)
+	r.machine.plan.log(r.log, r.recipe.Batch, r.machine.blockLoss().tile)
 	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }
 	if from.state != nil {
 		err = r.machine.restore(from.path, from.state)

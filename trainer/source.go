@@ -41,6 +41,7 @@ type pairs struct {
 	mu     sync.Mutex
 	cached map[[2]int64]*img.RGB
 	room   int64 // of the cache; negative: the set does not fit
+	kept   int64 // pictures in it
 	warned time.Time
 	gaps   []gap // of streams
 }
@@ -370,15 +371,32 @@ func (p *pairs) crop(r *rand.Rand, d draw, file []byte) (*img.RGB, error) {
 	return img.RandomResizedCrop(im, box(im.W, im.H), o.Size), nil
 }
 
+// cacheSample is after how many pictures their mean size says whether all fit.
+const cacheSample = 64
+
 // reserve takes n bytes of the memory for pictures, and says whether they are
-// there. The first ones that are not end the keeping.
+// there. It ends the keeping when the set does not fit, or will not.
 func (p *pairs) reserve(n int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.room >= 0 {
-		if p.room -= n; p.room < 0 {
-			clear(p.cached)
+	if p.room < 0 {
+		return false
+	}
+	p.room -= n
+	if n > 0 {
+		p.kept++
+	}
+	used, all := cacheBytes-p.room, int64(0)
+	for i := range p.pools {
+		if p.pools[i].plan == nil {
+			all += p.pools[i].n
 		}
+	}
+	if p.kept == cacheSample && float64(used)/cacheSample*float64(all) > cacheBytes {
+		p.room = -1
+	}
+	if p.room < 0 {
+		clear(p.cached)
 	}
 	return p.room >= 0
 }

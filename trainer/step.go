@@ -63,7 +63,7 @@ func (m *machine) lossInBlocks(x *values[*Node], img, txt, logitScale *Node) (*N
 
 // blockLoss is the loss of this batch in blocks.
 func (m *machine) blockLoss() blockLoss {
-	return blockLoss{batch: m.recipe.Batch, devices: m.dev.N(), rows: blockRows(m.recipe.Batch)}
+	return blockLoss{batch: m.recipe.Batch, devices: m.dev.N(), tile: lossTile(m.dev.Info().Kind, m.recipe.Batch)}
 }
 
 // logitScale is that parameter; every model has it.

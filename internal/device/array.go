@@ -3,6 +3,7 @@ package device
 import (
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"github.com/evatool/evatool/internal/device/pjrt"
 	"github.com/evatool/evatool/internal/fault"
@@ -168,12 +169,16 @@ func (d *Device) partShape(shape shapes.Shape, axis int) shapes.Shape {
 	return shape
 }
 
-// cut copies the part of device i out of flat.
+// cut is the part of device i of flat, a copy unless it lies there as one run.
 func (d *Device) cut(flat any, shape shapes.Shape, axis, i int) (any, shapes.Shape) {
 	ps := d.partShape(shape, axis)
-	part := dtypes.MakeAnySlice(shape.DType, ps.Size())
-	src, dst := dtypes.UnsafeByteSliceFromAny(flat), dtypes.UnsafeByteSliceFromAny(part)
+	src := dtypes.UnsafeByteSliceFromAny(flat)
 	outer, n := rows(shape, axis, d.N())
+	if outer == 1 && n > 0 {
+		return dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(&src[i*n]), shape.DType, ps.Size()), ps
+	}
+	part := dtypes.MakeAnySlice(shape.DType, ps.Size())
+	dst := dtypes.UnsafeByteSliceFromAny(part)
 	for o := range outer {
 		copy(dst[o*n:(o+1)*n], src[(o*d.N()+i)*n:])
 	}
@@ -219,6 +224,35 @@ func (a *Array) fetch(flat any) error {
 		}
 	}
 	return nil
+}
+
+// Wait returns when the array is there. It reads the array: one of little size
+// says as much about a run as its others.
+func (a *Array) Wait() error {
+	if a.buffers == nil {
+		return fault.As(fault.Environment, errConsumed)
+	}
+	if a.d.info.Kind == KindGo { // its runs are over when Call returns
+		return nil
+	}
+	buf := hostPool.Get().(*[]uint64)
+	defer hostPool.Put(buf)
+	shape := a.shape
+	if a.sharding != Replicated {
+		shape = a.d.partShape(a.shape, a.sharding.axis())
+	}
+	if n := (int(shape.ByteSize()) + 7) / 8; cap(*buf) < max(1, n) {
+		*buf = make([]uint64, max(1, n))
+	}
+	flat := dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(unsafe.SliceData(*buf)), shape.DType, shape.Size())
+	return pjrt.Explain(catch("wait for a result", func() error {
+		for _, b := range a.buffers {
+			if err := b.ToFlatData(flat); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 }
 
 // Float32s is Fetch for a float32 array.

@@ -123,7 +123,7 @@ func openBMP(data []byte) (*Picture, error) {
 	p.decode = func(want span, to sink) error {
 		rows, stride := rows, stride
 		if coded {
-			all, free := scratch(h.w * h.h)
+			all, free := Scratch(h.w * h.h)
 			defer free()
 			if rows, stride = all, h.w; h.runs(data, all) < len(all) {
 				return badBMP("it is truncated; fetch the file again")

@@ -172,7 +172,7 @@ func (f *gifFrame) decode(p *Picture, to sink) error {
 			}
 		}
 	} else {
-		whole, free := scratch(f.w * f.h)
+		whole, free := Scratch(f.w * f.h)
 		defer free()
 		for _, pass := range [][2]int{{0, 8}, {4, 8}, {2, 4}, {1, 2}} {
 			for y := pass[0]; y < f.h; y += pass[1] {

@@ -206,7 +206,7 @@ func (d *jpegDecoder) readScans() error {
 	for i := range d.comp {
 		total += d.comp[i].blocks()
 	}
-	mem, free := scratch(total * int(unsafe.Sizeof(block{})))
+	mem, free := Scratch(total * int(unsafe.Sizeof(block{})))
 	defer free()
 	coef := unsafe.Slice((*block)(unsafe.Pointer(&mem[0])), total)
 	for i := range d.comp {

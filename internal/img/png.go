@@ -376,7 +376,7 @@ var pngPasses = [7][4]int{{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}
 // so only the even ones are kept.
 func (f *pngFile) interlace(p *Picture, r *pngRows, b *bands) error {
 	c, even := channels[p.Mode], (f.h+1)/2
-	kept, free := scratch(f.w * even * sampleBytes(p.Mode))
+	kept, free := Scratch(f.w * even * sampleBytes(p.Mode))
 	defer free()
 	ints := unsafe.Slice((*int32)(unsafe.Pointer(&kept[0])), len(kept)/4)
 	line, lineInts := make([]byte, f.w*c), make([]int32, 0)

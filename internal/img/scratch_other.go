@@ -2,5 +2,5 @@
 
 package img
 
-// scratch is n zero bytes, and free gives them back.
-func scratch(n int) (b []byte, free func()) { return make([]byte, n), func() {} }
+// Scratch is n zero bytes, and free gives them back.
+func Scratch(n int) (b []byte, free func()) { return make([]byte, n), func() {} }

@@ -4,9 +4,9 @@ package img
 
 import "golang.org/x/sys/unix"
 
-// scratch is n zero bytes, and free gives them back. Large ones do not come from
+// Scratch is n zero bytes, and free gives them back. Large ones do not come from
 // the heap: there they would count until a collection long after their use.
-func scratch(n int) (b []byte, free func()) {
+func Scratch(n int) (b []byte, free func()) {
 	if n < 1<<20 {
 		return make([]byte, n), func() {}
 	}

@@ -268,7 +268,7 @@ func (l *tiffBlocks) each(row func(src []byte)) error {
 	if l.across > 1 {
 		height = min(l.h, t.h)
 	}
-	band, free := scratch(n * height)
+	band, free := Scratch(n * height)
 	defer free()
 	in := make([]*tiffReader, l.planes)
 	for down := range l.down {
@@ -409,7 +409,7 @@ func (t *tiffFile) turned(o int, l *tiffBlocks, b *bands) error {
 			t.put(b, line)
 		})
 	}
-	all, free := scratch(n * t.h)
+	all, free := Scratch(n * t.h)
 	defer free()
 	y := 0
 	err := l.each(func(src []byte) {

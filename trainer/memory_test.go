@@ -1,0 +1,216 @@
+package trainer
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"image"
+	"image/jpeg"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
+	"github.com/evatool/evatool/internal/img"
+	"github.com/evatool/evatool/internal/runlog"
+)
+
+// form is array number i of a field of the machine's programs.
+func (m *machine) form(t *testing.T, f field, i int) device.Form {
+	t.Helper()
+	rows, width, size := m.rows/m.micros, m.cfg.EmbedDim, m.recipe.Image.Size
+	dtype, dims := dtypes.Float32, []int{}
+	switch f {
+	case fieldParams, fieldM, fieldV, fieldRNG, fieldScale, fieldCounts:
+		s := m.slot(f, i)
+		dtype, dims = s.dtype, s.dims
+	case fieldSums:
+		dims = m.slot(fieldParams, i).dims
+	case fieldFrozen:
+		dims = intDims(m.frozen[i].Shape)
+	case fieldImages:
+		dtype, dims = dtypes.Uint8, []int{rows, size, size, 3}
+	case fieldTokens:
+		dtype, dims = dtypes.Int32, []int{rows, m.cfg.Text.ContextLength}
+	case fieldKeep:
+		dtype, dims = dtypes.Int32, []int{rows, m.kept()}
+	case fieldPath:
+		dims = []int{2 * m.cfg.Layers(arch.VisualTower), rows}
+	case fieldRates:
+		dims = []int{3}
+	case fieldImgs, fieldTxts, fieldImg, fieldTxt, fieldDImg, fieldDTxt:
+		dims = []int{rows, width}
+	case fieldImgSums, fieldTxtSums:
+		dims = []int{rows, 2}
+	case fieldAllImg, fieldAllTxt:
+		dims = []int{m.rows, width}
+	case fieldAllImgSums, fieldAllTxtSums:
+		dims = []int{m.rows, 2}
+	case fieldLoss, fieldDLogitScale, fieldLogitScale:
+	default:
+		t.Fatalf("field %d has no form here", f)
+	}
+	s := device.Form{Sharding: m.cut(f, i)}
+	s.Shape.DType, s.Shape.Dimensions = dtype, dims
+	return s
+}
+
+// memory is what the compiler says a program takes of each device.
+func (m *machine) memory(t *testing.T, p *program) device.MemoryUse {
+	t.Helper()
+	var list []device.Form
+	var at [numFields]int
+	for _, e := range p.in {
+		for range e.n {
+			list = append(list, m.form(t, e.field, at[e.field]))
+			at[e.field]++
+		}
+	}
+	use, err := p.Plan(list...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return use
+}
+
+// TestBlockLossMemory: of the loss of the paper's own batch on eight devices, no
+// more than half a gigabyte each is temporary, on processors and with a GPU's
+// tiles.
+func TestBlockLossMemory(t *testing.T) {
+	dev := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 8, CompileCache: "off"})
+	defer dev.Close()
+	for _, width := range []int{512, 1024} {
+		for _, kind := range []string{device.KindCPU, device.KindCUDA} {
+			t.Run(fmt.Sprintf("%d/%s", width, kind), func(t *testing.T) {
+				if width == 512 && !*fullFlag {
+					t.Skip("the wider one is the harder; -evatool.full does both")
+				}
+				m := tinyMachine(t, dev, width, "batch=131072", "micro_batch=2048")
+				m.cached.blocks.tile = lossTile(kind, m.recipe.Batch)
+				for name, p := range map[string]*program{"sums": m.cached.sums, "loss": m.cached.loss} {
+					use := m.memory(t, p)
+					t.Logf("%s: %d MB temporary, %d MB in, %d MB out", name, use.Temporary/1e6, use.Inputs/1e6, use.Outputs/1e6)
+					if use.Temporary > 500e6 || use.Temporary < 1e6 {
+						t.Errorf("%s: %d MB temporary, want at most 500", name, use.Temporary/1e6)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestLargeBatch takes two steps of the paper's own batch with a tiny model on one
+// CPU device, in a process of its own: it takes at most 2.5 GB, pictures and all.
+func TestLargeBatch(t *testing.T) {
+	const batch, most = 131072, 2.5e9
+	if dir := os.Getenv("EVATOOL_TEST_LARGE"); dir != "" {
+		r := tinyTraining(t, 32, "batch="+strconv.Itoa(batch), "micro_batch=512", "data.0.source="+filepath.Join(dir, "x.tar"))
+		mustRun(t, r, Options{Out: filepath.Join(dir, "run"), Backend: "xla", DeviceCount: 1})
+		if peak := runlog.PeakRSS(); peak > most {
+			t.Errorf("%d MB at most, want %d", peak/1e6, int(most/1e6))
+		} else {
+			t.Logf("%d MB at most", peak/1e6)
+		}
+		return
+	}
+	if !*fullFlag {
+		t.Skip("takes some minutes; -evatool.full runs it")
+	}
+	onDevice(t, 1)
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "x.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var picture bytes.Buffer
+	if err := jpeg.Encode(&picture, image.NewRGBA(image.Rect(0, 0, 32, 32)), nil); err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(f)
+	for i := range batch {
+		for ext, data := range map[string][]byte{"jpg": picture.Bytes(), "txt": fmt.Appendf(nil, "number %d", i)} {
+			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("%06d.%s", i, ext), Mode: 0o644, Size: int64(len(data))}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(data); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLargeBatch$", "-test.v", "-test.timeout=1h")
+	cmd.Env = append(os.Environ(), "EVATOOL_TEST_LARGE="+dir, "XLA_FLAGS=--xla_backend_optimization_level=3")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCacheOfPictures: a set that will not fit the memory for pictures is known
+// by its first ones.
+func TestCacheOfPictures(t *testing.T) {
+	for _, n := range []int64{1000, 1e6} {
+		p := &pairs{room: cacheBytes, pools: []pool{{n: n}}, cached: map[[2]int64]*img.RGB{}}
+		kept := 0
+		for range n {
+			if !p.reserve(3 * 64 * 64) {
+				break
+			}
+			kept++
+		}
+		if want := min(n, cacheSample-1); n*3*64*64 <= cacheBytes && int64(kept) != n || n*3*64*64 > cacheBytes && int64(kept) != want {
+			t.Errorf("%d of %d pictures kept", kept, n)
+		}
+	}
+}
+
+// TestAhead: two batches wait while one is in use, one where they are large.
+func TestAhead(t *testing.T) {
+	r := tinyTraining(t, 32)
+	cfg, err := r.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := r.ahead(cfg, 64), r.ahead(cfg, 131072); a != 2 || b != 1 {
+		t.Errorf("%d and %d", a, b)
+	}
+}
+
+// tinyMachine is one of a small model with features of some width.
+func tinyMachine(t *testing.T, dev *device.Device, width int, sets ...string) *machine {
+	t.Helper()
+	m, err := newMachine(dev, tinyTraining(t, width, sets...), true, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func tinyTraining(t *testing.T, width int, sets ...string) *Recipe {
+	t.Helper()
+	text := fmt.Sprintf(`
+model:
+  embed_dim: %d
+  vision_cfg: {image_size: 32, patch_size: 8, layers: 1, width: 32, head_width: 16, mlp_ratio: 2.6875, eva_model_name: eva-clip-tiny, rope: true, pt_hw_seq_len: 16, intp_freq: true, naiveswiglu: true, subln: true}
+  text_cfg: {context_length: 16, vocab_size: 49408, width: 32, heads: 2, layers: 1}
+data: [{source: x.tar}]
+batch: 64
+steps: 2
+warmup_steps: 0
+`, width)
+	r, err := ParseRecipe("tiny", []byte(text), sets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
