@@ -20,6 +20,7 @@ type part struct {
 	dir     string
 	res     Result
 	entries []entry
+	answers []answer // of the rows of a whole set of choices
 }
 
 // MergeOptions say where the whole goes and what it should be.
@@ -109,29 +110,13 @@ func MergeRetrieval(dirs []string, out string) (_ *RetrievalResult, err error) {
 	var parts []part
 	of := map[string]*RetrievalResult{}
 	for _, dir := range dirs {
-		path, err := resultOf(dir)
+		res, entries, err := readRetrieval(dir)
 		if err != nil {
 			return nil, err
 		}
-		res := &RetrievalResult{}
-		if err := readJSON(path, "the result of a retrieval", res); err != nil {
-			return nil, err
-		}
-		if res.Set == "" || res.Key == "" {
-			return nil, fault.Inputf("%s: not the result of a retrieval", fault.Name(path))
-		}
-		p := part{dir: dir, res: Result{
-			Benchmark: res.Set, Model: res.Model, Data: DataInfo{Fingerprint: res.Fingerprint, N: res.N}, DType: res.DType, Key: res.Key, Shard: res.Shard,
+		p := part{dir: dir, entries: entries, res: Result{
+			Benchmark: res.Set, Model: res.Model, Data: DataInfo{Fingerprint: res.Fingerprint, N: res.N}, DType: res.DType, Key: res.Key, Shard: cmp.Or(res.Shard, &ShardInfo{0, 1, 0, res.N}),
 		}}
-		if res.Shard == nil {
-			p.res.Shard = &ShardInfo{0, 1, 0, res.N}
-		}
-		if p.entries, err = journalled(dir, res.Key, res.Backend, p.res.Shard); err != nil {
-			return nil, err
-		}
-		if err := p.whole(); err != nil {
-			return nil, err
-		}
 		parts, of[dir] = append(parts, p), res
 	}
 	entries, err := joined(parts)
@@ -148,6 +133,52 @@ func MergeRetrieval(dirs []string, out string) (_ *RetrievalResult, err error) {
 		return res, err
 	}
 	return res, res.write(out, ranks)
+}
+
+// readRetrieval reads the result of a retrieval, or of a part, and the features
+// that its journal keeps. The ranks of a whole must follow from them, and the
+// recalls from the ranks.
+func readRetrieval(dir string) (*RetrievalResult, []entry, error) {
+	path, err := resultOf(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	res := &RetrievalResult{}
+	if err := readJSON(path, "the result of a retrieval", res); err != nil {
+		return nil, nil, err
+	}
+	if res.Set == "" || res.Key == "" {
+		return nil, nil, fault.Inputf("%s: not the result of a retrieval", fault.Name(path))
+	}
+	covers := cmp.Or(res.Shard, &ShardInfo{0, 1, 0, res.N})
+	p := part{dir: dir, res: Result{Shard: covers}}
+	if p.entries, err = journalled(dir, res.Key, res.Backend, covers); err != nil {
+		return nil, nil, err
+	}
+	if err := p.whole(); err != nil {
+		return nil, nil, err
+	}
+	again := *res
+	ranks, err := again.count(p.entries)
+	if err != nil {
+		return nil, nil, err
+	}
+	if again.Images != res.Images || again.Captions != res.Captions || again.ImageToText != res.ImageToText || again.TextToImage != res.TextToImage ||
+		again.MeanRecall1 != res.MeanRecall1 || again.MeanCI95 != res.MeanCI95 || len(again.Skipped) != len(res.Skipped) {
+		return nil, nil, fault.Inputf("%s: its counts do not follow from the features in %s; run it again", path, journalFile)
+	}
+	if res.Shard != nil {
+		return res, p.entries, nil
+	}
+	rows := filepath.Join(dir, rowsFile)
+	records, err := readTable(rows, ranksHead)
+	if err != nil {
+		return nil, nil, err
+	}
+	if want := ranksRecords(ranks)[1:]; !slices.EqualFunc(records, want, slices.Equal) {
+		return nil, nil, fault.Inputf("%s: the ranks do not follow from the features in %s; run it again", rows, journalFile)
+	}
+	return res, p.entries, nil
 }
 
 // resultOf is a finished part's result.json.
@@ -199,8 +230,24 @@ func (p *part) whole() error {
 	return nil
 }
 
-// readPart reads a shard and checks that its files agree with each other.
+// readPart reads a shard and checks that its files agree with each other. Of
+// choices the features are read, too, which the merged set is scored from.
 func readPart(dir string) (part, error) {
+	p, err := readRowsOf(dir)
+	if err != nil || p.res.Kind != dataset.Choice {
+		return p, err
+	}
+	if p.res.Shard == nil { // the whole is shard 0 of 1
+		p.res.Shard = &ShardInfo{0, 1, 0, p.res.Data.N}
+	}
+	if p.entries, err = journalled(dir, p.res.Key, p.res.Backend, p.res.Shard); err != nil {
+		return p, err
+	}
+	return p, p.whole()
+}
+
+// readRowsOf reads a result and its rows, from which its counts must follow.
+func readRowsOf(dir string) (part, error) {
 	p := part{dir: dir}
 	path, err := resultOf(dir)
 	if err != nil {
@@ -216,20 +263,16 @@ func readPart(dir string) (part, error) {
 	if p.res.Key == "" || len(p.res.PerClass) == 0 && p.res.Kind != dataset.Choice {
 		return p, fault.Inputf("%s: not the result of a zero-shot run", path)
 	}
-	if p.res.Kind == dataset.Choice && p.res.Shard == nil {
-		if err := p.res.recountChoices(dir); err != nil {
-			return p, err
+	if p.res.Kind == dataset.Choice {
+		if p.res.Shard == nil { // a part has no rows
+			p.answers, err = p.res.recountChoices(dir)
 		}
+		return p, err
 	}
-	if p.res.Shard == nil { // the whole is shard 0 of 1
+	if p.res.Shard == nil {
 		p.res.Shard = &ShardInfo{0, 1, 0, p.res.Data.N}
 	}
-	if p.res.Kind == dataset.Choice {
-		p.entries, err = journalled(dir, p.res.Key, p.res.Backend, p.res.Shard)
-	} else {
-		p.entries, err = p.res.recount(dir)
-	}
-	if err != nil {
+	if p.entries, err = p.res.recount(dir); err != nil {
 		return p, err
 	}
 	return p, p.whole()
@@ -268,17 +311,17 @@ func (res *Result) recount(dir string) ([]entry, error) {
 }
 
 // recountChoices says whether the counts of a set of choices follow from its rows.
-func (res *Result) recountChoices(dir string) error {
+func (res *Result) recountChoices(dir string) ([]answer, error) {
 	path := filepath.Join(dir, rowsFile)
 	records, err := readTable(path, answersHead)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var found []answer
 	for i, rec := range records {
 		a, err := parseAnswer(rec)
 		if err != nil {
-			return fault.Inputf("%s: line %d: %w", path, i+2, err)
+			return nil, fault.Inputf("%s: line %d: %w", path, i+2, err)
 		}
 		found = append(found, a)
 	}
@@ -289,9 +332,9 @@ func (res *Result) recountChoices(dir string) error {
 		what = "n and correct1"
 	}
 	if what != "" {
-		return fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
+		return nil, fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
 	}
-	return nil
+	return found, nil
 }
 
 // differs names the counts that two results do not share.

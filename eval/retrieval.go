@@ -125,14 +125,20 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (_ *RetrievalResult, err
 }
 
 func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalResult, error) {
+	r := retrievalRun(ctx, m, o)
+	defer r.release()
+	return r.retrieve(ctx, o)
+}
+
+// retrievalRun is a retrieval with an open model.
+func retrievalRun(ctx context.Context, m *Model, o RetrievalOptions) *run {
 	r := &run{o: o.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
 	r.texts = max(r.o.Batch, textBatch)
 	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 		lo, hi := r.bounds()
 		return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, math.MaxInt))
 	}
-	defer r.release()
-	return r.retrieve(ctx, o)
+	return r
 }
 
 // scoring are the options of the run that keeps the features.
@@ -143,21 +149,28 @@ func (o *RetrievalOptions) scoring() Options {
 	}
 }
 
+// captioned opens the images and captions.
+func (r *run) captioned(ctx context.Context, o RetrievalOptions) (err error) {
+	if err := textTower(r.cfg, o.Model); err != nil {
+		return err
+	}
+	r.w = prompts{name: o.Set, metric: dataset.MeanRecall1, kind: retrieving}
+	if r.data, err = openCaptioned(ctx, o, r.pre); err != nil {
+		return err
+	}
+	if err = r.settle(); err != nil {
+		r.data.Close()
+	}
+	return err
+}
+
 // retrieve keeps the features of all images and captions, and ranks both ways.
 func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResult, error) {
 	r.start = time.Now()
-	if err := textTower(r.cfg, o.Model); err != nil {
-		return nil, err
-	}
-	r.w = prompts{name: o.Set, metric: dataset.MeanRecall1, kind: retrieving}
-	var err error
-	if r.data, err = openCaptioned(ctx, o, r.pre); err != nil {
+	if err := r.captioned(ctx, o); err != nil {
 		return nil, err
 	}
 	defer r.data.Close()
-	if err := r.settle(); err != nil {
-		return nil, err
-	}
 	entries, err := r.entries(ctx)
 	if err != nil {
 		return nil, err
@@ -394,16 +407,20 @@ func recallOf(ranks []int) Recall {
 // ranksHead is the header of a retrieval's rows.csv.
 var ranksHead = []string{"index", "key", "rank", "caption_ranks"}
 
-// write writes rows.csv and last result.json.
-func (res *RetrievalResult) write(dir string, ranks []imageRanks) error {
+func ranksRecords(ranks []imageRanks) [][]string {
 	records := [][]string{ranksHead}
 	for _, r := range ranks {
-		records = append(records, []string{strconv.Itoa(r.index), r.key, strconv.Itoa(r.image), spaced(r.captions)})
+		records = append(records, []string{strconv.Itoa(r.index), fault.Name(r.key), strconv.Itoa(r.image), spaced(r.captions)})
 	}
+	return records
+}
+
+// write writes rows.csv and last result.json.
+func (res *RetrievalResult) write(dir string, ranks []imageRanks) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fault.File(dir, "a folder that can be written, as Options.Out", err)
 	}
-	if err := writeCSV(filepath.Join(dir, rowsFile), records); err != nil {
+	if err := writeCSV(filepath.Join(dir, rowsFile), ranksRecords(ranks)); err != nil {
 		return err
 	}
 	return atomicfile.WriteJSON(filepath.Join(dir, resultFile), res)

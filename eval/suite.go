@@ -341,6 +341,50 @@ func (o Options) set(ctx context.Context, m *Model, t task, dir string) (*SuiteS
 	return s, nil
 }
 
+// ofCaptions says whether the set is a retrieval.
+func (s SuiteSet) ofCaptions() bool {
+	_, ok := hubCaptions[s.Benchmark]
+	return ok
+}
+
+// taskFor is the task that a set of a result is of.
+func taskFor(s SuiteSet) published.Task {
+	return published.Task{Key: s.Key, Title: s.Title, Benchmark: s.Benchmark, MainMetric: s.Metric}
+}
+
+// follows says whether a model's table follows from the results of its sets.
+func (m *SuiteModel) follows(dir string) error {
+	again := &SuiteModel{Model: m.Model}
+	for _, s := range m.Sets {
+		if !filepath.IsLocal(s.Dir) {
+			return fault.Inputf("%s: the folder %q of %s lies outside; run it again", fault.Name(dir), s.Dir, s.Key)
+		}
+		path := filepath.Join(dir, s.Dir, resultFile)
+		now := s
+		if s.ofCaptions() {
+			res := &RetrievalResult{}
+			if err := readJSON(path, "the result of a retrieval", res); err != nil {
+				return err
+			}
+			now.ofRetrieval(res)
+		} else {
+			res := &Result{}
+			if err := readJSON(path, "the result of a set", res); err != nil {
+				return err
+			}
+			now.ofResult(res)
+		}
+		if now.Value != s.Value || now.N != s.N || now.CI95 != s.CI95 {
+			return fault.Inputf("%s: the figures of %s do not follow from %s; run it again", filepath.Join(dir, resultFile), s.Key, path)
+		}
+		again.Sets = append(again.Sets, now)
+	}
+	if again.compare(false); again.Average != m.Average || again.N != m.N || again.AverageCI95 != m.AverageCI95 {
+		return fault.Inputf("%s: the average does not follow from the sets; run it again", filepath.Join(dir, resultFile))
+	}
+	return nil
+}
+
 func (s *SuiteSet) ofResult(res *Result) {
 	s.Value, s.CI95, s.N, s.result = res.Value, res.CI95.Value, res.N, res
 }

@@ -75,11 +75,11 @@ func TestAtMost(t *testing.T) {
 		}
 		return p
 	}
-	bad := int(math.Round(1000 * atMost(1000, 100, 0)))
+	bad := int(math.Round(1000 * atMost(1000, 100, 0, 0.05)))
 	if clean(bad) < 0.05 || clean(bad+1) >= 0.05 {
 		t.Errorf("%d: chances %v and %v", bad, clean(bad), clean(bad+1))
 	}
-	if got := atMost(20, 20, 3); got != 0.15 {
+	if got := atMost(20, 20, 3, 0.05); got != 0.15 {
 		t.Errorf("all rows: %v", got)
 	}
 }

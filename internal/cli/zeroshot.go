@@ -355,14 +355,19 @@ func newZeroshotVerify(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify DIR --model M --data SRC",
 		Short: "Score a sample of a result's rows anew",
-		Long: `Score a random sample of the rows of a result folder anew and compare label, the
-first five answers and the logit. A folder whose counts do not follow from its
-rows is refused. Rows that differ give status 1; otherwise it says how many of
-all rows may differ at most, with 95 % confidence.
+		Long: `Score a random sample of the rows of a result folder anew: label, the first five
+answers and the logit; of choices the scores; of a retrieval the features of an
+image and its captions, which its ranks follow from. A folder whose counts do not
+follow from its rows is refused. Rows that differ give status 1; otherwise it says
+how many of all rows may differ at most, with 95 % confidence.
 
-Class names and templates are given as the run had them.` + exitStatus,
+A suite's folder (datacomp, or several benchmarks) is checked set by set, with
+--sample rows of each; --data is the folder that the sets lie in, and of several
+models the one of --model is checked. Class names, templates and saved class
+matrices are given as the run had them.` + exitStatus,
 		Example: `  evatool zeroshot verify runs/b16 --model b16.safetensors --data ILSVRC2012_img_val.tar
-  evatool zeroshot verify runs/b16 --model b16.safetensors --data val/ --sample 2000 --seed 7 --json`,
+  evatool zeroshot verify runs/b16 --model b16.safetensors --data val/ --sample 2000 --seed 7 --json
+  evatool zeroshot verify runs/datacomp --model b16.safetensors --data evalsets/ --sample 50`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Dir = args[0]
@@ -378,9 +383,11 @@ Class names and templates are given as the run had them.` + exitStatus,
 				}
 				return err
 			}
-			app.Printf("%s  %d of %d rows scored anew, %d differ; logits within %.3g of %.3g\n", v.Dir, v.Sample, v.Rows, v.Differs, v.MaxLogit, v.Tolerance)
-			for _, d := range v.Differing {
-				app.Printf("  %d %s  %s\n", d.Index, d.Key, d.What)
+			for _, v := range append([]*eval.Verification{v}, v.Sets...) {
+				app.Printf("%s  %d of %d rows scored anew, %d differ; logits within %.3g of %.3g\n", v.Dir, v.Sample, v.Rows, v.Differs, v.MaxLogit, v.Tolerance)
+				for _, d := range v.Differing {
+					app.Printf("  %d %s  %s\n", d.Index, d.Key, d.What)
+				}
 			}
 			app.Printf("with 95 %% confidence at most %.2f %% of the rows differ\n", 100*v.AtMost)
 			return err
@@ -394,7 +401,10 @@ Class names and templates are given as the run had them.` + exitStatus,
 	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, as the run had it")
 	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE`, as the run had it")
 	f.BoolVar(&o.DataWords, "data-words", false, "class names and templates beside the data, as datacomp takes them")
-	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random")
+	f.StringVar(&o.Split, "split", "", "of a retrieval, as the run had it")
+	f.StringVar(&o.ImageColumn, "image-column", "", "of a retrieval, as the run had it")
+	f.StringVar(&o.CaptionColumn, "caption-column", "", "of a retrieval, as the run had it")
+	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random, of a suite so many of each set")
 	f.Uint64Var(&o.Seed, "seed", 1, "of the drawing")
 	mustRequire(cmd, "model", "data")
 	return cmd
