@@ -2,8 +2,10 @@ package eval
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +27,8 @@ type choices struct {
 	asked [][]question
 	place map[string]int // of a picture's path
 	from  string         // where they were read
+	// tables hold the pictures instead of files: picture i is row i/2 of tables[i%2].
+	tables []dataset.Dataset
 }
 
 func (c *choices) Describe() string { return c.name }
@@ -32,6 +36,9 @@ func (c *choices) Describe() string { return c.name }
 // Fingerprint covers the questions too.
 func (c *choices) Fingerprint() string {
 	asked, _ := json.Marshal(c.asked)
+	if c.tables != nil {
+		return contentKey(c.tables[0].Fingerprint(), c.tables[1].Fingerprint(), string(asked))
+	}
 	names := make([]string, len(c.fileSet))
 	for i, path := range c.fileSet {
 		names[i] = filepath.Base(path)
@@ -39,7 +46,20 @@ func (c *choices) Fingerprint() string {
 	return contentKey(contentKey(names...), string(asked))
 }
 
+func (c *choices) Close() error {
+	var errs []error
+	for _, t := range c.tables {
+		errs = append(errs, t.Close())
+	}
+	return errors.Join(errs...)
+}
+
 func (c *choices) Read(i int) (dataset.Example, error) {
+	if c.tables != nil {
+		ex, err := c.tables[i%2].Read(i / 2)
+		ex.Index, ex.Key, ex.Label = i, c.fileSet[i], -1
+		return ex, err
+	}
 	ex, err := fileSet{c.fileSet[i]}.Read(0)
 	ex.Index, ex.Key = i, filepath.Base(c.fileSet[i])
 	return ex, err
@@ -74,12 +94,16 @@ func (c *choices) ask(q question, paths ...string) error {
 }
 
 // openChoices reads the questions of a set, the first limit of them; 0 is all.
-func openChoices(set, dir string, limit int, p arch.Preprocess) (source, error) {
+func openChoices(ctx context.Context, set, dir string, limit int, p arch.Preprocess) (_ source, err error) {
 	c := &choices{place: map[string]int{}}
-	var err error
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
 	switch {
 	case set == "winoground":
-		err = c.winoground(dir)
+		err = c.winoground(ctx, dir)
 	case set == "winogavil":
 		err = c.winogavil(dir)
 	default:
@@ -158,9 +182,60 @@ func (c *choices) sugarCrepe(dir, part string) error {
 	return nil
 }
 
-// winoground reads examples.jsonl: {id, image_0, image_1, caption_0, caption_1}.
-func (c *choices) winoground(dir string) error {
+// winogroundTables finds the Parquet files of the hub's repository: what is given,
+// or data/test-00000-of-00001.parquet.
+func winogroundTables(dir string) string {
+	if strings.EqualFold(filepath.Ext(dir), ".parquet") {
+		return dir
+	}
+	for _, pattern := range []string{"data/test-*.parquet", "test-*.parquet", "*.parquet", "test/*.parquet", "default/test/*.parquet"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, filepath.FromSlash(pattern))); len(found) > 0 {
+			return filepath.Join(dir, filepath.FromSlash(pattern))
+		}
+	}
+	return ""
+}
+
+// winogroundTable reads the rows of such files, each column of pictures with its
+// captions.
+func (c *choices) winogroundTable(ctx context.Context, files string) error {
+	c.from = files
+	var captions [2][]string
+	for k := range captions {
+		ds, err := dataset.Open(ctx, files, dataset.Options{Kind: dataset.Parquet, ImageColumn: fmt.Sprint("image_", k), CaptionColumn: fmt.Sprint("caption_", k)})
+		if err != nil {
+			return err
+		}
+		c.tables = append(c.tables, ds)
+		for i := range ds.Len() {
+			ex, err := ds.Read(i)
+			if err != nil {
+				return err
+			}
+			if len(ex.Captions) != 1 {
+				return fault.Inputf("%s: row %d: %d captions in caption_%d; want one", fault.Name(files), i, len(ex.Captions), k)
+			}
+			captions[k] = append(captions[k], ex.Captions[0])
+		}
+	}
+	if len(captions[0]) != len(captions[1]) {
+		return fault.Inputf("%s: %d rows have image_0 and caption_0, %d image_1 and caption_1", fault.Name(files), len(captions[0]), len(captions[1]))
+	}
+	for i := range captions[0] {
+		if err := c.ask(question{ID: strconv.Itoa(i), Texts: []string{captions[0][i], captions[1][i]}}, fmt.Sprintf("row %d image_0", i), fmt.Sprintf("row %d image_1", i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// winoground reads the hub's Parquet files, or examples.jsonl: {id, image_0,
+// image_1, caption_0, caption_1}.
+func (c *choices) winoground(ctx context.Context, dir string) error {
 	c.name = "Winoground"
+	if files := winogroundTables(dir); files != "" {
+		return c.winogroundTable(ctx, files)
+	}
 	file, err := besideOne(dir, "examples.jsonl")
 	if err != nil {
 		return err

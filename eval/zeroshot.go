@@ -215,7 +215,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 func (r *run) source(ctx context.Context) (source, error) {
 	switch {
 	case r.w.kind == dataset.Choice:
-		return openChoices(r.w.name, r.o.Data, r.o.Limit, r.pre)
+		return openChoices(ctx, r.w.name, r.o.Data, r.o.Limit, r.pre)
 	case r.w.kind == dataset.MultiLabel && isVOC(r.o.Data):
 		return openVOC(r.o.Data, r.w.names, r.pre)
 	}
