@@ -36,6 +36,7 @@ type machine struct {
 
 	whole  *program        // the step as one program
 	cached *cachedPrograms // or in parts
+	remote *remote         // or over the processes of a job
 	plan   stepPlan
 }
 
@@ -51,6 +52,25 @@ const (
 )
 
 func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, error) {
+	rows, parts, err := r.parts(dev.N())
+	if err != nil {
+		return nil, err
+	}
+	m, err := describeMachine(dev, r, pixels, replay, parts)
+	if err != nil {
+		return nil, err
+	}
+	m.rows, m.micros, m.plan = rows, parts, r.planStep(dev.N(), parts)
+	if m.plan.whole {
+		m.whole = m.newWhole()
+	} else {
+		m.cached = m.newCached(m.plan.residuals)
+	}
+	return m, nil
+}
+
+// describeMachine is a machine without programs; parts are those of its rows.
+func describeMachine(dev *device.Device, r *Recipe, pixels, replay bool, parts int) (*machine, error) {
 	cfg, err := r.config()
 	if err != nil {
 		return nil, err
@@ -67,24 +87,14 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 	if m.compute, err = weights.ComputeDType(dev, r.Precision); err != nil {
 		return nil, err
 	}
-	n := dev.N()
-	if m.rows, m.micros, err = r.parts(n); err != nil {
-		return nil, err
-	}
-	if replay && m.micros > 1 && r.DropPath > 0 {
-		return nil, fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/n)
+	if replay && parts > 1 && r.DropPath > 0 {
+		return nil, fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/dev.N())
 	}
 	if m.kept() == 0 {
 		return nil, fault.Usagef("patch_dropout %v keeps none of %d patches", r.PatchDropout, cfg.Tokens()-1)
 	}
 	if m.dropsPatches() && cfg.IsResNet() {
 		return nil, fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
-	}
-	m.plan = r.planStep(n, m.micros)
-	if m.plan.whole {
-		m.whole = m.newWhole()
-	} else {
-		m.cached = m.newCached(m.plan.residuals)
 	}
 	return m, nil
 }
@@ -116,6 +126,9 @@ const numCounts = 4
 // stateLayout is the order of the state, in programs and in checkpoints.
 func (m *machine) stateLayout() layout {
 	n := len(m.params)
+	if m.remote != nil { // has the rest
+		return layout{{fieldParams, n}, {fieldRNG, 1}, {fieldScale, 1}}
+	}
 	return layout{{fieldParams, n}, {fieldM, n}, {fieldV, n}, {fieldRNG, 1}, {fieldScale, 1}, {fieldCounts, 1}}
 }
 
@@ -200,6 +213,9 @@ func (m *machine) start(weights func(p arch.Param) ([]float32, error)) error {
 		}
 		return tensors.FromShape(s.shape()), nil
 	})
+	if err == nil && m.remote != nil {
+		err = m.remote.start()
+	}
 	if err != nil {
 		return err
 	}
@@ -287,6 +303,9 @@ func (m *machine) freeState() {
 
 func (m *machine) close() {
 	m.freeState()
+	if m.remote != nil {
+		m.remote.close()
+	}
 	free(m.buffers)
 }
 
@@ -352,6 +371,9 @@ func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float64) (*devic
 		return nil, err
 	}
 	defer rates.Free()
+	if m.remote != nil {
+		return m.remote.step(ctx, b, rates)
+	}
 	if m.cached != nil {
 		return m.cached.step(ctx, b, rates)
 	}

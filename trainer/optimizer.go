@@ -54,45 +54,82 @@ func (u *update) moments() {
 	u.v = Add(MulScalar(u.v, u.b2), MulScalar(Square(u.g), 1-u.b2))
 }
 
-// optimizer is an update rule.
+// optimizer is an update rule. It has the tensor's norms between two halves, so
+// that a tensor which lies in pieces on many machines can be updated piece by
+// piece.
 type optimizer struct {
 	// unitNorm divides all gradients by max(1, global norm) on top of clipping.
 	unitNorm bool
-	// step returns the new parameter; the moments are already advanced.
-	step func(u *update) *Node
+	// direction is where a parameter goes; the moments are already advanced.
+	direction func(u *update) *Node
+	// trusts says whether a tensor of that weight decay has a trust ratio.
+	trusts func(wd float64) bool
+	// least and most bound the trust ratio; most 0 is no bound.
+	least, most float64
+	// move is the new parameter; ratio is nil where there is none.
+	move func(u *update, d, ratio *Node) *Node
 }
 
 var optimizers = map[string]optimizer{
-	"adamw":          {step: adamw},
-	"lamb":           {step: nvLamb, unitNorm: true},
-	"lamb-deepspeed": {step: deepspeedLamb},
+	"adamw":          {direction: adamwDirection, trusts: never, move: adamwMove},
+	"lamb":           {direction: nvLambDirection, trusts: whereDecays, move: nvLambMove, unitNorm: true},
+	"lamb-deepspeed": {direction: deepspeedDirection, trusts: always, least: 0.01, most: 10, move: deepspeedMove},
 }
 
-// adamw is torch.optim.AdamW: decoupled decay before the update,
+func never(float64) bool          { return false }
+func always(float64) bool         { return true }
+func whereDecays(wd float64) bool { return wd != 0 }
+
+// step returns the new parameter; the moments are already advanced.
+func (o optimizer) step(u *update) *Node {
+	d := o.direction(u)
+	if !o.trusts(u.wd) {
+		return o.move(u, d, nil)
+	}
+	ratio := trust(u.p, d)
+	if o.most > 0 {
+		ratio = ClipScalar(ratio, o.least, o.most)
+	}
+	return o.move(u, d, ratio)
+}
+
+// AdamW is torch.optim.AdamW: decoupled decay before the update,
 // p·(1−lr·wd) − lr/c1 · m / (√v/√c2 + eps).
-func adamw(u *update) *Node {
-	den := AddScalar(Div(Sqrt(u.v), Sqrt(u.c2)), u.eps)
+func adamwDirection(u *update) *Node {
+	return Div(u.m, AddScalar(Div(Sqrt(u.v), Sqrt(u.c2)), u.eps))
+}
+
+func adamwMove(u *update, d, _ *Node) *Node {
 	p := u.p
 	if u.wd != 0 {
 		p = Mul(p, OneMinus(MulScalar(u.lr, u.wd)))
 	}
-	return Sub(p, Mul(Div(u.lr, u.c1), Div(u.m, den)))
+	return Sub(p, Mul(Div(u.lr, u.c1), d))
 }
 
-// nvLamb is the LAMB of the EVA-CLIP repository: the bias-corrected Adam
+// NVLamb is the LAMB of the EVA-CLIP repository: the bias-corrected Adam
 // direction plus decay, scaled by ‖p‖/‖u‖ where the tensor decays.
-func nvLamb(u *update) *Node {
-	d := Div(Div(u.m, u.c1), AddScalar(Div(Sqrt(u.v), Sqrt(u.c2)), u.eps))
-	if u.wd == 0 {
+func nvLambDirection(u *update) *Node {
+	return u.decayed(Div(Div(u.m, u.c1), AddScalar(Div(Sqrt(u.v), Sqrt(u.c2)), u.eps)))
+}
+
+func nvLambMove(u *update, d, ratio *Node) *Node {
+	if ratio == nil {
 		return Sub(u.p, Mul(u.lr, d))
 	}
-	d = Add(d, MulScalar(u.p, u.wd))
-	return Sub(u.p, Mul(Mul(u.lr, trust(u.p, d)), d))
+	return Sub(u.p, Mul(Mul(u.lr, ratio), d))
 }
 
-// deepspeedLamb is DeepSpeed's FusedLamb: no bias correction inside the
-// direction but in the step size, the trust ratio of every tensor clamped to
-// [0.01, 10].
+// decayed adds weight decay to a direction.
+func (u *update) decayed(d *Node) *Node {
+	if u.wd == 0 {
+		return d
+	}
+	return Add(d, MulScalar(u.p, u.wd))
+}
+
+// DeepSpeed's FusedLamb has no bias correction inside the direction but in the
+// step size, and clamps the trust ratio of every tensor to [0.01, 10].
 //
 // The published models were trained with it under ZeRO-1. DeepSpeed then hands
 // the optimizer one flat piece per parameter group and GPU, so that a ratio
@@ -100,13 +137,13 @@ func nvLamb(u *update) *Node {
 // Here zero_stage changes no result: a ratio is a tensor's own, as in the LAMB
 // paper and as FusedLamb has it without ZeRO. So the released recipes are equal
 // to the released commands up to these ratios.
-func deepspeedLamb(u *update) *Node {
-	d := Div(u.m, AddScalar(Sqrt(u.v), u.eps))
-	if u.wd != 0 {
-		d = Add(d, MulScalar(u.p, u.wd))
-	}
+func deepspeedDirection(u *update) *Node {
+	return u.decayed(Div(u.m, AddScalar(Sqrt(u.v), u.eps)))
+}
+
+func deepspeedMove(u *update, d, ratio *Node) *Node {
 	size := Mul(u.lr, Div(Sqrt(u.c2), u.c1))
-	return Sub(u.p, Mul(Mul(size, ClipScalar(trust(u.p, d), 0.01, 10)), d))
+	return Sub(u.p, Mul(Mul(size, ratio), d))
 }
 
 // trust is ‖p‖/‖d‖, and 1 when either is zero.

@@ -44,7 +44,7 @@ func TestDeepSpeedLamb(t *testing.T) {
 				u := &update{p: in[0], g: in[1], m: in[2], v: in[3], lr: Scalar(in[0].Graph(), in[0].DType(), lr),
 					c1: biasCorrection(step, b1), c2: biasCorrection(step, b2), wd: c.wd, eps: eps, b1: b1, b2: b2}
 				u.moments()
-				return []*Node{deepspeedLamb(u), u.m, u.v}
+				return []*Node{optimizers["lamb-deepspeed"].step(u), u.m, u.v}
 			})
 			p := append([]float64(nil), c.p...)
 			state := []*device.Array{put(p), put(m), put(v)}

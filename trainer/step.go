@@ -76,15 +76,25 @@ func (m *machine) logitScaleIndex() int {
 // draw is the randomness of one step: which patches and which residual
 // branches stay. The rows that only pad a batch get draws
 // too, so the numbers of row i depend on the padded batch, not on micro_batch.
-func (m *machine) draw(x *values[*Node], rows int) {
+func (m *machine) draw(x *values[*Node], rows int) { m.drawOwn(x, rows, rowRange{0, rows}) }
+
+// drawOwn is draw for some rows of a batch.
+func (m *machine) drawOwn(x *values[*Node], rows int, own rowRange) {
+	share := func(u *Node, axis int) *Node {
+		if own.to-own.from == rows {
+			return u
+		}
+		return SliceAxis(u, axis, AxisRange(own.from, own.to))
+	}
 	if m.dropsPatches() && x.keep == nil {
 		// The order of uniform numbers is as random as that of normal ones.
 		var u *Node
 		x.rng, u = RandomUniform(x.rng, shapes.Make(dtypes.Float32, rows, m.cfg.Tokens()-1))
-		_, x.keep = TopK(u, m.kept(), 1)
+		_, x.keep = TopK(share(u, 0), m.kept(), 1)
 	}
 	if m.recipe.DropPath > 0 {
 		x.rng, x.path = RandomUniform(x.rng, shapes.Make(dtypes.Float32, 2*m.cfg.Layers(arch.VisualTower), rows))
+		x.path = share(x.path, 1)
 	}
 }
 

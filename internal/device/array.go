@@ -85,6 +85,9 @@ type Array struct {
 // Dims are the logical dimensions.
 func (a *Array) Dims() []int { return slices.Clone(a.shape.Dimensions) }
 
+// Size is the number of elements.
+func (a *Array) Size() int { return a.shape.Size() }
+
 // DType is the element type.
 func (a *Array) DType() dtypes.DType { return a.shape.DType }
 

@@ -71,11 +71,13 @@ func (g *Group) want(what string, a *Array, s Sharding) error {
 	return nil
 }
 
-// GatherRows joins the rows [n, …] of all ranks, which are cut over the devices
-// along axis 0, to [N·n, …] on every device, in rank order.
+// GatherRows joins the rows [n, …] of all ranks, which are whole on every device
+// or cut over them along axis 0, to [N·n, …] on every device, in rank order.
 func (g *Group) GatherRows(a *Array) (*Array, error) {
-	if err := g.want("gather rows", a, g.split(0)); err != nil {
-		return nil, err
+	if a.sharding != Replicated {
+		if err := g.want("gather rows", a, g.split(0)); err != nil {
+			return nil, err
+		}
 	}
 	t, err := a.Fetch() // whole: the rows of all devices go to all devices
 	if err != nil {
