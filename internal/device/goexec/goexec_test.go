@@ -68,6 +68,10 @@ func TestTwins(t *testing.T) {
 		"broadcast": func(x, y, v n) n {
 			return graph.Div(graph.Sub(graph.Mul(x, graph.ExpandLeftToRank(v, 2)), graph.AddScalar(x, 2)), graph.ReduceAllSum(v))
 		},
+		"one element and a scalar": func(x, y, v n) n {
+			one, scalar := graph.Slice(x, graph.AxisElem(3), graph.AxisElem(5)), graph.ReduceAllSum(v)
+			return graph.Concatenate([]n{graph.Mul(one, scalar), graph.Sub(scalar, one), graph.Div(one, scalar)}, 0)
+		},
 		"exp":                          func(x, y, v n) n { return graph.Exp(x) },
 		"erf":                          func(x, y, v n) n { return graph.Erf(x) },
 		"logistic":                     func(x, y, v n) n { return graph.Sigmoid(x) },

@@ -58,9 +58,9 @@ func binary(op kernels.Operator) func(c *call) bool {
 		if rank := max(len(a.dims), len(b.dims)); len(a.dims) != len(b.dims) {
 			ones := slices.Repeat([]int{1}, rank)
 			switch {
-			case len(a.flat) == 1:
+			case len(a.flat) == 1 && len(a.dims) < rank:
 				a.dims = ones
-			case len(b.flat) == 1:
+			case len(b.flat) == 1 && len(b.dims) < rank:
 				b.dims = ones
 			default:
 				return false
