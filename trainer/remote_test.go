@@ -28,7 +28,7 @@ type trained struct {
 	params  map[string][]float32
 }
 
-// batchesOf are random batches of a recipe; the pictures of step bad are huge.
+// batchesOf are random batches of a recipe; those of step bad have no finite gradients.
 func batchesOf(r *Recipe, cfg *arch.Config, steps, bad int) (list []hostBatch) {
 	g := rand.New(rand.NewPCG(3, 4))
 	for s := range steps {
@@ -36,7 +36,7 @@ func batchesOf(r *Recipe, cfg *arch.Config, steps, bad int) (list []hostBatch) {
 		for i := range b.floats {
 			b.floats[i] = float32(g.NormFloat64())
 			if s == bad {
-				b.floats[i] *= 1e30
+				b.floats[i] *= float32(math.Inf(1))
 			}
 		}
 		for i := range b.tokens {
@@ -195,17 +195,14 @@ func TestRanksAsOne(t *testing.T) {
 				}
 			}
 			for _, devices := range []int{1, 2} {
-				if devices == 2 && !*fullFlag && name != "fp16" {
-					continue // compiling takes seconds
+				if devices == 2 && !*fullFlag {
+					continue // compiling takes half a minute
 				}
 				want := alone(onDevice(t, devices-1))
 				if skipped := want.metrics[steps-1][metricSkipped]; (skipped > 0) != (c.bad >= 0) {
 					t.Fatalf("%v steps overflow", skipped)
 				}
 				for _, ranks := range []int{1, 2, 4} {
-					if devices == 2 && !*fullFlag && ranks != 2 {
-						continue
-					}
 					open := func() *device.Device {
 						o := device.Options{Backend: "go"}
 						if devices > 1 {
