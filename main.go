@@ -24,11 +24,12 @@ func main() {
 	os.Exit(code)
 }
 
-// interrupts are the signals that ask evatool to stop. One that was ignored
+// interrupts are the signals that ask evatool to stop. Clusters send SIGUSR1
+// ahead of the end of a job's time; mpirun passes it on to all processes. One that was ignored
 // when it was started stays ignored: SIGHUP under nohup, SIGINT in a script's
 // background.
 func interrupts() (list []os.Signal) {
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1} {
 		if !signal.Ignored(s) {
 			list = append(list, s)
 		}

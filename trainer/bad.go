@@ -34,6 +34,7 @@ type badSamples struct {
 
 	mu    sync.Mutex
 	first int64 // position of the run at which counting began
+	ranks int64 // processes that share the positions
 	n     int64
 	seen  map[string]bool
 	lines *runlog.Metrics
@@ -45,7 +46,7 @@ type badSamples struct {
 const badAllowance = 10
 
 func newBadSamples(path string, limit float64, first int64, log *slog.Logger) *badSamples {
-	return &badSamples{path: path, limit: limit, first: first, log: log, seen: map[string]bool{}}
+	return &badSamples{path: path, limit: limit, first: first, ranks: 1, log: log, seen: map[string]bool{}}
 }
 
 func (b *badSamples) add(source string, why *badSample, pos int64) error {
@@ -54,7 +55,7 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	b.n++
 	b.note(source, why)
 	// Every bad one had another drawn in its place.
-	if drawn := pos - b.first + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
+	if drawn := (pos-b.first)/b.ranks + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
 		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); see %s", b.n, drawn, b.limit, why, b.path)
 	}
 	return nil

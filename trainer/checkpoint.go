@@ -45,15 +45,16 @@ const (
 
 // savedState is state.json.
 type savedState struct {
-	Format  int               `json:"format"`
-	Step    int64             `json:"step"`
-	Samples int64             `json:"samples"`           // the position: which example comes next follows from it and the seed
-	Sources []int64           `json:"sources,omitempty"` // samples that each source has given
-	Data    []string          `json:"data,omitempty"`    // fingerprints of the sources
-	Recipe  string            `json:"recipe"`            // SHA-256 of recipe.yaml without what may change
-	Bad     int64             `json:"bad_samples"`
-	Gaps    []gap             `json:"missing_shards,omitempty"` // pieces of tars that the run does without
-	SHA256  map[string]string `json:"sha256"`
+	Format    int               `json:"format"`
+	Processes int               `json:"processes,omitempty"` // that wrote it, of format 2
+	Step      int64             `json:"step"`
+	Samples   int64             `json:"samples"`           // the position: which example comes next follows from it and the seed
+	Sources   []int64           `json:"sources,omitempty"` // samples that each source has given
+	Data      []string          `json:"data,omitempty"`    // fingerprints of the sources
+	Recipe    string            `json:"recipe"`            // SHA-256 of recipe.yaml without what may change
+	Bad       int64             `json:"bad_samples"`
+	Gaps      []gap             `json:"missing_shards,omitempty"` // pieces of tars that the run does without
+	SHA256    map[string]string `json:"sha256"`
 }
 
 // snapshot is the whole state on the host.
@@ -124,7 +125,8 @@ type saver struct {
 	keep int
 	log  *slog.Logger
 
-	busy chan error // of the write under way, nil when there is none
+	busy chan error  // of the write under way, nil when there is none
+	part *partWriter // of a job of several processes
 	last atomic.Pointer[string]
 
 	// open and retry are the file system and its pace; tests replace them.
@@ -221,10 +223,18 @@ func (v *saver) write(s *snapshot) error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	err := v.fill(tmp, s)
-	if err == nil {
-		err = atomicfile.SyncDir(tmp)
+	if err != nil {
+		os.RemoveAll(tmp)
+		return fmt.Errorf("checkpoint %s: %w", filepath.Join(root, name), err)
 	}
+	return v.complete(tmp, name)
+}
+
+// complete gives the folder of a checkpoint that is written its name.
+func (v *saver) complete(tmp, name string) error {
+	root := filepath.Dir(tmp)
 	final := filepath.Join(root, name)
+	err := atomicfile.SyncDir(tmp)
 	if err == nil && exists(final) { // the run was resumed from an older one
 		err = os.Rename(final, filepath.Join(root, temporary+"old-"+name))
 	}
@@ -243,7 +253,7 @@ func (v *saver) write(s *snapshot) error {
 }
 
 func (v *saver) fill(dir string, s *snapshot) error {
-	s.state.Format, s.state.SHA256 = 1, map[string]string{}
+	s.state.Format, s.state.SHA256 = formatWhole, map[string]string{}
 	for _, name := range []string{modelFile, optimizerFile} {
 		var meta map[string]string
 		if name == modelFile {
@@ -401,8 +411,8 @@ func parseState(file string, text []byte) (*savedState, error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return nil, fault.Inputf("%s: %w; name an older checkpoint with Options.Resume", file, err)
 	}
-	if s.Format != 1 {
-		return nil, fault.Inputf("%s: format %d; this program reads 1", file, s.Format)
+	if s.Format != formatWhole && s.Format != formatParts {
+		return nil, fault.Inputf("%s: format %d; this program reads %d and %d", file, s.Format, formatWhole, formatParts)
 	}
 	if max(s.Step, s.Samples, s.Bad) > maxSamples || min(s.Step, s.Samples, s.Bad) < 0 {
 		return nil, fault.Inputf("%s: step %d, samples %d, bad_samples %d cannot be; name an older checkpoint with Options.Resume", file, s.Step, s.Samples, s.Bad)
@@ -412,39 +422,20 @@ func parseState(file string, text []byte) (*savedState, error) {
 
 // restore loads a checkpoint into the machine; the files' hashes must be right.
 func (m *machine) restore(path string, s *savedState) error {
-	open := func(name string) (*checkpointFile, error) {
-		file := filepath.Join(path, name)
-		if err := checkHash(file, s.SHA256[name]); err != nil {
-			return nil, err
-		}
-		f, err := tensorfile.OpenFile(file)
-		if err != nil {
-			return nil, err
-		}
-		c := &checkpointFile{Source: f, path: file, infos: map[string]tensorfile.Info{}}
-		for _, t := range f.Tensors() {
-			c.infos[t.Name] = t
-		}
-		return c, nil
+	if m.remote != nil {
+		return m.remote.restore(path, s)
 	}
-	model, err := open(modelFile)
+	model, opt, err := m.openCheckpoint(path, s, 0, 1)
 	if err != nil {
 		return err
 	}
 	defer model.Close()
-	if err := m.sameModel(model); err != nil {
-		return err
-	}
-	optimizer, err := open(optimizerFile)
-	if err != nil {
-		return err
-	}
-	defer optimizer.Close()
+	defer opt.close()
 	err = m.putState(func(sl slot) (*tensors.Tensor, error) {
 		if sl.file == modelFile {
 			return model.read(sl)
 		}
-		return optimizer.read(sl)
+		return opt.slot(sl)
 	})
 	if err != nil {
 		return err

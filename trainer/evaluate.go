@@ -124,29 +124,42 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 	start := time.Now()
 	r.phase("evaluating " + name)
 	defer r.phase("")
+	res, err := r.scoreShare(ctx, e, name, 0, 1)
+	if err != nil {
+		return err
+	}
+	return r.scored(ctx, Eval{Step: r.step, Benchmark: name, Top1: res.Top1, Top5: res.Top5, N: res.N, Seconds: time.Since(start).Seconds()})
+}
+
+// scored records an evaluation.
+func (r *run) scored(ctx context.Context, row Eval) error {
+	r.result.Evals = append(r.result.Evals, row)
+	r.log.Info("evaluated", "step", r.step, "benchmark", row.Benchmark, "top1", row.Top1, "top5", row.Top5, "n", row.N)
+	if err := r.write(ctx, row); err != nil {
+		return err
+	}
+	r.scalars(r.step, map[string]float64{"eval/" + row.Benchmark + "/top1": row.Top1, "eval/" + row.Benchmark + "/top5": row.Top5})
+	return nil
+}
+
+// scoreShare scores part i of n of an evaluation.
+func (r *run) scoreShare(ctx context.Context, e Evaluation, name string, i, n int) (*eval.Result, error) {
 	o := eval.Options{
-		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true,
+		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true, Shard: i, Shards: n,
 		Batch: evalBatch, Workers: r.workers, MaxBad: evalMaxBad, Log: r.log,
 	}
 	var err error
 	if o.Folders, o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {
-		return err
+		return nil, err
 	}
 	if r.encoder == nil {
 		if r.encoder, err = newEncoder(r.machine); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	res, err := eval.ZeroShotWith(ctx, r.encoder, o)
 	if err != nil {
-		return fmt.Errorf("evaluation %s: %w", name, err)
+		return nil, fmt.Errorf("evaluation %s: %w", name, err)
 	}
-	row := Eval{Step: r.step, Benchmark: name, Top1: res.Top1, Top5: res.Top5, N: res.N, Seconds: time.Since(start).Seconds()}
-	r.result.Evals = append(r.result.Evals, row)
-	r.log.Info("evaluated", "step", r.step, "benchmark", name, "top1", row.Top1, "top5", row.Top5, "n", row.N)
-	if err := r.write(ctx, row); err != nil {
-		return err
-	}
-	r.scalars(r.step, map[string]float64{"eval/" + name + "/top1": row.Top1, "eval/" + name + "/top5": row.Top5})
-	return nil
+	return res, nil
 }

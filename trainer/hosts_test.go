@@ -8,11 +8,10 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// TestLauncherIsRefused: processes that a launcher started together do not each
-// train the whole recipe into one folder.
-func TestLauncherIsRefused(t *testing.T) {
-	t.Setenv("PMI_SIZE", "2")
-	t.Setenv("PMI_RANK", "1")
+// TestHosts: processes that were started together and cannot find each other do
+// not each train the whole recipe into one folder.
+func TestHosts(t *testing.T) {
+	t.Setenv("SLURM_STEP_NUM_TASKS", "2")
 	_, err := Run(context.Background(), &Recipe{}, Options{Out: t.TempDir()})
 	if fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "Options.Hosts off") {
 		t.Errorf("%v", err)

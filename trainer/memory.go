@@ -14,8 +14,9 @@ import (
 
 // fitsHost refuses a batch whose pictures do not fit the host's memory, which
 // would end in a crash.
-func fitsHost(r *Recipe, cfg *arch.Config) error {
-	need, batches := r.hostBytes(cfg, r.Batch), r.ahead(cfg, r.Batch)+1
+func fitsHost(r *Recipe, cfg *arch.Config, rows rowRange) error {
+	share := rows.to - rows.from
+	need, batches := r.hostBytes(cfg, share), r.ahead(cfg, share)+1
 	if have := hostMemory(); need > have {
 		return fault.Envf("batch %d: %d batches of pictures lie in the host's memory and take %.3g GB, it has %.3g GB; take a smaller batch", r.Batch, batches, need/1e9, have/1e9)
 	}

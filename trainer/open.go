@@ -2,11 +2,8 @@ package trainer
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/gofrs/flock"
 
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/dataset"
@@ -23,22 +20,20 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err := atomicfile.Folder(r.out, []string{finalFile, metricsFile, reportFile, badFile, runFile}, r.recipe.inputs()); err != nil {
 		return err
 	}
-	_, missing := os.Stat(r.out)
-	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
-	}
-	r.lock = flock.New(filepath.Join(r.out, lockFile))
-	if ok, err := r.lock.TryLock(); err != nil {
-		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
-	} else if !ok {
-		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another Options.Out", r.out)
-	}
+	made := false
 	defer func() {
-		if err != nil && missing != nil {
+		if err != nil && made {
 			r.vacate()
 		}
 	}()
-	r.sweep()
+	if err := r.alone(func() error { return r.takeFolder(&made) }); err != nil {
+		return err
+	}
+	if r.job != nil {
+		if err := r.job.sameFolder(r.out); err != nil {
+			return err
+		}
+	}
 	from, err := r.resumeFrom(o.Resume)
 	if err != nil {
 		return err
@@ -75,17 +70,23 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		*to = min(*to, r.step+o.StopAfter)
 	}
 	if from.state == nil {
-		if err := r.findInit(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, ToRun: true, Log: r.log}); err != nil {
+		find := func() error {
+			return r.findInit(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, ToRun: true, Log: r.log})
+		}
+		if err := r.inTurn(find); err != nil {
 			return err
 		}
 	}
-	r.bad = newBadSamples(filepath.Join(r.out, badFile), r.recipe.MaxBad, r.seen, r.log)
+	r.bad = newBadSamples(filepath.Join(r.out, r.badList()), r.recipe.MaxBad, r.seen, r.log)
+	if r.job != nil {
+		r.bad.ranks = int64(r.job.Size())
+	}
 	how := o.fakes.reading
 	if from.state != nil {
 		how.gaps = from.state.Gaps
 	}
-	source, err := r.openData(ctx, *to, how)
-	if err != nil {
+	var source feed
+	if err := r.inTurn(func() (err error) { source, err = r.openData(ctx, *to, how); return err }); err != nil {
 		return err
 	}
 	if err := r.checkEvaluations(ctx); err != nil {
@@ -96,7 +97,21 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	pixels := r.pairs != nil
 	t, _ := source.(*tensorFeed)
-	if r.machine, err = newMachine(r.dev, r.recipe, pixels, t != nil && t.batches[0].keep != nil); err != nil {
+	replay := t != nil && t.batches[0].keep != nil
+	if r.job != nil {
+		var list []alike
+		list, err = r.identify(ctx, from)
+		if err := r.together(err); err != nil {
+			return err
+		}
+		if err := r.job.compare(list); err != nil {
+			return err
+		}
+		r.machine, err = newRemote(r.dev, r.recipe, pixels, replay, r.job, bucketBytes)
+	} else {
+		r.machine, err = newMachine(r.dev, r.recipe, pixels, replay)
+	}
+	if err != nil {
 		return err
 	}
 	r.machine.plan.log(r.log, r.recipe.Batch, r.machine.blockLoss().tile)
@@ -112,16 +127,18 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := r.openLogs(); err != nil {
+	if err := r.openRecords(); err != nil {
 		return err
 	}
-	r.feed = source
+	if r.feed = source; t != nil {
+		t.own = r.rows()
+	}
 	if r.pairs != nil {
-		r.feed = startPipeline(context.WithoutCancel(ctx), r.pairs, r.seen, *to-r.step, r.workers)
+		r.feed = startShare(context.WithoutCancel(ctx), r.pairs, r.seen, *to-r.step, r.workers, r.rows())
 	}
 	r.last = time.Now()
 	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
-		"devices", r.dev.N(), "backend", r.dev.Info().Kind, "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
+		"devices", r.dev.N(), "backend", r.dev.Info().Kind, "processes", r.processes(), "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
 	return nil
 }
 
@@ -133,7 +150,7 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 	}
 	path := r.recipe.Data[0].Tensors
 	if path == "" {
-		if err := fitsHost(r.recipe, cfg); err != nil {
+		if err := fitsHost(r.recipe, cfg, r.rows()); err != nil {
 			return nil, err
 		}
 		r.pairs, err = openPairs(ctx, r.recipe, cfg, r.bad, how)
@@ -155,7 +172,7 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 		return nil, fault.Inputf("%s: holds %d batches, the run needs %d; set steps, or use Options.StopAfter %d", path, t.steps, to, t.steps)
 	}
 	r.data = []string{t.fingerprint}
-	return &tensorFeed{replayed: t, at: r.step}, nil
+	return &tensorFeed{replayed: t, at: r.step, batch: r.recipe.Batch, own: r.rows()}, nil
 }
 
 // inputs are the files and folders of this machine that the recipe reads.

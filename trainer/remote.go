@@ -41,7 +41,9 @@ type remote struct {
 	scale  float32          // of the loss
 	counts [numCounts]int32 // as in state.counts
 
-	tallies []tally // of all ranks, at the last step
+	busy    func() float64 // seconds of the rank's own work in this step; nil: not measured
+	wait    float64        // seconds that it waited for data
+	tallies []tally        // of all ranks, at the last step
 }
 
 // bucketPrograms are a bucket's programs and what this rank's devices own of it:
@@ -366,7 +368,11 @@ func (k *remote) step(ctx context.Context, b *hostBatch, rates *device.Array) (*
 	if err != nil {
 		return nil, err
 	}
-	if k.tallies, err = k.exchange(tally{Loss: float64(loss), Squares: squares}); err != nil {
+	said := tally{Loss: float64(loss), Squares: squares, Wait: k.wait}
+	if k.busy != nil {
+		said.Busy = k.busy()
+	}
+	if k.tallies, err = k.exchange(said); err != nil {
 		return nil, err
 	}
 	// What follows is the same on every rank.

@@ -104,13 +104,15 @@ func readInts(f tensorfile.Source, path, name string, limit int64) ([]int32, err
 // The tensors source is a feed, too.
 type tensorFeed struct {
 	*replayed
-	at int64
+	at    int64
+	batch int      // pairs of a whole batch
+	own   rowRange // those of the process
 }
 
 func (t *tensorFeed) next(context.Context) (*hostBatch, time.Duration, error) {
-	b := &t.batches[t.at]
+	b := t.batches[t.at]
 	t.at++
-	return b, 0, nil
+	return &hostBatch{floats: rowsOf(b.floats, t.own, t.batch), tokens: rowsOf(b.tokens, t.own, t.batch), keep: rowsOf(b.keep, t.own, t.batch)}, 0, nil
 }
 
 func (t *tensorFeed) done(*hostBatch) {}

@@ -34,7 +34,7 @@ type fork struct {
 
 // of reports whether f began from that checkpoint, wherever it lies now.
 func (f *fork) of(s *savedState) bool {
-	return f != nil && f.Step == s.Step && f.Model == s.SHA256[modelFile]
+	return f != nil && f.Step == s.Step && f.Model == s.modelHash()
 }
 
 // change is a key of the recipe with another value.
@@ -160,7 +160,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.fork = &fork{Path: path, Step: s.state.Step, Samples: s.state.Samples, Model: s.state.SHA256[modelFile], Recipe: s.state.Recipe, Changed: []change{}}
+	s.fork = &fork{Path: path, Step: s.state.Step, Samples: s.state.Samples, Model: s.state.modelHash(), Recipe: s.state.Recipe, Changed: []change{}}
 	return s, nil
 }
 

@@ -38,6 +38,9 @@ type run struct {
 	metrics jsonLines
 	events  *runlog.Events
 
+	job         *job  // of several processes; nil for one
+	badTogether int64 // samples that other processes of the job could not use
+
 	over    bool     // an earlier process has finished the run: its files stay as they are
 	init    Init     // the recipe's, as paths
 	fork    *fork    // the run is one, nil else
@@ -61,6 +64,12 @@ type pendingStep struct {
 	wait    time.Duration
 	metrics *device.Array
 	called  time.Time
+
+	// Of a job of several processes:
+	exchange    float64 // seconds
+	bytes       int64
+	slowest     *int
+	slowestWait float64
 }
 
 // jsonLines is a file of JSON lines.
@@ -105,16 +114,39 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 		r.out = filepath.Join("runs", time.Now().Format("2006-01-02-150405"))
 	}
 	r.result = &Result{Out: r.out, Evals: []Eval{}}
+	if r.job, err = o.join(r.log); err != nil {
+		return nil, err
+	}
+	if r.job != nil {
+		defer r.job.leave(&err)
+		r.log, r.result.Rank = r.job.log, r.job.Rank()
+		if !r.leads() {
+			r.shown, r.phase = nil, func(string) {}
+		}
+		if err := r.job.share(&r.out); err != nil {
+			return nil, err
+		}
+		r.result.Out = r.out
+	}
 	defer r.close()
 	to := recipe.Steps
 	r.phase("opening")
-	if err := r.open(ctx, o, &to); err != nil {
+	if err := r.together(r.open(ctx, o, &to)); err != nil {
 		return nil, err
 	}
 	if r.over {
+		if r.job != nil {
+			r.result.Rank = r.job.Rank()
+		}
 		return r.result, nil
 	}
 	r.phase("")
+	if r.job != nil {
+		if err := r.loopTogether(ctx, to); err != nil {
+			return nil, err
+		}
+		return r.finishTogether(ctx)
+	}
 	if err := r.loop(ctx, to); err != nil {
 		return nil, err
 	}
@@ -185,7 +217,7 @@ func (r *run) advance(ctx context.Context) error {
 	r.feed.done(b)
 	before := r.pending
 	r.step++
-	r.pending = &pendingStep{r.step, rates, wait, metrics, time.Now()}
+	r.pending = &pendingStep{step: r.step, rates: rates, wait: wait, metrics: metrics, called: time.Now()}
 	if before != nil {
 		return r.read(ctx, before)
 	}
@@ -219,6 +251,7 @@ func (r *run) read(ctx context.Context, p *pendingStep) error {
 		LR:         map[string]float64{"vision": p.rates[0], "text": p.rates[1], "other": p.rates[2]},
 		LogitScale: float64(v[metricLogitScale]), LossScale: float64(v[metricLossScale]), Skipped: int64(v[metricSkipped]),
 		DataWait: p.wait.Seconds(), Seconds: now.Sub(r.last).Seconds(),
+		ExchangeSeconds: p.exchange, ExchangeBytes: p.bytes, SlowestRank: p.slowest, SlowestWait: p.slowestWait,
 	}
 	r.last = now
 	s.Rate = float64(r.recipe.Batch) / s.Seconds
@@ -390,7 +423,7 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 // sum completes the result as it is after the last step.
 func (r *run) sum() {
 	res := r.result
-	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), r.bad.count()
+	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), max(r.bad.count(), r.badTogether)
 	res.Seconds = time.Since(r.started).Seconds()
 	res.Loss = lastLoss(res.Curve)
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
@@ -25,6 +27,58 @@ const (
 	badFile     = "bad_samples.jsonl"
 	lockFile    = ".lock"
 )
+
+// takeFolder makes and locks the run folder.
+func (r *run) takeFolder(made *bool) error {
+	_, missing := os.Stat(r.out)
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
+	}
+	lock := flock.New(filepath.Join(r.out, lockFile))
+	if ok, err := lock.TryLock(); err != nil {
+		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
+	} else if !ok {
+		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another Options.Out", r.out)
+	}
+	r.lock, *made = lock, missing != nil
+	r.sweep()
+	return nil
+}
+
+// badList is the file of the samples that this process could not use.
+func (r *run) badList() string {
+	if r.leads() {
+		return badFile
+	}
+	return strings.TrimSuffix(badFile, ".jsonl") + fmt.Sprintf("-rank-%d.jsonl", r.job.Rank())
+}
+
+// processes is how many train together.
+func (r *run) processes() int {
+	if r.job == nil {
+		return 1
+	}
+	return r.job.Size()
+}
+
+// openRecords is openLogs on rank 0; the others have no files, but know the
+// evaluations that are made.
+func (r *run) openRecords() error {
+	if !r.leads() {
+		r.metrics = noLines{}
+	}
+	if err := r.alone(r.openLogs); err != nil || r.job == nil {
+		return err
+	}
+	return r.job.share(&r.result.Evals)
+}
+
+// noLines is a file of JSON lines that nobody wants.
+type noLines struct{}
+
+func (noLines) Write(any) error { return nil }
+func (noLines) Sync() error     { return nil }
+func (noLines) Close() error    { return nil }
 
 // vacate removes the new folder of a run that has not begun.
 func (r *run) vacate() {
@@ -119,6 +173,7 @@ type session struct {
 	Started  time.Time         `json:"started"`
 	FromStep int64             `json:"from_step"`
 	Backend  device.Info       `json:"backend"`
+	Ranks    int               `json:"processes,omitempty"` // absent: one
 	Versions map[string]string `json:"versions"`
 }
 
@@ -181,7 +236,11 @@ func (r *run) writeRunFile(done bool) error {
 			r.log.Warn("the run goes on on another backend or number of devices: the result stays right, its last bits do not",
 				"before", fmt.Sprintf("%s × %d", f.Sessions[n-1].Backend.Kind, f.Sessions[n-1].Backend.Devices), "now", fmt.Sprintf("%s × %d", info.Kind, info.Devices))
 		}
-		f.Sessions = append(f.Sessions, session{r.started, r.first, info, runlog.Versions()})
+		s := session{Started: r.started, FromStep: r.first, Backend: info, Versions: runlog.Versions()}
+		if r.job != nil {
+			s.Ranks = r.job.Size()
+		}
+		f.Sessions = append(f.Sessions, s)
 	}
 	return atomicfile.WriteJSON(filepath.Join(r.out, runFile), f)
 }

@@ -305,10 +305,14 @@ func (p *pairs) gapsNow() []gap {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	out := slices.Clone(p.gaps)
-	slices.SortFunc(out, func(a, b gap) int {
+	sortGaps(out)
+	return out
+}
+
+func sortGaps(list []gap) {
+	slices.SortFunc(list, func(a, b gap) int {
 		return compareAll(int64(a.Source-b.Source), a.Epoch-b.Epoch, int64(a.Lane-b.Lane), int64(a.Tar-b.Tar), a.From-b.From)
 	})
-	return out
 }
 
 func compareAll(differences ...int64) int {

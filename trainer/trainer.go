@@ -49,8 +49,9 @@ type Options struct {
 	Threads      int    // 0: all cores
 	CompileCache string // folder of compiled programs; "": the user's cache folder, "off": none
 
-	// Hosts is auto (default) or off. A process that mpirun or srun started as
-	// one of several does not train on its own by itself; off has it do so.
+	// Hosts is auto (default) or off. Processes that mpirun or srun started
+	// together train one recipe together; off has each train by itself, into an
+	// Out of its own.
 	Hosts string
 
 	Offline    bool   // of names in the recipe's init: take them from the cache alone; HF_HUB_OFFLINE=1 says so too
@@ -73,7 +74,8 @@ type fakes struct {
 	reading reading
 	lines   func(path string, keepThrough int64) (jsonLines, error)
 	create  func(path string) (io.WriteCloser, error) // a file of a checkpoint
-	retry   time.Duration                             // on a full disk
+	world   comm.Comm
+	retry   time.Duration // on a full disk
 }
 
 func (o *Options) check() error {
@@ -83,16 +85,7 @@ func (o *Options) check() error {
 	if o.Workers < 0 {
 		return fault.Usagef("Options.Workers %d: want 0 or more", o.Workers)
 	}
-	return o.alone()
-}
-
-// alone refuses a process that is one of several: each would train the whole
-// recipe into the same folder.
-func (o *Options) alone() error {
-	launcher, err := comm.Launched(comm.Options{Hosts: o.Hosts})
-	if err == nil && launcher != "" {
-		err = fault.Usagef("%s started several processes; evatool trains in one: start it by itself, or give Options.Hosts off and each process its own Options.Out for separate runs", launcher)
-	}
+	_, err := comm.Launched(comm.Options{Hosts: o.Hosts})
 	return err
 }
 
@@ -113,6 +106,13 @@ type Step struct {
 	Rate       float64            `json:"samples_per_second"`
 	DataWait   float64            `json:"data_wait_s"`
 	Seconds    float64            `json:"seconds"`
+
+	// Of a job of several processes: what each exchanged with the others, and
+	// which of them took longest for its own work, its wait for data among it.
+	ExchangeSeconds float64 `json:"exchange_s,omitempty"`
+	ExchangeBytes   int64   `json:"exchange_bytes,omitempty"` // sent, and received as many
+	SlowestRank     *int    `json:"slowest_rank,omitempty"`
+	SlowestWait     float64 `json:"slowest_data_wait_s,omitempty"`
 
 	Total int64 `json:"-"` // steps of the whole run
 }
@@ -162,4 +162,5 @@ type Result struct {
 	Bad        int64   `json:"bad_samples"`
 	Curve      []Step  `json:"-"` // every step, those of earlier processes too
 	Evals      []Eval  `json:"evals"`
+	Rank       int     `json:"-"` // of this process in its job; rank 0 tells the user about it
 }

@@ -224,6 +224,10 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 	if err = stdout.result(err); err == nil {
 		return 0
 	}
+	var other interface{ Said() bool }
+	if errors.As(err, &other) && other.Said() { // by another process of the job
+		return fault.Code(err)
+	}
 	// A command that stopped because of Ctrl-C may report the interrupted call.
 	if ctx.Err() != nil {
 		what := strings.TrimSuffix(strings.TrimSuffix(flagged(cmd, fault.Line(err)), "context canceled"), ": ")

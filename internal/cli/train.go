@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
 )
 
@@ -27,11 +29,14 @@ and the schedule, or the name of a bundled one. The run folder gets
 metrics.jsonl, TensorBoard events, checkpoints (complete or absent),
 final.safetensors and report.html.
 
-Ctrl-C, SIGTERM and a closed terminal (SIGHUP, unless nohup has it ignored)
-write a checkpoint and exit with 130; the same command goes on from there, and
+Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP, unless nohup has it
+ignored) write a checkpoint and exit with 130; the same command goes on from there, and
 a run killed at any moment ends with the same bits as one that was not. On a
 full disk it waits for space; data that cannot be read is asked for again for
 half a minute, then the run stops with a checkpoint and exit status 4.
+
+Several processes that mpirun or srun starts together train one recipe together;
+--out is then on storage that all hosts share.
 
 A run that is resumed may change checkpoint, eval, max_bad, --workers and where
 its data lies, and micro_batch, accumulation, grad_checkpointing and zero_stage
@@ -40,6 +45,7 @@ in a fork: --resume with a checkpoint of the old run, --out with a new folder. I
 keeps the step and the samples seen; which example comes next follows from the
 seed and that number. run.json records where it came from and what changed.` + exitStatus,
 		Example: `  evatool train recipe.yaml --out runs/one
+  mpirun -n 8 --map-by ppr:1:node evatool train recipe.yaml --out /shared/run
   evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2
   evatool train recipe.yaml --out runs/three --resume runs/one/checkpoints/step-3000 --set lr.vision=1e-5`,
@@ -83,11 +89,22 @@ seed and that number. run.json records where it came from and what changed.` + e
 				name := filepath.Base(args[0])
 				o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name)))
 			}
-			bar := app.Progress("train", r.Steps, "steps")
-			defer bar.Done()
-			o.Phase = bar.Phase
+			// Of several processes one alone has something to show.
+			progress := sync.OnceValue(func() *runlog.Progress { return app.Progress("train", r.Steps, "steps") })
+			var bar *runlog.Progress
+			done := func() {
+				if bar != nil {
+					bar.Done()
+				}
+			}
+			defer done()
+			o.Phase = func(what string) {
+				bar = progress()
+				bar.Phase(what)
+			}
 			var shown int64
 			o.Progress = func(s trainer.Step) {
+				bar = progress()
 				if shown == 0 {
 					shown = s.Step - 1
 					bar.Begin(shown)
@@ -100,7 +117,10 @@ seed and that number. run.json records where it came from and what changed.` + e
 			if err != nil {
 				return err
 			}
-			bar.Done()
+			done()
+			if res.Rank > 0 {
+				return nil
+			}
 			if app.JSON {
 				return app.PrintJSON(res)
 			}
@@ -124,7 +144,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder; of another run: a fork")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
-	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: off runs by itself what mpirun or srun started as one of several")
+	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: what mpirun or srun start together trains one recipe together; off: each by itself, with an --out of its own")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
 	f.BoolVar(&dryRun, "dry-run", false, "make the checks of a start; print parameters, FLOP, memory per device, steps and hours, then stop")

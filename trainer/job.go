@@ -1,0 +1,644 @@
+package trainer
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/evatool/evatool/internal/comm"
+	"github.com/evatool/evatool/internal/digest"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// job is this process's place among the ranks of a training job. Rank 0 owns
+// the run folder: lock, log, metrics, report. All ranks take the same steps,
+// and between steps they meet: what one of them has to say (an error, a wish to
+// stop) all hear at the same place, so that all do the same about it.
+//
+// The rule that keeps them together: whatever a rank does alone and may fail at
+// is followed by a meeting, before any other exchange.
+type job struct {
+	comm.Comm // measured
+	hosts     []string
+	log       *slog.Logger
+	inStep    bool // exchanges that are no meetings are under way: an error cannot be told
+
+	measured *meter
+}
+
+// join is the job that the process is one of; nil for none.
+func (o *Options) join(log *slog.Logger) (*job, error) {
+	world := o.fakes.world
+	if world == nil {
+		var err error
+		if world, err = comm.Open(comm.Options{Hosts: o.Hosts, Log: log}); err != nil {
+			return nil, err
+		}
+	}
+	if world.Size() == 1 {
+		return nil, nil
+	}
+	j := &job{measured: &meter{Comm: world}}
+	j.Comm = j.measured
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	const room = 128
+	own, all := make([]byte, room), make([]byte, room*j.Size())
+	copy(own, host)
+	if err := j.Allgather(all, own); err != nil {
+		return nil, err
+	}
+	for r := range j.Size() {
+		j.hosts = append(j.hosts, fault.Escape(string(bytes.TrimRight(all[r*room:(r+1)*room], "\x00"))))
+	}
+	j.log = slog.New(j.handler(log.Handler()))
+	return j, nil
+}
+
+// handler lets rank 0 log everything and the others warn, with their name.
+func (j *job) handler(h slog.Handler) slog.Handler {
+	if j.Rank() == 0 {
+		return h
+	}
+	return warnings{h.WithAttrs([]slog.Attr{slog.Int("rank", j.Rank()), slog.String("host", j.hosts[j.Rank()])})}
+}
+
+// warnings passes on warnings and errors.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+func (w warnings) WithGroup(g string) slog.Handler      { return warnings{w.Handler.WithGroup(g)} }
+
+// name is a rank for messages.
+func (j *job) name(rank int) string { return fmt.Sprintf("rank %d (%s)", rank, j.hosts[rank]) }
+
+// jobError is an error that all ranks know of and end with.
+type jobError struct {
+	err  error
+	said bool // by another rank
+}
+
+func (e *jobError) Error() string { return e.err.Error() }
+func (e *jobError) Unwrap() error { return e.err }
+
+// Said reports whether another process of the job prints the error.
+func (e *jobError) Said() bool { return e.said }
+
+// word is what a rank says at a meeting.
+type word struct {
+	Code    int64 // exit status of its error; 0: none
+	Flags   uint64
+	Numbers [6]float64
+	Text    [960]byte
+}
+
+const (
+	wordBytes = 1024
+	flagStop  = 1 // the process was asked to stop
+	flagSaved = 2 // its part of the checkpoint under way is written
+)
+
+func (w *word) text() string { return string(bytes.TrimRight(w.Text[:], "\x00")) }
+
+// meet tells all ranks an error, if there is one, and a word, and hears theirs.
+// When anyone has an error, all get one.
+func (j *job) meet(err error, w word) ([]word, error) {
+	if err != nil {
+		w = word{Code: int64(max(1, fault.Code(err)))}
+		copy(w.Text[:], fault.Line(err))
+	}
+	own := make([]byte, wordBytes)
+	if _, e := binary.Encode(own, binary.LittleEndian, w); e != nil {
+		return nil, e
+	}
+	all := make([]byte, wordBytes*j.Size())
+	if e := j.Allgather(all, own); e != nil {
+		return nil, errors.Join(err, e)
+	}
+	words := make([]word, j.Size())
+	for i := range words {
+		if _, e := binary.Decode(all[i*wordBytes:(i+1)*wordBytes], binary.LittleEndian, &words[i]); e != nil {
+			return nil, e
+		}
+	}
+	for rank, x := range words {
+		if x.Code != 0 {
+			if err == nil {
+				err = fault.As(fault.Kind(x.Code), fmt.Errorf("%s: %s", j.name(rank), x.text()))
+			}
+			return nil, &jobError{err, j.Rank() != 0}
+		}
+	}
+	return words, nil
+}
+
+// agree is meet where there is nothing to say but an error.
+func (j *job) agree(err error) error {
+	_, err = j.meet(err, word{})
+	return err
+}
+
+// gather gives every rank the texts of all.
+func (j *job) gather(own []byte) ([][]byte, error) {
+	words, err := j.meet(nil, word{Numbers: [6]float64{float64(len(own))}})
+	if err != nil {
+		return nil, err
+	}
+	most := 0
+	for _, w := range words {
+		most = max(most, int(w.Numbers[0]))
+	}
+	padded, all := make([]byte, most), make([]byte, most*j.Size())
+	copy(padded, own)
+	if err := j.Allgather(all, padded); err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for r, w := range words {
+		out = append(out, all[r*most:r*most+int(w.Numbers[0])])
+	}
+	return out, nil
+}
+
+// share gives every rank what rank 0 has in v, by way of JSON.
+func (j *job) share(v any) error {
+	var own []byte
+	var err error
+	if j.Rank() == 0 {
+		if own, err = json.Marshal(v); err != nil {
+			return j.agree(err)
+		}
+	}
+	all, err := j.gather(own)
+	if err != nil || j.Rank() == 0 {
+		return err
+	}
+	return json.Unmarshal(all[0], v)
+}
+
+// leave ends the process's part. An error that the others do not know of yet is
+// told at a meeting, or ends the job where they wait for something else.
+func (j *job) leave(err *error) {
+	var known *jobError
+	if *err != nil && !errors.As(*err, &known) {
+		if !j.inStep {
+			*err = j.agree(*err)
+		}
+		if !errors.As(*err, &known) {
+			j.log.Error("the job ends: "+fault.Line(*err), "at", j.name(j.Rank()))
+			j.Abort(max(1, fault.Code(*err)))
+			return
+		}
+	}
+	if e := j.Close(); e != nil && *err == nil {
+		*err = e
+	}
+}
+
+// meter measures what a rank exchanges.
+type meter struct {
+	comm.Comm
+	seconds float64
+	bytes   int64 // sent, and received as many
+
+	since atomic.Int64 // nanoseconds; when the exchange under way began, 0 for none
+}
+
+func (m *meter) Allgather(dst, src []byte) error {
+	m.bytes += int64(len(src)) * int64(m.Size()-1)
+	return m.timed(func() error { return m.Comm.Allgather(dst, src) })
+}
+
+func (m *meter) Alltoall(dst, src []byte) error {
+	m.bytes += int64(len(src)) / int64(m.Size()) * int64(m.Size()-1)
+	return m.timed(func() error { return m.Comm.Alltoall(dst, src) })
+}
+
+func (m *meter) timed(f func() error) error {
+	start := time.Now()
+	m.since.Store(start.UnixNano())
+	err := f()
+	m.since.Store(0)
+	m.seconds += time.Since(start).Seconds()
+	return err
+}
+
+// leads reports whether the process owns the run folder.
+func (r *run) leads() bool { return r.job == nil || r.job.Rank() == 0 }
+
+// alone has rank 0 do something alone; all ranks learn how it went.
+func (r *run) alone(f func() error) (err error) {
+	if r.leads() {
+		err = f()
+	}
+	if r.job != nil {
+		err = r.job.agree(err)
+	}
+	return err
+}
+
+// inTurn has rank 0 do something before the others do it too, which find it
+// done then (a file in a cache) as far as they share a disk.
+func (r *run) inTurn(f func() error) error {
+	if err := r.alone(f); err != nil || r.leads() {
+		return r.together(err)
+	}
+	return r.together(f())
+}
+
+// together is err, or that of another rank.
+func (r *run) together(err error) error {
+	var known *jobError
+	if r.job == nil || errors.As(err, &known) {
+		return err
+	}
+	return r.job.agree(err)
+}
+
+// rows are those of every batch that the process has.
+func (r *run) rows() rowRange {
+	if r.job == nil {
+		return rowRange{0, r.recipe.Batch}
+	}
+	return r.recipe.ownRows(r.job.Rank(), r.job.Size())
+}
+
+// sameFolder finds out whether all ranks see the run folder of rank 0.
+func (j *job) sameFolder(dir string) error {
+	path := filepath.Join(dir, temporary+"job")
+	mark := fmt.Sprint(time.Now().UnixNano(), " ", os.Getpid())
+	var err error
+	if j.Rank() == 0 {
+		err = os.WriteFile(path, []byte(mark), 0o644)
+	}
+	if err := j.agree(err); err != nil {
+		return err
+	}
+	if err := j.share(&mark); err != nil {
+		return err
+	}
+	if b, e := os.ReadFile(path); e != nil || string(b) != mark {
+		err = fault.Envf("%s: is not the folder that %s has; all processes need the same run folder, on storage that all hosts share", dir, j.name(0))
+	}
+	err = j.agree(err)
+	if j.Rank() == 0 {
+		os.Remove(path)
+	}
+	return err
+}
+
+// alike is what must be the same on every rank, by name.
+type alike struct {
+	Name, Value string
+}
+
+// compare refuses a job whose ranks differ.
+func (j *job) compare(list []alike) error {
+	own, err := json.Marshal(list)
+	if err != nil {
+		return j.agree(err)
+	}
+	all, err := j.gather(own)
+	if err != nil {
+		return err
+	}
+	first := list
+	for rank, text := range all {
+		var other []alike
+		if err := json.Unmarshal(text, &other); err != nil {
+			return err
+		}
+		if rank == 0 {
+			first = other
+		}
+		for i, a := range first {
+			if i >= len(other) || other[i] != a {
+				// Every rank sees it.
+				return &jobError{fault.Usagef("%s has another %s than %s: %s, not %s; all processes of a job need the same",
+					j.name(rank), a.Name, j.name(0), brief(other[min(i, len(other)-1)].Value), brief(a.Value)), j.Rank() != 0}
+			}
+		}
+	}
+	return nil
+}
+
+func brief(s string) string {
+	if len(s) == 64 { // a hash
+		return s[:12] + "…"
+	}
+	return fault.Name(s)
+}
+
+// identify lists what all ranks must have in common.
+func (r *run) identify(ctx context.Context, from *start) ([]alike, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	sum, _, err := digest.File(ctx, exe, "the program")
+	if err != nil {
+		return nil, err
+	}
+	info := r.dev.Info()
+	at := "none"
+	if from.state != nil {
+		text, err := json.Marshal(from.state)
+		if err != nil {
+			return nil, err
+		}
+		at = fmt.Sprintf("step %d, %s", from.state.Step, sha256Of(text))
+	}
+	plugin := info.Version
+	if st, err := os.Stat(info.Plugin); err == nil {
+		plugin = fmt.Sprintf("%s, %d bytes", plugin, st.Size())
+	}
+	return []alike{
+		{"program", sum},
+		{"recipe", sha256Of(r.recipe.YAML())},
+		{"backend", fmt.Sprintf("%s × %d", info.Kind, info.Devices)},
+		{"plugin", plugin},
+		{"data (names or sizes)", sha256Of([]byte(strings.Join(r.data, "\n")))},
+		{"checkpoint to go on from", at},
+	}, nil
+}
+
+// loopTogether is loop over ranks.
+func (r *run) loopTogether(ctx context.Context, to int64) error {
+	for {
+		if due := r.step == r.recipe.Steps || r.evalDue(); due {
+			if err := r.together(r.settle(ctx)); err != nil {
+				return err
+			}
+			if err := r.evaluateTogether(ctx); err != nil {
+				if s := (stopped{}); errors.As(err, &s) {
+					return err
+				}
+				return r.rescueTogether(ctx, err)
+			}
+		}
+		every := r.recipe.Checkpoint.EverySteps
+		if r.step == to || every > 0 && r.step%every == 0 && r.step > r.first {
+			if err := r.checkpointTogether(ctx); err != nil {
+				return err
+			}
+		}
+		if r.step >= to {
+			return nil
+		}
+		b, wait, err := r.feed.next(ctx)
+		w := word{Numbers: [6]float64{wait.Seconds()}}
+		if ctx.Err() != nil {
+			w.Flags, err = flagStop, nil
+		}
+		if r.saver.written() {
+			w.Flags |= flagSaved
+		}
+		words, err := r.job.meet(err, w)
+		if err != nil {
+			return r.rescueTogether(ctx, err)
+		}
+		if slices.ContainsFunc(words, func(w word) bool { return w.Flags&flagStop != 0 }) {
+			return r.interruptedTogether(ctx)
+		}
+		if !slices.ContainsFunc(words, func(w word) bool { return w.Flags&flagSaved == 0 }) {
+			if err := r.commit(); err != nil {
+				return err
+			}
+		}
+		if err := r.advanceTogether(ctx, b, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// advanceTogether is advance over ranks.
+func (r *run) advanceTogether(ctx context.Context, b *hostBatch, wait time.Duration) error {
+	rates := r.recipe.rates(r.step)
+	if r.step == r.first {
+		r.phase("compiling")
+		defer r.phase("")
+	}
+	m := r.job.measured
+	seconds, bytes, start := m.seconds, m.bytes, time.Now()
+	r.machine.remote.busy = func() float64 { return time.Since(start).Seconds() - (m.seconds - seconds) + wait.Seconds() }
+	r.machine.remote.wait = wait.Seconds()
+	r.job.inStep = true
+	metrics, err := r.machine.step(context.WithoutCancel(ctx), b, rates)
+	if err != nil {
+		return fmt.Errorf("step %d: %w", r.step+1, err)
+	}
+	r.job.inStep = false
+	r.feed.done(b)
+	before := r.pending
+	r.step++
+	r.pending = &pendingStep{step: r.step, rates: rates, wait: wait, metrics: metrics, called: time.Now(), exchange: m.seconds - seconds, bytes: m.bytes - bytes}
+	slowest := 0
+	for i, t := range r.machine.remote.tallies {
+		if t.Busy > r.machine.remote.tallies[slowest].Busy {
+			slowest = i
+		}
+	}
+	r.pending.slowest, r.pending.slowestWait = &slowest, r.machine.remote.tallies[slowest].Wait
+	if before != nil {
+		return r.read(ctx, before)
+	}
+	return nil
+}
+
+// checkpointTogether is checkpoint over ranks: each begins to write its part.
+func (r *run) checkpointTogether(ctx context.Context) error {
+	if r.saved == r.step {
+		return nil
+	}
+	err := r.settle(ctx)
+	if err == nil {
+		err = r.saver.patiently(ctx, metricsFile, func() error { return r.metrics.Sync() })
+	}
+	if err := r.together(fault.As(fault.Environment, err)); err != nil {
+		return err
+	}
+	if err := r.commit(); err != nil {
+		return err
+	}
+	state, err := r.positionTogether()
+	if err != nil {
+		return err
+	}
+	s, err := r.machine.remote.snapshot(state, r.recipe.YAML())
+	if err := r.together(err); err != nil {
+		return err
+	}
+	if err := r.alone(func() error { return r.saver.prepare(state.Step) }); err != nil {
+		return err
+	}
+	r.saved = r.step
+	r.saver.startPart(ctx, s)
+	return nil
+}
+
+// positionTogether is position, with what the other ranks have found.
+func (r *run) positionTogether() (savedState, error) {
+	st := r.position()
+	own, err := json.Marshal(st)
+	if err != nil {
+		return st, r.job.agree(err)
+	}
+	all, err := r.job.gather(own)
+	if err != nil {
+		return st, err
+	}
+	st.Bad, st.Gaps = 0, nil
+	for _, text := range all {
+		var other savedState
+		if err := json.Unmarshal(text, &other); err != nil {
+			return st, err
+		}
+		st.Bad += other.Bad
+		for _, g := range other.Gaps {
+			if !slices.Contains(st.Gaps, g) {
+				st.Gaps = append(st.Gaps, g)
+			}
+		}
+	}
+	sortGaps(st.Gaps)
+	return st, nil
+}
+
+// commit ends the checkpoint under way, if there is one: all parts are written
+// or it is none.
+func (r *run) commit() error {
+	if r.saver.part == nil {
+		return nil
+	}
+	s, sums, err := r.saver.partDone()
+	text, e := json.Marshal(sums)
+	var w word
+	copy(w.Text[:], text)
+	if err == nil && e == nil && len(text) > len(w.Text) {
+		e = fmt.Errorf("checkpoint: %d bytes of hashes", len(text))
+	}
+	words, err := r.job.meet(errors.Join(err, e), w)
+	if err != nil {
+		return err
+	}
+	var path string
+	if err := r.alone(func() (err error) {
+		for _, w := range words {
+			if err := json.Unmarshal([]byte(w.text()), &s.state.SHA256); err != nil {
+				return err
+			}
+		}
+		return r.saver.publish(s)
+	}); err != nil {
+		return err
+	}
+	path = filepath.Join(r.out, checkpointDir, fmt.Sprintf("step-%d", s.state.Step))
+	r.saver.last.Store(&path)
+	return nil
+}
+
+// rescueTogether is rescue over ranks; err is one that all know.
+func (r *run) rescueTogether(ctx context.Context, err error) error {
+	var known *jobError
+	if r.step == r.first || !errors.As(err, &known) {
+		return err
+	}
+	if e := r.checkpointTogether(ctx); e != nil {
+		return errors.Join(err, e)
+	}
+	if e := r.commit(); e != nil {
+		return errors.Join(err, e)
+	}
+	if r.leads() {
+		r.interim()
+	}
+	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest())
+}
+
+// interruptedTogether is interrupted over ranks.
+func (r *run) interruptedTogether(ctx context.Context) error {
+	if r.step > r.first {
+		if err := r.checkpointTogether(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.commit(); err != nil {
+		return err
+	}
+	if r.leads() {
+		r.interim()
+	}
+	return &jobError{stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}, !r.leads()}
+}
+
+// finishTogether is finish over ranks: rank 0 writes model and report.
+func (r *run) finishTogether(ctx context.Context) (*Result, error) {
+	if err := r.commit(); err != nil {
+		return nil, err
+	}
+	st, err := r.positionTogether()
+	if err != nil {
+		return nil, err
+	}
+	r.badTogether = st.Bad
+	if err := r.alone(func() error { _, err := r.finish(ctx); return err }); err != nil {
+		return nil, err
+	}
+	r.sum()
+	r.result.Rank = r.job.Rank()
+	return r.result, nil
+}
+
+// evaluateTogether cuts the pictures of each evaluation over the ranks and adds
+// up what they count.
+func (r *run) evaluateTogether(ctx context.Context) error {
+	for _, i := range r.evaluationsDue() {
+		e := r.recipe.Eval[i]
+		start, name := time.Now(), e.name(i, r.recipe)
+		r.phase("evaluating " + name)
+		res, err := r.scoreShare(ctx, e, name, r.job.Rank(), r.job.Size())
+		var w word
+		if err == nil {
+			w.Numbers = [6]float64{float64(res.Correct1), float64(res.Correct5), float64(res.N)}
+		}
+		r.phase("")
+		if err != nil && ctx.Err() != nil {
+			w.Flags, err = flagStop, nil
+		}
+		words, err := r.job.meet(err, w)
+		if err != nil {
+			return err
+		}
+		var sum [3]int
+		for _, w := range words {
+			if w.Flags&flagStop != 0 {
+				return r.interruptedTogether(ctx)
+			}
+			for k := range sum {
+				sum[k] += int(w.Numbers[k])
+			}
+		}
+		n := float64(max(1, sum[2]))
+		row := Eval{Step: r.step, Benchmark: name, Top1: float64(sum[0]) / n, Top5: float64(sum[1]) / n, N: sum[2], Seconds: time.Since(start).Seconds()}
+		if err := r.together(r.scored(ctx, row)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

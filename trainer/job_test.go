@@ -1,0 +1,217 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/comm"
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// runRanks runs a recipe on ranks of goroutines; change may be nil.
+func runRanks(t *testing.T, ranks int, out string, recipe func(rank int) *Recipe, change func(rank int, o *Options)) ([]*Result, []error) {
+	t.Helper()
+	results, errs := make([]*Result, ranks), make([]error, ranks)
+	var wg sync.WaitGroup
+	for i, c := range comm.Memory(ranks) {
+		o := Options{Out: out, Backend: "go", fakes: fakes{world: c}}
+		if change != nil {
+			change(i, &o)
+		}
+		r := recipe(i)
+		wg.Go(func() { results[i], errs[i] = Run(t.Context(), r, o) })
+	}
+	wg.Wait()
+	return results, errs
+}
+
+func mustRunRanks(t *testing.T, ranks int, out string, stopAfter int64, recipe *Recipe) *Result {
+	t.Helper()
+	results, errs := runRanks(t, ranks, out, func(int) *Recipe { return recipe }, func(_ int, o *Options) { o.StopAfter = stopAfter })
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return results[0]
+}
+
+const jobEval = "eval=[{every_steps: 4, benchmark: folder, data: ../testdata/emoji/test-twemoji.tar, classnames: ../testdata/emoji/classnames.txt, templates: ../testdata/emoji/templates.txt, limit: 30}]"
+
+// TestJob: several processes leave the run folder that one leaves: the same
+// steps, model and evaluations, but for rounding.
+func TestJob(t *testing.T) {
+	dir := t.TempDir()
+	sets := []string{"drop_path=0", "lanes=4"}
+	one := filepath.Join(dir, "one")
+	mustRun(t, tiny(t, sets...), Options{Out: one})
+	for _, ranks := range []int{2, 4} {
+		out := filepath.Join(dir, fmt.Sprint(ranks))
+		res := mustRunRanks(t, ranks, out, 0, tiny(t, sets...))
+		nearRun(t, out, one)
+		steps, _ := lines(t, out)
+		for _, s := range steps {
+			if s.ExchangeBytes == 0 || s.SlowestRank == nil || *s.SlowestRank >= ranks {
+				t.Errorf("step %+v says nothing of the exchange", s)
+			}
+		}
+		if res.Rank != 0 || len(res.Curve) != 10 || !exists(filepath.Join(out, reportFile)) {
+			t.Errorf("result %+v", res)
+		}
+		if st := stateOf(t, res.Checkpoint); st.Format != formatParts || st.Processes != ranks || len(st.SHA256) != ranks+1 {
+			t.Errorf("state %+v", st)
+		}
+		again := filepath.Join(dir, fmt.Sprint(ranks, " again"))
+		mustRunRanks(t, ranks, again, 3, tiny(t, sets...))
+		mustRunRanks(t, ranks, again, 0, tiny(t, sets...))
+		if string(readFile(t, again, finalFile)) != string(readFile(t, out, finalFile)) {
+			t.Errorf("%d processes, stopped and resumed: other bits", ranks)
+		}
+	}
+}
+
+// TestJobResumesElsewhere: any number of processes that divides the lanes goes
+// on from a checkpoint of any other, and from one of a single process.
+func TestJobResumesElsewhere(t *testing.T) {
+	old := modelPieceBytes
+	defer func() { modelPieceBytes = old }()
+	source := smallTars(t, t.TempDir(), 9, 5, 7, 4, 9, 6)
+	recipe := func() *Recipe { return streamed(t, source, "batch=12", "lanes=12", "drop_path=0") }
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole")
+	mustRun(t, recipe(), Options{Out: whole})
+	for name, counts := range map[string][]int{"shrinks": {4, 2, 3}, "from one": {1, 3}, "to one": {2, 1}, "pieces": {3, 2}} {
+		out := filepath.Join(dir, name)
+		modelPieceBytes = old
+		if name == "pieces" {
+			modelPieceBytes = 1000
+		}
+		for i, ranks := range counts {
+			stop := int64(3)
+			if i == len(counts)-1 {
+				stop = 0
+			}
+			if ranks == 1 {
+				mustRun(t, recipe(), Options{Out: out, StopAfter: stop})
+			} else if res := mustRunRanks(t, ranks, out, stop, recipe()); name == "pieces" {
+				m, err := checkpoint.OpenModel(t.Context(), res.Checkpoint, checkpoint.ModelOptions{})
+				if err != nil || exists(filepath.Join(res.Checkpoint, modelFile)) || !exists(filepath.Join(res.Checkpoint, modelIndex)) {
+					t.Fatalf("a checkpoint whose model is in pieces: %v", err)
+				}
+				m.Close()
+			}
+		}
+		nearRun(t, out, whole)
+	}
+}
+
+// TestJobEvaluates: the pictures of an evaluation are cut over the processes,
+// their counts added.
+func TestJobEvaluates(t *testing.T) {
+	dir := t.TempDir()
+	sets := []string{"batch=9", "drop_path=0", "steps=4", "checkpoint={every_steps: 0}", jobEval}
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	mustRun(t, tiny(t, sets...), Options{Out: one})
+	mustRunRanks(t, 3, two, 0, tiny(t, sets...))
+	_, a := lines(t, one)
+	_, b := lines(t, two)
+	if len(a) != 1 || len(b) != 1 || b[0].N != 30 || a[0].Top1 != b[0].Top1 || a[0].Top5 != b[0].Top5 {
+		t.Errorf("evaluations %+v and %+v", a, b)
+	}
+}
+
+// TestJobStops: what one process is asked or suffers, all end with, in the same
+// step and with a checkpoint.
+func TestJobStops(t *testing.T) {
+	dir := t.TempDir()
+	recipe := func(int) *Recipe { return tiny(t, "drop_path=0") }
+	whole := filepath.Join(dir, "whole")
+	mustRunRanks(t, 2, whole, 0, recipe(0))
+	out := filepath.Join(dir, "out")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	errs := make([]error, 2)
+	var wg sync.WaitGroup
+	for i, c := range comm.Memory(2) {
+		o := Options{Out: out, Backend: "go", fakes: fakes{world: c}}
+		its := t.Context()
+		if i == 0 {
+			o.Progress = func(s Step) {
+				if s.Step == 4 {
+					cancel()
+				}
+			}
+		} else {
+			its = ctx // rank 1 alone is asked
+		}
+		wg.Go(func() { _, errs[i] = Run(its, recipe(i), o) })
+	}
+	wg.Wait()
+	for i, err := range errs {
+		var e interface{ Said() bool }
+		if fault.Code(err) != 130 || !errors.As(err, &e) || e.Said() != (i == 1) {
+			t.Errorf("rank %d: %v", i, err)
+		}
+	}
+	list, err := listCheckpoints(out)
+	if err != nil || len(list) == 0 || !strings.Contains(errs[0].Error(), list[len(list)-1].path) {
+		t.Fatalf("checkpoints %v, %v; %v", list, err, errs[0])
+	}
+	mustRunRanks(t, 2, out, 0, recipe(0))
+	if string(readFile(t, out, finalFile)) != string(readFile(t, whole, finalFile)) {
+		t.Error("stopped and resumed: other bits")
+	}
+}
+
+// TestJobRefuses: every rank ends with the error of the one that has it; rank 0
+// says it.
+func TestJobRefuses(t *testing.T) {
+	dir := t.TempDir()
+	damaged := filepath.Join(dir, "damaged")
+	mustRunRanks(t, 2, damaged, 2, tiny(t, "drop_path=0"))
+	file := filepath.Join(damaged, checkpointDir, "step-2", "optimizer-1-of-2.safetensors")
+	b := readFile(t, file)
+	b[len(b)-1] ^= 1
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		ranks  int
+		out    string
+		recipe func(rank int) *Recipe
+		change func(rank int, o *Options)
+		want   string
+		kind   fault.Kind
+	}{
+		"recipe": {2, "", func(rank int) *Recipe { return tiny(t, fmt.Sprintf("lr.vision=%g", 1e-3*float64(1+rank))) }, nil,
+			"has another recipe than rank 0", fault.Usage},
+		"data": {2, "", func(rank int) *Recipe {
+			return tiny(t, "data.0.source="+[]string{"../testdata/emoji/train-fxemoji.tar", "nowhere.tar"}[rank])
+		}, nil, "nowhere.tar", fault.Input},
+		"batch":   {3, "", nil, nil, "batch 8 cannot be cut over 3 processes", fault.Usage},
+		"damaged": {2, damaged, nil, nil, "optimizer-1-of-2.safetensors: damaged", fault.Input},
+	} {
+		t.Run(name, func(t *testing.T) {
+			recipe := c.recipe
+			if recipe == nil {
+				recipe = func(int) *Recipe { return tiny(t, "drop_path=0") }
+			}
+			out := c.out
+			if out == "" {
+				out = filepath.Join(dir, name)
+			}
+			_, errs := runRanks(t, c.ranks, out, recipe, c.change)
+			for i, err := range errs {
+				var e interface{ Said() bool }
+				if err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) || !errors.As(err, &e) || e.Said() != (i > 0) {
+					t.Errorf("rank %d: %v", i, err)
+				}
+			}
+		})
+	}
+}
