@@ -129,6 +129,8 @@ type saver struct {
 	part *partWriter // of a job of several processes
 	last atomic.Pointer[string]
 
+	waiting func(int32) // told +1 when a write waits for space, −1 when no more; may be nil
+
 	// open and retry are the file system and its pace; tests replace them.
 	open  func(path string) (io.WriteCloser, error)
 	retry time.Duration
@@ -177,13 +179,23 @@ func (v *saver) wait() error {
 // patiently repeats fn while the disk is full, until ctx ends: then the error
 // is stopped.
 func (v *saver) patiently(ctx context.Context, what string, fn func() error) error {
-	for said := false; ; said = true {
+	said := false
+	defer func() {
+		if said && v.waiting != nil {
+			v.waiting(-1)
+		}
+	}()
+	for {
 		err := fn()
 		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 			return err
 		}
 		if !said {
 			v.log.Error("the disk is full: the run waits until there is space; Ctrl-C stops it at the newest checkpoint", "writing", what, "folder", v.dir, "newest", v.from())
+			said = true
+			if v.waiting != nil {
+				v.waiting(1)
+			}
 		}
 		select {
 		case <-ctx.Done():

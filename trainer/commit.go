@@ -62,6 +62,7 @@ type partWriter struct {
 	sums map[string]string
 	done chan error
 	over atomic.Bool
+	stop context.CancelFunc // ends a wait for space
 }
 
 // snapshot copies the process's part of the state to the host.
@@ -210,6 +211,7 @@ func (v *saver) unfinished(step int64) string {
 func (v *saver) startPart(ctx context.Context, s *partSnapshot) {
 	p := &partWriter{s: s, sums: map[string]string{}, done: make(chan error, 1)}
 	v.part = p
+	ctx, p.stop = context.WithCancel(ctx)
 	dir := v.unfinished(s.state.Step)
 	go func() {
 		err := v.patiently(ctx, "checkpoint", func() error {
@@ -245,6 +247,7 @@ func (v *saver) partDone() (*partSnapshot, map[string]string, error) {
 	p := v.part
 	v.part = nil
 	err := <-p.done
+	p.stop()
 	return p.s, p.sums, err
 }
 

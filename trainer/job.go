@@ -34,6 +34,7 @@ type job struct {
 	inStep    bool // exchanges that are no meetings are under way: an error cannot be told
 
 	measured *meter
+	watch    *watch
 }
 
 // join is the job that the process is one of; nil for none.
@@ -56,14 +57,19 @@ func (o *Options) join(log *slog.Logger) (*job, error) {
 	}
 	const room = 128
 	own, all := make([]byte, room), make([]byte, room*j.Size())
-	copy(own, host)
+	copy(own, fmt.Sprintf("%.100s\n%d", host, os.Getpid()))
 	if err := j.Allgather(all, own); err != nil {
 		return nil, err
 	}
+	var list []string
 	for r := range j.Size() {
-		j.hosts = append(j.hosts, fault.Escape(string(bytes.TrimRight(all[r*room:(r+1)*room], "\x00"))))
+		name, pid, _ := strings.Cut(string(bytes.TrimRight(all[r*room:(r+1)*room], "\x00")), "\n")
+		j.hosts = append(j.hosts, fault.Escape(name))
+		list = append(list, fmt.Sprintf("%d %s:%s", r, j.hosts[r], fault.Escape(pid)))
 	}
 	j.log = slog.New(j.handler(log.Handler()))
+	// Some launchers name a process that died by host and number alone.
+	j.log.Info("ranks", "rank host:process", strings.Join(list, ", "))
 	return j, nil
 }
 
@@ -202,10 +208,12 @@ func (j *job) leave(err *error) {
 		}
 		if !errors.As(*err, &known) {
 			j.log.Error("the job ends: "+fault.Line(*err), "at", j.name(j.Rank()))
+			j.endWatch()
 			j.Abort(max(1, fault.Code(*err)))
 			return
 		}
 	}
+	j.endWatch()
 	if e := j.Close(); e != nil && *err == nil {
 		*err = e
 	}
@@ -385,6 +393,7 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 			if err := r.together(r.settle(ctx)); err != nil {
 				return err
 			}
+			r.job.at(atEvaluation, r.step)
 			if err := r.evaluateTogether(ctx); err != nil {
 				if s := (stopped{}); errors.As(err, &s) {
 					return err
@@ -394,6 +403,7 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 		}
 		every := r.recipe.Checkpoint.EverySteps
 		if r.step == to || every > 0 && r.step%every == 0 && r.step > r.first {
+			r.job.at(atCheckpoint, r.step)
 			if err := r.checkpointTogether(ctx); err != nil {
 				return err
 			}
@@ -401,6 +411,7 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 		if r.step >= to {
 			return nil
 		}
+		r.job.at(atData, r.step+1)
 		b, wait, err := r.feed.next(ctx)
 		w := word{Numbers: [6]float64{wait.Seconds()}}
 		if ctx.Err() != nil {
@@ -438,12 +449,14 @@ func (r *run) advanceTogether(ctx context.Context, b *hostBatch, wait time.Durat
 	seconds, bytes, start := m.seconds, m.bytes, time.Now()
 	r.machine.remote.busy = func() float64 { return time.Since(start).Seconds() - (m.seconds - seconds) + wait.Seconds() }
 	r.machine.remote.wait = wait.Seconds()
+	r.job.at(atStep, r.step+1)
 	r.job.inStep = true
 	metrics, err := r.machine.step(context.WithoutCancel(ctx), b, rates)
 	if err != nil {
 		return fmt.Errorf("step %d: %w", r.step+1, err)
 	}
 	r.job.inStep = false
+	r.job.watch.first.Store(true)
 	r.feed.done(b)
 	before := r.pending
 	r.step++

@@ -2,13 +2,16 @@ package trainer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/comm"
@@ -213,5 +216,55 @@ func TestJobRefuses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWatch: what the watch of a rank says of the others' files.
+func TestWatch(t *testing.T) {
+	world := comm.Memory(3)
+	j := &job{Comm: world[0], measured: &meter{Comm: world[0]}, hosts: []string{"a", "b", "c"}}
+	w := &watch{j: j, timeout: time.Minute, dir: t.TempDir(), here: "here"}
+	j.watch = w
+	j.at(atStep, 7)
+	w.first.Store(true)
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	dead := gone.Process.Pid
+	ago := func(s int) time.Time { return time.Now().Add(-time.Duration(s) * time.Second) }
+	for _, c := range []struct {
+		waits  int // seconds
+		others []pulse
+		want   string
+	}{
+		{30, []pulse{{Phase: atExchange, Since: ago(30), Now: ago(1)}, {Phase: atData, Step: 7, Since: ago(31), Now: ago(1)}}, ""},
+		{61, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atData, Step: 7, Since: ago(62), Now: ago(1)}}, `no answer for 61 s: rank 2 (c) is at "data" of step 7 for 62 s;`},
+		{61, []pulse{{Phase: atExchange, Step: 7, Since: ago(61), Now: ago(60)}, {Phase: atExchange, Since: ago(61), Now: ago(1)}}, `rank 1 (b) is at "exchange" of step 7 for 61 s;`},
+		{61, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atExchange, Since: ago(61), Now: ago(1)}}, "all ranks wait for each other"},
+		{6000, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atSpace, Since: ago(6000), Now: ago(1)}}, ""},
+		{2, []pulse{{Phase: atExchange, Here: "elsewhere", PID: dead, Now: ago(1)}, {Phase: atExchange, Here: "here", PID: os.Getpid(), Now: ago(1)}}, ""},
+		{2, []pulse{{Phase: atStep, Step: 7, Here: "here", PID: dead, Now: ago(1)}}, fmt.Sprintf(`rank 1 (b), process %d, is gone; it was at "compute" of step 7`, dead)},
+	} {
+		for i, p := range c.others {
+			p.Rank = i + 1
+			text, err := json.Marshal(p)
+			if err == nil {
+				err = os.WriteFile(w.path(p.Rank), text, 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		j.measured.since.Store(ago(c.waits).UnixNano())
+		if got := w.trouble(); got != c.want && (c.want == "" || !strings.Contains(got, c.want)) {
+			t.Errorf("after %d s: %q, want %q", c.waits, got, c.want)
+		}
+	}
+	w.first.Store(false) // programs are compiled
+	j.measured.since.Store(ago(61).UnixNano())
+	os.Remove(w.path(1))
+	if got := w.trouble(); got != "" {
+		t.Errorf("before the end of the first step: %q", got)
 	}
 }

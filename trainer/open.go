@@ -14,7 +14,9 @@ import (
 
 // open prepares the run folder, the data and the state.
 func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
-	if r.dev, err = device.Open(ctx, o.device()); err != nil {
+	how := o.device()
+	how.Log = r.log
+	if r.dev, err = device.Open(ctx, how); err != nil {
 		return err
 	}
 	if err := atomicfile.Folder(r.out, []string{finalFile, metricsFile, reportFile, badFile, runFile}, r.recipe.inputs()); err != nil {
@@ -33,6 +35,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		if err := r.job.sameFolder(r.out); err != nil {
 			return err
 		}
+		r.job.startWatch(r.out, o.ExchangeTimeout)
 	}
 	from, err := r.resumeFrom(o.Resume)
 	if err != nil {
@@ -44,6 +47,10 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	}
 	r.recipe = r.recipe.settleReading(ctx)
 	r.saver = newSaver(r.out, r.recipe.Checkpoint.Keep, r.log)
+	if r.job != nil {
+		w := r.job.watch
+		r.saver.waiting = func(n int32) { w.full.Add(n) }
+	}
 	if o.fakes.create != nil {
 		r.saver.open = o.fakes.create
 	}
@@ -81,12 +88,12 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if r.job != nil {
 		r.bad.ranks = int64(r.job.Size())
 	}
-	how := o.fakes.reading
+	reading := o.fakes.reading
 	if from.state != nil {
-		how.gaps = from.state.Gaps
+		reading.gaps = from.state.Gaps
 	}
 	var source feed
-	if err := r.inTurn(func() (err error) { source, err = r.openData(ctx, *to, how); return err }); err != nil {
+	if err := r.inTurn(func() (err error) { source, err = r.openData(ctx, *to, reading); return err }); err != nil {
 		return err
 	}
 	if err := r.checkEvaluations(ctx); err != nil {

@@ -456,6 +456,10 @@ func (r *run) close() {
 	}
 	if r.saver != nil {
 		_ = r.saver.wait() // reported before, or the run failed otherwise
+		if p := r.saver.part; p != nil {
+			p.stop()
+			<-p.done
+		}
 	}
 	if r.machine != nil {
 		r.machine.close()

@@ -42,6 +42,11 @@ func (r *run) takeFolder(made *bool) error {
 	}
 	r.lock, *made = lock, missing != nil
 	r.sweep()
+	if r.job != nil {
+		if err := os.Mkdir(filepath.Join(r.out, pulseDir), 0o755); err != nil {
+			return fault.File(r.out, "a run folder", err)
+		}
+	}
 	return nil
 }
 

@@ -53,6 +53,10 @@ type Options struct {
 	// together train one recipe together; off has each train by itself, into an
 	// Out of its own.
 	Hosts string
+	// ExchangeTimeout is how long a process of such a job waits for the others,
+	// until it names those that do not answer and ends the job; six times as long
+	// up to the end of the first step. 0: 10 minutes.
+	ExchangeTimeout time.Duration
 
 	Offline    bool   // of names in the recipe's init: take them from the cache alone; HF_HUB_OFFLINE=1 says so too
 	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
@@ -84,6 +88,9 @@ func (o *Options) check() error {
 	}
 	if o.Workers < 0 {
 		return fault.Usagef("Options.Workers %d: want 0 or more", o.Workers)
+	}
+	if o.ExchangeTimeout < 0 || o.ExchangeTimeout > 1000*time.Hour {
+		return fault.Usagef("Options.ExchangeTimeout %v: want 0 to 1000h", o.ExchangeTimeout)
 	}
 	_, err := comm.Launched(comm.Options{Hosts: o.Hosts})
 	return err

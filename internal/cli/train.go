@@ -145,6 +145,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder; of another run: a fork")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
 	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: what mpirun or srun start together trains one recipe together; off: each by itself, with an --out of its own")
+	f.DurationVar(&o.ExchangeTimeout, "exchange-timeout", 10*time.Minute, "of several processes: how long one waits for the others before it names who hangs and ends the job; six times as long up to the end of the first step")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
 	f.BoolVar(&dryRun, "dry-run", false, "make the checks of a start; print parameters, FLOP, memory per device, steps and hours, then stop")

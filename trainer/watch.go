@@ -1,0 +1,217 @@
+package trainer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// A launcher ends the job when a process of it has died. The watch is for the
+// rest: a process that hangs while the others wait for it, and launchers that
+// leave the others alone. Each rank writes what it is at into the run folder,
+// every few seconds, and looks at the others' when an exchange takes too long.
+
+// pulseDir is the folder of these files, below the run folder.
+const pulseDir = temporary + "ranks"
+
+// pulseEvery is the pace of the files; the death of a rank on the same host is
+// noticed in lookEvery.
+const (
+	pulseEvery = 5 * time.Second
+	lookEvery  = time.Second
+)
+
+// defaultTimeout is Options.ExchangeTimeout where it is 0; firstTimes as long
+// may last what comes before the end of the first step: programs are compiled.
+const (
+	defaultTimeout = 10 * time.Minute
+	firstTimes     = 6
+)
+
+// What a rank may be at.
+const (
+	atOpening    = "opening"
+	atData       = "data"
+	atStep       = "compute"
+	atCheckpoint = "checkpoint"
+	atEvaluation = "evaluation"
+	atSpace      = "waiting for disk space"
+	atExchange   = "exchange"
+)
+
+// pulse is what a rank writes.
+type pulse struct {
+	Rank  int       `json:"rank"`
+	Host  string    `json:"host"`
+	PID   int       `json:"pid"`
+	Here  string    `json:"machine"` // where the number means the process
+	Phase string    `json:"phase"`
+	Step  int64     `json:"step"`
+	Since time.Time `json:"since"` // when it came to the phase
+	Now   time.Time `json:"now"`
+}
+
+// watch is a rank's own.
+type watch struct {
+	j       *job
+	timeout time.Duration
+	place   atomic.Pointer[pulse]
+	first   atomic.Bool  // a step is done
+	full    atomic.Int32 // writers that wait for space
+
+	dir  string
+	here string
+	stop chan struct{}
+	wg   sync.WaitGroup
+}
+
+// at says what the rank does now, of the step that it works on.
+func (j *job) at(phase string, step int64) {
+	if j.watch == nil {
+		return
+	}
+	j.watch.place.Store(&pulse{Rank: j.Rank(), Host: j.hosts[j.Rank()], PID: os.Getpid(), Here: j.watch.here, Phase: phase, Step: step, Since: time.Now()})
+}
+
+// startWatch begins it in a run folder that all ranks have.
+func (j *job) startWatch(out string, timeout time.Duration) {
+	if timeout == 0 {
+		timeout = defaultTimeout
+	}
+	w := &watch{j: j, timeout: timeout, dir: filepath.Join(out, pulseDir), here: machineID(), stop: make(chan struct{})}
+	j.watch = w
+	j.at(atOpening, 0)
+	w.write()
+	w.wg.Go(func() {
+		look, beat := time.NewTicker(min(lookEvery, timeout)), time.NewTicker(min(pulseEvery, timeout))
+		defer look.Stop()
+		defer beat.Stop()
+		for {
+			select {
+			case <-w.stop:
+				return
+			case <-beat.C:
+				w.write()
+			case <-look.C:
+				if why := w.trouble(); why != "" {
+					j.log.Error("the job ends: "+why, "seen by", j.name(j.Rank()))
+					j.Abort(int(fault.Environment))
+					return
+				}
+			}
+		}
+	})
+}
+
+// endWatch ends it, before the rank leaves.
+func (j *job) endWatch() {
+	if j.watch != nil {
+		close(j.watch.stop)
+		j.watch.wg.Wait()
+		os.Remove(j.watch.path(j.Rank()))
+		os.Remove(j.watch.dir) // by the last one
+		j.watch = nil
+	}
+}
+
+// machineID names the running system and its space of process numbers; "" where
+// it does not say.
+func machineID() string {
+	boot, err1 := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	space, err2 := os.Readlink("/proc/self/ns/pid")
+	if err1 != nil || err2 != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(boot)) + " " + space
+}
+
+func (w *watch) path(rank int) string { return filepath.Join(w.dir, fmt.Sprintf("rank-%d.json", rank)) }
+
+// now is the rank's own state; since when it waits for others goes before all.
+func (w *watch) now() pulse {
+	p := *w.place.Load()
+	p.Now = time.Now()
+	if since := w.j.measured.since.Load(); since > 0 {
+		p.Phase, p.Since = atExchange, time.Unix(0, since)
+	} else if w.full.Load() > 0 {
+		p.Phase = atSpace
+	}
+	return p
+}
+
+// write leaves the state where others look. What is wrong with the disk others
+// will say.
+func (w *watch) write() {
+	text, err := json.Marshal(w.now())
+	if err != nil {
+		return
+	}
+	tmp := w.path(w.j.Rank()) + ".new"
+	if os.WriteFile(tmp, text, 0o644) == nil {
+		_ = os.Rename(tmp, w.path(w.j.Rank()))
+	}
+}
+
+// read are the states of the other ranks, as far as they are known.
+func (w *watch) read() (list []pulse) {
+	for rank := range w.j.Size() {
+		var p pulse
+		text, err := os.ReadFile(w.path(rank))
+		if rank != w.j.Rank() && err == nil && json.Unmarshal(text, &p) == nil && p.Rank == rank {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// trouble says why the job cannot go on; "" while it can.
+func (w *watch) trouble() string {
+	own := w.now()
+	if own.Phase != atExchange {
+		return ""
+	}
+	others := w.read()
+	waited := own.Now.Sub(own.Since)
+	if waited > lookEvery {
+		for _, p := range others {
+			if p.Here != "" && p.Here == own.Here && p.PID != own.PID && p.PID > 0 && errors.Is(syscall.Kill(p.PID, 0), syscall.ESRCH) {
+				return fmt.Sprintf("%s, process %d, is gone; it was at %q of step %d", w.j.name(p.Rank), p.PID, p.Phase, p.Step)
+			}
+		}
+	}
+	patience := w.timeout
+	if !w.first.Load() {
+		patience *= firstTimes
+	}
+	// The ranks speak one after the other: the first ends the job.
+	if waited < patience+time.Duration(min(w.j.Rank(), 5))*time.Second {
+		return ""
+	}
+	var late []string
+	for _, p := range others {
+		silent := own.Now.Sub(p.Now)
+		switch {
+		case p.Phase == atSpace && silent < 4*pulseEvery:
+			return "" // it says so itself, and goes on when there is some
+		case silent > 4*pulseEvery || p.Phase != atExchange:
+			late = append(late, fmt.Sprintf("%s is at %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, own.Now.Sub(p.Since).Seconds()))
+		}
+	}
+	if len(late) == 0 {
+		late = []string{"all ranks wait for each other: the network between them stands still"}
+	}
+	const most = 4
+	if len(late) > most {
+		late = append(late[:most], fmt.Sprintf("and %d more", len(late)-most))
+	}
+	return fmt.Sprintf("no answer for %.0f s: %s; look at that host, then start the job again: it goes on from its newest checkpoint (Options.ExchangeTimeout is how long it waits)", waited.Seconds(), strings.Join(late, ", "))
+}
