@@ -455,6 +455,12 @@ func (k *remote) gradients(ctx context.Context, b *hostBatch) (loss float32, sum
 		if err != nil {
 			return 0, nil, err
 		}
+		if i > 0 { // as cachedPrograms.step: one part's memory at a time
+			err = imgs[i-1].Wait()
+		}
+		if err != nil {
+			return 0, nil, err
+		}
 		out, err := k.c.embed.call(ctx, x)
 		if err != nil {
 			return 0, nil, err
@@ -480,6 +486,9 @@ func (k *remote) gradients(ctx context.Context, b *hostBatch) (loss float32, sum
 			return 0, nil, err
 		}
 		x.dImg, x.dTxt, x.sums, x.residuals = dImgs[i], dTxts[i], sums, residuals[i]
+		if err := sums[m.logitScaleIndex()].Wait(); err != nil {
+			return 0, nil, err
+		}
 		out, err := k.c.back.call(ctx, x)
 		if err != nil {
 			return 0, nil, err
