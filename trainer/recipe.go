@@ -222,6 +222,17 @@ func scalars(key, value string) []string {
 
 // config is the architecture that the recipe names.
 func (r *Recipe) config() (*arch.Config, error) {
+	c, err := r.architecture()
+	if err != nil {
+		return nil, err
+	}
+	if why := c.Trains(); why != "" {
+		return nil, fault.Usagef("model: a model of this kind is not trained: %s", why)
+	}
+	return c, nil
+}
+
+func (r *Recipe) architecture() (*arch.Config, error) {
 	switch m := r.Model.(type) {
 	case string:
 		if c, ok := arch.Named(m); ok {

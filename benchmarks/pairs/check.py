@@ -6,7 +6,7 @@ No weights are downloaded. Each architecture is built twice with random weights:
 values, for what evatool recognises of the weights alone (in the order of a .bin and sorted as
 safetensors are, under a name that says nothing, under the repository's, and with --config NAME), and
 shrunk, as a repository with its open_clip_config.json, for the features of pictures and tokens.
-EVA's towers keep their width and have two blocks.
+A tower of timm's has two blocks, and EVA's keep their width (TOWERS has one line for each kind).
 
 A pair is wrong when evatool takes another activation or other pixels than the pair's and neither
 fails nor warns, or when features differ by more than 1e-4 of the largest value. Any such pair makes
@@ -113,8 +113,11 @@ def alone(shapes, order, name, tag, config=None):
     warned = " ".join(warnings or [])
     if arch == "custom" or not arch:
         return ("warned", warned) if warned else ("WRONG", f"not recognised, and nothing says so: {report.get('recognised')}")
-    rc, text, _, err = run("models", arch)
-    quick = json.loads(text).get("quick_gelu", False)
+    rc, text, _, err = run("models", arch, "--json")
+    entry = json.loads(text)
+    quick = entry["config"].get("quick_gelu", False)
+    if config is not None:
+        pixels = entry["preprocess"]
     want = pixels_of(tag)
     wrong = []
     if quick != bool(tag.get("quick_gelu")) and not QUICK.search(warned):
@@ -122,8 +125,8 @@ def alone(shapes, order, name, tag, config=None):
     if config is None:
         if not same_pixels(pixels, want) and "--preprocess" not in warned and "Preprocess" not in warned:
             wrong.append(f"pixels {pixels}")
-    elif want != merge_preprocess_dict(PreprocessCfg(), {}) and "reprocess" not in warned:
-        wrong.append("pixels are OpenAI's, and nothing says so")
+    elif not same_pixels(pixels, want) and "reprocess" not in warned:
+        wrong.append(f"pixels {pixels}, and nothing says so")
     if wrong:
         return "WRONG", ", ".join(wrong)
     return ("warned" if warned else "right"), warned
@@ -145,26 +148,45 @@ def shrunk(cfg):
     return cfg
 
 
-def small_eva(cfg, name, seed):
-    """An EVA pair with two blocks, and its configuration in EVA's own words."""
-    small = shrunk(cfg)
-    kind = small["vision_cfg"]["timm_model_name"]
+def small_eva(v):
+    """Two blocks; the width stays. What timm.create_model takes, the same in evatool's words, embed_dim."""
+    return dict(depth=2), dict(layers=2), 32
+
+
+def small_siglip(v):
+    w = 2 * v["head_width"]
+    return dict(depth=2, embed_dim=w, num_heads=2), dict(layers=2, width=w), w
+
+
+# timm's towers that evatool has, by their kind there: how they are shrunk.
+TOWERS = {"eva": small_eva, "siglip": small_siglip}
+
+
+def small_timm(cfg, name, seed):
+    """A pair with a tower of timm's, shrunk, and its configuration in evatool's words; None where evatool has no such tower."""
+    rc, text, _, err = run("models", name)
+    if rc:
+        return None, None
+    own = json.loads(text)
+    v = own["vision_cfg"]
+    kwargs, words, embed = TOWERS["eva" if "eva_model_name" in v else v["tower"]](v)
+    copied = shrunk(cfg)
+    copied.pop("custom_text")
+    copied["embed_dim"] = embed
+    t = copied["text_cfg"]
+    if t.get("proj_type") == "none":
+        t.update(width=embed, heads=2)
     create = timm.create_model
-    timm.create_model = lambda n, **kw: create(n, depth=2, **kw)
+    timm.create_model = lambda n, **kw: create(n, **kwargs, **kw)
     try:
         torch.manual_seed(seed)
-        copied = copy.deepcopy(small)
-        copied.pop("custom_text")
         model = open_clip.model.CustomTextCLIP(**copied).eval()
     finally:
         timm.create_model = create
-    rc, text, _, err = run("models", name)
-    if rc:
-        return None, None, err
-    own = json.loads(text)
-    own["embed_dim"], own["vision_cfg"]["layers"] = 32, 2
-    own["text_cfg"].update(width=64, heads=1, layers=2)
-    return model, {"own": own, "kind": kind, "size": own["vision_cfg"]["image_size"]}, ""
+    own["embed_dim"] = embed
+    v.update(words)
+    own["text_cfg"].update({k: t[k] for k in ("width", "heads", "layers", "vocab_size") if k in t})
+    return model, own
 
 
 def spread(model):
@@ -190,28 +212,27 @@ def repository(cfg, name, tag, seed):
     written = copy.deepcopy(cfg)
     if tag.get("quick_gelu"):
         written["quick_gelu"] = True
-    buildable = "hf_model_name" not in t and "multimodal_cfg" not in cfg and "init_logit_bias" not in cfg
-    eva = cfg["vision_cfg"].get("timm_model_name", "").startswith("eva")
-    if "timm_model_name" in cfg["vision_cfg"] and not eva or not buildable:
+    buildable = "hf_model_name" not in t and "multimodal_cfg" not in cfg
+    model = own = None
+    if buildable and "timm_model_name" in cfg["vision_cfg"]:
+        model, own = small_timm(cfg, name, seed)
+    if "timm_model_name" in cfg["vision_cfg"] and not own or not buildable:
         # Refused by its configuration: the weights need no values.
         hollow(os.path.join(dir, "open_clip_model.safetensors"), full(cfg), "order")
         config = {"model_cfg": written, "preprocess_cfg": want}
         json.dump(config, open(os.path.join(dir, "open_clip_config.json"), "w"))
         rc, _, _, err = run("convert", dir, "-o", out, "--dry-run")
         return ("refused", err) if rc == 3 else ("WRONG", f"status {rc}, taken: {err}")
-    if eva:
-        model, own, err = small_eva(cfg, name, seed)
-        if model is None:
-            return "WRONG", err
-        size = own["size"]
-        json.dump({**own["own"], "preprocess_cfg": {k: v for k, v in want.items() if k not in ("size", "mode")}},
+    if own:
+        size, t = own["vision_cfg"]["image_size"], {**t, **own["text_cfg"]}
+        json.dump({**own, "preprocess_cfg": {k: v for k, v in want.items() if k not in ("size", "mode")}},
                   open(os.path.join(WORK, "own.json"), "w"))
         extra = ["--config", os.path.join(WORK, "own.json")]
         # The whole repository's configuration is read at full size, without values.
         hollow(os.path.join(dir, "open_clip_model.safetensors"), full(cfg), "order")
         json.dump({"model_cfg": written, "preprocess_cfg": want}, open(os.path.join(dir, "open_clip_config.json"), "w"))
         rc, text, _, err = run("convert", dir, "-o", out, "--dry-run", "--json")
-        if rc or not json.loads(text)["config"].startswith("EVA0"):
+        if rc or json.loads(text)["config"] in ("", "custom"):
             return "WRONG", f"its open_clip_config.json: {err or text[:200]}"
         os.remove(os.path.join(dir, "open_clip_config.json"))
     else:
@@ -248,7 +269,7 @@ def repository(cfg, name, tag, seed):
             texts = model.encode_text(tokens, normalize=True)
         except Exception as e:
             sys.exit(f"{name}: open_clip cannot encode: {e}")
-    model_path = dir if not eva else os.path.join(dir, "open_clip_model.safetensors")
+    model_path = dir if not own else os.path.join(dir, "open_clip_model.safetensors")
     common = ["--model", model_path, "--backend", "go", *extra]
     rc, _, stderr, err = run("embed", *common, *[a for p in pictures for a in ("--images", p)], "-o", out)
     if rc:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/fault"
@@ -16,8 +17,9 @@ import (
 // Config is an architecture in the OpenCLIP / EVA-CLIP configuration schema.
 type Config struct {
 	EmbedDim   int         `json:"embed_dim"`
-	QuickGELU  bool        `json:"quick_gelu,omitempty"`  // x·sigmoid(1.702x) for GELU; in the text tower only when the vision tower is EVA's
-	CustomText bool        `json:"custom_text,omitempty"` // says how the original code is organised; no effect here
+	QuickGELU  bool        `json:"quick_gelu,omitempty"`      // x·sigmoid(1.702x) for GELU; in the text tower only when the vision tower is EVA's
+	CustomText bool        `json:"custom_text,omitempty"`     // says how the original code is organised; no effect here
+	LogitBias  *float64    `json:"init_logit_bias,omitempty"` // present: logits have a bias, and probabilities are sigmoids; a training starts with it
 	Vision     Vision      `json:"vision_cfg"`
 	Text       Text        `json:"text_cfg"`
 	Pixels     *Preprocess `json:"preprocess_cfg,omitempty"` // nil: OpenAI's
@@ -49,6 +51,9 @@ type Vision struct {
 	RMSNorm     bool     `json:"use_rms_norm,omitempty"` // EVA: for LayerNorm, except in a plain MLP with subln
 	NoHeadBias  bool     `json:"no_head_bias,omitempty"` // EVA: the projection to embed_dim has none
 
+	Tower string `json:"tower,omitempty"` // a kind of visionTowers; empty: eva, resnet or vit, as the other keys say
+	Act   string `json:"act,omitempty"`   // the MLP's activation where Tower leaves a choice: gelu (also empty) or gelu_tanh
+
 	NoLnPre     bool   `json:"no_ln_pre,omitempty"`           // OpenCLIP
 	PoolType    string `json:"pool_type,omitempty"`           // OpenCLIP: tok (default) or avg (patches only)
 	LnAfterPool bool   `json:"final_ln_after_pool,omitempty"` // OpenCLIP
@@ -68,13 +73,29 @@ type Text struct {
 	FusedLN       bool     `json:"fusedLN,omitempty"`
 
 	// PoolType is where the feature is taken: argmax (or empty), at the first
-	// largest token id, or eos, at the first token EOS, and without one at the
-	// first token.
+	// largest token id; eos, at the first token EOS, and without one at the
+	// first token; last, at the last of the context.
 	PoolType string `json:"pool_type,omitempty"`
 	EOS      int    `json:"eos_id,omitempty"`
 
+	// What only the tower that pools at the last token may have.
+	NormKwargs *Norm  `json:"norm_kwargs,omitempty"` // of LayerNorm
+	ActKwargs  *Act   `json:"act_kwargs,omitempty"`  // of GELU
+	ProjBias   bool   `json:"proj_bias,omitempty"`   // the projection is a Linear with a bias
+	ProjType   string `json:"proj_type,omitempty"`   // linear (also empty) or none: the feature is width values
+
 	// Tokenizer names the tokenizer where it is not CLIP's BPE.
 	Tokenizer string `json:"hf_tokenizer_name,omitempty"`
+}
+
+// Norm are the arguments of a LayerNorm.
+type Norm struct {
+	Eps float64 `json:"eps"`
+}
+
+// Act are the arguments of a GELU.
+type Act struct {
+	Approximate string `json:"approximate"` // none, or tanh
 }
 
 // Layers is a number of transformer blocks, or the four stages of a ResNet.
@@ -120,12 +141,15 @@ func (c *Config) JSON() []byte {
 func (c *Config) IsEVA() bool { return c.Vision.EVAName != "" }
 
 // IsResNet says whether the vision tower is a ModifiedResNet.
-func (c *Config) IsResNet() bool { return len(c.Vision.Layers) == 4 }
+func (c *Config) IsResNet() bool { return c.Vision.Tower == "" && len(c.Vision.Layers) == 4 }
 
-// Family is eva, openai or openclip. The last two share one layout; the
-// activation and the ResNet tell them apart.
+// Family is eva, openai or openclip, or the kind of another vision tower. The
+// second and third share one layout; the activation and the ResNet tell them
+// apart.
 func (c *Config) Family() string {
 	switch {
+	case c.Vision.Tower != "":
+		return c.Vision.Tower
 	case c.IsEVA():
 		return "eva"
 	case c.QuickGELU || c.IsResNet():
@@ -157,8 +181,15 @@ func (c *Config) Grid() int {
 	return c.Vision.ImageSize / c.Vision.PatchSize
 }
 
-// Tokens is the length of the vision tower's sequence, class token included.
-func (c *Config) Tokens() int { return c.Grid()*c.Grid() + 1 }
+// Tokens is the length of the vision tower's sequence, class token included
+// where there is one.
+func (c *Config) Tokens() int {
+	n := c.Grid() * c.Grid()
+	if c.visionTower().class {
+		n++
+	}
+	return n
+}
 
 // LayerScale says whether the blocks of a tower have layer scale. EVA's vision
 // tower takes 0 for none, the others have it whenever the key is there.
@@ -173,12 +204,19 @@ func (c *Config) LayerScale(t Tower) bool {
 // PoolsEOS says whether the text feature is taken at the token Text.EOS.
 func (c *Config) PoolsEOS() bool { return c.Text.PoolType == "eos" }
 
+// PoolsLast says whether the text feature is taken at the last token of the
+// context, padding or not.
+func (c *Config) PoolsLast() bool { return c.Text.PoolType == "last" }
+
 // EndOfText is the position of a text's tokens at which its feature is taken:
 // the end that the configuration names, 0 without one, or the largest id; the
 // first of several.
 func (c *Config) EndOfText(tokens []int32) int {
-	if c.PoolsEOS() {
+	switch {
+	case c.PoolsEOS():
 		return max(0, slices.Index(tokens, int32(c.Text.EOS)))
+	case c.PoolsLast():
+		return len(tokens) - 1
 	}
 	return slices.Index(tokens, slices.Max(tokens))
 }
@@ -232,6 +270,9 @@ func (c *Config) model() *Config {
 		if *s.at = nil; c.LayerScale(s.tower) {
 			*s.at = &some
 		}
+	}
+	if m.LogitBias != nil {
+		m.LogitBias = &some
 	}
 	v.MLPRatio, t.MLPRatio = ratio(c.VisionHidden(), v.Width), ratio(c.TextHidden(), t.Width)
 	if m.PoolsEOS() && m.Text.EOS == m.Text.VocabSize-1 {
@@ -292,7 +333,9 @@ func (c *Config) check() error {
 	for _, l := range v.Layers {
 		bounds = append(bounds, bound{"vision_cfg.layers", float64(l), 1, 1024})
 	}
-	if !c.IsResNet() {
+	if kind := c.visionTower(); kind.params == nil {
+		return fmt.Errorf("vision_cfg.tower %q: want %s", v.Tower, strings.Join(towerKinds(), ", "))
+	} else if kind.patches {
 		bounds = append(bounds, bound{"vision_cfg.patch_size", float64(v.PatchSize), 1, float64(v.ImageSize)})
 	}
 	if v.RoPE {
@@ -306,8 +349,8 @@ func (c *Config) check() error {
 	if t.Width%t.Heads != 0 {
 		return fmt.Errorf("text_cfg.width %d is not a multiple of heads %d", t.Width, t.Heads)
 	}
-	if t.PoolType != "" && !c.PoolsEOS() {
-		return fmt.Errorf("text_cfg.pool_type %q: want argmax or eos", t.PoolType)
+	if err := c.checkText(); err != nil {
+		return err
 	}
 	if c.Pixels != nil {
 		if err := c.Pixels.check(); err != nil {
@@ -322,20 +365,6 @@ func (c *Config) checkVision() error {
 	if c.VisionHidden() < 1 || c.TextHidden() < 1 {
 		return fmt.Errorf("mlp_ratio leaves no hidden units")
 	}
-	if c.IsResNet() {
-		switch {
-		case c.IsEVA():
-			return fmt.Errorf("vision_cfg: a list of layers (ResNet) and eva_model_name exclude each other")
-		case v.ImageSize%32 != 0:
-			return fmt.Errorf("vision_cfg.image_size %d is not a multiple of 32, which a ResNet needs", v.ImageSize)
-		case v.Width%2 != 0 || v.Width*32%v.HeadWidth != 0:
-			return fmt.Errorf("vision_cfg.width %d: want an even number, 32 times it a multiple of head_width %d", v.Width, v.HeadWidth)
-		}
-		return nil
-	}
-	if v.Width%v.HeadWidth != 0 {
-		return fmt.Errorf("vision_cfg.width %d is not a multiple of head_width %d", v.Width, v.HeadWidth)
-	}
 	if !c.IsEVA() {
 		for _, k := range []struct {
 			key string
@@ -345,6 +374,28 @@ func (c *Config) checkVision() error {
 				return fmt.Errorf("vision_cfg.%s needs eva_model_name, which says that the tower is EVA's", k.key)
 			}
 		}
+	}
+	return c.visionTower().check(c)
+}
+
+func checkResNet(c *Config) error {
+	v := &c.Vision
+	switch {
+	case c.IsEVA():
+		return fmt.Errorf("vision_cfg: a list of layers (ResNet) and eva_model_name exclude each other")
+	case v.ImageSize%32 != 0:
+		return fmt.Errorf("vision_cfg.image_size %d is not a multiple of 32, which a ResNet needs", v.ImageSize)
+	case v.Width%2 != 0 || v.Width*32%v.HeadWidth != 0:
+		return fmt.Errorf("vision_cfg.width %d: want an even number, 32 times it a multiple of head_width %d", v.Width, v.HeadWidth)
+	}
+	return checkAct(c)
+}
+
+// checkViT checks EVA's, OpenAI's and OpenCLIP's transformers.
+func checkViT(c *Config) error {
+	v := &c.Vision
+	if err := checkHeads(c); err != nil {
+		return err
 	}
 	if v.PoolType != "" && v.PoolType != "tok" && v.PoolType != "avg" {
 		return fmt.Errorf("vision_cfg.pool_type %q: want tok or avg", v.PoolType)
@@ -356,6 +407,22 @@ func (c *Config) checkVision() error {
 		if !v.IntpFreq && v.PtSeqLen != c.Grid() {
 			return fmt.Errorf("vision_cfg.pt_hw_seq_len %d: without intp_freq it must be the grid, %d", v.PtSeqLen, c.Grid())
 		}
+	}
+	return checkAct(c)
+}
+
+// checkHeads refuses a width that is no whole number of heads.
+func checkHeads(c *Config) error {
+	if v := &c.Vision; v.Width%v.HeadWidth != 0 {
+		return fmt.Errorf("vision_cfg.width %d is not a multiple of head_width %d", v.Width, v.HeadWidth)
+	}
+	return nil
+}
+
+// checkAct refuses Act where the tower has no choice.
+func checkAct(c *Config) error {
+	if v := &c.Vision; v.Act != "" {
+		return fmt.Errorf("vision_cfg.act %q needs a tower with a choice of activation; %s has quick_gelu", v.Act, c.VisionTower())
 	}
 	return nil
 }

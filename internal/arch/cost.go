@@ -5,7 +5,7 @@ package arch
 // convolution, attention included.
 func (c *Config) GFLOPs() (image, text float64) {
 	t := &c.Text
-	image = c.visionMACs()
+	image = c.visionTower().macs(c)
 	text = transformerMACs(t.ContextLength, t.Width, 2*c.TextHidden(), t.Layers) + float64(t.Width)*float64(c.EmbedDim)
 	return image * 2e-9, text * 2e-9
 }
@@ -17,11 +17,8 @@ func transformerMACs(n, width, mlp, layers int) float64 {
 	return float64(layers) * tokens * (4*w*w + w*float64(mlp) + 2*tokens*w)
 }
 
-func (c *Config) visionMACs() float64 {
+func (c *Config) vitMACs() float64 {
 	v := &c.Vision
-	if c.IsResNet() {
-		return c.resnetMACs()
-	}
 	mlp := 2 * c.VisionHidden()
 	if v.SwiGLU {
 		mlp = 3 * c.VisionHidden()

@@ -8,7 +8,7 @@ import (
 // Tower is the part of the model that a tensor belongs to.
 type Tower int
 
-// The towers; Other is the logit scale.
+// The towers; Other is the logit scale and the logit bias.
 const (
 	Other Tower = iota
 	VisualTower
@@ -34,19 +34,15 @@ type Param struct {
 }
 
 // Params lists every tensor of the model in the order of the original state
-// dict, in the eva layout: visual.…, text.…, logit_scale. RoPE tables are
+// dict, in the eva layout: visual.…, text.…, logit_scale, logit_bias. RoPE tables are
 // computed, not stored, and never listed.
 func (c *Config) Params() []Param {
 	b := &builder{cfg: c}
 	b.add("logit_scale")
-	switch {
-	case c.IsEVA():
-		b.evaVision()
-	case c.IsResNet():
-		b.resnet()
-	default:
-		b.openAIVision()
+	if c.LogitBias != nil {
+		b.add("logit_bias")
 	}
+	c.visionTower().params(b)
 	b.text()
 	return b.params
 }
@@ -229,7 +225,7 @@ func (b *builder) openAIVision() {
 func (b *builder) text() {
 	c, t := b.cfg, &b.cfg.Text
 	b.add("text.positional_embedding", t.ContextLength, t.Width)
-	b.add("text.text_projection", t.Width, c.EmbedDim)
+	b.textProjection()
 	b.resblocks("text.transformer", TextTower, t.Width, c.TextHidden())
 	b.add("text.token_embedding.weight", t.VocabSize, t.Width)
 	b.affine("text.ln_final", t.Width)

@@ -9,6 +9,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/evatool/evatool/internal/bpe"
@@ -120,6 +121,9 @@ var neutral = map[string]map[string][]string{
 	"preprocess_cfg.": {"mode": {`"RGB"`}},
 }
 
+// towerKeys are those of them whose other values a tower may know.
+var towerKeys = []string{"text_cfg.norm_kwargs", "text_cfg.act_kwargs", "text_cfg.proj_bias", "text_cfg.proj_type"}
+
 // withoutTimm are the keys of a vision_cfg that say nothing when it names no
 // model of timm.
 var withoutTimm = []string{"timm_pool", "timm_proj", "timm_proj_bias"}
@@ -132,6 +136,9 @@ func dropNeutral(o object, where string) error {
 			continue
 		}
 		s := compact(o[k])
+		if s != "null" && slices.Contains(towerKeys, where+k) && !slices.Contains(values, s) {
+			continue
+		}
 		if s != "null" && values != nil && !slices.Contains(values, s) {
 			return fmt.Errorf("%s%s is %s, which is not supported (want %s)", where, k, s, strings.Join(values, " or "))
 		}
@@ -159,8 +166,8 @@ func parseOpenCLIP(top object) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := notCLIP(top); err != nil {
-		return nil, err
+	if raw := top["multimodal_cfg"]; raw != nil && !isNull(raw) {
+		return nil, fmt.Errorf("multimodal_cfg is %.40s: a CoCa model, not a CLIP model, which is not supported", compact(raw))
 	}
 	c := defaults()
 	if err := timmTower(c, vision); err != nil {
@@ -220,16 +227,6 @@ func parseOpenCLIP(top object) (*Config, error) {
 		return nil, err
 	}
 	return c, section(top, "", c)
-}
-
-// notCLIP names the kinds of model that share most of CLIP's configuration.
-func notCLIP(top object) error {
-	for _, k := range []struct{ key, kind string }{{"init_logit_bias", "a SigLIP model"}, {"multimodal_cfg", "a CoCa model"}} {
-		if raw := top[k.key]; raw != nil && !isNull(raw) {
-			return fmt.Errorf("%s is %.40s: %s, not a CLIP model, which is not supported", k.key, compact(raw), k.kind)
-		}
-	}
-	return nil
 }
 
 // textPool leaves pool_type and eos_id only where they say more than argmax.
@@ -325,9 +322,21 @@ func timmTower(c *Config, vision object) error {
 	}
 	// A name may end in the weights', eva02_base_patch16_clip_224.merged2b.
 	kind, _, _ := strings.Cut(name, ".")
+	if v, head, ok := timmVision(kind); ok {
+		for _, k := range slices.Sorted(maps.Keys(head)) {
+			if raw := vision[k]; raw == nil || compact(raw) != strconv.Quote(head[k]) {
+				return fmt.Errorf("vision_cfg.%s is %.40s; want %q for %s", k, compact(raw), head[k], name)
+			}
+			delete(vision, k)
+		}
+		v.QKVBias, v.PtSeqLen = c.Vision.QKVBias, c.Vision.PtSeqLen // say nothing there
+		c.Vision = *v
+		delete(vision, "timm_model_name")
+		return nil
+	}
 	named, ok := Named(timmTowers[kind])
 	if !ok {
-		return fmt.Errorf("vision_cfg.timm_model_name %q is not supported; known: %s", name, strings.Join(slices.Sorted(maps.Keys(timmTowers)), " "))
+		return fmt.Errorf("vision_cfg.timm_model_name %q is not supported; known: %s, and SigLIP's", name, strings.Join(slices.Sorted(maps.Keys(timmTowers)), " "))
 	}
 	c.Vision = named.Vision
 	delete(vision, "timm_model_name")

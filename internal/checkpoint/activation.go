@@ -27,7 +27,7 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 			return first, fault.Inputf("%w: %s and %s have the same names and shapes; choose one with Options.Config", errAmbiguous, first.label, a.label)
 		}
 	}
-	if first.config.IsEVA() {
+	if !first.config.HidesQuickGELU() {
 		return first, nil
 	}
 	if w, how, warn := inv.weights(first.config); w != nil {
@@ -149,7 +149,7 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 			said = append(said, saying{inv.beside.file, c.QuickGELU})
 		}
 	}
-	if !a.config.IsEVA() {
+	if a.config.HidesQuickGELU() {
 		if w, _, warn := inv.weights(a.config); w != nil {
 			said = append(said, saying{"the table of published weights, for " + w.Name() + ",", w.QuickGELU})
 		} else if warn != "" {

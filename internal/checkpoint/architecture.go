@@ -120,10 +120,15 @@ func (m *mapping) identifyModel(inv *inventory) (architecture, error) {
 	var found, resized []architecture
 	for _, n := range arch.Names() {
 		c, _ := arch.Named(n)
+		name, label := n, n
+		if m.byName["logit_bias"] != nil && c.LogitBias == nil { // trained with SigLIP's loss
+			start := -10.
+			c.LogitBias, name, label = &start, Custom, n+" with a logit bias"
+		}
 		if m.differs(c, true) == nil {
-			found = append(found, architecture{name: n, label: n, config: c, how: "keys and shapes"})
+			found = append(found, architecture{name: name, label: label, config: c, how: "keys and shapes" + strings.TrimPrefix(label, n)})
 		} else if c := m.atItsSize(c); c != nil && m.differs(c, true) == nil {
-			label := fmt.Sprintf("%s at %d pixels", n, c.Vision.ImageSize)
+			label = fmt.Sprintf("%s at %d pixels", label, c.Vision.ImageSize)
 			resized = append(resized, architecture{name: Custom, label: label, config: c, how: "keys and shapes as " + label})
 		}
 	}
@@ -141,19 +146,13 @@ func (m *mapping) identifyModel(inv *inventory) (architecture, error) {
 // atItsSize is c for images of the size that the position embedding is made
 // for, nil when that is c's own.
 func (m *mapping) atItsSize(c *arch.Config) *arch.Config {
-	name, pixels := "visual.positional_embedding", c.Vision.PatchSize
-	switch {
-	case c.IsEVA():
-		name = "visual.pos_embed"
-	case c.IsResNet():
-		name, pixels = "visual.attnpool.positional_embedding", 32
-	}
+	name, pixels := c.PositionEmbedding()
 	e := m.byName[name]
 	if e == nil || len(e.Out.Shape) < 2 {
 		return nil
 	}
-	side := grid(e.Out.Shape[len(e.Out.Shape)-2])
-	if side == 0 || side == c.Grid() {
+	side, class := grid(e.Out.Shape[len(e.Out.Shape)-2])
+	if side == 0 || side == c.Grid() || side*side+class != c.Tokens()-c.Grid()*c.Grid()+side*side {
 		return nil
 	}
 	c.Vision.ImageSize = side * pixels
@@ -196,7 +195,10 @@ func (m *mapping) nearly() error {
 // head for a tower), else the first difference.
 func (m *mapping) differs(c *arch.Config, head bool) error {
 	// Most architectures fall out here, before all their tensors are listed.
-	if e := m.byName["text.text_projection"]; head && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.Width), int64(c.EmbedDim)})) {
+	if e := m.byName["text.token_embedding.weight"]; head && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.VocabSize), int64(c.Text.Width)})) {
+		return fmt.Errorf("text.token_embedding.weight differs")
+	}
+	if e := m.byName["text.text_projection"]; head && c.TextTower() == "clip" && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.Width), int64(c.EmbedDim)})) {
 		return fmt.Errorf("text.text_projection differs")
 	}
 	n := 0

@@ -112,13 +112,17 @@ func (m *mapping) add(t tensorfile.Info) error {
 
 // join checks the parts and computes what they make together.
 func (it *Item) join(f *family) error {
-	names, _, _ := f.fromEVA(it.EVA)
+	names, r, _ := f.fromEVA(it.EVA)
 	first := it.parts[0].src
 	for i, p := range it.parts {
 		if p.src.Name == "" {
 			return fault.Inputf("%s is missing: it belongs to %s", names[i], it.EVA)
 		}
-		if p.src.DType != first.DType || !slices.Equal(p.src.Shape, first.Shape) {
+		want := slices.Clone(first.Shape)
+		if len(want) > 0 {
+			want[0] = want[0] / r.share(0) * r.share(i)
+		}
+		if p.src.DType != first.DType || !slices.Equal(p.src.Shape, want) {
 			return fault.Inputf("%s is %s %v, but %s is %s %v; they belong to one tensor", p.src.Name, p.src.DType, p.src.Shape, first.Name, first.DType, first.Shape)
 		}
 	}
@@ -127,7 +131,7 @@ func (it *Item) join(f *family) error {
 		if len(shape) == 0 {
 			return fault.Inputf("%s is a scalar; want rows of %s", first.Name, it.EVA)
 		}
-		shape[0] *= int64(len(it.parts))
+		shape[0] = shape[0] / r.share(0) * r.shares()
 	}
 	if it.transpose {
 		if len(shape) != 2 {
@@ -135,7 +139,7 @@ func (it *Item) join(f *family) error {
 		}
 		shape[0], shape[1] = shape[1], shape[0]
 	}
-	if _, r, _ := f.fromEVA(it.EVA); r.one > 0 {
+	if r.one > 0 {
 		shape = append(slices.Repeat([]int64{1}, r.one), shape...)
 	}
 	it.Out = tensorfile.Info{Name: it.EVA, DType: first.DType, Shape: shape}

@@ -22,9 +22,26 @@ type family struct {
 // pattern, # is a decimal number and a final * is any rest.
 type rule struct {
 	eva string
-	src []string // more than one: they are eva's consecutive equal row blocks
+	src []string // more than one: they are eva's consecutive row blocks
 	op  op
-	one int // axes of length 1 that eva has in front of the source's
+	// rows are the shares of eva's rows that the sources have; nil: equal ones.
+	rows []int64
+	one  int // axes of length 1 that eva has in front of the source's
+}
+
+// share is how much of eva's rows the nth source has, of shares in all.
+func (r *rule) share(n int) int64 {
+	if r.rows == nil {
+		return 1
+	}
+	return r.rows[n]
+}
+
+func (r *rule) shares() (sum int64) {
+	for n := range r.src {
+		sum += r.share(n)
+	}
+	return sum
 }
 
 type op int
@@ -35,13 +52,18 @@ const (
 )
 
 // families in the order of recognition: the first whose marks are all there.
-var families = slices.Concat(timmCLIPs, []*family{hfEVA, hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
+var families = slices.Concat(timmOthers, timmCLIPs, []*family{hfSigLIP, hfEVA, hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
+
+// timmOthers are OpenCLIP's models whose vision tower is timm's under timm's own
+// names: one line for each kind of tower, in a file of its own where the names
+// need more than that.
+var timmOthers = []*family{timmSigLIP}
 
 // layouts are the families that --layout writes.
 var layouts = map[string][]*family{
 	"eva":      {evaCLIP},
-	"openclip": append(slices.Clone(timmCLIPs), flatCLIP),
-	"hf":       {hfCLIP},
+	"openclip": slices.Concat(timmOthers, timmCLIPs, []*family{flatCLIP}),
+	"hf":       {hfSigLIP, hfCLIP},
 }
 
 // notCLIP names a model of another kind that shares most of CLIP's names, by one
@@ -49,12 +71,10 @@ var layouts = map[string][]*family{
 func notCLIP(unknown []string) (kind, name string) {
 	for _, n := range unknown {
 		switch {
-		case n == "logit_bias":
-			return "a SigLIP model, not a CLIP model", n
 		case strings.HasPrefix(n, "text_decoder."):
 			return "a CoCa model, not a CLIP model", n
 		case strings.HasPrefix(n, "visual.trunk."):
-			return "a model with a vision tower of timm that is not EVA's", n
+			return "a model with a vision tower of timm that evatool does not know", n
 		}
 	}
 	return "", ""

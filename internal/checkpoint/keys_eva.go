@@ -7,6 +7,7 @@ var evaCLIP = &family{
 	has:  []string{"text.token_embedding.weight"},
 	rules: []rule{
 		{eva: "logit_scale", src: []string{"logit_scale"}},
+		{eva: "logit_bias", src: []string{"logit_bias"}},
 		{eva: "logit_scale", src: []string{"text.logit_scale"}},
 		{eva: "visual.*", src: []string{"visual.*"}},
 		{eva: "text.*", src: []string{"text.*"}},

@@ -9,6 +9,7 @@ var flatCLIP = &family{
 	has:  []string{"token_embedding.weight", "positional_embedding"},
 	rules: []rule{
 		{eva: "logit_scale", src: []string{"logit_scale"}},
+		{eva: "logit_bias", src: []string{"logit_bias"}},
 		{eva: "visual.*", src: []string{"visual.*"}},
 		{eva: "text.positional_embedding", src: []string{"positional_embedding"}},
 		{eva: "text.text_projection", src: []string{"text_projection"}},

@@ -1,5 +1,7 @@
 package checkpoint
 
+import "slices"
+
 // timm names EVA's towers in its own way; OpenCLIP's EVA models carry such a
 // tower as "visual.trunk". fc2 means w3 in a SwiGLU block and fc2 in a plain
 // one, and the biases of query and value stand elsewhere when the projections
@@ -16,8 +18,20 @@ var timmTowers = []*family{
 
 func timmCLIP(swiglu, split bool) *family {
 	rules, marks := timmRules("visual.trunk.", swiglu, split)
-	rules = append(rules, rule{eva: "logit_scale", src: []string{"logit_scale"}}, rule{eva: "text.*", src: []string{"text.*"}})
+	rules = slices.Concat(rules, scalars, []rule{{eva: "text.*", src: []string{"text.*"}}})
 	return &family{name: "timm-eva-clip", has: append(marks, "text.token_embedding.weight"), rules: rules}
+}
+
+// timmOther names a CLIP model whose vision tower has timm's names: what is in
+// front of "trunk." says nothing in EVA's layout. mark is a name that only this
+// kind of tower has there. more are rules that come first.
+func timmOther(name, mark string, more ...rule) *family {
+	return &family{name: name, has: []string{"visual.trunk." + mark, "text.token_embedding.weight"}, rules: slices.Concat(scalars, more, []rule{
+		{eva: "visual.head.proj.*", src: []string{"visual.head.proj.*"}},
+		{eva: "visual.head.mlp.*", src: []string{"visual.head.mlp.*"}},
+		{eva: "visual.*", src: []string{"visual.trunk.*"}},
+		{eva: "text.*", src: []string{"text.*"}},
+	})}
 }
 
 func timmTower(swiglu, split bool) *family {

@@ -15,7 +15,8 @@ func base(path string) string { return filepath.Base(path) }
 // setPixels decides what goes before the model: what the user says, the
 // configuration (given says that it does), the file, the files beside it, the
 // table of published weights; and OpenAI's, where its files and EVA-CLIP's have
-// nothing else, or where nothing is known, which assumed then says.
+// nothing else, or where nothing is known, which assumed then says. An
+// architecture whose weights all take something else has that in its configuration.
 func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, given bool) error {
 	if o.Preprocess != "" && wholePreprocess(o.Preprocess) {
 		return a.askedPixels(o)
@@ -29,6 +30,8 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 		p = a.config.Preprocess()
 	case err != nil:
 		return err
+	case from == "" && a.config.Pixels != nil:
+		p = a.config.Preprocess() // what all published weights of the architecture take
 	case from == "":
 		p = arch.OpenAIPreprocess()
 		if evidence, _ := origin(m, inv); evidence != openAI && !a.config.IsEVA() {

@@ -347,7 +347,7 @@ func (f *family) write(items []*Item) (out []*Item, ok bool) {
 		if !ok {
 			return nil, false
 		}
-		split, ok := it.split(parts, r.op == transpose)
+		split, ok := it.split(parts, r)
 		if !ok {
 			return nil, false
 		}
@@ -359,14 +359,18 @@ func (f *family) write(items []*Item) (out []*Item, ok bool) {
 	return out, f.marked(names) && (f.fits == "" || names[f.fits])
 }
 
-// split makes an item into equal row blocks with the given names.
-func (it *Item) split(names []string, flip bool) ([]*Item, bool) {
-	n := int64(len(names))
+// split makes an item into row blocks with the given names, as r has them.
+func (it *Item) split(names []string, r *rule) ([]*Item, bool) {
+	n, flip := r.shares(), r.op == transpose
 	rank := len(it.Out.Shape)
 	if flip && rank != 2 || n > 1 && (rank == 0 || it.transpose || it.resize != nil || it.Out.Shape[0]%n != 0) {
 		return nil, false
 	}
+	if rank < r.one || slices.ContainsFunc(it.Out.Shape[:r.one], func(d int64) bool { return d != 1 }) {
+		return nil, false
+	}
 	var out []*Item
+	var at int64 // bytes
 	for i, name := range names {
 		s := &Item{Out: it.Out, EVA: it.EVA, transpose: it.transpose != flip, resize: it.resize}
 		s.Out.Name, s.Out.Shape = name, slices.Clone(it.Out.Shape)
@@ -374,10 +378,12 @@ func (it *Item) split(names []string, flip bool) ([]*Item, bool) {
 			slices.Reverse(s.Out.Shape)
 		}
 		s.parts = it.parts
+		s.Out.Shape = s.Out.Shape[r.one:]
 		if n > 1 {
-			s.Out.Shape[0] /= n
+			s.Out.Shape[0] = s.Out.Shape[0] / n * r.share(i)
 			size := s.Out.NumBytes()
-			s.parts = cut(it.parts, int64(i)*size, int64(i+1)*size)
+			s.parts = cut(it.parts, at, at+size)
+			at += size
 		}
 		out = append(out, s)
 	}

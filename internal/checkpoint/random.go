@@ -82,15 +82,18 @@ func initial(c *arch.Config, p arch.Param) distribution {
 	if strings.HasSuffix(name, ".running_mean") {
 		return distribution{constant, 0}
 	}
-	switch {
-	case p.Tower == arch.TextTower:
-		return initialText(c, p)
-	case c.IsEVA():
-		return initialEVA(c, p)
-	case c.IsResNet():
-		return initialResNet(p)
+	if name == "logit_bias" {
+		return distribution{constant, *c.LogitBias}
 	}
-	return initialViT(c, p)
+	if p.Tower == arch.TextTower {
+		return initialText(c, p)
+	}
+	return initialVision[c.VisionTower()](c, p)
+}
+
+// initialVision by the kind of the tower.
+var initialVision = map[string]func(*arch.Config, arch.Param) distribution{
+	"eva": initialEVA, "resnet": initialResNet, "vit": initialViT, "siglip": initialSigLIP,
 }
 
 // fanIn is the bound 1/sqrt(inputs) of PyTorch's default for linear layers and
@@ -121,6 +124,7 @@ func initialText(c *arch.Config, p arch.Param) distribution {
 		"token_embedding.weight": 0.02,
 		"positional_embedding":   0.01,
 		"text_projection":        1 / math.Sqrt(width),
+		"text_projection.weight": 1 / math.Sqrt(width),
 		"attn.in_proj_weight":    1 / math.Sqrt(width),
 		"attn.out_proj.weight":   1 / math.Sqrt(width) / math.Sqrt(2*float64(c.Text.Layers)),
 		"mlp.c_fc.weight":        1 / math.Sqrt(2*width),
@@ -172,7 +176,23 @@ func initialViT(c *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-func initialResNet(p arch.Param) distribution {
+// initialSigLIP is timm's default for its VisionTransformer: truncated normal
+// 0.02 for matrices, and its own for positions and the attention pool's query.
+func initialSigLIP(c *arch.Config, p arch.Param) distribution {
+	switch {
+	case p.Name == "visual.attn_pool.latent":
+		return distribution{normal, 1 / math.Sqrt(float64(c.Vision.Width))}
+	case p.Name == "visual.patch_embed.proj.weight":
+		return fanIn(elems(p.Shape[1:]))
+	case len(p.Shape) > 1:
+		return distribution{normal, 0.02}
+	case strings.HasSuffix(p.Name, ".weight"):
+		return distribution{constant, 1}
+	}
+	return distribution{constant, 0}
+}
+
+func initialResNet(_ *arch.Config, p arch.Param) distribution {
 	switch {
 	case strings.HasSuffix(p.Name, "attnpool.positional_embedding"), strings.Contains(p.Name, "attnpool.") && len(p.Shape) == 2:
 		return distribution{normal, 1 / math.Sqrt(float64(p.Shape[1]))}

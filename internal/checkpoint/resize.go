@@ -28,9 +28,10 @@ var methods = map[string]method{
 type resize struct {
 	method   method
 	from     []int64 // shape
-	kernel   bool    // a patch kernel [width, 3, p, p]; else a position embedding [(1,) 1+n·n, width]
+	kernel   bool    // a patch kernel [width, 3, p, p]; else a position embedding [(1,) (1+)n·n, width]
 	in, out  int     // grid or kernel side
 	channels int     // width of a position embedding
+	class    int     // class tokens in front of the grid, 0 or 1
 }
 
 // planResize decides how it gets the shape to; an error when it cannot.
@@ -44,8 +45,11 @@ func planResize(it *Item, to []int64, m method) (*resize, error) {
 	n := len(from)
 	switch {
 	case strings.HasSuffix(it.EVA, "pos_embed") || strings.HasPrefix(it.EVA, "visual.") && strings.HasSuffix(it.EVA, "positional_embedding"):
-		r.in, r.out, r.channels = grid(from[n-2]), grid(to[n-2]), int(from[n-1])
-		if from[n-1] != to[n-1] || n == 3 && (from[0] != 1 || to[0] != 1) || n > 3 {
+		var class int
+		r.in, r.class = grid(from[n-2])
+		r.out, class = grid(to[n-2])
+		r.channels = int(from[n-1])
+		if class != r.class || from[n-1] != to[n-1] || n == 3 && (from[0] != 1 || to[0] != 1) || n > 3 {
 			return nil, errShape
 		}
 	case it.EVA == "visual.patch_embed.proj.weight" && m.kernel && n == 4:
@@ -60,13 +64,16 @@ func planResize(it *Item, to []int64, m method) (*resize, error) {
 	return r, nil
 }
 
-// grid is the side of a square grid of tokens-1 patches, 0 when it is none.
-func grid(tokens int64) int {
-	n := int64(math.Round(math.Sqrt(float64(tokens - 1))))
-	if n < 1 || n*n != tokens-1 {
-		return 0
+// grid is the side of a square grid of patches, with or without a class token
+// in front; 0 when tokens are neither.
+func grid(tokens int64) (side, class int) {
+	for class := range int64(2) {
+		n := int64(math.Round(math.Sqrt(float64(tokens - class))))
+		if n >= 1 && n*n == tokens-class {
+			return int(n), int(class)
+		}
 	}
-	return int(n)
+	return 0, 0
 }
 
 func (r *resize) grids() [2]string {
@@ -104,7 +111,8 @@ func (r *resize) apply(x []float32) []float32 {
 		return y
 	}
 	// The class token stays.
-	return append(append([]float32{}, x[:r.channels]...), interpolate(x[r.channels:], taps, r.in, r.out, r.channels)...)
+	first := r.class * r.channels
+	return append(append([]float32{}, x[:first]...), interpolate(x[first:], taps, r.in, r.out, r.channels)...)
 }
 
 // tap is a source position and its weight.

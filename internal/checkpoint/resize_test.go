@@ -28,9 +28,10 @@ func TestAntialiasedResizeIsTorchs(t *testing.T) {
 }
 
 func TestGrid(t *testing.T) {
-	for tokens, want := range map[int64]int{197: 14, 2: 1, 50: 7, 51: 0, 1: 0, 0: 0} {
-		if got := grid(tokens); got != want {
-			t.Errorf("%d tokens: grid %d, want %d", tokens, got, want)
+	for tokens, want := range map[int64][2]int{197: {14, 1}, 196: {14, 0}, 2: {1, 1}, 50: {7, 1}, 51: {}, 1: {1, 0}, 0: {}, -1: {}} {
+		side, class := grid(tokens)
+		if got := [2]int{side, class}; got != want {
+			t.Errorf("%d tokens: grid and class token %v, want %v", tokens, got, want)
 		}
 	}
 }

@@ -266,6 +266,15 @@ func TestOtherImageSizeIsRecognised(t *testing.T) {
 	}
 }
 
+// A model that was trained with SigLIP's loss has one tensor more.
+func TestLogitBias(t *testing.T) {
+	tensors := append(structures(t)["EVA02-CLIP-B-16"], tensorfile.Info{Name: "logit_bias", DType: tensorfile.F32, Shape: []int64{1}})
+	p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{})
+	if p.Config == nil || p.Config.LogitBias == nil || p.Name != Custom || !strings.Contains(p.Recognised, "with a logit bias") {
+		t.Errorf("recognised as %s (%s)", p.Name, p.Recognised)
+	}
+}
+
 // The text tower's logit_scale stands for the model's, and wins over it.
 func TestLogitScaleOfTheTextTower(t *testing.T) {
 	tensors := structures(t)["EVA02-CLIP-B-16"]

@@ -55,6 +55,7 @@ type tower struct {
 	eps   float64 // of LayerNorm
 	// norm is what the configuration has for LayerNorm.
 	norm func(x *Node, name string, eps float64) *Node
+	act  func(x *Node) *Node // of OpenAI's blocks
 }
 
 func newTower(cfg *arch.Config, w Weights, opt Options, which arch.Tower) *tower {
@@ -62,7 +63,10 @@ func newTower(cfg *arch.Config, w Weights, opt Options, which arch.Tower) *tower
 	if t.dtype == dtypes.InvalidDType {
 		t.dtype = dtypes.Float32
 	}
-	t.norm = t.layerNorm
+	t.norm, t.act = t.layerNorm, gelu
+	if cfg.QuickGELU {
+		t.act = quickGELU
+	}
 	if cfg.Vision.RMSNorm && which == arch.VisualTower {
 		t.norm = t.rmsNorm
 	}
@@ -119,30 +123,29 @@ func to(x *Node, dtype dtypes.DType) *Node {
 	return graph.ConvertDType(x, dtype)
 }
 
+// imageTowers and textTowers are the graphs of the kinds that package arch
+// knows. A new kind is a file of its own and a line here.
+var (
+	imageTowers = map[string]func(t *tower, images *Node) *Node{
+		"eva": (*tower).evaVision, "resnet": (*tower).resnet, "vit": (*tower).openAIVision, "siglip": (*tower).siglipVision,
+	}
+	textTowers = map[string]func(t *tower, tokens *Node) *Node{"clip": (*tower).text, "siglip": (*tower).siglipText}
+)
+
 // Image is the image tower: images [B,3,H,W] Float32, normalised, to features
 // [B,embed] Float32, not L2-normalised.
 func Image(cfg *arch.Config, w Weights, images *Node, opt Options) *Node {
 	t := newTower(cfg, w, opt, arch.VisualTower)
-	images = to(images, t.dtype)
-	var features *Node
-	switch {
-	case cfg.IsEVA():
-		t.eps = 1e-6
-		features = t.evaVision(images)
-	case cfg.IsResNet():
-		features = t.resnet(images)
-	default:
-		features = t.openAIVision(images)
-	}
-	return to(features, dtypes.Float32)
+	return to(imageTowers[cfg.VisionTower()](t, to(images, t.dtype)), dtypes.Float32)
 }
 
 // Text is the text tower: tokens [B,N] int32, N at most the context, to
 // features [B,embed] Float32, not L2-normalised. The feature is taken at the end
 // of the text: the first largest token id, or the first that the configuration
-// names.
+// names, or the last.
 func Text(cfg *arch.Config, w Weights, tokens *Node, opt Options) *Node {
-	return to(newTower(cfg, w, opt, arch.TextTower).text(tokens), dtypes.Float32)
+	t := newTower(cfg, w, opt, arch.TextTower)
+	return to(textTowers[cfg.TextTower()](t, tokens), dtypes.Float32)
 }
 
 // Normalize divides each row by its L2 norm.

@@ -74,6 +74,7 @@ func (t *tower) blocks(x *Node, pick func(*Node) *Node, block func(x *Node, laye
 }
 
 func (t *tower) evaVision(images *Node) *Node {
+	t.eps = 1e-6
 	v := &t.cfg.Vision
 	x := addVector(t.embedPatches(images, "visual.patch_embed.proj.weight"), t.weight("visual.patch_embed.proj.bias"))
 	t.capture("visual.patch_embed", x)

@@ -62,20 +62,13 @@ func (t *tower) resblock(x *Node, prefix string, layer, heads int, see *causal, 
 	}
 	x = t.residual(x, y, layer)
 
-	y = t.dense(t.activate(t.dense(t.layerNorm(x, p+"ln_2", t.eps), p+"mlp.c_fc")), p+"mlp.c_proj")
+	y = t.dense(t.act(t.dense(t.layerNorm(x, p+"ln_2", t.eps), p+"mlp.c_fc")), p+"mlp.c_proj")
 	if t.cfg.LayerScale(t.which) {
 		y = scaleVector(y, t.weight(p+"ls_2.gamma"))
 	}
 	x = t.residual(x, y, layer)
 	t.capture(p[:len(p)-1], x)
 	return x
-}
-
-func (t *tower) activate(x *Node) *Node {
-	if t.cfg.QuickGELU {
-		return quickGELU(x)
-	}
-	return gelu(x)
 }
 
 // selfAttention is torch's MultiheadAttention without its output projection;

@@ -93,6 +93,11 @@ func gelu(x *Node) *Node {
 	return to(activation.Gelu(to(x, dtypes.Float32)), x.DType())
 }
 
+// geluTanh is gelu's approximation by tanh.
+func geluTanh(x *Node) *Node {
+	return to(activation.GeluApproximate(to(x, dtypes.Float32)), x.DType())
+}
+
 // quickGELU is x·σ(1.702x), OpenAI's approximation.
 func quickGELU(x *Node) *Node {
 	return graph.Mul(x, graph.Sigmoid(graph.MulScalar(x, 1.702)))

@@ -131,10 +131,7 @@ const cacheBytes = 10 << 20
 
 // imageBytes is the size of one image's widest activations, in Float32.
 func (r *Runner) imageBytes() int {
-	if v := &r.cfg.Vision; r.cfg.IsResNet() { // the first stage's output
-		return v.ImageSize / 4 * v.ImageSize / 4 * 4 * v.Width * 4
-	}
-	return r.cfg.Tokens() * r.cfg.VisionHidden() * 4
+	return r.cfg.WidestActivations() * 4
 }
 
 // part is the number of rows of a batch that are computed at once, when each

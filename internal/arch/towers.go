@@ -1,0 +1,160 @@
+package arch
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// visionTower is what this package knows of a kind of vision tower. A new kind is
+// a file of its own with such a value, a line in visionTowers, the graph of the
+// same name in package clip, a family of names and initial values in package
+// checkpoint.
+type visionTower struct {
+	check   func(c *Config) error             // what no tower can be built from
+	params  func(b *builder)                  // adds its tensors, in the eva layout
+	macs    func(c *Config) float64           // multiply-adds of an image
+	widest  func(c *Config) int               // values of an image's widest activations
+	patches bool                              // cuts images into patches of patch_size pixels
+	class   bool                              // has a class token in front of them
+	embed   string                            // its position embedding [(1,) tokens, width], or empty
+	timm    func(name string) (*Vision, bool) // the tower that timm calls so, nil: timm has none of the kind
+	// timmHead is the timm_pool and timm_proj that a configuration with timm's
+	// name has to have; what it does not list may be anything.
+	timmHead map[string]string
+}
+
+// visionTowers by kind. The first three are told apart by other keys than
+// vision_cfg.tower.
+var visionTowers map[string]visionTower
+
+func init() {
+	visionTowers = map[string]visionTower{
+		"eva": {check: checkViT, params: (*builder).evaVision, macs: (*Config).vitMACs, widest: (*Config).vitWidest,
+			patches: true, class: true, embed: "visual.pos_embed"},
+		"resnet": {check: checkResNet, params: (*builder).resnet, macs: (*Config).resnetMACs, widest: resnetWidest,
+			class: true, embed: "visual.attnpool.positional_embedding"},
+		"vit": {check: checkViT, params: (*builder).openAIVision, macs: (*Config).vitMACs, widest: (*Config).vitWidest,
+			patches: true, class: true, embed: "visual.positional_embedding"},
+		"siglip": siglipVision,
+	}
+}
+
+// towerKinds are the kinds that vision_cfg.tower may name.
+func towerKinds() (kinds []string) {
+	for _, k := range slices.Sorted(maps.Keys(visionTowers)) {
+		if k != "eva" && k != "resnet" && k != "vit" {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
+}
+
+// VisionTower is the kind of the vision tower: eva, resnet, vit, or the
+// configuration's own word.
+func (c *Config) VisionTower() string {
+	switch {
+	case c.Vision.Tower != "":
+		return c.Vision.Tower
+	case c.IsResNet():
+		return "resnet"
+	case c.IsEVA():
+		return "eva"
+	}
+	return "vit"
+}
+
+// visionTower is empty for a word that names none, which check refuses.
+func (c *Config) visionTower() visionTower {
+	if c.Vision.Tower != "" && !slices.Contains(towerKinds(), c.Vision.Tower) {
+		return visionTower{}
+	}
+	return visionTowers[c.VisionTower()]
+}
+
+// TextTower is the kind of the text tower: clip, OpenAI's, or siglip.
+func (c *Config) TextTower() string {
+	if c.PoolsLast() {
+		return "siglip"
+	}
+	return "clip"
+}
+
+// checkText refuses what a kind of text tower does not have.
+func (c *Config) checkText() error {
+	t := &c.Text
+	switch t.PoolType {
+	case "", "eos", "last":
+	default:
+		return fmt.Errorf("text_cfg.pool_type %q: want argmax, eos or last", t.PoolType)
+	}
+	if c.TextTower() == "siglip" {
+		return checkSigLIPText(c)
+	}
+	for _, k := range []struct {
+		key string
+		set bool
+	}{{"norm_kwargs", t.NormKwargs != nil}, {"act_kwargs", t.ActKwargs != nil}, {"proj_bias", t.ProjBias}, {"proj_type", t.ProjType != ""}} {
+		if k.set {
+			return fmt.Errorf("text_cfg.%s needs pool_type last; with %s it is not supported", k.key, cmp.Or(t.PoolType, "argmax"))
+		}
+	}
+	return nil
+}
+
+// HidesQuickGELU says whether models that differ in quick_gelu have the same
+// tensors: all whose vision tower may have it.
+func (c *Config) HidesQuickGELU() bool {
+	kind := c.VisionTower()
+	return kind == "vit" || kind == "resnet"
+}
+
+// Trains says why a model is not trained, empty when it is.
+func (c *Config) Trains() string {
+	switch {
+	case c.Vision.Tower != "":
+		return "its vision tower is " + c.Vision.Tower + "'s"
+	case c.TextTower() != "clip":
+		return "its text tower is " + c.TextTower() + "'s"
+	case c.LogitBias != nil:
+		return "it has a logit bias, and with it another loss"
+	}
+	return ""
+}
+
+// PositionEmbedding is the tensor of the vision tower's position embedding,
+// whose second axis from behind is Tokens, and the pixels from one token to the
+// next; empty without one.
+func (c *Config) PositionEmbedding() (name string, pixels int) {
+	kind := c.visionTower()
+	if kind.embed != "" && !kind.patches {
+		return kind.embed, c.Vision.ImageSize / c.Grid()
+	}
+	return kind.embed, c.Vision.PatchSize
+}
+
+// WidestActivations is the number of values of an image's widest activations.
+func (c *Config) WidestActivations() int { return c.visionTower().widest(c) }
+
+func (c *Config) vitWidest() int { return c.Tokens() * c.VisionHidden() }
+
+// resnetWidest is the first stage's output.
+func resnetWidest(c *Config) int {
+	v := &c.Vision
+	return v.ImageSize / 4 * v.ImageSize / 4 * 4 * v.Width
+}
+
+// timmVision finds the tower that timm calls name, of any kind.
+func timmVision(name string) (v *Vision, head map[string]string, ok bool) {
+	for _, kind := range slices.Sorted(maps.Keys(visionTowers)) {
+		t := visionTowers[kind]
+		if t.timm == nil {
+			continue
+		}
+		if v, ok := t.timm(name); ok {
+			return v, t.timmHead, true
+		}
+	}
+	return nil, nil, false
+}
