@@ -21,7 +21,7 @@ import (
 const storedRows = 1024
 
 // keptBytes is how large a set's features may be to stay in memory.
-const keptBytes = 1 << 30
+var keptBytes int64 = 1 << 30
 
 // featureSet is the unit features of a set of images, some files of
 // them. It is logistic.Rows of the images that decode.
@@ -84,14 +84,20 @@ func (r *run) store(ctx context.Context, dir, label string, perFile int) (*featu
 	if len(s.labels) == 0 {
 		return nil, fault.Inputf("%s: no image decodes", fault.Name(r.o.Data))
 	}
-	if int64(len(s.labels))*int64(s.dim)*4 <= keptBytes {
-		rows := make([]float32, len(s.labels)*s.dim)
-		if err := s.Read(rows, 0, len(s.labels)); err != nil {
-			return nil, err
-		}
-		s.rows = rows
+	return s, s.keep()
+}
+
+// keep reads the features of a set that is not too large into memory.
+func (s *featureSet) keep() error {
+	if int64(len(s.labels))*int64(s.dim)*4 > keptBytes {
+		return nil
 	}
-	return s, nil
+	rows := make([]float32, len(s.labels)*s.dim)
+	if err := s.Read(rows, 0, len(s.labels)); err != nil {
+		return err
+	}
+	s.rows = rows
+	return nil
 }
 
 // encodeTo writes the features of images first to end.

@@ -74,15 +74,25 @@ func (res *RetrievalResult) CardLines() []CardLine {
 	return []CardLine{mean, image, text}
 }
 
-// CardLines are the figures of one model's sets for a model card.
+// CardLines are the figures of one model's sets for a model card, with their
+// average first where there are several.
 func (m *SuiteModel) CardLines() []CardLine {
 	var lines []CardLine
+	if len(m.Sets) > 1 {
+		lines = append(lines, CardLine{Task: zeroShotTask, Set: "average", Title: fmt.Sprintf("Average of %d of %d sets", m.N, m.Of), Metric: "average", Value: m.Average, CI95: m.AverageCI95, N: m.N})
+	}
 	for _, s := range m.Sets {
-		task := zeroShotTask
-		if s.Benchmark == "flickr30k" || s.Benchmark == "coco" {
-			task = retrievalTask
+		line := CardLine{Task: zeroShotTask, Set: s.Benchmark, Title: s.Title, Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N}
+		if s.ofCaptions() {
+			line.Task = retrievalTask
 		}
-		lines = append(lines, CardLine{Task: task, Set: s.Benchmark, Title: s.Title, Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N})
+		if r := s.result; r != nil {
+			line.Metric, line.Data, line.Classes = r.Metric, r.Data.Fingerprint, r.Data.Classes
+		}
+		if r := s.retrieval; r != nil {
+			line.Metric, line.Data = dataset.MeanRecall1, r.Fingerprint
+		}
+		lines = append(lines, line)
 	}
 	return lines
 }

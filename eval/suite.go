@@ -58,6 +58,8 @@ type SuiteModel struct {
 	AverageCI95 [2]float64 `json:"ci95_average"`
 	N           int        `json:"n"`
 	Of          int        `json:"of"`
+	// Robustness has ImageNet's relatives, where ImageNet was scored too.
+	Robustness []RobustnessRow `json:"robustness,omitempty"`
 	// PublishedAverage is over all sets of the suite, PublishedSame over the N.
 	// Both are null when nothing is published for the model.
 	PublishedAverage *float64 `json:"published_average"`
@@ -396,7 +398,7 @@ func (s *SuiteSet) ofRetrieval(res *RetrievalResult) {
 // compare averages the sets and puts what was published beside them, where all
 // of every set was scored.
 func (m *SuiteModel) compare(whole bool) {
-	m.N = len(m.Sets)
+	m.N, m.Robustness = len(m.Sets), m.robustness()
 	variance := 0.0
 	for _, s := range m.Sets {
 		m.Average += s.Value / float64(m.N)

@@ -5,8 +5,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/published"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
@@ -21,8 +23,26 @@ var tableHead = []string{
 	"main_metric", "value", "ci95_low", "ci95_high", "n", "published", "inside_ci95",
 }
 
-// benchmarkNames are CLIP_benchmark's names of sets that DataComp calls otherwise.
-var benchmarkNames = map[string]string{"flickr30k": "flickr30k", "coco": "mscoco_captions"}
+// benchmarkNames are CLIP_benchmark's names of sets that DataComp calls otherwise,
+// or has not.
+var benchmarkNames = map[string]string{
+	"flickr30k": "flickr30k", "coco": "mscoco_captions", "cifar10": "vtab/cifar10",
+	"diabetic-retinopathy": "vtab/diabetic_retinopathy", "dmlab": "vtab/dmlab",
+	"dsprites-orientation": "vtab/dsprites_label_orientation", "dsprites-x-position": "vtab/dsprites_label_x_position",
+	"smallnorb-azimuth": "vtab/smallnorb_label_azimuth", "smallnorb-elevation": "vtab/smallnorb_label_elevation",
+	"voc2007-multilabel": "voc2007_multilabel", "sugarcrepe": "sugar_crepe",
+}
+
+// benchmarkName is CLIP_benchmark's name of a set.
+func (s SuiteSet) benchmarkName() string {
+	if name, ok := benchmarkNames[s.Benchmark]; ok {
+		return name
+	}
+	if part, ok := strings.CutPrefix(s.Benchmark, "sugarcrepe-"); ok {
+		return "sugar_crepe/" + strings.ReplaceAll(part, "-", "_")
+	}
+	return s.Key
+}
 
 // suiteTable is one line per model and set, the columns by CLIP_benchmark's names.
 func suiteTable(models []*SuiteModel) [][]string {
@@ -32,13 +52,14 @@ func suiteTable(models []*SuiteModel) [][]string {
 		if len(m.Model.Weights) > 0 {
 			pretrained = m.Model.Weights[0]
 		}
+		model := published.OpenCLIPName(m.Model.Config, pretrained)
 		for _, s := range m.Sets {
 			cells := map[string]string{
-				"dataset": s.Key, "model": m.Model.Config, "pretrained": pretrained, "model_fullname": m.Model.Config + " " + pretrained, "language": "en",
+				"dataset": s.benchmarkName(), "model": model, "pretrained": pretrained, "model_fullname": model + " " + pretrained, "language": "en",
 				"main_metric": s.Metric, "value": figure(s.Value), "ci95_low": figure(s.CI95[0]), "ci95_high": figure(s.CI95[1]), "n": strconv.Itoa(s.N),
 			}
-			if name, ok := benchmarkNames[s.Benchmark]; ok {
-				cells["dataset"] = name
+			if r := s.result; r != nil && r.Data.Language != "" {
+				cells["language"] = r.Data.Language
 			}
 			if s.Published != nil {
 				cells["published"], cells["inside_ci95"] = figure(*s.Published), strconv.FormatBool(*s.InsideCI)
@@ -173,40 +194,86 @@ func joinWords(list []string) string {
 }
 
 // relatives are the sets whose classes are ImageNet's and whose pictures are not.
-var relatives = []string{"imagenet-v2", "imagenet-a", "imagenet-o", "imagenet-r", "imagenet-sketch", "objectnet"}
+var relatives = []string{"imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet"}
 
-// suiteRobustness shows ImageNet beside its relatives, where both were scored.
-func suiteRobustness(p *runlog.Page, models []*SuiteModel) {
-	find := func(m *SuiteModel, name string) *SuiteSet {
+// RobustnessRow is a relative of ImageNet beside ImageNet itself.
+type RobustnessRow struct {
+	Set   string  `json:"set"`
+	Value float64 `json:"value"`
+	Below float64 `json:"below"` // ImageNet's accuracy less this
+	// Line is the accuracy of models that learned from ImageNet alone and are as good
+	// on ImageNet, Effective how far Value lies above it: effective robustness. Both
+	// are null where no such line is published, or the model is outside of it.
+	Line      *float64 `json:"line"`
+	Effective *float64 `json:"effective"`
+}
+
+// robustness puts ImageNet's relatives beside it, where both were scored.
+func (m *SuiteModel) robustness() (rows []RobustnessRow) {
+	find := func(name string) (float64, bool) {
 		i := slices.IndexFunc(m.Sets, func(s SuiteSet) bool { return s.Benchmark == name })
 		if i < 0 {
-			return nil
+			return 0, false
 		}
-		return &m.Sets[i]
+		return m.Sets[i].Value, true
 	}
-	base := find(models[0], "imagenet")
-	head, names := []string{"model", "imagenet"}, []string{}
+	base, ok := find("imagenet")
+	if !ok {
+		return nil
+	}
 	for _, name := range relatives {
-		if find(models[0], name) != nil {
-			head, names = append(head, name, "below imagenet"), append(names, name)
+		v, ok := find(name)
+		if !ok {
+			continue
 		}
+		row := RobustnessRow{Set: name, Value: v, Below: base - v}
+		if line, ok := published.RobustnessLine(name); ok {
+			if on, ok := line.At(base); ok {
+				above := v - on
+				row.Line, row.Effective = &on, &above
+			}
+		}
+		rows = append(rows, row)
 	}
-	if base == nil || len(names) == 0 {
+	return rows
+}
+
+// suiteRobustness shows ImageNet beside its relatives.
+func suiteRobustness(p *runlog.Page, models []*SuiteModel) {
+	if len(models[0].Robustness) == 0 {
 		return
 	}
-	var rows [][]string
+	head := []string{"set"}
 	for _, m := range models {
-		imagenet := find(m, "imagenet").Value
-		row := []string{filepath.Base(m.Model.File), percent(imagenet)}
-		mean := 0.0
-		for _, name := range names {
-			v := find(m, name).Value
-			mean += v / float64(len(names))
-			row = append(row, percent(v), fmt.Sprintf("%.2f", 100*(imagenet-v)))
-		}
-		rows = append(rows, append(row, percent(mean)))
+		head = append(head, filepath.Base(m.Model.File), "below ImageNet", "effective")
 	}
+	first := []string{"imagenet"}
+	for _, m := range models {
+		i := slices.IndexFunc(m.Sets, func(s SuiteSet) bool { return s.Benchmark == "imagenet" })
+		first = append(first, percent(m.Sets[i].Value), "", "")
+	}
+	rows := [][]string{first}
+	mean := make([]float64, len(models))
+	for i, r := range models[0].Robustness {
+		row := []string{r.Set}
+		for k, m := range models {
+			r := m.Robustness[i]
+			effective := "not given"
+			if r.Effective != nil {
+				effective = fmt.Sprintf("%+.2f", 100**r.Effective)
+			}
+			row = append(row, percent(r.Value), fmt.Sprintf("%.2f", 100*r.Below), effective)
+			mean[k] += r.Value / float64(len(m.Robustness))
+		}
+		rows = append(rows, row)
+	}
+	last := []string{"mean of these"}
+	for _, v := range mean {
+		last = append(last, percent(v), "", "")
+	}
+	line, _ := published.RobustnessLine("imagenet-v2")
 	p.Section("Robustness")
-	p.Note("Accuracy on ImageNet and on sets that ask for its classes on other pictures. ImageNet-A, -O, -R and ObjectNet ask for a part of the classes, so their distance says less than ImageNet-V2's. Effective robustness, the height above the line of models trained on ImageNet alone, is not given: no coefficients of that line are published with these prompts and classes.")
-	p.Table(append(head, "mean of the others"), rows)
+	p.Note(fmt.Sprintf("Accuracy on ImageNet and on sets that ask for its classes on other pictures. Effective robustness is the height, in points, above what %d models that learned from ImageNet alone would have at the same ImageNet accuracy: a line through their logits (%s). It is given between %.0f and %.0f %% on ImageNet, where these models lie, and for ImageNet-V2 and -Sketch. ImageNet-A, -O, -R and ObjectNet ask for a part of the classes: their lines need ImageNet's accuracy among that part alone, which is another run.",
+		line.Models, published.TestbedSource, 100*line.Low, 100*line.High))
+	p.Table(head, append(rows, last))
 }

@@ -5,8 +5,11 @@ package logistic
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"runtime"
+	"sync"
 
 	"gonum.org/v1/gonum/mat"
 )
@@ -119,25 +122,59 @@ type problem struct {
 	l2      float64
 	basis   *Basis
 
-	read   []float32
-	rows   matrix // [block,dim]
-	rest   matrix // [block,classes]: logits, then p − [class is y]
-	weight matrix // [classes,dim], of the rows as they are
-	offset []float64
-	grad   matrix // [classes padded to 4,dim]
-	loss   []float64
+	reading sync.Mutex
+	weight  matrix    // [classes,dim], of the rows as they are
+	across  []float64 // [dim,padded]: weight turned round, for the products
+	padded  int       // classes, a multiple of 4
+	offset  []float64
+	parts   []*portion
+	free    chan *scratch
+}
+
+// portion is what a run of blocks adds to the objective. How the rows are
+// divided depends on the sizes alone, so the sums do not depend on the threads.
+type portion struct {
+	lo, hi int
+	grad   matrix // [padded,dim]
+	loss   float64
 	curve  []float64 // Σ p(1−p) by class
 	sums   []float64 // Σ p − [class is y]
 }
 
+// scratch is what one worker needs.
+type scratch struct {
+	read   []float32 // [block,dim]
+	rows   []float64 // eight rows across [dim,8], or eight columns [block,8]
+	logits []float64 // of eight rows, [padded,8]
+	rest   matrix    // [block,padded]: p − [class is y]
+}
+
+// maxPortions is how many parts the rows are summed in at most, portionBytes what
+// their gradients may take together where there are more than two.
+const (
+	maxPortions  = 16
+	portionBytes = 64 << 20
+)
+
 func newProblem(x Rows, y []int, classes int, l2 float64, basis *Basis) *problem {
 	d := x.Dim()
-	return &problem{
-		x: x, y: y, classes: classes, l2: l2, basis: basis,
-		read: make([]float32, block*d), rows: newMatrix(block, d), rest: newMatrix(block, classes),
-		weight: newMatrix(classes, d), offset: make([]float64, classes), grad: newMatrix((classes+3)&^3, d),
-		loss: make([]float64, block), curve: make([]float64, classes), sums: make([]float64, classes),
+	p := &problem{x: x, y: y, classes: classes, l2: l2, basis: basis, weight: newMatrix(classes, d), offset: make([]float64, classes)}
+	p.padded = (classes + 3) &^ 3
+	p.across = make([]float64, d*p.padded)
+	blocks := (x.Len() + block - 1) / block
+	n := min(max(2, min(maxPortions, portionBytes/(8*d*p.padded))), blocks)
+	for i := range n {
+		p.parts = append(p.parts, &portion{
+			lo: i * blocks / n * block, hi: min((i+1)*blocks/n*block, x.Len()),
+			grad: newMatrix(p.padded, d), curve: make([]float64, classes), sums: make([]float64, classes),
+		})
 	}
+	workers := min(runtime.GOMAXPROCS(0), n)
+	p.free = make(chan *scratch, workers)
+	for range workers {
+		p.free <- &scratch{make([]float32, block*d), make([]float64, 8*max(d, block)), make([]float64, 8*p.padded), newMatrix(block, p.padded)}
+	}
+	return p
 }
 
 // place puts the parameters v, [classes,dim+1] in the basis with the intercept
@@ -154,6 +191,9 @@ func (p *problem) place(v []float64) {
 		for j, m := range p.basis.mean {
 			p.offset[k] -= m * p.weight.row(k)[j]
 		}
+		for j, w := range p.weight.row(k)[:d] {
+			p.across[j*p.padded+k] = w
+		}
 	}
 }
 
@@ -166,37 +206,40 @@ func tasks(n int, f func(lo, hi int)) {
 func (p *problem) at(ctx context.Context, v, g, h []float64) (f float64, err error) {
 	n, d := p.x.Len(), p.x.Dim()
 	p.place(v)
-	clear(p.grad.v)
-	clear(p.curve)
-	clear(p.sums)
-	for lo := 0; lo < n; lo += block {
-		if err := ctx.Err(); err != nil {
-			return 0, err
+	errs := make([]error, len(p.parts))
+	parallel(len(p.parts), func(i int) {
+		s := <-p.free
+		errs[i] = p.pass(ctx, p.parts[i], s)
+		p.free <- s
+	})
+	if err := errors.Join(errs...); err != nil {
+		return 0, err
+	}
+	all := p.parts[0]
+	for _, q := range p.parts[1:] {
+		all.loss += q.loss
+		for k := range p.classes {
+			all.curve[k] += q.curve[k]
+			all.sums[k] += q.sums[k]
 		}
-		m := min(block, n-lo)
-		if err := p.x.Read(p.read[:m*d], lo, lo+m); err != nil {
-			return 0, err
-		}
-		tasks(m, func(a, b int) { p.residuals(p.y[lo:lo+m], a, b) })
-		parallel(p.grad.wide/8, func(tile int) { p.gradient(tile, m) })
-		for i, l := range p.loss[:m] {
-			f += l
-			for k, r := range p.rest.row(i)[:p.classes] {
-				p.sums[k] += r
-				r = math.Abs(r) // p, or 1 − p for the row's class
-				p.curve[k] += r * (1 - r)
+	}
+	tasks(p.classes, func(lo, hi int) {
+		for _, q := range p.parts[1:] {
+			for k := lo; k < hi; k++ {
+				add(all.grad.row(k), 1, q.grad.row(k))
 			}
 		}
-	}
-	back := newMatrix(p.classes, d)
-	for k := range p.classes {
-		for j, m := range p.basis.mean {
-			p.grad.row(k)[j] -= p.sums[k] * m
+		for k := lo; k < hi; k++ {
+			for j, m := range p.basis.mean {
+				all.grad.row(k)[j] -= all.sums[k] * m
+			}
 		}
-	}
-	tasks(p.classes, func(lo, hi int) { p.grad.times(back, p.basis.axes, lo, hi) })
+	})
+	f = all.loss
+	back := newMatrix(p.classes, d)
+	tasks(p.classes, func(lo, hi int) { all.grad.times(back, p.basis.axes, lo, hi) })
 	for k := range p.classes {
-		c := max(p.curve[k], 1e-12*float64(n))
+		c := max(all.curve[k], 1e-12*float64(n))
 		for j := range d {
 			i := k*(d+1) + j
 			f += p.l2 / 2 * v[i] * v[i]
@@ -204,52 +247,105 @@ func (p *problem) at(ctx context.Context, v, g, h []float64) (f float64, err err
 			h[i] = c*max(p.basis.variance[j], 0) + p.l2
 		}
 		i := k*(d+1) + d
-		g[i], h[i] = p.sums[k], c
+		g[i], h[i] = all.sums[k], c
 	}
 	return f, nil
 }
 
-// residuals turns rows a to b of the block into p − [class is y], and their losses.
-func (p *problem) residuals(y []int, a, b int) {
+// pass sums up the rows of a portion.
+func (p *problem) pass(ctx context.Context, q *portion, s *scratch) error {
+	clear(q.grad.v)
+	clear(q.curve)
+	clear(q.sums)
+	q.loss = 0
 	d := p.x.Dim()
-	matrix{p.rows.v[a*p.rows.step:], b - a, p.rows.wide, p.rows.step}.set(p.read[a*d:b*d], d, b-a)
-	p.rows.times(p.rest, p.weight, a, b)
-	for i := a; i < b; i++ {
-		logits := p.rest.row(i)[:p.classes]
-		most := math.Inf(-1)
-		for k := range logits {
-			logits[k] += p.offset[k]
-			most = max(most, logits[k])
+	for lo := q.lo; lo < q.hi; lo += block {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		own := logits[y[i]] - most
+		m := min(block, q.hi-lo)
+		p.reading.Lock()
+		err := p.x.Read(s.read[:m*d], lo, lo+m)
+		p.reading.Unlock()
+		if err != nil {
+			return err
+		}
+		for i := 0; i < m; i += 8 {
+			p.residuals(q, s, p.y[lo:lo+m], i)
+		}
+		for tile := range q.grad.wide / 8 {
+			p.gradient(q, s, tile, m)
+		}
+	}
+	return nil
+}
+
+// residuals puts p − [class is y] of eight rows of the block, from i on, into
+// s.rest, and adds their losses.
+func (p *problem) residuals(q *portion, s *scratch, y []int, i int) {
+	d, m := p.x.Dim(), min(8, len(y)-i)
+	rows := s.rows[:8*d]
+	if m < 8 {
+		clear(rows)
+	}
+	for r := range m {
+		for j, v := range s.read[(i+r)*d:][:d] {
+			rows[8*j+r] = float64(v)
+		}
+	}
+	clear(s.logits)
+	for k := 0; k < p.padded; k += 4 {
+		outer(s.logits[8*k:], 8, p.across[k:], p.padded, rows, d)
+	}
+	for r := range m {
+		most := math.Inf(-1)
+		for k, b := range p.offset {
+			l := s.logits[8*k+r] + b
+			s.logits[8*k+r] = l
+			most = max(most, l)
+		}
+		label := y[i+r]
+		own := s.logits[8*label+r] - most
+		out := s.rest.row(i + r)
 		sum := 0.0
-		for k, l := range logits {
-			logits[k] = math.Exp(l - most)
-			sum += logits[k]
+		for k := range p.classes {
+			out[k] = math.Exp(s.logits[8*k+r] - most)
+			sum += out[k]
 		}
 		others := 0.0
-		for k := range logits {
-			logits[k] /= sum
-			if k != y[i] {
-				others += logits[k]
+		for k := range p.classes {
+			out[k] /= sum
+			if k != label {
+				others += out[k]
 			}
 		}
-		p.loss[i] = math.Log(sum) - own
 		if others < 0.5 { // exact where the row's class is all but certain
-			p.loss[i] = -math.Log1p(-others)
+			q.loss -= math.Log1p(-others)
+		} else {
+			q.loss += math.Log(sum) - own
 		}
-		logits[y[i]] = -others
+		out[label] = -others
+		for k, v := range out[:p.classes] {
+			q.sums[k] += v
+			v = math.Abs(v) // p, or 1 − p for the row's class
+			q.curve[k] += v * (1 - v)
+		}
 	}
 }
 
 // gradient adds the block's share to eight columns of the gradient.
-func (p *problem) gradient(tile, m int) {
-	x := make([]float64, 8*m)
+func (p *problem) gradient(q *portion, s *scratch, tile, m int) {
+	d, columns := p.x.Dim(), s.rows[:8*m]
+	n := min(8, d-8*tile)
 	for i := range m {
-		copy(x[8*i:8*i+8], p.rows.row(i)[8*tile:])
+		to := columns[8*i : 8*i+8]
+		for j, v := range s.read[i*d+8*tile:][:n] {
+			to[j] = float64(v)
+		}
+		clear(to[n:])
 	}
-	for k := 0; k < p.classes; k += 4 {
-		outer(p.grad.v[k*p.grad.step+8*tile:], p.grad.step, p.rest.v[k:], p.rest.step, x, m)
+	for k := 0; k < p.padded; k += 4 {
+		outer(q.grad.v[k*q.grad.step+8*tile:], q.grad.step, s.rest.v[k:], s.rest.step, columns, m)
 	}
 }
 

@@ -116,6 +116,22 @@ func configName(name, tag string) string {
 	return "openclip-" + name
 }
 
+// OpenCLIPName is what OpenCLIP calls an architecture: configName the other way.
+func OpenCLIPName(config, tag string) string {
+	for theirs, ours := range evaNames {
+		if ours == config {
+			return theirs
+		}
+	}
+	if plain, ok := strings.CutPrefix(config, "openai-"); ok {
+		if tag == "openai" {
+			return plain
+		}
+		return plain + "-quickgelu"
+	}
+	return strings.TrimPrefix(config, "openclip-")
+}
+
 // table reads an embedded CSV without its header.
 func table(name, text string) [][]string {
 	records, err := csv.NewReader(strings.NewReader(text)).ReadAll()

@@ -2,6 +2,7 @@ package published
 
 import (
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -42,6 +43,20 @@ func TestSuite(t *testing.T) {
 	for _, name := range []string{"openai-ViT-B-32/openai", "openclip-ViT-B-32/laion2b_s34b_b79k", "EVA02-CLIP-bigE-14-plus/laion2b_s9b_b144k", "openclip-ViT-H-14-378-quickgelu/dfn5b", "openai-ViT-L-14/dfn2b", "openclip-RN50/yfcc15m"} {
 		if !seen[name] {
 			t.Errorf("no %s", name)
+		}
+	}
+}
+
+// Names go to OpenCLIP's and back.
+func TestOpenCLIPName(t *testing.T) {
+	for _, line := range table("openclip38.csv", openclip38) {
+		name := OpenCLIPName(configName(line[0], line[1]), line[1])
+		if line[1] == "openai" {
+			name = strings.TrimSuffix(name, "-quickgelu")
+			line[0] = strings.TrimSuffix(line[0], "-quickgelu")
+		}
+		if name != line[0] {
+			t.Errorf("%s/%s: %s", line[0], line[1], name)
 		}
 	}
 }
