@@ -8,16 +8,37 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// fitsHost refuses a batch whose pictures do not fit the host's memory, which
-// would end in a crash.
+// sampleBytes is what a sample of a stream has where that is not known: a
+// picture of 256 to 512 pixels as JPEG.
+const sampleBytes = 50_000
+
+// lanesBytes is what the lanes of so many rows of the batch keep in the host's
+// memory, and how many streams they read.
+func (r *Recipe) lanesBytes(rows int) (bytes float64, streams int) {
+	for _, s := range r.Data {
+		if s.Read == readStream {
+			streams++
+		}
+	}
+	return float64(r.Lanes) * float64(rows) / float64(r.Batch) * float64(streams) * float64(dataset.LaneBytes(sampleBytes)), streams
+}
+
+// fitsHost refuses a batch whose pictures, and lanes whose samples, do not fit
+// the host's memory, which would end in a crash.
 func fitsHost(r *Recipe, cfg *arch.Config, rows rowRange) error {
 	share := rows.to - rows.from
 	need, batches := r.hostBytes(cfg, share), r.ahead(cfg, share)+1
-	if have := hostMemory(); need > have {
+	have := hostMemory()
+	if lanes, streams := r.lanesBytes(share); need+lanes > have && lanes > 0 {
+		return fault.Envf("batch %d, %d lanes: %d batches of pictures lie in the host's memory and take %.3g GB, the lanes' samples of %d streams %.3g GB, it has %.3g GB; take a smaller batch or fewer lanes",
+			r.Batch, r.Lanes, batches, need/1e9, streams, lanes/1e9, have/1e9)
+	}
+	if need > have {
 		return fault.Envf("batch %d: %d batches of pictures lie in the host's memory and take %.3g GB, it has %.3g GB; take a smaller batch", r.Batch, batches, need/1e9, have/1e9)
 	}
 	return nil

@@ -376,6 +376,25 @@ func headerAt(t *testing.T, data []byte, n int) int {
 	return at
 }
 
+// TestLanesFitTheHost: lanes that do not fit the memory are refused before any
+// data is read.
+func TestLanesFitTheHost(t *testing.T) {
+	source := `{source: "x/{00..09}.tar", read: stream}, `
+	r := tiny(t, "data=["+strings.Repeat(source, 8)+"]", "lanes=4096", "batch=4096", "image.size=32")
+	cfg, err := r.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = fitsHost(r, cfg, rowRange{0, r.Batch})
+	if err == nil || !strings.Contains(err.Error(), "4096 lanes") || !strings.Contains(err.Error(), "samples of 8 streams 3.88e+03 GB") || fault.Code(err) != 4 {
+		t.Error(err)
+	}
+	r.Lanes = 8
+	if err := fitsHost(r, cfg, rowRange{0, r.Batch}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestStreamSettled: how a source is read by default, and what is refused.
 func TestStreamSettled(t *testing.T) {
 	dir := t.TempDir()

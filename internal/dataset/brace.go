@@ -22,6 +22,10 @@ func expand(src string) ([]string, error) {
 		if err != nil {
 			return nil, fault.Inputf("%s: %v", fault.Name(src), err)
 		}
+		if out == nil {
+			out = names
+			continue
+		}
 		out = append(out, names...)
 	}
 	return out, nil

@@ -144,12 +144,28 @@ func (c *counter) count() error {
 
 // left are the tars among some, all for nil, that are not counted yet.
 func (c *counter) left(some []int) (out []int) {
-	if some == nil {
+	each := func(yield func(int) bool) {
+		if some != nil {
+			slices.Values(some)(yield)
+			return
+		}
 		for i := range c.names {
-			some = append(some, i)
+			if !yield(i) {
+				return
+			}
 		}
 	}
-	for _, i := range some {
+	n := 0
+	for i := range each {
+		if c.counts[i] < 0 {
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	out = make([]int, 0, n)
+	for i := range each {
 		if c.counts[i] < 0 {
 			out = append(out, i)
 		}
@@ -194,7 +210,7 @@ func (c *counter) lists(dir string, tars []int) error {
 		for _, i := range left {
 			first[key(c.names[i])] = i
 		}
-		set := map[int]bool{} // names that the file has twice, with other numbers
+		twice := map[int]bool{} // names that the file has twice, with other numbers
 		dec := json.NewDecoder(&section{ctx: c.ctx, st: c.st, name: file, size: size, window: 1 << 20})
 		dec.UseNumber()
 		err = f.read(dec, func(name string, n json.Number) error {
@@ -211,17 +227,17 @@ func (c *counter) lists(dir string, tars []int) error {
 			if err != nil || v < 0 || v > maxCount {
 				return fmt.Errorf("%s has %s samples; want 0 to %d", fault.Name(name), n, maxCount)
 			}
-			set[i] = set[i] || c.counts[i] >= 0 && c.counts[i] != int32(v)
+			if c.counts[i] >= 0 && c.counts[i] != int32(v) {
+				twice[i] = true
+			}
 			c.counts[i] = int32(v)
 			return nil
 		})
 		if err != nil {
 			return fault.As(fault.Input, fmt.Errorf("%s: %w; correct or remove it, then the tars are counted", fault.Name(file), err))
 		}
-		for i, twice := range set {
-			if twice {
-				c.counts[i] = -1
-			}
+		for i := range twice {
+			c.counts[i] = -1
 		}
 		for _, i := range left { // tars that the source names more than once
 			c.counts[i] = c.counts[first[key(c.names[i])]]

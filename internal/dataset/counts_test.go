@@ -220,17 +220,36 @@ func TestManyTars(t *testing.T) {
 	}
 	b.Reset()
 	runtime.GC()
-	var before, after runtime.MemStats
+	var before, now runtime.MemStats
 	runtime.ReadMemStats(&before)
+	var most uint64 // that was in use at any time
+	done, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+			most = max(most, now.HeapAlloc)
+			select {
+			case <-done:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
 	start := time.Now()
 	p, err := OpenPlan(context.Background(), filepath.Join(dir, fmt.Sprintf("{%06d..%06d}.tar", 0, n-1)), Options{})
+	took := time.Since(start)
+	close(done)
+	<-stopped
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%d tars, %d samples: %v", p.Shards(), p.Len(), time.Since(start))
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if kept := int64(after.HeapAlloc) - int64(before.HeapAlloc); kept > 64<<20 {
+	t.Logf("%d tars, %d samples: %v, %d MB at most, %d MB kept", p.Shards(), p.Len(), took, (most-before.HeapAlloc)>>20, (now.HeapAlloc-before.HeapAlloc)>>20)
+	if held := int64(most) - int64(before.HeapAlloc); held > 64<<20 || held < 10<<20 {
+		t.Errorf("opening the plan takes %d MB", held>>20)
+	}
+	if kept := int64(now.HeapAlloc) - int64(before.HeapAlloc); kept > 40<<20 {
 		t.Errorf("the plan keeps %d MB", kept>>20)
 	}
 	if p.Shards() != n || p.Len() < 2e9 {

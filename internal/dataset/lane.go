@@ -74,8 +74,14 @@ type LaneReader struct {
 	pos     int64
 }
 
-// liveSamples is a window in use and a start on the next one.
-const liveSamples = Window + Window/4
+// liveSamples is how many samples a lane keeps: as those of a window are taken,
+// the next one fills.
+const liveSamples = Window
+
+// LaneBytes is what a lane keeps in memory where a sample has sampleBytes.
+func LaneBytes(sampleBytes int64) int64 {
+	return runsAtOnce*(partsAhead+1)*partSize + liveSamples*sampleBytes
+}
 
 // filled is a window that is read.
 type filled struct {

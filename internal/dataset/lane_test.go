@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -431,6 +432,91 @@ func TestLaneFaults(t *testing.T) {
 		}
 		r.Close()
 	})
+}
+
+// virtual is a storage of tars whose bytes are made when they are read.
+type virtual struct {
+	made
+	two []byte // samples of all tars, in turn
+}
+
+func (v virtual) stat(context.Context, string) (int64, bool, error) {
+	return int64(v.tars[0]/2)*int64(len(v.two)) + 1024, false, nil
+}
+
+func (v virtual) stamped(ctx context.Context, name string) (int64, bool, string, error) {
+	size, dir, err := v.stat(ctx, name)
+	return size, dir, "", err
+}
+
+func (v virtual) read(_ context.Context, _ string, off, n int64) ([]byte, error) {
+	out := make([]byte, 0, n)
+	for len(out) < cap(out) {
+		at := off + int64(len(out))
+		if at >= int64(v.tars[0]/2)*int64(len(v.two)) { // the end of the tar
+			return out[:cap(out)], nil
+		}
+		from := v.two[at%int64(len(v.two)):]
+		out = append(out, from[:min(len(from), cap(out)-len(out))]...)
+	}
+	return out, nil
+}
+
+func (v virtual) readOf(ctx context.Context, name, _ string, off, n int64) ([]byte, error) {
+	return v.read(ctx, name, off, n)
+}
+
+// TestLaneMemory: lanes keep what LaneBytes says and no more, however long they
+// read and wait.
+func TestLaneMemory(t *testing.T) {
+	const lanes, size = 2, 48 << 10 // whole pages, as the heap gives them
+	counts := make([]int32, 40)
+	for i := range counts {
+		counts[i] = 2000
+	}
+	v := virtual{made: newMade(size, counts...)}
+	for _, name := range []string{"a.jpg", "b.jpg"} {
+		v.two = append(appendHeader(v.two, name, size), make([]byte, (size+511)&^511)...)
+	}
+	p := v.plan()
+	p.st = v
+	var all []*LaneReader
+	live := func() int64 { // once all is read that may be
+		for _, r := range all {
+			for len(r.room) < liveSamples {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := live()
+	for i := range lanes {
+		r := p.Read(t.Context(), p.Lane(1, i, lanes), 0, LaneOptions{})
+		defer r.Close()
+		all = append(all, r)
+	}
+	bound := lanes * LaneBytes(size)
+	for round := range 3 {
+		for range 700 {
+			for _, r := range all {
+				if _, err := r.Next(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		kept := live() - before
+		t.Logf("round %d: %d MB of %d MB", round, kept>>20, bound>>20)
+		if kept > bound+bound/20 || kept < bound/2 {
+			t.Errorf("round %d: %d lanes keep %d bytes; want at most %d, and more than half of it", round, lanes, kept, bound)
+		}
+	}
+	if want := int64(4*16<<20 + 1024*size); bound/lanes != want {
+		t.Errorf("LaneBytes says %d, want %d", bound/lanes, want)
+	}
 }
 
 // TestLaneBadSamples: a sample that cannot be used says why, and its tar goes on.

@@ -11,8 +11,9 @@ const (
 	// and the time of a request, more than a stream uses at once.
 	partSize = 8 << 20
 	// partsAhead is how many parts are under way, or lie ready, beside the one in
-	// use.
-	partsAhead = 2
+	// use. More would cost memory and gain nothing: all runs of all lanes read at
+	// a time.
+	partsAhead = 1
 )
 
 // stream reads a file from front to back, in parts that are fetched ahead. It
