@@ -457,10 +457,16 @@ func badTar(t *testing.T, path string) {
 }
 
 func TestBadSamples(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Run("random", func(t *testing.T) { badSamplesOf(t, "") })
+	t.Run("stream", func(t *testing.T) { badSamplesOf(t, ", read: stream", "lanes=1") })
+}
+
+func badSamplesOf(t *testing.T, read string, more ...string) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "bad.tar")
 	badTar(t, path)
-	sets := []string{"data=[{source: " + path + "}]", "max_bad=0.9"}
+	sets := append([]string{"data=[{source: " + path + read + "}]", "max_bad=0.9"}, more...)
 	out := filepath.Join(dir, "run")
 	res := mustRun(t, tiny(t, sets...), Options{Out: out})
 	// Each pass over the eight has two bad ones; substitutes may hit them again.
@@ -475,7 +481,8 @@ func TestBadSamples(t *testing.T) {
 	mustRun(t, tiny(t, sets...), Options{Out: again, StopAfter: 5, Workers: 4})
 	mustRun(t, tiny(t, sets...), Options{Out: again, Workers: 1})
 	sameRun(t, again, out)
-	_, err := Run(t.Context(), tiny(t, sets[0], "max_bad=0.01"), Options{Out: filepath.Join(dir, "strict"), Backend: "go"})
+	sets[1] = "max_bad=0.01"
+	_, err := Run(t.Context(), tiny(t, sets...), Options{Out: filepath.Join(dir, "strict"), Backend: "go"})
 	if err == nil || !strings.Contains(err.Error(), "more than max_bad 0.01 allows") || fault.Code(err) != 3 ||
 		!strings.Contains(err.Error(), "the state after step") {
 		t.Errorf("too many bad samples: error %v", err)
