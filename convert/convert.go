@@ -139,12 +139,14 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	if p.Assumed != "" {
 		p.Warnings = append(p.Warnings, p.Assumed)
 	}
-	beside, config, err := configFile(p, o)
+	beside, paths, err := filesBeside(p, o)
 	if err != nil {
 		return nil, err
 	}
 	r := newReport(in, p, o.Output)
-	r.ConfigFile = config
+	if r.BesideFiles = paths; len(paths) > 0 {
+		r.ConfigFile = paths[0]
+	}
 	for _, w := range p.Warnings {
 		if o.Log != nil {
 			o.Log.Warn(w)

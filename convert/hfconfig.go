@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"path/filepath"
@@ -60,37 +61,68 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 	}), '\n'), ""
 }
 
-// configFile plans the config.json beside an output with transformers' names.
-// One that is there and says the same stays; one that says something else is
-// overwritten only for the folder's model.safetensors, and only with --force.
-func configFile(p *checkpoint.Plan, o Options) (write []small, path string, err error) {
-	if p.Layout != "hf" || p.Config == nil || len(o.Include)+len(o.Exclude) > 0 {
-		return nil, "", nil
-	}
-	content, why := hfConfig(p.Config)
+// hfFile is a file beside a model with transformers' names.
+type hfFile struct {
+	name    string
+	what    string // for messages
+	content []byte
+	same    func(there []byte) bool // whether a file that is there says the same
+}
+
+// hfFiles are those that a model needs; warnings say which it cannot have.
+func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
+	content, why := hfConfig(c)
 	if why != "" {
-		p.Warnings = append(p.Warnings, "no config.json: transformers' CLIPModel does not compute this model ("+why+")")
-		return nil, "", nil
+		return nil, []string{"no config.json: transformers' CLIPModel does not compute this model (" + why + ")"}
 	}
-	path = filepath.Join(filepath.Dir(o.Output), "config.json")
-	there, err := fault.ReadFile(path, "the model's configuration", 1<<20)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return []small{{path, content}}, path, nil
-	case err != nil:
-		return nil, "", err
-	}
-	if c, err := arch.Parse(there); err == nil {
-		if same, _ := hfConfig(c); string(same) == string(content) {
-			return nil, path, nil
+	files = append(files, hfFile{"config.json", "the model's configuration", content, func(there []byte) bool {
+		c, err := arch.Parse(there)
+		if err != nil {
+			return false
 		}
+		same, _ := hfConfig(c)
+		return bytes.Equal(same, content)
+	}})
+	pixels := c.Preprocess()
+	processor, why := pixels.Processor()
+	if why != "" {
+		return files, []string{"no preprocessor_config.json: transformers' CLIPImageProcessor does not prepare these pictures (" + why + ")"}
 	}
-	switch {
-	case filepath.Base(o.Output) != hfModel:
-		p.Warnings = append(p.Warnings, path+" is another model's and stays; transformers needs "+hfModel+" and its config.json in a folder of their own")
-		return nil, "", nil
-	case !o.Force:
-		return nil, "", fault.Usagef("%s exists and is another model's; Options.Force overwrites it, or choose a folder of its own", path)
+	return append(files, hfFile{"preprocessor_config.json", "how pictures are prepared", processor, func(there []byte) bool {
+		p, err := arch.ParsePreprocess(there, pixels.Size)
+		p.Floor = pixels.Floor // which the file cannot say otherwise
+		p.Size = pixels.Size
+		return err == nil && p == pixels
+	}}), nil
+}
+
+// filesBeside plans what lies beside an output with transformers' names. A file
+// that is there and says the same stays; one that says something else is
+// overwritten only for the folder's model.safetensors, and only with --force.
+func filesBeside(p *checkpoint.Plan, o Options) (write []small, paths []string, err error) {
+	if p.Layout != "hf" || p.Config == nil || len(o.Include)+len(o.Exclude) > 0 {
+		return nil, nil, nil
 	}
-	return []small{{path, content}}, path, nil
+	files, warnings := hfFiles(p.Config)
+	p.Warnings = append(p.Warnings, warnings...)
+	for _, f := range files {
+		path := filepath.Join(filepath.Dir(o.Output), f.name)
+		there, err := fault.ReadFile(path, f.what, 1<<20)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			write = append(write, small{path, f.content})
+		case err != nil:
+			return nil, nil, err
+		case f.same(there):
+		case filepath.Base(o.Output) != hfModel:
+			p.Warnings = append(p.Warnings, path+" is another model's and stays; transformers needs "+hfModel+" and its "+f.name+" in a folder of their own")
+			return nil, nil, nil
+		case !o.Force:
+			return nil, nil, fault.Usagef("%s exists and is another model's; Options.Force overwrites it, or choose a folder of its own", path)
+		default:
+			write = append(write, small{path, f.content})
+		}
+		paths = append(paths, path)
+	}
+	return write, paths, nil
 }

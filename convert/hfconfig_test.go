@@ -39,6 +39,9 @@ func TestConfigBesideHuggingFaceNames(t *testing.T) {
 		}
 	}
 	same("openai-vit-tiny")
+	if p, err := arch.ParsePreprocess(read(t, filepath.Join(dir, "preprocessor_config.json")), 48); err != nil || p.ResizeMode != arch.Shortest || p.Mean != arch.CLIPMean {
+		t.Errorf("pictures: %+v, %v", p, err)
+	}
 
 	// Another model: only with --force, and not beside a file of another name.
 	openclip := Options{Sources: []string{formats + "09_openclip_epoch_5.pt"}, Config: "../testdata/models/openclip-vith-tiny/config.json", Layout: "hf", Output: out}

@@ -31,12 +31,14 @@ type Report struct {
 	Warnings   []string     `json:"warnings"`
 	Files      []OutputFile `json:"files"`
 	ConfigFile string       `json:"config_file,omitempty"` // transformers' config.json beside the output
-	Seconds    float64      `json:"seconds"`
-	Bytes      int64        `json:"bytes"`    // of the output's tensors
-	PeakRSS    int64        `json:"peak_rss"` // bytes
-	Verified   bool         `json:"verified"` // read back and compared with the source, every byte
-	DryRun     bool         `json:"dry_run,omitempty"`
-	Plan       []string     `json:"plan,omitempty"` // of a dry run, one line per tensor
+	// BesideFiles are all that transformers needs beside the output.
+	BesideFiles []string `json:"beside_files,omitempty"`
+	Seconds     float64  `json:"seconds"`
+	Bytes       int64    `json:"bytes"`    // of the output's tensors
+	PeakRSS     int64    `json:"peak_rss"` // bytes
+	Verified    bool     `json:"verified"` // read back and compared with the source, every byte
+	DryRun      bool     `json:"dry_run,omitempty"`
+	Plan        []string `json:"plan,omitempty"` // of a dry run, one line per tensor
 }
 
 // SourceFile is a file that was read.

@@ -3,6 +3,7 @@ package arch
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -276,6 +277,40 @@ func (e extent) String() string {
 		return fmt.Sprintf("a shorter side of %d", e.shorter)
 	}
 	return fmt.Sprintf("%d×%d", e.height, e.width)
+}
+
+// Processor is p, with its Size, as transformers' preprocessor_config.json for
+// CLIPImageProcessor. why says what that does not do, then there is none. Its
+// crop of an odd margin begins half a pixel before torchvision's.
+func (p Preprocess) Processor() (content []byte, why string) {
+	type sides map[string]int
+	resize := p.Resize
+	if resize == [2]int{} {
+		resize = [2]int{p.Size, p.Size}
+	}
+	o := map[string]any{
+		"image_processor_type": "CLIPImageProcessor", "do_convert_rgb": true,
+		"do_resize": p.ResizeMode != NoResize, "resample": slices.Index(filters, p.Interpolation),
+		"do_center_crop": true, "crop_size": sides{"height": p.Size, "width": p.Size},
+		"do_rescale": true, "rescale_factor": 1. / 255,
+		"do_normalize": true, "image_mean": p.Mean, "image_std": p.Std,
+	}
+	switch {
+	case p.ResizeMode == Longest, p.FillColor != 0:
+		return nil, "a border around the picture"
+	case p.ResizeMode == Shortest && resize[0] == resize[1]:
+		o["size"] = sides{"shortest_edge": resize[0]}
+	case p.ResizeMode == Squash:
+		o["size"] = sides{"height": resize[0], "width": resize[1]}
+		o["do_center_crop"] = p.Resize != [2]int{}
+	case p.ResizeMode != NoResize:
+		return nil, "a resize to other sides"
+	}
+	content, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return nil, err.Error() // a number that JSON does not have
+	}
+	return append(content, '\n'), ""
 }
 
 // HasProcessor says whether a processor_config.json describes an image

@@ -122,8 +122,8 @@ func printReport(app *App, r *convert.Report) {
 	app.Printf("%s, %s names, %s (%s)\n", r.Container, r.Family, orNone(r.Config), r.Recognised)
 	app.Printf("%d tensors in, %d out, %d renamed, %d cast, %d resized, %d dropped, %d bytes\n",
 		r.TensorsIn, r.TensorsOut, r.Renamed, r.Cast, len(r.Resized), len(r.Dropped), r.Bytes)
-	if r.ConfigFile != "" {
-		app.Printf("%s: for transformers\n", r.ConfigFile)
+	for _, name := range r.BesideFiles {
+		app.Printf("%s: for transformers\n", name)
 	}
 	if r.Verified {
 		app.Printf("%s: written, read back and equal to the source; %.2f s, peak memory %d MB\n", r.Output, r.Seconds, r.PeakRSS>>20)

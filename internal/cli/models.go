@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -10,10 +11,11 @@ import (
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/published"
 )
 
-// modelEntry is one row of the list.
+// modelEntry is an architecture of the list.
 type modelEntry struct {
 	Name       string          `json:"name"`
 	Family     string          `json:"family"`
@@ -24,7 +26,72 @@ type modelEntry struct {
 	GFLOPs     modelGFLOPs     `json:"gflops"`
 	Preprocess arch.Preprocess `json:"preprocess"`
 	Published  []modelFigure   `json:"published"` // ImageNet top-1
+	Weights    []modelWeights  `json:"weights"`   // by name
 	Config     json.RawMessage `json:"config"`
+}
+
+// modelWeights are published weights, which a name stands for.
+type modelWeights struct {
+	Name       string   `json:"name"` // for --model and fetch
+	State      string   `json:"state"`
+	Why        string   `json:"why,omitempty"` // for other than "works"
+	Repository string   `json:"repository,omitempty"`
+	Files      []string `json:"files,omitempty"`
+	URL        string   `json:"url,omitempty"`
+	SHA256     string   `json:"sha256,omitempty"` // of the file at URL, or its first eight digits
+	Cached     string   `json:"cached,omitempty"` // where it lies
+	Bytes      int64    `json:"bytes,omitempty"`  // in the cache
+	About      int64    `json:"about_bytes,omitempty"`
+	Top1       *float64 `json:"top1,omitempty"` // published, ImageNet
+	Source     string   `json:"source,omitempty"`
+
+	config string // of arch.Names, or empty
+	params int64  // 0: not known
+	image  int
+}
+
+// unsupported are published weights whose architecture is not built in.
+type unsupported struct {
+	Name    string         `json:"name"`
+	Weights []modelWeights `json:"weights"`
+}
+
+// allWeights lists what has a name, with the state of the cache.
+func allWeights() (list []modelWeights) {
+	params := map[string]int64{}
+	for _, r := range published.Rows() { // what is not built in, too
+		params[r.Config] = int64(r.Params * 1e6)
+	}
+	counted := map[string]int64{}
+	cached := hub.Cache(hub.Options{})
+	for _, e := range hub.Entries() {
+		w := e.Weights
+		state, why := hub.StateOf(w)
+		m := modelWeights{Name: e.Name, State: string(state), Why: why, URL: w.URL, SHA256: w.SHA256}
+		each := int64(4)
+		if w.Own() && !strings.HasPrefix(w.Architecture, "EVA-CLIP-8B") || strings.HasPrefix(e.Name, "openai:") {
+			each = 2
+		}
+		if !strings.HasPrefix(e.Name, "openai:") {
+			m.Repository, m.Files = w.Repo, w.Files
+		}
+		if c, ok := arch.Named(w.Architecture); ok {
+			m.config, m.image = arch.Canonical(w.Architecture), c.Vision.ImageSize
+			if counted[m.config] == 0 {
+				counted[m.config] = c.TotalParams()
+			}
+			m.params = counted[m.config]
+		} else {
+			m.params = params[w.Config()]
+		}
+		m.About = each * m.params
+		m.Cached, m.Bytes = cached(e)
+		if f, ok := w.Top1(); ok {
+			m.Top1, m.Source = &f.Value, f.Source
+		}
+		list = append(list, m)
+	}
+	return list
 }
 
 type modelParams struct {
@@ -61,29 +128,41 @@ func newModelEntry(name string, c *arch.Config) modelEntry {
 }
 
 func newModels(app *App) *cobra.Command {
-	return &cobra.Command{
+	var architectures bool
+	cmd := &cobra.Command{
 		Use:   "models [NAME]",
-		Short: "List the published architectures that are built in",
-		Long: `List the architectures that are built in: parameters, work per image and per
-text (two operations per multiply-add), image size, and a published ImageNet
-zero-shot top-1: that of the model's authors or, where they gave none, the best
-of OpenCLIP's re-evaluations. --json has all of them. With NAME, print that
+		Short: "List published weights by name, and the architectures that are built in",
+		Long: `List the published weights that have a name, for --model and fetch: parameters,
+image size, the size of the file, whether it is in the cache, and the published
+ImageNet zero-shot top-1, that of the authors or else OpenCLIP's re-evaluation.
+A size with ~ is estimated: 2 bytes a parameter for EVA's (but for 8B) and OpenAI's
+own files, 4 for others. Weights of architectures that are not built in are refused.
+
+--architectures lists the architectures that are built in: parameters, work per
+image and per text (two operations per multiply-add), image size and the best
+published top-1. --json has all of both. With NAME, print an architecture's
 configuration as JSON: a starting point for --config FILE.
 
-Every name works as --config NAME and as a recipe's model; so do the names that
-OpenCLIP, EVA-CLIP and OpenAI use for the same models (EVA02-B-16, ViT-B/32).
-ViT-B-32 is OpenCLIP's, with GELU; OpenAI's weights need openai-ViT-B-32 or
-ViT-B-32-quickgelu.` + exitStatus,
+The name of every architecture works as --config NAME and as a recipe's model; so
+do the names that OpenCLIP, EVA-CLIP and OpenAI use for the same models
+(EVA02-B-16, ViT-B/32). ViT-B-32 is OpenCLIP's, with GELU; OpenAI's weights need
+openai-ViT-B-32 or ViT-B-32-quickgelu.` + exitStatus,
 		Example: `  evatool models
+  evatool models --architectures
   evatool models EVA02-CLIP-B-16 > my-model.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				return printModel(app, args[0])
 			}
+			if architectures && !app.JSON {
+				return listArchitectures(app)
+			}
 			return listModels(app)
 		},
 	}
+	cmd.Flags().BoolVar(&architectures, "architectures", false, "list architectures instead of weights")
+	return cmd
 }
 
 func printModel(app *App, name string) error {
@@ -97,15 +176,65 @@ func printModel(app *App, name string) error {
 	return app.PrintJSON(json.RawMessage(c.JSON()))
 }
 
-func listModels(app *App) error {
-	var entries []modelEntry
+func architectureEntries() (entries []modelEntry) {
 	for _, n := range arch.Names() {
 		c, _ := arch.Named(n)
 		entries = append(entries, newModelEntry(n, c))
 	}
+	return entries
+}
+
+func listModels(app *App) error {
+	weights := allWeights()
 	if app.JSON {
-		return app.PrintJSON(entries)
+		var list []any
+		of := map[string][]modelWeights{}
+		for _, w := range weights {
+			of[w.config] = append(of[w.config], w)
+		}
+		for _, e := range architectureEntries() {
+			e.Weights = append([]modelWeights{}, of[e.Name]...)
+			list = append(list, e)
+		}
+		for _, w := range of[""] {
+			architecture, _, _ := strings.Cut(w.Name, "/")
+			if i := slices.IndexFunc(list, func(x any) bool { u, ok := x.(*unsupported); return ok && u.Name == architecture }); i >= 0 {
+				u := list[i].(*unsupported)
+				u.Weights = append(u.Weights, w)
+				continue
+			}
+			list = append(list, &unsupported{architecture, []modelWeights{w}})
+		}
+		return app.PrintJSON(list)
 	}
+	w := tabwriter.NewWriter(app.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "name\tparams M\timage\tGB\tcached\tImageNet top-1\tsource\tstate")
+	for _, m := range weights {
+		params, image, top, cached := "-", "-", "-", "no"
+		if m.params > 0 {
+			params = fmt.Sprintf("%.1f", float64(m.params)/1e6)
+		}
+		if m.image > 0 {
+			image = fmt.Sprint(m.image)
+		}
+		if m.Top1 != nil {
+			top = fmt.Sprintf("%.1f", 100**m.Top1)
+		}
+		size := "-"
+		switch {
+		case m.Cached != "":
+			size, cached = fmt.Sprintf("%.2f", float64(m.Bytes)/1e9), "yes"
+		case m.About > 0:
+			size = fmt.Sprintf("~%.2f", float64(m.About)/1e9)
+		}
+		source, _, _ := strings.Cut(m.Source, " (")
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, params, image, size, cached, top, source, m.State)
+	}
+	return w.Flush()
+}
+
+func listArchitectures(app *App) error {
+	entries := architectureEntries()
 	w := tabwriter.NewWriter(app.Out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "name\tparams M\timage\tGFLOPs image\tGFLOPs text\tImageNet top-1\tof weights\tsource\t")
 	for _, e := range entries {

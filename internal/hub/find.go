@@ -100,18 +100,40 @@ func looksLikePath(name string) bool {
 		filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.Count(filepath.ToSlash(name), "/") > 1 || strings.HasSuffix(name, "/")
 }
 
-// Cached says whether the weights are in the cache, whole or not looked at.
-func Cached(w published.Weights, o Options) bool {
+// Cache looks into the cache: where weights lie in it, and their bytes; empty
+// where they do not. Their content is not looked at.
+func Cache(o Options) func(e Entry) (at string, size int64) {
 	c, err := newClient(context.Background(), o)
-	if err != nil {
-		return false
+	if err != nil { // no cache, or settings that say nothing
+		return func(Entry) (string, int64) { return "", 0 }
 	}
-	if at, _ := c.elsewhereCached(&w); at != "" {
-		return true
+	return c.cached
+}
+
+func (c *client) cached(e Entry) (at string, size int64) {
+	at, _ = c.elsewhereCached(&e.Weights)
+	if at == "" && !strings.HasPrefix(e.Name, openAIPrefix) {
+		file, commit, err := c.cachedChoice(&target{ref: ref{repo: e.Weights.Repo, revision: mainRevision}, files: e.Weights.Files})
+		if err != nil {
+			return "", 0
+		}
+		at = c.pointer(e.Weights.Repo, commit, file)
 	}
-	t := &target{ref: ref{repo: w.Repo, revision: mainRevision}, files: w.Files}
-	_, _, err = c.cachedChoice(t)
-	return err == nil
+	files := []string{at}
+	if strings.HasSuffix(at, ".index.json") {
+		var err error
+		if files, err = shardsOf(at, filepath.Dir(at)); err != nil {
+			return "", 0
+		}
+	}
+	for _, f := range files {
+		st, err := os.Stat(f)
+		if err != nil {
+			return "", 0
+		}
+		size += st.Size()
+	}
+	return at, size
 }
 
 // fromHub takes a model from the hub, or from the cache alone where the options

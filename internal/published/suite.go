@@ -44,6 +44,7 @@ var Tasks = sync.OnceValue(func() []Task {
 type Row struct {
 	Config  string // architecture, as `evatool models` names it
 	Weights string
+	Params  float64            // millions
 	Average float64            // over the 38 sets
 	Values  map[string]float64 // by Task.Key
 
@@ -74,6 +75,8 @@ var Rows = sync.OnceValue(func() []Row {
 			switch {
 			case title == "Average perf. on 38 datasets" && err == nil:
 				r.Average = v
+			case title == "params (M)" && err == nil:
+				r.Params = v
 			case of[title] != "" && err == nil:
 				r.Values[of[title]] = v
 			case i >= 4:

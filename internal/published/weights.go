@@ -142,6 +142,26 @@ func cachedRepo(at string) string {
 // the same name elsewhere.
 func (w Weights) Own() bool { return len(w.Files) == 1 && strings.HasPrefix(w.Files[0], "EVA") }
 
+// Config is the architecture in the words of Figure.Config.
+func (w Weights) Config() string {
+	if _, eva := evaNames[w.Architecture]; w.Own() && !eva {
+		return w.Architecture
+	}
+	return configName(w.Architecture, w.Tag)
+}
+
+// Top1 is the published zero-shot figure of ImageNet: the authors' own, or else
+// OpenCLIP's.
+func (w Weights) Top1() (Figure, bool) {
+	config := w.Config()
+	for _, f := range All() { // the authors' own come first
+		if f.Benchmark == "imagenet" && f.Metric == "top1" && f.Weights == w.Tag && f.Config == config {
+			return f, true
+		}
+	}
+	return Figure{}, false
+}
+
 // CacheRepo is under which repository's name the file at URL lies in the cache
 // of the hub, which it is not from: HOST/FILE.
 func (w Weights) CacheRepo() string {
