@@ -76,7 +76,8 @@ func TestPlanOrder(t *testing.T) {
 				t.Errorf("%s: lane %d of %d has %d of %d samples", name, i, c.lanes, n, c.plan.Len())
 			}
 		}
-		same, first := 0, make([][][2]int, c.lanes)
+		same, stay, first := 0, 0, make([][][2]int, c.lanes)
+		lane := map[[2]int]int{} // of each sample in the first pass
 		for epoch := range int64(2) {
 			seen := make([][]bool, c.plan.Shards())
 			for s := range seen {
@@ -97,10 +98,15 @@ func TestPlanOrder(t *testing.T) {
 						t.Fatalf("%s: sample %d of tar %d is in lane %d, found in the next one at %d", name, o, s, i, where)
 					}
 					if c.plan.Len() > 1000 {
-						if at := [2]int{s, int(o)}; epoch == 0 {
-							first[i] = append(first[i], at)
-						} else if first[i][pos-l.Len()] == at {
+						at := [2]int{s, int(o)}
+						switch {
+						case epoch == 0:
+							first[i], lane[at] = append(first[i], at), i
+						case first[i][pos-l.Len()] == at:
 							same++
+						}
+						if epoch > 0 && lane[at] == i {
+							stay++
 						}
 					}
 				}
@@ -108,6 +114,9 @@ func TestPlanOrder(t *testing.T) {
 		}
 		if same > int(c.plan.Len())/100 {
 			t.Errorf("%s: %d of %d samples at the same position in the second pass", name, same, c.plan.Len())
+		}
+		if c.plan.Shards() > 100 && c.lanes > 1 && stay > int(c.plan.Len())*3/2/c.lanes { // lanes of the same samples in every pass are small sets
+			t.Errorf("%s: %d of %d samples in the same lane in the second pass", name, stay, c.plan.Len())
 		}
 	}
 }
