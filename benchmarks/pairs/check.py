@@ -143,6 +143,8 @@ def shrunk(cfg):
         else:
             v.update(layers=2, width=2 * v.get("head_width", 64), image_size=4 * v["patch_size"])
     t.update(width=64, heads=1, layers=2)
+    if "multimodal_cfg" in cfg:
+        cfg["multimodal_cfg"].update(width=64, heads=1, layers=1)
     if t.get("vocab_size", 49408) > 49408:
         t["vocab_size"] = 50000
     return cfg
@@ -158,8 +160,18 @@ def small_siglip(v):
     return dict(depth=2, embed_dim=w, num_heads=2), dict(layers=2, width=w), w
 
 
+def small_convnext(v):
+    return dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 128)), dict(layers=[1, 1, 2, 1], width=16), 32
+
+
+def small_fastvit(v):
+    n = len(v["layers"])
+    return dict(layers=(1,) * n, embed_dims=tuple(8 << i for i in range(n))), dict(layers=[1] * n, width=8), 32
+
+
 # timm's towers that evatool has, by their kind there: how they are shrunk.
-TOWERS = {"eva": small_eva, "siglip": small_siglip}
+TOWERS = {"eva": small_eva, "siglip": small_siglip, "convnext": small_convnext, "fastvit": small_fastvit,
+          "vitamin": small_eva, "pe": small_eva, "mobileclip": small_eva}
 
 
 def small_timm(cfg, name, seed):
@@ -171,7 +183,7 @@ def small_timm(cfg, name, seed):
     v = own["vision_cfg"]
     kwargs, words, embed = TOWERS["eva" if "eva_model_name" in v else v["tower"]](v)
     copied = shrunk(cfg)
-    copied.pop("custom_text")
+    custom = copied.pop("custom_text", False)
     copied["embed_dim"] = embed
     t = copied["text_cfg"]
     if t.get("proj_type") == "none":
@@ -180,7 +192,7 @@ def small_timm(cfg, name, seed):
     timm.create_model = lambda n, **kw: create(n, **kwargs, **kw)
     try:
         torch.manual_seed(seed)
-        model = open_clip.model.CustomTextCLIP(**copied).eval()
+        model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**copied).eval()
     finally:
         timm.create_model = create
     own["embed_dim"] = embed
@@ -192,8 +204,8 @@ def small_timm(cfg, name, seed):
 def spread(model):
     """Random values that show a wrong norm, activation or layer scale."""
     with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.02 * torch.randn_like(p))
+        for k, p in model.named_parameters():
+            p.add_((0.5 if k.endswith("gamma") else 0.02) * torch.randn_like(p))
         for k, b in model.named_buffers():
             if k.endswith("running_var"):
                 b.uniform_(0.5, 1.5)
@@ -212,7 +224,7 @@ def repository(cfg, name, tag, seed):
     written = copy.deepcopy(cfg)
     if tag.get("quick_gelu"):
         written["quick_gelu"] = True
-    buildable = "hf_model_name" not in t and "multimodal_cfg" not in cfg
+    buildable = "hf_model_name" not in t
     model = own = None
     if buildable and "timm_model_name" in cfg["vision_cfg"]:
         model, own = small_timm(cfg, name, seed)
@@ -240,8 +252,11 @@ def repository(cfg, name, tag, seed):
         copied = copy.deepcopy(written)
         custom = copied.pop("custom_text", False)
         torch.manual_seed(seed)
+        cls = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
+        if "multimodal_cfg" in copied:
+            cls = open_clip.coca_model.CoCa
         try:
-            model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**copied).eval()
+            model = cls(**copied).eval()
         except Exception as e:  # the judge, not evatool
             sys.exit(f"{name}: open_clip cannot build it: {e}")
         size = written["vision_cfg"]["image_size"]
@@ -257,7 +272,7 @@ def repository(cfg, name, tag, seed):
         pictures.append(os.path.join(WORK, f"{i}.png"))
         im.save(pictures[-1])
     transform = image_transform_v2(PreprocessCfg(**{**want, "size": size}), is_train=False)
-    context, vocab = model.context_length if hasattr(model, "context_length") else model.text.context_length, t.get("vocab_size", 49408)
+    context, vocab = t.get("context_length", 77), t.get("vocab_size", 49408)
     torch.manual_seed(seed + 1)
     tokens = torch.randint(5, min(vocab, 49406), (4, context))
     for i, at in enumerate([1, 9, context // 2, context - 1]):

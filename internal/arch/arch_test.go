@@ -282,7 +282,7 @@ func TestParseRefuses(t *testing.T) {
 		{head + `"rope": true` + tail, "eva_model_name"},
 		{head + `"eva_model_name": "x", "rope": true, "pt_hw_seq_len": 3` + tail, "intp_freq"},
 		{head + `"timm_model_name": "resnet50"` + tail, "eva02_base_patch16_clip_224"},
-		{head + `"attentional_pool": true` + tail, "vision_cfg.attentional_pool"},
+		{head + `"attentional_pool": "cascade"` + tail, "vision_cfg.attentional_pool"},
 		{`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": "roberta-base"}}`, "text_cfg.hf_model_name"},
 		{`{"model_type": "blip", "vision_config": {}}`, "model_type"},
 		{`{"vision_config": {"hidden_act": "relu"}}`, "hidden_act"},
@@ -336,7 +336,7 @@ func TestNeutralKeys(t *testing.T) {
 	}
 	first := ""
 	for range 50 {
-		_, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {"attentional_pool": true, "input_patchnorm": true, "qk_norm": true, "scale_fc": true, "pos_embed_type": "sin_cos_2d"}, "text_cfg": {}}`))
+		_, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {"attentional_pool": "cascade", "input_patchnorm": true, "qk_norm": true, "scale_fc": true, "pos_embed_type": "sin_cos_2d"}, "text_cfg": {}}`))
 		if err == nil || first != "" && err.Error() != first {
 			t.Fatalf("%v after %s", err, first)
 		}

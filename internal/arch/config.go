@@ -54,6 +54,15 @@ type Vision struct {
 	Tower string `json:"tower,omitempty"` // a kind of visionTowers; empty: eva, resnet or vit, as the other keys say
 	Act   string `json:"act,omitempty"`   // the MLP's activation where Tower leaves a choice: gelu (also empty) or gelu_tanh
 
+	// Of timm's towers of other kinds.
+	NormEps     float64 `json:"norm_eps,omitempty"`     // of LayerNorm; 0: the kind's
+	StemWidth   int     `json:"stem_width,omitempty"`   // channels of the convolutions in front
+	NoPosEmbed  bool    `json:"no_pos_embed,omitempty"` // no position embedding
+	NoClass     bool    `json:"no_class_token,omitempty"`
+	PoolQueries int     `json:"attn_pooler_queries,omitempty"` // of CoCa's attentional pooler
+	PoolHeads   int     `json:"attn_pooler_heads,omitempty"`
+	Proj        string  `json:"proj,omitempty"` // OpenCLIP's projection behind: linear or mlp
+
 	NoLnPre     bool   `json:"no_ln_pre,omitempty"`           // OpenCLIP
 	PoolType    string `json:"pool_type,omitempty"`           // OpenCLIP: tok (default) or avg (patches only)
 	LnAfterPool bool   `json:"final_ln_after_pool,omitempty"` // OpenCLIP
@@ -78,6 +87,9 @@ type Text struct {
 	PoolType string `json:"pool_type,omitempty"`
 	EOS      int    `json:"eos_id,omitempty"`
 
+	// EmbedCLS: a learned token stands behind the text, and the feature is taken there.
+	EmbedCLS bool `json:"embed_cls,omitempty"`
+
 	// What only the tower that pools at the last token may have.
 	NormKwargs *Norm  `json:"norm_kwargs,omitempty"` // of LayerNorm
 	ActKwargs  *Act   `json:"act_kwargs,omitempty"`  // of GELU
@@ -98,10 +110,10 @@ type Act struct {
 	Approximate string `json:"approximate"` // none, or tanh
 }
 
-// Layers is a number of transformer blocks, or the four stages of a ResNet.
+// Layers is a number of transformer blocks, or the blocks of each stage.
 type Layers []int
 
-// UnmarshalJSON takes a number or a list of four.
+// UnmarshalJSON takes a number or a list of four or five.
 func (l *Layers) UnmarshalJSON(b []byte) error {
 	var n int
 	if json.Unmarshal(b, &n) == nil {
@@ -109,8 +121,8 @@ func (l *Layers) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	var list []int
-	if err := json.Unmarshal(b, &list); err != nil || len(list) != 4 {
-		return fmt.Errorf("layers %s: want a number or a list of four numbers", b)
+	if err := json.Unmarshal(b, &list); err != nil || len(list) != 4 && len(list) != 5 {
+		return fmt.Errorf("layers %s: want a number or a list of four or five numbers", b)
 	}
 	*l = list
 	return nil
@@ -185,7 +197,7 @@ func (c *Config) Grid() int {
 // where there is one.
 func (c *Config) Tokens() int {
 	n := c.Grid() * c.Grid()
-	if c.visionTower().class {
+	if c.visionTower().class && !c.Vision.NoClass {
 		n++
 	}
 	return n
@@ -210,12 +222,12 @@ func (c *Config) PoolsLast() bool { return c.Text.PoolType == "last" }
 
 // EndOfText is the position of a text's tokens at which its feature is taken:
 // the end that the configuration names, 0 without one, or the largest id; the
-// first of several.
+// first of several. Where the feature is behind the text, it is the last.
 func (c *Config) EndOfText(tokens []int32) int {
 	switch {
 	case c.PoolsEOS():
 		return max(0, slices.Index(tokens, int32(c.Text.EOS)))
-	case c.PoolsLast():
+	case c.PoolsLast(), c.Text.EmbedCLS:
 		return len(tokens) - 1
 	}
 	return slices.Index(tokens, slices.Max(tokens))

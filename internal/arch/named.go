@@ -87,6 +87,8 @@ var aliases = map[string]string{
 	"EVA02-E-14":      "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
 	"OpenaiCLIP-B-16": "openai-ViT-B-16", "OpenaiCLIP-L-14": "openai-ViT-L-14", "OpenCLIP-H-14": "openclip-ViT-H-14", "OpenCLIP-bigG-14": "openclip-ViT-bigG-14",
 	"ViT-B/32": "openai-ViT-B-32", "ViT-B/16": "openai-ViT-B-16", "ViT-L/14": "openai-ViT-L-14", "ViT-L/14@336px": "openai-ViT-L-14-336",
+	// The same models with other weights, and for OpenCLIP the same size.
+	"MobileCLIP2-B": "MobileCLIP-B", "MobileCLIP2-S2": "MobileCLIP-S2", "ViTamin-XL-384": "ViTamin-XL-256",
 	// OpenAI's names, which OpenCLIP has for the same with GELU: openclip-RN50.
 	"RN50": "openai-RN50", "RN101": "openai-RN101", "RN50x4": "openai-RN50x4", "RN50x16": "openai-RN50x16", "RN50x64": "openai-RN50x64",
 }

@@ -224,7 +224,10 @@ func (b *builder) openAIVision() {
 
 func (b *builder) text() {
 	c, t := b.cfg, &b.cfg.Text
-	b.add("text.positional_embedding", t.ContextLength, t.Width)
+	b.add("text.positional_embedding", c.TextPositions(), t.Width)
+	if t.EmbedCLS {
+		b.add("text.cls_emb", t.Width)
+	}
 	b.textProjection()
 	b.resblocks("text.transformer", TextTower, t.Width, c.TextHidden())
 	b.add("text.token_embedding.weight", t.VocabSize, t.Width)

@@ -9,7 +9,6 @@ import (
 	"math"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/evatool/evatool/internal/bpe"
@@ -101,18 +100,19 @@ func section(o object, where string, dst any) error {
 var neutral = map[string]map[string][]string{
 	"": {
 		"init_logit_scale": nil, "nonscalar_logit_scale": nil, "output_dict": nil, "cast_dtype": nil, // the weights have the scale
+		"multimodal_cfg": nil, // CoCa's decoder, which is left out
 	},
 	"vision_cfg.": {
 		"timm_model_pretrained": nil, "timm_drop": nil, "timm_drop_path": nil, "output_tokens": nil,
 		"timm_model_name": {`""`}, "timm_pool": {`"token"`, `""`}, "timm_proj": {`""`}, "timm_proj_bias": {"false"},
-		"input_patchnorm": {"false"}, "attentional_pool": {"false"}, "attn_pooler_queries": nil, "n_queries": nil,
-		"attn_pooler_heads": nil, "pos_embed_type": {`"learnable"`}, "act_kwargs": {"{}"}, "norm_kwargs": {"{}", `{"eps":1e-5}`, `{"eps":1e-05}`, `{"eps":0.00001}`},
+		"input_patchnorm": {"false"}, "attentional_pool": {"false"},
+		"pos_embed_type": {`"learnable"`}, "act_kwargs": {"{}"}, "norm_kwargs": {"{}", `{"eps":1e-5}`, `{"eps":1e-05}`, `{"eps":0.00001}`},
 		"block_type": {`"default"`, `"custom"`}, "qk_norm": {"false"}, "scaled_cosine_attn": {"false"}, "scale_heads": {"false"},
 		"scale_attn_inner": {"false"}, "scale_attn": {"false"}, "scale_fc": {"false"},
 	},
 	"text_cfg.": {
 		"hf_model_name": {`""`}, "hf_model_pretrained": nil, "hf_proj_type": nil, "hf_pooler_type": nil, "proj": nil, "pooler_type": nil,
-		"masked_language_modeling": {"false"}, "embed_cls": {"false"}, "pad_id": nil, "output_tokens": nil,
+		"masked_language_modeling": {"false"}, "pad_id": nil, "correct_cls_mask": {"false"}, "output_tokens": nil,
 		"proj_type": {`"linear"`}, "proj_bias": {"false"}, "final_ln_after_pool": {"false"}, "act_kwargs": {"{}"},
 		"norm_kwargs": {"{}", `{"eps":1e-5}`, `{"eps":1e-05}`, `{"eps":0.00001}`},
 		"block_type":  {`"default"`, `"custom"`}, "qk_norm": {"false"}, "scaled_cosine_attn": {"false"}, "scale_heads": {"false"},
@@ -166,10 +166,13 @@ func parseOpenCLIP(top object) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if raw := top["multimodal_cfg"]; raw != nil && !isNull(raw) {
-		return nil, fmt.Errorf("multimodal_cfg is %.40s: a CoCa model, not a CLIP model, which is not supported", compact(raw))
-	}
 	c := defaults()
+	if err := attentionalPool(c, vision); err != nil {
+		return nil, err
+	}
+	if pad := text["pad_id"]; pad != nil && compact(pad) != "0" && compact(text["embed_cls"]) == "true" {
+		return nil, fmt.Errorf("text_cfg.pad_id is %s; with embed_cls want 0", compact(pad))
+	}
 	if err := timmTower(c, vision); err != nil {
 		return nil, err
 	}
@@ -220,7 +223,7 @@ func parseOpenCLIP(top object) (*Config, error) {
 	delete(top, "vision_cfg")
 	delete(top, "text_cfg")
 	delete(top, "preprocess_cfg")
-	if c.IsResNet() {
+	if kind := c.visionTower(); kind.params != nil && !kind.patches {
 		c.Vision.PatchSize = 0 // nothing to say
 	}
 	if err := dropNeutral(top, ""); err != nil {
@@ -322,12 +325,9 @@ func timmTower(c *Config, vision object) error {
 	}
 	// A name may end in the weights', eva02_base_patch16_clip_224.merged2b.
 	kind, _, _ := strings.Cut(name, ".")
-	if v, head, ok := timmVision(kind); ok {
-		for _, k := range slices.Sorted(maps.Keys(head)) {
-			if raw := vision[k]; raw == nil || compact(raw) != strconv.Quote(head[k]) {
-				return fmt.Errorf("vision_cfg.%s is %.40s; want %q for %s", k, compact(raw), head[k], name)
-			}
-			delete(vision, k)
+	if v, tower, ok := timmVision(kind); ok {
+		if err := timmHead(v, tower, name, vision); err != nil {
+			return err
 		}
 		v.QKVBias, v.PtSeqLen = c.Vision.QKVBias, c.Vision.PtSeqLen // say nothing there
 		c.Vision = *v
@@ -341,6 +341,31 @@ func timmTower(c *Config, vision object) error {
 	c.Vision = named.Vision
 	delete(vision, "timm_model_name")
 	return nil
+}
+
+// timmHead reads what follows timm's tower NAME: pooling and projection.
+func timmHead(v *Vision, tower visionTower, name string, vision object) error {
+	value := func(key string) (s string, err error) {
+		if raw, ok := vision[key]; ok {
+			if err = json.Unmarshal(raw, &s); err != nil { // null is nothing, too
+				return "", fmt.Errorf("vision_cfg.%s: %w", key, err)
+			}
+		}
+		delete(vision, key)
+		return s, nil
+	}
+	for _, k := range slices.Sorted(maps.Keys(tower.timmHead)) {
+		if s, err := value(k); err != nil {
+			return err
+		} else if s != tower.timmHead[k] {
+			return fmt.Errorf("vision_cfg.%s is %q; want %q for %s", k, s, tower.timmHead[k], name)
+		}
+	}
+	var err error
+	if tower.projects {
+		v.Proj, err = value("timm_proj")
+	}
+	return err
 }
 
 // parseOpenAI reads the arguments of OpenAI's CLIP class.

@@ -23,6 +23,7 @@ type visionTower struct {
 	// timmHead is the timm_pool and timm_proj that a configuration with timm's
 	// name has to have; what it does not list may be anything.
 	timmHead map[string]string
+	projects bool // OpenCLIP's projection follows, the timm_proj that becomes Vision.Proj
 }
 
 // visionTowers by kind. The first three are told apart by other keys than
@@ -37,7 +38,8 @@ func init() {
 			class: true, embed: "visual.attnpool.positional_embedding"},
 		"vit": {check: checkViT, params: (*builder).openAIVision, macs: (*Config).vitMACs, widest: (*Config).vitWidest,
 			patches: true, class: true, embed: "visual.positional_embedding"},
-		"siglip": siglipVision,
+		"siglip": siglipVision, "convnext": convnextVision, "vitamin": vitaminVision, "fastvit": fastvitVision,
+		"pe": peVision, "mobileclip": mobileclipVision, "coca": cocaVision,
 	}
 }
 
@@ -73,9 +75,12 @@ func (c *Config) visionTower() visionTower {
 	return visionTowers[c.VisionTower()]
 }
 
-// TextTower is the kind of the text tower: clip, OpenAI's, or siglip.
+// TextTower is the kind of the text tower: clip, OpenAI's, siglip or coca.
 func (c *Config) TextTower() string {
-	if c.PoolsLast() {
+	switch {
+	case c.Text.EmbedCLS:
+		return "coca"
+	case c.PoolsLast():
 		return "siglip"
 	}
 	return "clip"
@@ -89,8 +94,13 @@ func (c *Config) checkText() error {
 	default:
 		return fmt.Errorf("text_cfg.pool_type %q: want argmax, eos or last", t.PoolType)
 	}
-	if c.TextTower() == "siglip" {
+	switch c.TextTower() {
+	case "siglip":
 		return checkSigLIPText(c)
+	case "coca":
+		if err := checkCoCaText(c); err != nil {
+			return err
+		}
 	}
 	for _, k := range []struct {
 		key string
@@ -146,15 +156,15 @@ func resnetWidest(c *Config) int {
 }
 
 // timmVision finds the tower that timm calls name, of any kind.
-func timmVision(name string) (v *Vision, head map[string]string, ok bool) {
+func timmVision(name string) (v *Vision, kind visionTower, ok bool) {
 	for _, kind := range slices.Sorted(maps.Keys(visionTowers)) {
 		t := visionTowers[kind]
 		if t.timm == nil {
 			continue
 		}
 		if v, ok := t.timm(name); ok {
-			return v, t.timmHead, true
+			return v, t, true
 		}
 	}
-	return nil, nil, false
+	return nil, visionTower{}, false
 }

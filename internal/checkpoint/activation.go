@@ -21,6 +21,7 @@ var errAmbiguous = errors.New("the architecture is ambiguous")
 
 // activation chooses among architectures of the same names and shapes.
 func (m *mapping) activation(inv *inventory, found []architecture) (architecture, error) {
+	found = inv.published(found)
 	first := found[0]
 	for _, a := range found[1:] {
 		if !sameButActivation(first.config, a.config) {
@@ -59,6 +60,27 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 	a.how += evidence
 	a.warnings = append(first.warnings, a.warnings...)
 	return a, nil
+}
+
+// published leaves of several architectures those that the file's weights are
+// published under, where the table knows them.
+func (inv *inventory) published(found []architecture) []architecture {
+	if len(found) < 2 {
+		return found
+	}
+	var known []architecture
+	for _, a := range found {
+		if w, how, _ := inv.weights(a.config); w != nil {
+			if !a.config.HidesQuickGELU() { // else activation says it
+				a.how += how
+			}
+			known = append(known, a)
+		}
+	}
+	if len(known) == 0 {
+		return found
+	}
+	return known
 }
 
 func sameButActivation(a, b *arch.Config) bool {

@@ -232,12 +232,25 @@ func SameShape(a, b []int64) bool {
 // clipTowers are the published models whose vision tower this is, its projection
 // left aside.
 func (m *mapping) clipTowers() (names []string) {
-	for _, n := range arch.Names() {
-		differs := func(p arch.Param) bool {
-			e := m.byName[p.Name]
-			return p.Tower == arch.VisualTower && p.Name != "visual.proj" && (e == nil || !SameShape(e.Out.Shape, p.Shape))
+	all := 0
+	for _, it := range m.items {
+		if strings.HasPrefix(it.EVA, "visual.") && it.EVA != "visual.proj" {
+			all++
 		}
-		if !slices.ContainsFunc(namedParams()[n], differs) {
+	}
+	for _, n := range arch.Names() {
+		same := 0
+		for _, p := range namedParams()[n] {
+			e := m.byName[p.Name]
+			if p.Tower == arch.VisualTower && p.Name != "visual.proj" {
+				if e == nil || !SameShape(e.Out.Shape, p.Shape) {
+					same = -1
+					break
+				}
+				same++
+			}
+		}
+		if same == all {
 			names = append(names, n)
 		}
 	}

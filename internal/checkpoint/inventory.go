@@ -83,6 +83,10 @@ func (m *mapping) add(t tensorfile.Info) error {
 		m.dropped = append(m.dropped, Dropped{t.Name, reason})
 		return nil
 	}
+	if strings.HasPrefix(name, "text_decoder.") {
+		m.dropped = append(m.dropped, Dropped{t.Name, "CoCa's captioning decoder, no part of the towers"})
+		return nil
+	}
 	eva, r, nth, ok := m.family.toEVA(name)
 	if !ok || strings.HasPrefix(eva, "visual.trunk.") { // no name of EVA's layout
 		m.unknown = append(m.unknown, t.Name)

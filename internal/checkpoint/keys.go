@@ -52,17 +52,26 @@ const (
 )
 
 // families in the order of recognition: the first whose marks are all there.
-var families = slices.Concat(timmOthers, timmCLIPs, []*family{hfSigLIP, hfEVA, hfCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
+var families = slices.Concat(timmOthers, timmCLIPs, []*family{hfSigLIP, hfEVA, hfCLIP, cocaCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
 
 // timmOthers are OpenCLIP's models whose vision tower is timm's under timm's own
 // names: one line for each kind of tower, in a file of its own where the names
 // need more than that.
-var timmOthers = []*family{timmSigLIP}
+var timmOthers = []*family{timmSigLIP,
+	timmFlat("timm-convnext", "stages.0.blocks.0.conv_dw.weight"), timmOther("timm-convnext", "stages.0.blocks.0.conv_dw.weight"),
+	timmOther("timm-vitamin", "patch_embed.backbone.stem.conv1.weight"),
+	timmOther("timm-mobileclip-b", "patch_embed.backbone.0.conv.weight"),
+	timmOther("timm-mobileclip-l", "norm_pre.weight"),
+	timmOther("timm-fastvit", "stem.0.conv_kxk.0.conv.weight"),
+}
+
+// cocaCLIP is OpenCLIP's CoCa.
+var cocaCLIP = &family{name: "coca", has: []string{"text.cls_emb", "text.token_embedding.weight"}, rules: evaCLIP.rules}
 
 // layouts are the families that --layout writes.
 var layouts = map[string][]*family{
 	"eva":      {evaCLIP},
-	"openclip": slices.Concat(timmOthers, timmCLIPs, []*family{flatCLIP}),
+	"openclip": slices.Concat(timmOthers, timmCLIPs, []*family{cocaCLIP, flatCLIP}),
 	"hf":       {hfSigLIP, hfCLIP},
 }
 
@@ -71,8 +80,6 @@ var layouts = map[string][]*family{
 func notCLIP(unknown []string) (kind, name string) {
 	for _, n := range unknown {
 		switch {
-		case strings.HasPrefix(n, "text_decoder."):
-			return "a CoCa model, not a CLIP model", n
 		case strings.HasPrefix(n, "visual.trunk."):
 			return "a model with a vision tower of timm that evatool does not know", n
 		}

@@ -1,6 +1,9 @@
 package checkpoint
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // timm names EVA's towers in its own way; OpenCLIP's EVA models carry such a
 // tower as "visual.trunk". fc2 means w3 in a SwiGLU block and fc2 in a plain
@@ -32,6 +35,16 @@ func timmOther(name, mark string, more ...rule) *family {
 		{eva: "visual.*", src: []string{"visual.trunk.*"}},
 		{eva: "text.*", src: []string{"text.*"}},
 	})}
+}
+
+// timmFlat is timmOther for OpenCLIP's CLIP class, whose text tower's tensors have
+// no prefix.
+func timmFlat(name, mark string) *family {
+	f := timmOther(name, mark)
+	f.has = append([]string{"visual.trunk." + mark}, flatCLIP.has...)
+	f.rules = slices.Concat(slices.DeleteFunc(f.rules, func(r rule) bool { return r.eva == "text.*" }),
+		slices.DeleteFunc(slices.Clone(flatCLIP.rules), func(r rule) bool { return !strings.HasPrefix(r.eva, "text.") }))
+	return f
 }
 
 func timmTower(swiglu, split bool) *family {

@@ -94,6 +94,8 @@ func initial(c *arch.Config, p arch.Param) distribution {
 // initialVision by the kind of the tower.
 var initialVision = map[string]func(*arch.Config, arch.Param) distribution{
 	"eva": initialEVA, "resnet": initialResNet, "vit": initialViT, "siglip": initialSigLIP,
+	"convnext": initialTimm, "vitamin": initialTimm, "fastvit": initialTimm,
+	"pe": initialSigLIP, "mobileclip": initialTimm, "coca": initialViT,
 }
 
 // fanIn is the bound 1/sqrt(inputs) of PyTorch's default for linear layers and
@@ -187,6 +189,20 @@ func initialSigLIP(c *arch.Config, p arch.Param) distribution {
 	case len(p.Shape) > 1:
 		return distribution{normal, 0.02}
 	case strings.HasSuffix(p.Name, ".weight"):
+		return distribution{constant, 1}
+	}
+	return distribution{constant, 0}
+}
+
+// initialTimm is timm's for its towers with convolutions: truncated normal 0.02,
+// and layer scales that leave the shortcuts alone.
+func initialTimm(_ *arch.Config, p arch.Param) distribution {
+	switch {
+	case strings.HasSuffix(p.Name, "gamma"):
+		return distribution{constant, 1e-6}
+	case len(p.Shape) > 1:
+		return distribution{normal, 0.02}
+	case strings.HasSuffix(p.Name, ".weight"), strings.HasSuffix(p.Name, ".running_var"):
 		return distribution{constant, 1}
 	}
 	return distribution{constant, 0}

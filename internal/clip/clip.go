@@ -128,8 +128,10 @@ func to(x *Node, dtype dtypes.DType) *Node {
 var (
 	imageTowers = map[string]func(t *tower, images *Node) *Node{
 		"eva": (*tower).evaVision, "resnet": (*tower).resnet, "vit": (*tower).openAIVision, "siglip": (*tower).siglipVision,
+		"convnext": (*tower).convnext, "vitamin": (*tower).vitamin, "fastvit": (*tower).fastvit,
+		"pe": (*tower).peVision, "mobileclip": (*tower).mobileclip, "coca": (*tower).cocaVision,
 	}
-	textTowers = map[string]func(t *tower, tokens *Node) *Node{"clip": (*tower).text, "siglip": (*tower).siglipText}
+	textTowers = map[string]func(t *tower, tokens *Node) *Node{"clip": (*tower).text, "siglip": (*tower).siglipText, "coca": (*tower).cocaText}
 )
 
 // Image is the image tower: images [B,3,H,W] Float32, normalised, to features

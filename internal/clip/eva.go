@@ -10,6 +10,8 @@ import (
 
 func shapeI32(dims ...int) shapes.Shape { return shapes.Make(dtypes.Int32, dims...) }
 
+func shapeF32(dims ...int) shapes.Shape { return shapes.Make(dtypes.Float32, dims...) }
+
 // patches cuts images [B,3,H,W] into flattened patches [B,P,3·p·p], in the
 // order of a convolution's weights.
 func (t *tower) patches(images *Node) *Node {

@@ -41,10 +41,12 @@ func (t *tower) openAIVision(images *Node) *Node {
 }
 
 // causal says what a text's tokens may see: the whole triangle, or for one
-// picked token a mask [B,1,1,N]; neither in a tower without a mask.
+// picked token a mask [B,1,1,N]; neither in a tower without a mask. mask
+// [B,1,N,N] is what they see where it is less than the triangle.
 type causal struct {
 	triangle bool
 	picked   *Node
+	mask     *Node
 }
 
 // resblock is OpenAI's residual attention block. With pick it computes only
@@ -93,7 +95,7 @@ func (t *tower) selfAttention(hq, h *Node, p string, heads int, see *causal, pic
 	case picked:
 		return attend(qkv[0], qkv[1], qkv[2], false, see.picked)
 	}
-	return attend(qkv[0], qkv[1], qkv[2], see.triangle, nil)
+	return attend(qkv[0], qkv[1], qkv[2], see.triangle, see.mask)
 }
 
 func (t *tower) text(tokens *Node) *Node {

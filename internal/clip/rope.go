@@ -40,11 +40,16 @@ type rope struct{ cos, sin *Node }
 // newRope makes the tables. The class token's row does not turn. keep [B,K]
 // (or nil) says which patches are there.
 func newRope(g *graph.Graph, cfg *arch.Config, keep *Node) *rope {
-	angles := ropeAngles(cfg)
-	d := cfg.Vision.HeadWidth
+	return ropeOf(g, append([][]float64{make([]float64, cfg.Vision.HeadWidth/2)}, ropeAngles(cfg)...), keep)
+}
+
+// ropeOf makes the tables of the angles [tokens][headWidth/2]; with keep the first
+// is the class token's.
+func ropeOf(g *graph.Graph, angles [][]float64, keep *Node) *rope {
+	d := 2 * len(angles[0])
 	table := func(of func(float64) float64, even float32) *Node {
-		rows := make([][]float32, 0, len(angles)+1)
-		for _, a := range append([][]float64{make([]float64, d/2)}, angles...) {
+		rows := make([][]float32, 0, len(angles))
+		for _, a := range angles {
 			row := make([]float32, 0, d)
 			for _, x := range a {
 				v := float32(of(x))

@@ -14,7 +14,7 @@ func (t *tower) siglipVision(images *Node) *Node {
 	x = addPositions(x, t.cast("visual.pos_embed"), t.opt.KeepPatches)
 	t.capture("visual.patch_embed", x)
 	x = t.blocks(x, nil, func(x *Node, layer int, _ func(*Node) *Node) *Node { return t.siglipBlock(x, layer) })
-	return t.latentPool(t.layerNorm(x, "visual.norm", t.eps))
+	return t.latentPool(t.layerNorm(x, "visual.norm", t.eps), t.cfg.VisionHeads())
 }
 
 func (t *tower) siglipBlock(x *Node, layer int) *Node {
@@ -41,10 +41,9 @@ func (t *tower) siglipMLP(x *Node, p string) *Node {
 }
 
 // latentPool is timm's AttentionPoolLatent of one query: x [B,N,W] → [B,W].
-func (t *tower) latentPool(x *Node) *Node {
+func (t *tower) latentPool(x *Node, heads int) *Node {
 	const p = "visual.attn_pool."
 	b, w := x.Shape().Dim(0), x.Shape().Dim(2)
-	heads := t.cfg.VisionHeads()
 	ws, bs := splitRows(t.cast(p+"in_proj_weight"), 3), split(t.weight(p+"in_proj_bias"), 3)
 	q := addVector(product(t.cast(p+"latent"), ws[0]), bs[0]) // [1,1,W]
 	q = graph.BroadcastToDims(q, b, 1, w)

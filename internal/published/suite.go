@@ -116,6 +116,10 @@ func configName(name, tag string) string {
 	if (quick || tag == "openai") && openaiToo[plain] {
 		return "openai-" + plain
 	}
+	// Only names that others have, too, say whose they are.
+	if strings.Contains(name, "SigLIP") || strings.Contains(name, "CLIPA") || !strings.HasPrefix(name, "ViT-") && !strings.HasPrefix(name, "RN") {
+		return name
+	}
 	return "openclip-" + name
 }
 
