@@ -23,8 +23,8 @@ import (
 // pulseDir is the folder of these files, below the run folder.
 const pulseDir = temporary + "ranks"
 
-// pulseEvery is the pace of the files; the death of a rank on the same host is
-// noticed in lookEvery.
+// pulseEvery is the pace of the files, faster where the timeout is short (see
+// pace); the death of a rank on the same host is noticed in lookEvery.
 const (
 	pulseEvery = 5 * time.Second
 	lookEvery  = time.Second
@@ -92,7 +92,7 @@ func (j *job) startWatch(out string, timeout time.Duration) {
 	j.at(atOpening, 0)
 	w.write()
 	w.wg.Go(func() {
-		look, beat := time.NewTicker(min(lookEvery, timeout)), time.NewTicker(min(pulseEvery, timeout))
+		look, beat := time.NewTicker(min(lookEvery, timeout)), time.NewTicker(w.pace())
 		defer look.Stop()
 		defer beat.Stop()
 		for {
@@ -133,6 +133,13 @@ func machineID() string {
 	}
 	return strings.TrimSpace(string(boot)) + " " + space
 }
+
+// pace is how often the rank writes: a rank that falls silent is told from one
+// that waits well before the timeout.
+func (w *watch) pace() time.Duration { return min(pulseEvery, w.timeout/8) }
+
+// silence is how long a rank that lives leaves its file alone at most.
+func (w *watch) silence() time.Duration { return 4 * w.pace() }
 
 func (w *watch) path(rank int) string { return filepath.Join(w.dir, fmt.Sprintf("rank-%d.json", rank)) }
 
@@ -200,9 +207,9 @@ func (w *watch) trouble() string {
 	for _, p := range others {
 		silent := own.Now.Sub(p.Now)
 		switch {
-		case p.Phase == atSpace && silent < 4*pulseEvery:
+		case p.Phase == atSpace && silent < w.silence():
 			return "" // it says so itself, and goes on when there is some
-		case silent > 4*pulseEvery || p.Phase != atExchange:
+		case silent > w.silence() || p.Phase != atExchange:
 			late = append(late, fmt.Sprintf("%s is at %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, own.Now.Sub(p.Since).Seconds()))
 		}
 	}
