@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -88,7 +89,25 @@ func merge(dirs []string, out string) (*Result, error) {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fault.File(out, "a folder that can be written", err)
 	}
+	if res.Kind == dataset.Choice {
+		if err := writeJournal(out, res.Key, res.Backend, entries); err != nil {
+			return nil, err
+		}
+	}
 	return &res, writeRun(out, &res, entries, nil)
+}
+
+// writeJournal writes the journal of a whole whose rows follow from features, so
+// that it can be verified.
+func writeJournal(dir, key, backend string, entries []entry) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fault.File(dir, "a folder that can be written, as Options.Out", err)
+	}
+	j, _, _, err := openJournal(dir, contentKey(key, backend, fmt.Sprint(0, len(entries))), true)
+	if err != nil {
+		return err
+	}
+	return errors.Join(j.append(entries), j.Close())
 }
 
 func (s *Seconds) add(o Seconds) {
@@ -131,6 +150,9 @@ func MergeRetrieval(dirs []string, out string) (_ *RetrievalResult, err error) {
 	ranks, err := res.count(entries)
 	if err != nil || out == "" {
 		return res, err
+	}
+	if err := writeJournal(out, res.Key, res.Backend, entries); err != nil {
+		return nil, err
 	}
 	return res, res.write(out, ranks)
 }

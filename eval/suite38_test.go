@@ -76,13 +76,16 @@ func madeUpTar(b dataset.Benchmark, captions bool, rng *rand.Rand) []byte {
 
 // madeUpRoot writes all 38 sets, as DataComp's downloader has them or as
 // CLIP_benchmark does; the pictures are the same.
-func madeUpRoot(t *testing.T, downloader bool) string {
+func madeUpRoot(t *testing.T, downloader bool, only ...string) string {
 	t.Helper()
 	root := t.TempDir()
 	for i, task := range published.Tasks() {
 		rng := rand.New(rand.NewPCG(uint64(i), 38))
 		b, known := dataset.LookupBenchmark(task.Benchmark)
 		_, captions := hubCaptions[task.Benchmark]
+		if len(only) > 0 && !slices.Contains(only, task.Benchmark) {
+			continue
+		}
 		switch {
 		case !known && !captions:
 			t.Fatalf("%s: no entry in the table of benchmarks", task.Benchmark)
@@ -201,6 +204,47 @@ func TestAll38(t *testing.T) {
 		if other := all[1].Sets[k]; s.Value != other.Value || s.CI95 != other.CI95 {
 			t.Errorf("%s: %v %v as downloaded, %v %v as CLIP_benchmark has it", s.Key, s.Value, s.CI95, other.Value, other.CI95)
 		}
+	}
+}
+
+// Parts of a suite merge to the whole, set by set, whatever their kinds.
+func TestSuiteParts(t *testing.T) {
+	e := readExpected(t)
+	fixture := fixtureOptions(t, e)
+	o := SuiteOptions{Sets: []string{DataComp}, Models: []string{fixture.Model}, Options: Options{Config: fixture.Config, Backend: "go", Cache: "off"}}
+	o.Data, o.Out = madeUpRoot(t, true, "fmow", "iwildcam", "coco", "winogavil", "pets"), t.TempDir()
+	want, err := Suite(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for i := range 3 {
+		part := o
+		part.Shard, part.Shards, part.Out = i, 3, t.TempDir()
+		if _, err := Suite(t.Context(), part); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, part.Out)
+	}
+	out := t.TempDir()
+	got, err := MergeSuite(dirs, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.N != 5 || got.Of != 38 || got.Average != want.Average || got.AverageCI95 != want.AverageCI95 {
+		t.Errorf("%v of %d, want %v", got.Average, got.N, want.Average)
+	}
+	for i, s := range got.Sets {
+		if w := want.Sets[i]; s.Value != w.Value || s.CI95 != w.CI95 || s.N != w.N {
+			t.Errorf("%s: %+v, want %+v", s.Key, s, w)
+		}
+	}
+	check := VerifyOptions{Dir: out, Options: Options{Model: fixture.Model, Config: fixture.Config, Backend: "go", Data: o.Data}}
+	if v, err := Verify(t.Context(), check); err != nil || v.Differs != 0 || len(v.Sets) != 5 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if _, err := MergeSuite(dirs[:2], ""); err == nil || !strings.Contains(err.Error(), "are in no shard") {
+		t.Error(err)
 	}
 }
 

@@ -40,6 +40,17 @@ func TestMetricsAgree(t *testing.T) {
 			Right   []int
 			Jaccard float64
 		}
+		Retrieval struct {
+			CaptionsOf  int         `json:"captions_of"`
+			Scores      [][]float32 // [captions,images]
+			TextToImage []float64   `json:"text_to_image"` // at 1, 5, 10
+			ImageToText []float64   `json:"image_to_text"`
+		}
+		Choices []struct {
+			Images      int
+			Scores      []float32
+			Text, Image bool
+		}
 	}
 	if err := json.Unmarshal(b, &cases); err != nil || len(cases) < 3 {
 		t.Fatal(err, len(cases))
@@ -91,6 +102,37 @@ func TestMetricsAgree(t *testing.T) {
 		for k, q := range c.Questions {
 			a := answer{question: question{Images: make([]int, len(q.Scores)), Texts: []string{"cue"}, Right: q.Right}, scores: q.Scores}
 			near(fmt.Sprintf("case %d, question %d", i, k), a.jaccard(), q.Jaccard, [2]float64{0, 1})
+		}
+		for k, q := range c.Choices {
+			a := answer{question: question{Images: make([]int, q.Images), Texts: make([]string, len(q.Scores)/q.Images)}, scores: q.Scores}
+			if a.textRight() != q.Text || a.imageRight() != q.Image || a.right() != (q.Text && q.Image) {
+				t.Errorf("case %d, choice %d: %v: text %v, image %v", i, k, q.Scores, a.textRight(), a.imageRight())
+			}
+		}
+		r := c.Retrieval
+		var toImage, toText []int
+		for caption, scores := range r.Scores {
+			toImage = append(toImage, bestRank(scores, []int{caption / r.CaptionsOf}))
+		}
+		for image := range r.Scores[0] {
+			var scores []float32
+			var own []int
+			for caption := range r.Scores {
+				scores = append(scores, r.Scores[caption][image])
+				if caption/r.CaptionsOf == image {
+					own = append(own, caption)
+				}
+			}
+			toText = append(toText, bestRank(scores, own))
+		}
+		for _, d := range []struct {
+			ranks []int
+			want  []float64
+		}{{toImage, r.TextToImage}, {toText, r.ImageToText}} {
+			got := recallOf(d.ranks)
+			for k, v := range []float64{got.R1, got.R5, got.R10} {
+				near(fmt.Sprintf("case %d, recall %d", i, k), v, d.want[k], [2]float64{0, 1})
+			}
 		}
 	}
 }

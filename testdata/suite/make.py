@@ -28,6 +28,25 @@ def average_precision(scores, targets):  # CLIP_benchmark's, sorted stably
     return out
 
 
+def recalls(scores, positive, k):  # CLIP_benchmark's, of equals the lower index
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float(np.take_along_axis(positive, top, 1).any(1).mean())
+
+
+def choices(rng, tied):
+    out = []
+    for images, captions in [(2, 2)] * 9 + [(1, 2)] * 9:
+        s = (rng.integers(0, 4, (images, captions)) / 4 if tied else rng.normal(size=(images, captions))).astype(np.float32)
+        own, k = np.diag(s), min(images, captions)
+        # Thrush et al. and Hsieh et al.: above the others, not equal to them.
+        text = all(own[i] > s[i, j] for i in range(k) for j in range(captions) if j != i)
+        image = all(own[i] > s[j, i] for i in range(k) for j in range(images) if j != i)
+        if not tied:  # then it is CLIP_benchmark's: image_caption_selection.evaluate
+            assert text == (s.argmax(1)[:k] == np.arange(k)).all() and image == (s.argmax(0)[:k] == np.arange(k)).all()
+        out.append({"images": images, "scores": s.flatten().tolist(), "text": bool(text), "image": bool(image)})
+    return out
+
+
 cases = []
 for seed in range(4):
     rng = np.random.default_rng(seed)
@@ -51,7 +70,21 @@ for seed in range(4):
         truth = np.isin(np.arange(k), right)
         chosen = np.isin(np.arange(k), np.argsort(scores, kind="stable")[-len(right):])
         questions.append({"scores": scores.tolist(), "right": right, "jaccard": jaccard_score(truth, chosen)})
+    pictures, per = 14 + seed, 3
+    scores = (rng.integers(0, 9, (pictures * per, pictures)) / 8).astype(np.float32)
+    if seed == 3:
+        scores = rng.normal(size=scores.shape).astype(np.float32)
+    own = np.repeat(np.arange(pictures), per)[:, None] == np.arange(pictures)
+    if seed == 3:  # CLIP_benchmark itself
+        from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
+        for k in (1, 5, 10):
+            theirs = (recall_at_k(torch.tensor(scores), torch.tensor(own), k) > 0).float().mean().item()
+            assert abs(theirs - recalls(scores, own, k)) < 1e-6
+            theirs = (recall_at_k(torch.tensor(scores.T.copy()), torch.tensor(own.T.copy()), k) > 0).float().mean().item()
+            assert abs(theirs - recalls(scores.T, own.T, k)) < 1e-6
     case = {
+        "retrieval": {"captions_of": per, "scores": scores.tolist(), "text_to_image": [recalls(scores, own, k) for k in (1, 5, 10)], "image_to_text": [recalls(scores.T, own.T, k) for k in (1, 5, 10)]},
+        "choices": choices(rng, seed < 3),
         "logits": logits.tolist(), "labels": labels.tolist(), "groups": groups.tolist(), "many": many.tolist(), "questions": questions,
         "top1": ok.mean(), "top5": top5.mean(),
         "mean_per_class": balanced_accuracy_score(labels, order[:, 0]),
