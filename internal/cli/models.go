@@ -140,8 +140,9 @@ own files, 4 for others. Weights of architectures that are not built in are refu
 
 --architectures lists the architectures that are built in: parameters, work per
 image and per text (two operations per multiply-add), image size and the best
-published top-1. --json has all of both. With NAME, print an architecture's
-configuration as JSON: a starting point for --config FILE.
+published top-1. --json has all of both. With NAME, print the
+configuration of an architecture, or of weights, as JSON: a starting point for
+--config FILE.
 
 The name of every architecture works as --config NAME and as a recipe's model; so
 do the names that OpenCLIP, EVA-CLIP and OpenAI use for the same models
@@ -168,12 +169,39 @@ openai-ViT-B-32 or ViT-B-32-quickgelu.` + exitStatus,
 func printModel(app *App, name string) error {
 	c, ok := arch.Named(name)
 	if !ok {
-		return fault.Usagef("no built-in model %q; known: %s", name, strings.Join(arch.Names(), " "))
+		var err error
+		if c, err = ofWeights(name); err != nil {
+			return err
+		}
 	}
 	if app.JSON {
 		return app.PrintJSON(newModelEntry(name, c))
 	}
 	return app.PrintJSON(json.RawMessage(c.JSON()))
+}
+
+// ofWeights is the configuration of the weights that a name of the list stands
+// for: their architecture with their activation and pictures.
+func ofWeights(name string) (*arch.Config, error) {
+	entries := hub.Entries()
+	i := slices.IndexFunc(entries, func(e hub.Entry) bool { return e.Name == name })
+	if i < 0 {
+		return nil, fault.Usagef("no architecture and no weights are called %q; evatool models lists the weights, evatool models --architectures the architectures", name)
+	}
+	w := entries[i].Weights
+	if state, why := hub.StateOf(w); state == hub.Refused {
+		return nil, fault.Usagef("%s: %s", name, why)
+	}
+	c, _ := arch.Named(w.Architecture)
+	c.QuickGELU = c.QuickGELU || w.QuickGELU
+	if w.Preprocess != "" {
+		p, err := arch.OpenAIPreprocess().With(w.Preprocess)
+		if err != nil {
+			return nil, err
+		}
+		c.SetPreprocess(p)
+	}
+	return c, nil
 }
 
 func architectureEntries() (entries []modelEntry) {

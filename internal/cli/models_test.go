@@ -86,6 +86,23 @@ func TestModelsList(t *testing.T) {
 	if cached != file || named != len(hub.Names()) {
 		t.Errorf("%d names, cached %s", named, cached)
 	}
+	for name, want := range map[string]string{"openai:ViT-B-32": `"quick_gelu": true`, "ViT-H-14-quickgelu/dfn5b": "squash", "ViT-L-14/laion2b_s32b_b82k": "0.5", "EVA02-CLIP-B-16": "eva"} {
+		if code, text, errs := run(t, "models", name); code != 0 || !strings.Contains(text, want) {
+			t.Errorf("%s: %s%s; want %s", name, text, errs, want)
+		}
+	}
+	refused := map[string]string{"ViT-B-33": "no architecture and no weights"}
+	for _, e := range hub.Entries() {
+		if state, why := hub.StateOf(e.Weights); state == hub.Refused {
+			refused[e.Name] = why
+			break
+		}
+	}
+	for name, want := range refused {
+		if code, _, errs := run(t, "models", name); code != 2 || !strings.Contains(errs, want) {
+			t.Errorf("%s: %d, %s", name, code, errs)
+		}
+	}
 	if code, text, _ := run(t, "models", "--architectures"); code != 0 || !strings.Contains(text, "GFLOPs image") || strings.Contains(text, "openai:") {
 		t.Errorf("architectures: %s", text)
 	}
