@@ -26,6 +26,18 @@ func TestHeadline(t *testing.T) {
 	}
 }
 
+// refusedWeights are some whose architecture is not built in.
+func refusedWeights(t *testing.T) hub.Entry {
+	t.Helper()
+	for _, e := range hub.Entries() {
+		if state, _ := hub.StateOf(e.Weights); state == hub.Refused {
+			return e
+		}
+	}
+	t.Skip("all published weights are supported by now: nothing is refused")
+	return hub.Entry{}
+}
+
 // Every name that a model may have is listed, with its size, whether it is in
 // the cache, and what is published of it.
 func TestModelsList(t *testing.T) {
@@ -92,12 +104,7 @@ func TestModelsList(t *testing.T) {
 		}
 	}
 	refused := map[string]string{"ViT-B-33": "no architecture and no weights"}
-	for _, e := range hub.Entries() {
-		if state, why := hub.StateOf(e.Weights); state == hub.Refused {
-			refused[e.Name] = why
-			break
-		}
-	}
+	_, refused[refusedWeights(t).Name] = hub.StateOf(refusedWeights(t).Weights)
 	for name, want := range refused {
 		if code, _, errs := run(t, "models", name); code != 2 || !strings.Contains(errs, want) {
 			t.Errorf("%s: %d, %s", name, code, errs)
