@@ -24,10 +24,10 @@ lint: tools
 	go vet ./...
 	go tool staticcheck ./...
 
-# make bench PYTHON=/path/of/a/python with torch, torchvision, open_clip and
-# safetensors: every speed beside its peer's, in one run, on one page. Without
-# PYTHON only evatool is measured. PHOTOS, a folder with a folder a class, adds
-# the evaluation from end to end.
+# make bench PYTHON=/path/of/a/python with torch, torchvision, open_clip,
+# safetensors and scikit-learn: every speed beside its peer's, in one run, on one
+# page. Without PYTHON only evatool is measured. PHOTOS, a folder with a folder a
+# class, adds the evaluation from end to end.
 bench: build
 	@mkdir -p out
 	go run ./benchmarks/all --python "$(PYTHON)" --data "$(PHOTOS)" -o out/bench.md

@@ -3,10 +3,10 @@
 //
 //	go run ./benchmarks/all --python /path/of/python -o bench.md
 //
-// The Python needs torch, torchvision, open_clip and safetensors; without it
-// only evatool is measured. The page is whole after each benchmark, and one
-// that fails is named in it. The machine should do nothing else: its load at
-// the start of each benchmark is on the page.
+// The Python needs torch, torchvision, open_clip, safetensors and, for the probe,
+// scikit-learn; without it only evatool is measured. The page is whole after each
+// benchmark, and one that fails is named in it. The machine should do nothing
+// else: its load at the start of each benchmark is on the page.
 package main
 
 import (
@@ -42,6 +42,7 @@ func sections(tool, python, data string) []section {
 		{"forward", "Towers", run("forward", "--sides", "xla,go,eager,compile", "--python", python)},
 		{"train", "Training steps", run("train", "-python", python)},
 		{"library", "Many callers of one model", run("library")},
+		{"probe", "A linear probe", run("probe", "--python", python)},
 		{"many", "50,000 pictures", run("many", "--evatool", tool)},
 	}
 	if python != "" && data != "" {
@@ -51,7 +52,7 @@ func sections(tool, python, data string) []section {
 }
 
 func main() {
-	python := flag.String("python", "", "a Python with torch, torchvision, open_clip and safetensors")
+	python := flag.String("python", "", "a Python with torch, torchvision, open_clip, safetensors and scikit-learn")
 	tool := flag.String("evatool", "bin/evatool", "the binary")
 	data := flag.String("data", "", "photographs for the zero-shot benchmark, a folder with one folder a class; without it that one is left out")
 	out := flag.String("o", "bench.md", "the page")
