@@ -1,9 +1,11 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -30,10 +32,16 @@ type Plan struct {
 	BytesResiduals   int64   `json:"bytes_residuals"`   // per device: what parts keep with accumulation: residuals
 	LossInBlocks     bool    `json:"loss_in_blocks"`    // not as one matrix
 	BytesDevice      int64   `json:"bytes_device"`
+	BytesHost        int64   `json:"bytes_host"`             // of the host: pictures and tokens of the batches in use and ahead; of one process for all devices
+	BytesMemory      int64   `json:"bytes_memory,omitempty"` // of a device, as given
+	Fits             *bool   `json:"fits,omitempty"`         // BytesDevice in BytesMemory
+	MicroBatchFits   int     `json:"micro_batch_that_fits,omitempty"`
 	Rate             float64 `json:"samples_per_second,omitempty"`
 	Hours            float64 `json:"hours,omitempty"`
 	FLOPS            float64 `json:"flops_per_second_per_device,omitempty"` // FLOP/s that the rate implies
-	MFU              float64 `json:"mfu,omitempty"`                         // share of FLOPS in the peak of H100
+	MFU              float64 `json:"mfu,omitempty"`                         // share of FLOPS in the peak of Card
+	Card             string  `json:"card,omitempty"`
+	Peak             float64 `json:"peak_flops_per_second,omitempty"` // of Card, published, at the recipe's precision
 	Warning          string  `json:"warning,omitempty"`
 	PFLOPs           float64 `json:"pflops_total"` // PFLOP of the whole run, recomputation not counted
 }
@@ -42,6 +50,9 @@ type Plan struct {
 type DryRunOptions struct {
 	DeviceCount int     // 0: one
 	Rate        float64 // samples per second of all devices together; 0: not known
+	Memory      int64   // bytes of a device; 0: not known
+	Card        string  // one of Cards, "" for H100: what a rate is compared with, and with MFU what gives a rate
+	MFU         float64 // share of the card's peak that a run would reach, above 0 to 1, instead of a rate; 0: not known
 }
 
 // DryRun prices a recipe. It opens neither data nor device.
@@ -54,7 +65,79 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 	if !(o.Rate >= 0) || math.IsInf(o.Rate, 0) {
 		return nil, fault.Usagef("Options.Rate %v: want samples per second, 0 for not known", o.Rate)
 	}
-	return r.plan(max(1, o.DeviceCount), o.Rate)
+	c, err := o.card()
+	if err != nil {
+		return nil, err
+	}
+	devices := max(1, o.DeviceCount)
+	p, err := r.plan(devices, o.Rate)
+	if err != nil {
+		return nil, err
+	}
+	p.Card, p.Peak = c.Name, c.peak(r.Precision)
+	if o.MFU > 0 {
+		p.Rate = o.MFU * p.Peak * float64(devices) / (p.GFLOPsPerSample * 1e9)
+	}
+	if p.Rate > 0 {
+		p.Hours = float64(p.Samples) / p.Rate / 3600
+		p.judgeRate(r.Precision)
+	}
+	if p.BytesMemory = o.Memory; o.Memory > 0 {
+		fits := p.BytesDevice <= o.Memory
+		if p.Fits = &fits; !fits {
+			p.MicroBatchFits = r.microBatchWithin(devices, o.Memory)
+		}
+	}
+	return p, nil
+}
+
+func (o *DryRunOptions) card() (card, error) {
+	if o.Memory < 0 {
+		return card{}, fault.Usagef("Options.Memory %d: want bytes of a device, 0 for not known", o.Memory)
+	}
+	if !(o.MFU >= 0 && o.MFU <= 1) {
+		return card{}, fault.Usagef("Options.MFU %v: want a share of the card's peak, above 0 to 1, such as 0.4", o.MFU)
+	}
+	if o.MFU > 0 && o.Rate > 0 {
+		return card{}, fault.Usagef("Options.MFU and Options.Rate: give one of the two, each says the other")
+	}
+	name := o.Card
+	if name == "" {
+		name = "H100"
+	}
+	i := slices.IndexFunc(cards, func(c card) bool { return strings.EqualFold(c.Name, name) })
+	if i < 0 {
+		return card{}, fault.Usagef("Options.Card %q: known: %s; of another card give the rate", o.Card, strings.Join(Cards(), ", "))
+	}
+	return cards[i], nil
+}
+
+// microBatchWithin is the largest micro_batch below the recipe's with which a
+// device has enough memory; 0 when none is small enough.
+func (r *Recipe) microBatchWithin(devices int, memory int64) int {
+	if r.Batch%devices != 0 {
+		return 0
+	}
+	share := r.Batch / devices
+	fits := func(micro int) bool {
+		other := *r
+		other.MicroBatch = micro
+		p, err := other.plan(devices, 0)
+		return err == nil && p.Parts > 1 && p.BytesDevice <= memory
+	}
+	var list []int
+	for d := 1; d*d <= share; d++ {
+		if share%d == 0 {
+			list = append(list, d, share/d)
+		}
+	}
+	slices.Sort(list)
+	for _, micro := range slices.Backward(list) {
+		if micro < share && fits(micro) {
+			return micro
+		}
+	}
+	return 0
 }
 
 func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
@@ -106,12 +189,11 @@ func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
 	}
 	if step.whole {
 		p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
-	} else { // one after the other
-		p.BytesDevice = p.BytesState + p.BytesResiduals + max(p.BytesActivations, p.BytesLoss)
+	} else { // one after the other; the optimizer has clipped gradients beside those that come
+		p.BytesDevice = p.BytesState + p.BytesResiduals + max(p.BytesActivations, p.BytesLoss, 4*p.Params)
 	}
-	if rate > 0 {
-		p.Hours = float64(p.Samples) / rate / 3600
-		p.judgeRate(r.Precision)
+	if r.Data[0].Tensors == "" {
+		p.BytesHost = int64(r.hostBytes(cfg, r.Batch))
 	}
 	return p, nil
 }
@@ -128,24 +210,45 @@ func (r *Recipe) parts(n int) (rows, parts int, err error) {
 	return r.Batch, r.Batch / (n * r.MicroBatch), nil
 }
 
-// Published peaks in FLOP/s, dense: of NVIDIA's H100 SXM and HGX B200 data
-// sheets (products in half precision) and, for float32, of the vector units of
-// the one and the TF32 units of the other.
-const (
-	peakH100Half, peakH100Float = 989e12, 67e12
-	peakMostHalf, peakMostFloat = 2.25e15, 1.12e15
-)
+// card is a GPU with its published peaks in FLOP/s: dense products in half
+// precision, and in float32 (B200: TF32 units, the others: vector units).
+type card struct {
+	Name        string
+	half, float float64
+	source      string
+}
+
+var cards = []card{
+	{"A100", 312e12, 19.5e12, "NVIDIA A100 Tensor Core GPU data sheet"},
+	{"H100", 989e12, 67e12, "NVIDIA H100 Tensor Core GPU data sheet, SXM"},
+	{"H200", 989e12, 67e12, "NVIDIA H200 Tensor Core GPU data sheet, SXM"},
+	{"B200", 2.25e15, 1.12e15, "NVIDIA HGX B200 data sheet"},
+	{"L4", 121e12, 30.3e12, "NVIDIA L4 Tensor Core GPU data sheet"},
+	{"L40S", 362e12, 91.6e12, "NVIDIA L40S data sheet"},
+}
+
+func (c card) peak(precision string) float64 {
+	if precision == "fp32" {
+		return c.float
+	}
+	return c.half
+}
+
+// Cards are the GPUs whose published peak DryRun knows.
+func Cards() (names []string) {
+	for _, c := range cards {
+		names = append(names, c.Name)
+	}
+	return names
+}
 
 // judgeRate says what a rate asks of each device.
 func (p *Plan) judgeRate(precision string) {
-	h100, most := peakH100Half, peakMostHalf
-	if precision == "fp32" {
-		h100, most = peakH100Float, peakMostFloat
-	}
 	p.FLOPS = p.Rate * p.GFLOPsPerSample * 1e9 / float64(p.Devices)
-	p.MFU = p.FLOPS / h100
-	if p.FLOPS > most {
-		p.Warning = fmt.Sprintf("%.3g samples/s is %.4g TFLOP/s on each of %d devices, more than the published peak of a B200 (%.4g TFLOP/s): no card gives it", p.Rate, p.FLOPS/1e12, p.Devices, most/1e12)
+	p.MFU = p.FLOPS / p.Peak
+	most := slices.MaxFunc(cards, func(a, b card) int { return cmp.Compare(a.peak(precision), b.peak(precision)) })
+	if peak := most.peak(precision); p.FLOPS > peak {
+		p.Warning = fmt.Sprintf("%.3g samples/s is %.4g TFLOP/s on each of %d devices, more than the published peak of a %s (%.4g TFLOP/s): no card gives it", p.Rate, p.FLOPS/1e12, p.Devices, most.Name, peak/1e12)
 	}
 }
 
@@ -200,15 +303,29 @@ func (p *Plan) String() string {
 		memory += ", residuals " + gib(p.BytesResiduals)
 	}
 	row("memory per device", "%s", memory)
+	if p.Fits != nil {
+		size := strings.Replace(gib(p.BytesMemory), ".00 ", " ", 1)
+		switch {
+		case *p.Fits:
+			row("", "fits %s", size)
+		case p.MicroBatchFits > 0:
+			row("", "does not fit %s; micro_batch: %d would", size, p.MicroBatchFits)
+		default:
+			row("", "does not fit %s with any micro_batch; more devices, zero_stage: 1, grad_checkpointing or a smaller batch take less", size)
+		}
+	}
+	if p.BytesHost > 0 {
+		row("memory of the host", "%s: pictures and tokens of the batches in use and ahead", gib(p.BytesHost))
+	}
 	row("whole run", "%.3g FLOP (operations, not a rate)", p.PFLOPs*1e15)
 	if p.Rate > 0 {
 		row("time", "%.1f hours at %.4g samples/s", p.Hours, p.Rate)
-		row("that rate is", "%.4g TFLOP/s on each device: MFU %.1f %% of an H100", p.FLOPS/1e12, 100*p.MFU)
+		row("that rate is", "%.4g TFLOP/s on each device: MFU %.1f %% of %s (%.4g TFLOP/s published)", p.FLOPS/1e12, 100*p.MFU, p.Card, p.Peak/1e12)
 		if p.Warning != "" {
 			row("warning", "%s", p.Warning)
 		}
 	} else {
-		row("time", "give --rate SAMPLES_PER_SECOND")
+		row("time", "give --rate SAMPLES_PER_SECOND, or --card and --mfu")
 	}
 	return b.String()
 }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"image"
 	"image/jpeg"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -52,6 +54,12 @@ func (m *machine) form(t *testing.T, f field, i int) device.Form {
 		dims = []int{m.rows, width}
 	case fieldAllImgSums, fieldAllTxtSums:
 		dims = []int{m.rows, 2}
+	case fieldResiduals:
+		if n := m.cfg.Layers(arch.TextTower); i < n {
+			dims = []int{rows, m.cfg.Text.ContextLength, m.cfg.Text.Width}
+		} else {
+			dims = []int{rows, 1 + m.kept(), m.cfg.Vision.Width}
+		}
 	case fieldLoss, fieldDLogitScale, fieldLogitScale:
 	default:
 		t.Fatalf("field %d has no form here", f)
@@ -102,6 +110,56 @@ func TestBlockLossMemory(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestPlanMemory: what the dry run says a device needs is within 15 % of what the
+// compiler plans for the programs of a step.
+func TestPlanMemory(t *testing.T) {
+	for i, c := range []struct {
+		recipe  string
+		devices int
+		sets    []string
+	}{
+		{"emoji-lamb", 1, nil},
+		{"emoji-lamb", 1, []string{"batch=512"}},
+		{"emoji-lamb", 2, []string{"batch=512", "zero_stage=1"}},
+		{"emoji-lamb", 1, []string{"batch=512", "micro_batch=128"}},
+		{"emoji-lamb", 2, []string{"batch=1024", "micro_batch=128"}},
+		{"EVA02-CLIP-B-16", 1, []string{"batch=16", "micro_batch=0", "precision=fp32", "grad_checkpointing=false"}},
+	} {
+		t.Run(fmt.Sprint(c.recipe, c.devices, c.sets), func(t *testing.T) {
+			if i > 0 && !*fullFlag {
+				t.Skip("takes long to compile; -evatool.full runs it")
+			}
+			dev := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: c.devices, CompileCache: "off"})
+			defer dev.Close()
+			r, err := LoadRecipe(c.recipe, c.sets...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := r.plan(c.devices, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := newMachine(dev, r, true, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := int64(0)
+			if m.whole != nil {
+				want = m.memory(t, m.whole).Peak()
+			} else {
+				// Moments are there all the time; the optimizer takes them in.
+				moments := int64(stateBytes(m.cfg, r, c.devices)) - 4*p.Params
+				want = max(m.memory(t, m.cached.back).Peak()+moments, m.memory(t, m.cached.apply).Peak())
+			}
+			off := float64(p.BytesDevice)/float64(want) - 1
+			t.Logf("%.1f MB, the compiler plans %.1f MB: %+.1f %%", float64(p.BytesDevice)/1e6, float64(want)/1e6, 100*off)
+			if math.Abs(off) > 0.15 {
+				t.Errorf("off by %.0f %%", 100*off)
+			}
+		})
 	}
 }
 
@@ -213,4 +271,55 @@ warmup_steps: 0
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestDryRunDevice: memory, micro_batch and card of a dry run.
+func TestDryRunDevice(t *testing.T) {
+	r := tinyTraining(t, 32, "batch=4096")
+	whole, err := DryRun(r, DryRunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if whole.Fits != nil || whole.BytesHost != 3*4096*(3*32*32+4*16) {
+		t.Errorf("%+v", whole)
+	}
+	fits, err := DryRun(r, DryRunOptions{Memory: whole.BytesDevice})
+	if err != nil || !*fits.Fits || !strings.Contains(fits.String(), "fits ") {
+		t.Errorf("%+v, %v", fits, err)
+	}
+	half, err := DryRun(r, DryRunOptions{Memory: whole.BytesDevice / 2})
+	if err != nil || *half.Fits || half.MicroBatchFits == 0 || !strings.Contains(half.String(), fmt.Sprintf("micro_batch: %d would", half.MicroBatchFits)) {
+		t.Fatalf("%+v, %v", half, err)
+	}
+	for micro, want := range map[int]bool{half.MicroBatchFits: true, 2 * half.MicroBatchFits: false} {
+		p, err := DryRun(tinyTraining(t, 32, "batch=4096", fmt.Sprintf("micro_batch=%d", micro)), DryRunOptions{Memory: whole.BytesDevice / 2})
+		if err != nil || *p.Fits != want {
+			t.Errorf("micro_batch %d: %+v, %v", micro, p, err)
+		}
+	}
+	none, err := DryRun(r, DryRunOptions{Memory: 1 << 20})
+	if err != nil || none.MicroBatchFits != 0 || !strings.Contains(none.String(), "with any micro_batch") {
+		t.Errorf("%+v, %v", none, err)
+	}
+	// 8·10⁹ samples of 70.8 GFLOP at 0.4 · 312 TFLOP/s on each of 64 cards.
+	b16, err := LoadRecipe("EVA02-CLIP-B-16")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := DryRun(b16, DryRunOptions{DeviceCount: 64, Card: "a100", MFU: 0.4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near(t, "hours", p.Hours, float64(p.Samples)*p.GFLOPsPerSample*1e9/(64*0.4*312e12)/3600, 1e-6)
+	near(t, "MFU", p.MFU, 0.4, 1e-9)
+	back, err := DryRun(b16, DryRunOptions{DeviceCount: 64, Card: "A100", Rate: p.Rate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	near(t, "MFU of that rate", back.MFU, 0.4, 1e-9)
+	for _, o := range []DryRunOptions{{Card: "A1"}, {MFU: 1.1}, {MFU: -1}, {MFU: math.NaN()}, {MFU: 0.4, Rate: 1}, {Memory: -1}} {
+		if _, err := DryRun(r, o); err == nil {
+			t.Errorf("%+v: taken", o)
+		}
+	}
 }

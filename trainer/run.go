@@ -219,7 +219,12 @@ func (r *run) advance(ctx context.Context) error {
 	r.step++
 	r.pending = &pendingStep{step: r.step, rates: rates, wait: wait, metrics: metrics, called: time.Now()}
 	if before != nil {
-		return r.read(ctx, before)
+		if err := r.read(ctx, before); err != nil {
+			return err
+		}
+	}
+	if r.machine.cached != nil { // its parts wait for one another: the step is all but over
+		return r.settle(ctx)
 	}
 	return nil
 }

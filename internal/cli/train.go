@@ -20,6 +20,8 @@ func newTrain(app *App) *cobra.Command {
 		o      trainer.Options
 		dryRun bool
 		rate   float64
+		price  trainer.DryRunOptions
+		memory string
 	)
 	cmd := &cobra.Command{
 		Use:   "train RECIPE.yaml",
@@ -47,6 +49,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 		Example: `  evatool train recipe.yaml --out runs/one
   mpirun -n 8 --map-by ppr:1:node evatool train recipe.yaml --out /shared/run
   evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
+  evatool train EVA02-CLIP-B-16 --dry-run --device-count 64 --memory 80GiB --card A100 --mfu 0.4
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2
   evatool train recipe.yaml --out runs/three --resume runs/one/checkpoints/step-3000 --set lr.vision=1e-5`,
 		Args: cobra.ExactArgs(1),
@@ -57,7 +60,11 @@ seed and that number. run.json records where it came from and what changed.` + e
 			}
 			ctx := cmd.Context()
 			if dryRun {
-				plan, err := trainer.DryRun(r, trainer.DryRunOptions{DeviceCount: app.DeviceCount, Rate: rate})
+				price.DeviceCount, price.Rate = app.DeviceCount, rate
+				if price.Memory, err = parseSize("--memory", memory); err != nil {
+					return err
+				}
+				plan, err := trainer.DryRun(r, price)
 				if err != nil {
 					return err
 				}
@@ -150,6 +157,9 @@ seed and that number. run.json records where it came from and what changed.` + e
 	decodeMemoryFlag(cmd)
 	f.BoolVar(&dryRun, "dry-run", false, "make the checks of a start; print parameters, FLOP, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
+	f.StringVar(&memory, "memory", "", "with --dry-run: memory of a device, such as `80GiB`: whether the run fits, and which micro_batch would")
+	f.StringVar(&price.Card, "card", "", "with --dry-run: a GPU by `NAME` ("+strings.Join(trainer.Cards(), ", ")+"), whose published peak MFU refers to (default H100)")
+	f.Float64Var(&price.MFU, "mfu", 0, "with --dry-run: the share of the card's peak that a run reaches, instead of --rate")
 	return cmd
 }
 
