@@ -320,12 +320,16 @@ func (p *Plan) String() string {
 	row("whole run", "%.3g FLOP (operations, not a rate)", p.PFLOPs*1e15)
 	if p.Rate > 0 {
 		row("time", "%.1f hours at %.4g samples/s", p.Hours, p.Rate)
-		row("that rate is", "%.4g TFLOP/s on each device: MFU %.1f %% of %s (%.4g TFLOP/s published)", p.FLOPS/1e12, 100*p.MFU, p.Card, p.Peak/1e12)
+		article := "an " // A100, H100, L4 …
+		if strings.HasPrefix(p.Card, "B") {
+			article = "a "
+		}
+		row("that rate is", "%.4g TFLOP/s on each device: MFU %.1f %% of %s (%.4g TFLOP/s published)", p.FLOPS/1e12, 100*p.MFU, article+p.Card, p.Peak/1e12)
 		if p.Warning != "" {
 			row("warning", "%s", p.Warning)
 		}
 	} else {
-		row("time", "give --rate SAMPLES_PER_SECOND, or --card and --mfu")
+		row("time", "give --rate SAMPLES_PER_SECOND")
 	}
 	return b.String()
 }
