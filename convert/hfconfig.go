@@ -17,8 +17,11 @@ const hfModel = "model.safetensors"
 // hfConfig is the config.json of transformers' CLIPModel. why says what that
 // model cannot do, then there is none.
 func hfConfig(c *arch.Config) (content []byte, why string) {
+	if c.VisionTower() == "siglip" && c.TextTower() == "siglip" {
+		return hfSigLIP(c)
+	}
 	switch {
-	case c.IsEVA() || c.IsResNet():
+	case c.VisionTower() != "vit" || c.TextTower() != "clip":
 		return nil, "an architecture of its own"
 	case c.LayerScale(arch.VisualTower) || c.LayerScale(arch.TextTower):
 		return nil, "layer scale"
@@ -61,6 +64,36 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 	}), '\n'), ""
 }
 
+// hfSigLIP is the config.json of transformers' SiglipModel.
+func hfSigLIP(c *arch.Config) (content []byte, why string) {
+	switch {
+	case !c.Text.ProjBias:
+		return nil, "a text tower without a projection, or one without a bias"
+	case c.Text.NormKwargs == nil || c.Text.AttnMask || c.LayerScale(arch.TextTower) || c.LogitBias == nil:
+		return nil, "another text tower"
+	}
+	act := map[bool]string{true: "gelu_pytorch_tanh", false: "gelu"}
+	type tower map[string]any
+	return append(mustIndent(map[string]any{
+		"architectures": []string{"SiglipModel"},
+		"model_type":    "siglip",
+		"text_config": tower{
+			"model_type": "siglip_text_model", "projection_size": c.EmbedDim,
+			"vocab_size": c.Text.VocabSize, "max_position_embeddings": c.Text.ContextLength,
+			"hidden_size": c.Text.Width, "intermediate_size": c.TextHidden(),
+			"num_hidden_layers": c.Text.Layers, "num_attention_heads": c.Text.Heads,
+			"hidden_act": act[c.Text.ActKwargs != nil], "layer_norm_eps": 1e-6,
+		},
+		"vision_config": tower{
+			"model_type": "siglip_vision_model", "num_channels": 3,
+			"image_size": c.Vision.ImageSize, "patch_size": c.Vision.PatchSize,
+			"hidden_size": c.Vision.Width, "intermediate_size": c.VisionHidden(),
+			"num_hidden_layers": c.Layers(arch.VisualTower), "num_attention_heads": c.VisionHeads(),
+			"hidden_act": act[c.Vision.Act == "gelu_tanh"], "layer_norm_eps": 1e-6,
+		},
+	}), '\n'), ""
+}
+
 // hfFile is a file beside a model with transformers' names.
 type hfFile struct {
 	name    string
@@ -73,7 +106,7 @@ type hfFile struct {
 func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	content, why := hfConfig(c)
 	if why != "" {
-		return nil, []string{"no config.json: transformers' CLIPModel does not compute this model (" + why + ")"}
+		return nil, []string{"no config.json: transformers' CLIPModel and SiglipModel do not compute this model (" + why + ")"}
 	}
 	files = append(files, hfFile{"config.json", "the model's configuration", content, func(there []byte) bool {
 		c, err := arch.Parse(there)

@@ -13,7 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 	"github.com/evatool/evatool/internal/usercache"
@@ -28,10 +28,9 @@ type classifier struct {
 // buildClassifier encodes the prompts of every class: each prompt is
 // L2-normalised, the prompts of a class are averaged, the mean is normalised
 // again. A name that occurs twice is encoded once, so its classes tie exactly.
-func buildClassifier(ctx context.Context, enc encoder, words prompts, batch int, m Meter) (*classifier, error) {
+func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer, words prompts, batch int, m Meter) (*classifier, error) {
 	width := enc.Config().Text.ContextLength
 	dim := enc.Config().EmbedDim
-	tok := bpe.New()
 
 	first := map[string]int{} // name → its place in uniq
 	var uniq []string

@@ -101,7 +101,7 @@ func Embed(ctx context.Context, o EmbedOptions) (_ *EmbedReport, err error) {
 	}
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*EmbedReport, error) {
 		e := &embedding{o: o, m: m}
-		if err := e.inputs(); err != nil {
+		if err := e.inputs(ctx); err != nil {
 			return nil, err
 		}
 		defer e.close()
@@ -201,11 +201,20 @@ func (e *embedding) collect(out *tensorList, imf, txf *features) error {
 		return err
 	}
 	scale := math.Exp(float64(s[0]))
+	bias := 0.0
+	if e.m.file.Config.LogitBias != nil {
+		b, err := tensorfile.Float32s(e.m.file.Source, "logit_bias")
+		if err != nil {
+			return err
+		}
+		bias = float64(b[0])
+		out.add("logit_bias", b[:1])
+	}
 	a, b := units[0], units[1]
 	logits := make([]float32, a.n()*b.n())
 	for i := range a.n() {
 		for j := range b.n() {
-			logits[i*b.n()+j] = float32(scale * dot(a.rows[i*a.dim:(i+1)*a.dim], b.rows[j*b.dim:(j+1)*b.dim]))
+			logits[i*b.n()+j] = float32(scale*dot(a.rows[i*a.dim:(i+1)*a.dim], b.rows[j*b.dim:(j+1)*b.dim]) + bias)
 		}
 	}
 	out.add("logits_per_image", logits, a.n(), b.n())

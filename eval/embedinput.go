@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -8,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
 )
@@ -20,7 +20,7 @@ func (e *embedding) close() {
 }
 
 // inputs opens everything that goes in.
-func (e *embedding) inputs() (err error) {
+func (e *embedding) inputs(ctx context.Context) (err error) {
 	if e.o.Tensors != "" {
 		return e.openTensors()
 	}
@@ -32,7 +32,8 @@ func (e *embedding) inputs() (err error) {
 	if e.o.Texts == "" {
 		return nil
 	}
-	if err := textTower(e.m.file.Config, e.m.file.Path); err != nil {
+	tok, err := e.m.textTokens(ctx)
+	if err != nil {
 		return err
 	}
 	if e.texts, err = readTexts(e.o.Texts, e.o.Stdin); err != nil {
@@ -41,7 +42,6 @@ func (e *embedding) inputs() (err error) {
 	width := e.m.file.Config.Text.ContextLength
 	e.nTexts = len(e.texts)
 	e.tokens = make([]int32, len(e.texts)*width)
-	tok := bpe.New()
 	for i, t := range e.texts {
 		tok.Tokens(e.tokens[i*width:(i+1)*width], t, width)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -51,7 +50,14 @@ func (m *Model) ready(ctx context.Context) (err error) {
 		func(flat []float32, n int) ([]float32, error) { return r.Images(m.closing, flat, n) })
 	m.texts = newBatcher("text", cfg.Text.ContextLength, max(m.o.Batch, textBatch), workers, &m.users,
 		func(flat []int32, n int) ([]float32, error) { return r.Texts(m.closing, flat, n) })
-	m.tokenizer = bpe.New()
+	if m.file.Config.LogitBias != nil {
+		bias, err := tensorfile.Float32s(m.file.Source, "logit_bias")
+		if err != nil {
+			return err
+		}
+		b := float64(bias[0])
+		m.bias = &b
+	}
 	return nil
 }
 
@@ -73,12 +79,13 @@ func (m *Model) EncodeImages(ctx context.Context, pictures ...[]byte) (features 
 // cleaned and tokenised as OpenCLIP does it; what is longer than the model's
 // context is cut off. It is EncodeImages in all else.
 func (m *Model) EncodeTexts(ctx context.Context, texts ...string) (features [][]float32, err error) {
-	if err := textTower(m.file.Config, m.file.Path); err != nil {
+	tok, err := m.textTokens(ctx)
+	if err != nil {
 		fault.Public(ctx, &err)
 		return nil, err
 	}
 	return encode(ctx, m, m.texts, len(texts), func(i int, row []int32) error {
-		m.tokenizer.Tokens(row, texts[i], len(row))
+		tok.Tokens(row, texts[i], len(row))
 		return nil
 	})
 }
@@ -101,8 +108,10 @@ func encode[T float32 | int32](ctx context.Context, m *Model, b *batcher[T], n i
 }
 
 // Probabilities compares images with texts: for each image the softmax over
-// the texts of the model's scale times the cosine, as in CLIP's README. Features
-// of any length will do. It panics where their numbers of values differ.
+// the texts of the model's scale times the cosine, as in CLIP's README; of a model
+// with a logit bias, such as SigLIP, the sigmoid of that plus the bias, each pair
+// for itself. Features of any length will do. It panics where their numbers of
+// values differ.
 func (m *Model) Probabilities(images, texts [][]float32) [][]float32 {
 	out := make([][]float32, len(images))
 	logits := make([]float64, len(texts))
@@ -114,6 +123,13 @@ func (m *Model) Probabilities(images, texts [][]float32) [][]float32 {
 			}
 			logits[j] = m.scale * dot(im, tx) / math.Sqrt(dot(im, im)*dot(tx, tx))
 			top = max(top, logits[j])
+		}
+		if m.bias != nil {
+			out[i] = make([]float32, len(texts))
+			for j, l := range logits {
+				out[i][j] = float32(1 / (1 + math.Exp(-l-*m.bias)))
+			}
+			continue
 		}
 		sum := 0.0
 		for j := range logits {

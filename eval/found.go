@@ -3,7 +3,6 @@ package eval
 import (
 	"context"
 
-	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/fault"
 )
 
@@ -55,7 +54,10 @@ func (r *run) readTexts(ctx context.Context, enc encoder, entries []entry) error
 		}
 	}
 	width := enc.Config().Text.ContextLength
-	tok := bpe.New()
+	tok, err := r.tokenizer(ctx)
+	if err != nil {
+		return err
+	}
 	for lo := 0; lo < len(places); lo += r.texts {
 		part := places[lo:min(lo+r.texts, len(places))]
 		tokens := make([]int32, len(part)*width)

@@ -3,12 +3,13 @@ package eval
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"path/filepath"
 	"runtime"
 	"sync"
 
 	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/device"
@@ -60,8 +61,8 @@ type Model struct {
 
 	// What Open prepares; a model opened for one job has none of it.
 	transform transform
-	tokenizer *bpe.Tokenizer
-	scale     float64 // exp(logit_scale)
+	bias      *float64 // nil: probabilities are a softmax
+	scale     float64  // exp(logit_scale)
 	images    *batcher[float32]
 	texts     *batcher[int32]
 
@@ -72,6 +73,12 @@ type Model struct {
 	mu     sync.Mutex // guards closed
 	closed bool
 	users  sync.WaitGroup // calls in flight
+
+	reading sync.Once // guards words
+	words   struct {
+		checkpoint.Tokenizer
+		err error
+	}
 
 	warned  sync.Once    // of an assumed preprocessing
 	loading sync.Mutex   // guards what follows
@@ -252,4 +259,26 @@ const textBatch = 64
 // call is padded to its full number.
 func calls(batch int, dtype string, images, texts int) clip.RunnerOptions {
 	return clip.RunnerOptions{DType: dtype, Images: max(1, min(batch, images)), Texts: max(1, min(max(batch, textBatch), texts))}
+}
+
+// textTokens is the model's tokenizer, that of the repository which its configuration
+// names where the weights' folder has none.
+func (m *Model) textTokens(ctx context.Context) (checkpoint.Tokenizer, error) {
+	m.reading.Do(func() {
+		t, err := m.file.Texts("")
+		if errors.Is(err, checkpoint.ErrNoTokenizer) {
+			name, _ := m.file.Config.OtherTokenizer()
+			found, ferr := hub.Find(ctx, "hf:"+name+"/tokenizer.json", hub.Options{Cache: m.o.ModelCache, Offline: m.o.Offline, Log: m.o.Log})
+			if ferr == nil {
+				t, err = m.file.Texts(filepath.Dir(found.Path))
+			} else {
+				err = fmt.Errorf("%w; it was looked for on the hub: %w", err, ferr)
+			}
+		}
+		if err != nil {
+			err = fault.As(fault.Input, fmt.Errorf("%s: %w", m.file.Path, err))
+		}
+		m.words.Tokenizer, m.words.err = t, err
+	})
+	return m.words.Tokenizer, m.words.err
 }

@@ -207,7 +207,7 @@ func Probe(ctx context.Context, o ProbeOptions) (_ *ProbeResult, err error) {
 	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*ProbeResult, error) {
 		p := &probe{o: o, own: words.Prompts, perFile: storedRows}
 		p.run = &run{o: p.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
-		p.run.texts = max(p.run.o.Batch, textBatch)
+		p.run.texts, p.run.words = max(p.run.o.Batch, textBatch), m.textTokens
 		p.run.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 			return m.runner(ctx, cfg, calls(p.run.o.Batch, dtype, math.MaxInt, math.MaxInt))
 		}
@@ -553,7 +553,11 @@ func (p *probe) neighbours(ctx context.Context, x picked) error {
 // zeroShot scores the same images by the names of the classes, where they have some
 // and the model reads texts.
 func (p *probe) zeroShot(ctx context.Context) error {
-	if len(p.names) == 0 || p.run.cfg.CheckTexts() != nil {
+	if len(p.names) == 0 {
+		return nil
+	}
+	tok, err := p.run.tokenizer(ctx)
+	if err != nil {
 		return nil
 	}
 	enc, err := p.run.encoder()
@@ -566,7 +570,7 @@ func (p *probe) zeroShot(ctx context.Context) error {
 	}
 	meter := p.run.o.Meter("classes", int64(w.count()), "prompts")
 	defer meter.Done()
-	c, err := buildClassifier(ctx, enc, w, p.run.texts, meter)
+	c, err := buildClassifier(ctx, enc, tok, w, p.run.texts, meter)
 	if err != nil {
 		return err
 	}

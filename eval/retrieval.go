@@ -133,7 +133,7 @@ func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalRes
 // retrievalRun is a retrieval with an open model.
 func retrievalRun(ctx context.Context, m *Model, o RetrievalOptions) *run {
 	r := &run{o: o.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
-	r.texts = max(r.o.Batch, textBatch)
+	r.texts, r.words = max(r.o.Batch, textBatch), m.textTokens
 	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 		lo, hi := r.bounds()
 		return m.runner(ctx, cfg, calls(r.o.Batch, dtype, hi-lo, math.MaxInt))
@@ -151,14 +151,14 @@ func (o *RetrievalOptions) scoring() Options {
 
 // captioned opens the images and captions.
 func (r *run) captioned(ctx context.Context, o RetrievalOptions) (err error) {
-	if err := textTower(r.cfg, o.Model); err != nil {
+	if err := r.readsTexts(ctx, o.Model); err != nil {
 		return err
 	}
 	r.w = prompts{name: o.Set, metric: dataset.MeanRecall1, kind: retrieving}
 	if r.data, err = openCaptioned(ctx, o, r.pre); err != nil {
 		return err
 	}
-	if err = r.settle(); err != nil {
+	if err = r.settle(ctx); err != nil {
 		r.data.Close()
 	}
 	return err

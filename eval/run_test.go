@@ -363,7 +363,7 @@ func TestBadInput(t *testing.T) {
 	}
 	silent := newFake()
 	silent.cfg.Text.Layers = 0
-	if err := textTower(silent.cfg, "m"); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "no text tower") {
+	if err := (&run{cfg: silent.cfg}).readsTexts(t.Context(), "m"); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "no text tower") {
 		t.Errorf("without a text tower: %v", err)
 	}
 }

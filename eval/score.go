@@ -176,8 +176,12 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 		if err != nil {
 			return nil, err
 		}
+		tok, err := r.tokenizer(ctx)
+		if err != nil {
+			return nil, err
+		}
 		meter := r.o.Meter("classes", int64(r.w.count()), "prompts")
 		defer meter.Done()
-		return buildClassifier(ctx, enc, r.w, r.texts, meter)
+		return buildClassifier(ctx, enc, tok, r.w, r.texts, meter)
 	})
 }

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -215,11 +215,10 @@ func (w *prompts) complete() error {
 
 // sayable refuses a language whose prompts the tokenizer cannot say within the
 // context of the model: more than one in a hundred would be cut.
-func (w prompts) sayable(language string, context int) error {
+func (w prompts) sayable(language string, tok checkpoint.Tokenizer, context int) error {
 	if language == "" || language == "en" {
 		return nil
 	}
-	tok := bpe.New()
 	cut, n, example := 0, 0, ""
 	for _, class := range w.names {
 		for _, text := range w.texts(class) {

@@ -2,6 +2,7 @@ package eval
 
 import (
 	"fmt"
+	"github.com/evatool/evatool/internal/bpe"
 	"math"
 	"path/filepath"
 	"slices"
@@ -80,12 +81,12 @@ func TestPromptsByClass(t *testing.T) {
 		t.Errorf("%d prompts", w.count())
 	}
 	for _, batch := range []int{1, 3, 64} {
-		c, err := buildClassifier(t.Context(), enc, w, batch, noMeter{})
+		c, err := buildClassifier(t.Context(), enc, bpe.New(), w, batch, noMeter{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, name := range w.names {
-			one, err := buildClassifier(t.Context(), enc, prompts{names: []string{"x"}, templates: own[name]}, 64, noMeter{})
+			one, err := buildClassifier(t.Context(), enc, bpe.New(), prompts{names: []string{"x"}, templates: own[name]}, 64, noMeter{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,10 +140,10 @@ func TestLanguages(t *testing.T) {
 		}
 		// CLIP's tokenizer says them in 77 tokens, but not in 8.
 		a.names = a.names[:40]
-		if err := a.sayable(language, 77); err != nil {
+		if err := a.sayable(language, bpe.New(), 77); err != nil {
 			t.Error(err)
 		}
-		if err := a.sayable(language, 8); err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "longer than the model's 8 tokens") {
+		if err := a.sayable(language, bpe.New(), 8); err == nil || strings.Count(err.Error(), "\n") > 0 || !strings.Contains(err.Error(), "longer than the model's 8 tokens") {
 			t.Errorf("%s: %v", language, err)
 		}
 	}

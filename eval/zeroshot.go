@@ -9,10 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/img"
@@ -47,7 +50,7 @@ func newRun(ctx context.Context, m *Model, o Options) *run {
 	if !isTensors(o.Data) {
 		r.pre = m.pixels()
 	}
-	r.texts = max(r.o.Batch, textBatch)
+	r.texts, r.words = max(r.o.Batch, textBatch), m.textTokens
 	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 		lo, hi := r.bounds()
 		texts := r.w.count()
@@ -108,7 +111,8 @@ type run struct {
 	backend string
 	texts   int // prompts of a call at most
 	open    func(cfg *arch.Config, dtype string) (encoder, func(), error)
-	free    func() // gives the encoder's memory back, or nil
+	free    func()                                              // gives the encoder's memory back, or nil
+	words   func(context.Context) (checkpoint.Tokenizer, error) // nil: CLIP's BPE
 
 	w       prompts
 	data    source
@@ -188,7 +192,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if len(r.o.Classifiers) == 0 {
-		if err := textTower(r.cfg, r.o.Model); err != nil {
+		if err := r.readsTexts(ctx, r.o.Model); err != nil {
 			return err
 		}
 	}
@@ -205,7 +209,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	if r.data, err = r.source(ctx); err != nil {
 		return err
 	}
-	if err = r.settle(); err != nil {
+	if err = r.settle(ctx); err != nil {
 		r.data.Close()
 	}
 	return err
@@ -226,7 +230,7 @@ func (r *run) source(ctx context.Context) (source, error) {
 }
 
 // settle completes the words and names the run.
-func (r *run) settle() error {
+func (r *run) settle(ctx context.Context) error {
 	if r.w.fromFeatures() {
 		r.choose()
 		r.name()
@@ -243,8 +247,10 @@ func (r *run) settle() error {
 	if err := r.w.complete(); err != nil {
 		return err
 	}
-	if err := r.w.sayable(r.o.Language, r.cfg.Text.ContextLength); err != nil {
-		return err
+	if tok, err := r.tokenizer(ctx); err == nil {
+		if err := r.w.sayable(r.o.Language, tok, r.cfg.Text.ContextLength); err != nil {
+			return err
+		}
 	}
 	r.choose()
 	if err := r.checkLabels(); err != nil {
@@ -310,12 +316,24 @@ func (r *run) label(s sample) (int, error) {
 	return s.Label, nil
 }
 
-// textTower says whether the model can read texts.
-func textTower(cfg *arch.Config, path string) error {
-	if err := cfg.CheckTexts(); err != nil {
-		return fault.As(fault.Input, fmt.Errorf("%s: %w", path, err))
+// tokenizer is the model's; CLIP's BPE for an encoder that has none of its own.
+func (r *run) tokenizer(ctx context.Context) (checkpoint.Tokenizer, error) {
+	if r.words != nil {
+		return r.words(ctx)
 	}
-	return nil
+	if err := r.cfg.CheckTexts(); err != nil {
+		return nil, err
+	}
+	return bpe.New(), nil
+}
+
+// readsTexts says why the model cannot read texts.
+func (r *run) readsTexts(ctx context.Context, model string) error {
+	_, err := r.tokenizer(ctx)
+	if err != nil && !strings.Contains(err.Error(), model) {
+		return fault.As(fault.Input, fmt.Errorf("%s: %w", model, err))
+	}
+	return err
 }
 
 // bounds is the part of r.scored that this shard covers.

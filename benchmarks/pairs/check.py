@@ -10,13 +10,15 @@ A tower of timm's has two blocks, and EVA's keep their width (TOWERS has one lin
 
 A pair is wrong when evatool takes another activation or other pixels than the pair's and neither
 fails nor warns, or when features differ by more than 1e-4 of the largest value. Any such pair makes
-the exit status 1. Texts for another tokenizer than CLIP's have to be refused.
+the exit status 1. Texts for another tokenizer than CLIP's are cut by the repository's tokenizer.json, here a small one of
+the kind (testdata/tokenizerjson), or have to be refused.
 
 Needs open_clip_torch 3.3, timm, transformers, safetensors; Pillow below 13 for EVA's promise of
 Pillow 9.4's pixels (13 resizes tall pictures in another order).
 """
 import collections
 import copy
+import gzip
 import json
 import os
 import random
@@ -32,10 +34,13 @@ import open_clip
 import timm
 import torch
 from open_clip.pretrained import _PRETRAINED
+from open_clip.tokenizer import get_clean_fn
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 EVATOOL = os.path.abspath(sys.argv[1])
 WORK = tempfile.mkdtemp(prefix="pairs-")
 BOUND = 1e-4
@@ -43,7 +48,7 @@ QUICK = re.compile("QuickGELU|activation")
 
 
 def run(*args):
-    p = subprocess.run([EVATOOL, *args], capture_output=True, text=True, timeout=900)
+    p = subprocess.run([EVATOOL, *args], capture_output=True, text=True, timeout=900, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": WORK})
     if p.returncode not in (0, 1, 2, 3, 4) or "panic" in p.stderr or "goroutine" in p.stderr:
         sys.exit(f"evatool {' '.join(args)}: status {p.returncode}\n{p.stderr}")
     errors = [line for line in p.stderr.splitlines() if line.startswith("evatool:") or " ERROR" in line]
@@ -201,6 +206,23 @@ def small_timm(cfg, name, seed):
     return model, own
 
 
+def tokenizer(t, dir):
+    """Puts a small tokenizer of the kind that a text_cfg names into dir; what it makes of a text, None for CLIP's."""
+    name = t.get("hf_tokenizer_name", "")
+    if "SigLIP" not in name:
+        return None
+    file, pad = ("bpe", "<pad>") if "SigLIP2" in name else ("unigram", "</s>")
+    data = gzip.open(os.path.join(HERE, "../../testdata/tokenizerjson", file + ".json.gz")).read()
+    open(os.path.join(dir, "tokenizer.json"), "wb").write(data)
+    json.dump({"pad_token": pad}, open(os.path.join(dir, "tokenizer_config.json"), "w"))
+    judge = Tokenizer.from_str(data.decode())
+    context = t.get("context_length", 77)
+    judge.enable_truncation(context)
+    judge.enable_padding(pad_id=judge.token_to_id(pad), pad_token=pad, length=context)
+    clean = get_clean_fn(t.get("tokenizer_kwargs", {}).get("clean", "whitespace"))
+    return lambda text: torch.tensor([judge.encode(clean(text)).ids])
+
+
 def spread(model):
     """Random values that show a wrong norm, activation or layer scale."""
     with torch.no_grad():
@@ -298,16 +320,18 @@ def repository(cfg, name, tag, seed):
     diffs.append(float((load_file(out)["text_features"] - texts).abs().max() / texts.abs().max()))
     if max(diffs) > BOUND:
         return "WRONG", f"features differ by {diffs[0]:.1e} and {diffs[1]:.1e}"
-    open(os.path.join(WORK, "texts.txt"), "w").write("a photo of a cat\n")
+    open(os.path.join(WORK, "texts.txt"), "w").write("A photo of a cat, or &quot;a dog&quot;?\n")
+    cut = tokenizer(t, dir)
     rc, _, _, err = run("embed", *common, "--texts", os.path.join(WORK, "texts.txt"), "-o", out)
-    if "hf_tokenizer_name" in t or vocab != 49408:
+    if cut is None and ("hf_tokenizer_name" in t or vocab != 49408):
         if rc != 3:
             return "WRONG", "texts are cut by CLIP's BPE"
         return "no texts", f"{diffs[0]:.0e}, {diffs[1]:.0e}; {err}"
     if rc:
         return "WRONG", err
     with torch.no_grad():
-        want_text = model.encode_text(open_clip.SimpleTokenizer(context_length=context)(["a photo of a cat"]), normalize=True)
+        cut = cut or open_clip.SimpleTokenizer(context_length=context)
+        want_text = model.encode_text(cut("A photo of a cat, or &quot;a dog&quot;?"), normalize=True)
     d = float((load_file(out)["text_features"] - want_text).abs().max() / want_text.abs().max())
     if d > BOUND:
         return "WRONG", f"a text differs by {d:.1e}"

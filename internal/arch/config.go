@@ -96,8 +96,16 @@ type Text struct {
 	ProjBias   bool   `json:"proj_bias,omitempty"`   // the projection is a Linear with a bias
 	ProjType   string `json:"proj_type,omitempty"`   // linear (also empty) or none: the feature is width values
 
-	// Tokenizer names the tokenizer where it is not CLIP's BPE.
-	Tokenizer string `json:"hf_tokenizer_name,omitempty"`
+	// Tokenizer names the tokenizer where it is not CLIP's BPE, and TokenizerKwargs
+	// how a text is cleaned before it.
+	Tokenizer       string `json:"hf_tokenizer_name,omitempty"`
+	TokenizerKwargs *Clean `json:"tokenizer_kwargs,omitempty"`
+}
+
+// Clean is what OpenCLIP calls a way of cleaning texts: canonicalize, lower, or
+// whitespace, the default where a tokenizer is named.
+type Clean struct {
+	Clean string `json:"clean"`
 }
 
 // Norm are the arguments of a LayerNorm.
@@ -233,6 +241,15 @@ func (c *Config) EndOfText(tokens []int32) int {
 	return slices.Index(tokens, slices.Max(tokens))
 }
 
+// OtherTokenizer is the name of the tokenizer that texts need where that is not
+// CLIP's BPE, and how they are cleaned before.
+func (c *Config) OtherTokenizer() (name, clean string) {
+	if k := c.Text.TokenizerKwargs; k != nil {
+		return c.Text.Tokenizer, k.Clean
+	}
+	return c.Text.Tokenizer, "whitespace"
+}
+
 // CheckTexts says why texts cannot be given to the model as CLIP's BPE cuts
 // them, nil when they can.
 func (c *Config) CheckTexts() error {
@@ -241,7 +258,7 @@ func (c *Config) CheckTexts() error {
 	case t.Layers == 0:
 		return fault.Inputf("has no text tower; texts need one, give a CLIP model")
 	case t.Tokenizer != "":
-		return fault.Inputf("its texts need the tokenizer %q, and evatool has CLIP's BPE only; images work (embed --images), and tokens made elsewhere (embed --tensors)", t.Tokenizer)
+		return fault.Inputf("its texts need the tokenizer %q, not CLIP's BPE; images work (embed --images), and tokens made elsewhere (embed --tensors)", t.Tokenizer)
 	case t.VocabSize < bpe.VocabSize:
 		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", t.VocabSize, bpe.VocabSize)
 	case t.VocabSize > bpe.VocabSize:
@@ -259,7 +276,7 @@ func (c *Config) SameModel(o *Config) bool {
 
 func (c *Config) model() *Config {
 	m := *c
-	m.Pixels, m.Text.Tokenizer, m.CustomText = nil, "", false
+	m.Pixels, m.Text.Tokenizer, m.Text.TokenizerKwargs, m.CustomText = nil, "", nil, false
 	// How the original code runs, trains or starts the model is not what it computes.
 	v, t := &m.Vision, &m.Text
 	v.XAttn, v.FusedLN, v.DropPath, v.PatchDrop, t.XAttn, t.FusedLN = false, false, 0, 0, false, false

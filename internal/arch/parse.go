@@ -250,6 +250,9 @@ func textPool(text object) error {
 // clipTokenizers are tokenizers of the hub that are CLIP's BPE.
 var clipTokenizers = []string{"openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"}
 
+// cleanings are the values of tokenizer_kwargs that say how texts are cleaned.
+var cleanings = []string{`{"clean":"lower"}`, `{"clean":"whitespace"}`, `{"clean":"canonicalize"}`}
+
 // tokenizer sets Text.Tokenizer to what text's keys say, if that is not CLIP's.
 func tokenizer(c *Config, text object) error {
 	var name string
@@ -265,16 +268,28 @@ func tokenizer(c *Config, text object) error {
 		if !ok {
 			continue
 		}
-		if s := compact(raw); !slices.Contains([]string{"null", "{}", `""`, `{"clean":"lower"}`}, s) {
+		s := compact(raw)
+		var clean Clean
+		switch {
+		case slices.Contains([]string{"null", "{}", `""`}, s), s == `{"clean":"lower"}` && name == "":
+		case k == "tokenizer_kwargs" && name != "" && slices.Contains(cleanings, s) && json.Unmarshal(raw, &clean) == nil:
+			c.Text.TokenizerKwargs = &clean
+		default:
 			more = append(more, k+" "+s)
 		}
 		delete(text, k)
 	}
 	switch {
 	case len(more) > 0:
+		c.Text.TokenizerKwargs = nil
 		c.Text.Tokenizer = strings.TrimSpace(name + " with " + strings.Join(more, ", "))
 	case name != "" && !slices.Contains(clipTokenizers, name):
 		c.Text.Tokenizer = name
+	case c.Text.TokenizerKwargs != nil: // CLIP's, which cleans in its own way
+		if c.Text.TokenizerKwargs.Clean != "lower" {
+			c.Text.Tokenizer = fmt.Sprintf("%s with clean %s", name, c.Text.TokenizerKwargs.Clean)
+		}
+		c.Text.TokenizerKwargs = nil
 	}
 	return nil
 }
@@ -436,8 +451,12 @@ func parseHF(top object) (*Config, error) {
 	if v, err := subsection(top, "vision_config"); err == nil && (v["use_rms_norm"] != nil || v["post_layernorm"] != nil || v["q_bias"] != nil) {
 		return parseHFEVA(top)
 	}
-	if raw, ok := top["model_type"]; ok && string(raw) != `"clip"` {
-		return nil, fmt.Errorf("model_type is %s; want \"clip\"", raw)
+	switch kind := string(top["model_type"]); kind {
+	case "", `"clip"`:
+	case `"siglip"`:
+		return parseHFSigLIP(top)
+	default:
+		return nil, fmt.Errorf("model_type is %s; want \"clip\" or \"siglip\"", kind)
 	}
 	projection := 512
 	if raw, ok := top["projection_dim"]; ok {

@@ -1,6 +1,7 @@
 package arch
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -121,4 +122,57 @@ func siglipMACs(c *Config) float64 {
 	embed := n * w * float64(3*v.PatchSize*v.PatchSize)
 	pool := (2*n+2)*w*w + 2*n*w + 2*w*hidden // keys and values of all tokens, one query
 	return embed + transformerMACs(c.Tokens(), v.Width, 2*c.VisionHidden(), c.Layers(VisualTower)) + pool
+}
+
+// parseHFSigLIP reads the configuration of transformers' SiglipModel.
+func parseHFSigLIP(top object) (*Config, error) {
+	type tower struct {
+		hfTower
+		Projection *int  `json:"projection_size"`
+		Head       *bool `json:"vision_use_head"`
+	}
+	text := tower{hfTower: hfTower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12, Heads: 12, HiddenAct: "gelu_pytorch_tanh", LayerNormEps: 1e-6, VocabSize: 32000, Positions: 64}}
+	vision := tower{hfTower: hfTower{HiddenSize: 768, IntermediateSize: 3072, Layers: 12, Heads: 12, HiddenAct: "gelu_pytorch_tanh", LayerNormEps: 1e-6, ImageSize: 224, PatchSize: 16, NumChannels: 3}}
+	for _, part := range []struct {
+		key string
+		dst *tower
+	}{{"text_config", &text}, {"vision_config", &vision}} {
+		if raw := top[part.key]; raw != nil && !isNull(raw) {
+			if err := json.Unmarshal(raw, part.dst); err != nil {
+				return nil, fmt.Errorf("%s: %w", part.key, err)
+			}
+		}
+		t := part.dst
+		switch {
+		case t.LayerNormEps != 1e-6:
+			return nil, fmt.Errorf("%s.layer_norm_eps is %v; want 1e-06", part.key, t.LayerNormEps)
+		case t.HiddenAct != "gelu_pytorch_tanh" && t.HiddenAct != "gelu":
+			return nil, fmt.Errorf("%s.hidden_act is %q; want gelu_pytorch_tanh or gelu", part.key, t.HiddenAct)
+		case t.HiddenSize < 1 || t.Heads < 1 || t.HiddenSize%t.Heads != 0:
+			return nil, fmt.Errorf("%s.hidden_size %d is not a multiple of num_attention_heads %d", part.key, t.HiddenSize, t.Heads)
+		}
+	}
+	if vision.NumChannels != 3 || vision.Head != nil && !*vision.Head {
+		return nil, fmt.Errorf("vision_config: want num_channels 3, and vision_use_head")
+	}
+	bias := -10.
+	c := defaults()
+	c.EmbedDim, c.LogitBias = vision.HiddenSize, &bias
+	if p := text.Projection; p != nil && *p != c.EmbedDim || p == nil && text.HiddenSize != c.EmbedDim {
+		return nil, fmt.Errorf("text_config.projection_size is not vision_config.hidden_size, %d", c.EmbedDim)
+	}
+	v, t := &c.Vision, &c.Text
+	v.Tower, v.ImageSize, v.PatchSize = "siglip", int(vision.ImageSize), int(vision.PatchSize)
+	v.Layers, v.Width, v.HeadWidth = Layers{vision.Layers}, vision.HiddenSize, vision.HiddenSize/vision.Heads
+	v.MLPRatio = ratio(vision.IntermediateSize, vision.HiddenSize)
+	if vision.HiddenAct != "gelu" {
+		v.Act = "gelu_tanh"
+	}
+	*t = Text{ContextLength: text.Positions, VocabSize: text.VocabSize, Width: text.HiddenSize, Heads: text.Heads, Layers: text.Layers,
+		MLPRatio: ratio(text.IntermediateSize, text.HiddenSize), PoolType: "last", ProjBias: true, NormKwargs: &Norm{1e-6}, Tokenizer: "SigLIP's with transformers' own cleaning"}
+	if text.HiddenAct != "gelu" {
+		t.ActKwargs = &Act{"tanh"}
+	}
+	c.SetPreprocess(Preprocess{Mean: presets["inception"].Mean, Std: presets["inception"].Std, Interpolation: "bicubic", ResizeMode: Squash})
+	return c, nil
 }

@@ -108,3 +108,37 @@ func caseIgnorable(r rune) bool {
 // wordBreakIgnorable are the characters of word break class MidLetter,
 // MidNumLet and Single_Quote.
 const wordBreakIgnorable = "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\ufe13\ufe52\ufe55\uff07\uff0e\uff1a"
+
+// Cleaner is what OpenCLIP calls a way of cleaning a text before it is split:
+// lower (CLIP's), whitespace (the same without lower case) or canonicalize
+// (without punctuation too). Nil for other names.
+func Cleaner(name string) func(string) string {
+	return map[string]func(string) string{"lower": clean, "whitespace": whitespace, "canonicalize": canonicalize}[name]
+}
+
+// fixed is ftfy.fix_text with HTML entities decoded twice.
+func fixed(s string) string {
+	if plain(s) {
+		return s
+	}
+	return unescape(unescape(fixText(strings.ToValidUTF8(s, "\ufffd"))))
+}
+
+func whitespace(s string) string {
+	return strings.Join(strings.FieldsFunc(fixed(s), isSpace), " ")
+}
+
+// canonicalize is big_vision's, by way of OpenCLIP: ASCII punctuation goes, an
+// underscore is a space.
+func canonicalize(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '_':
+			return ' '
+		case r > ' ' && r < 0x7f && !(r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'):
+			return -1
+		}
+		return r
+	}, fixed(s))
+	return strings.Join(strings.FieldsFunc(lower(s), isSpace), " ")
+}

@@ -59,7 +59,7 @@ func fixAll(s string, entities bool) string {
 		s = simple().Replace(s)
 		s = lineBreaks.Replace(s)
 		s = terminalEscape.ReplaceAllString(s, "")
-		s = norm.NFC.String(removeControls(s))
+		s = nfc(removeControls(s))
 		if s == before {
 			break
 		}

@@ -112,8 +112,22 @@ func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bo
 		a.how = "a text tower alone; evatool init builds a CLIP model from it and a vision tower"
 	default:
 		a, err = m.identifyModel(inv)
+		a.transformersGELU(m)
 	}
 	return a, pixels, err
+}
+
+// transformersGELU: SigLIP's weights of one kind are published by OpenCLIP, whose
+// towers have GELU in part, and by transformers, where all have the approximation.
+func (a *architecture) transformersGELU(m *mapping) {
+	if m.family != hfSigLIP || a.config == nil {
+		return
+	}
+	c := *a.config
+	c.Vision.Act, c.Text.ActKwargs = "gelu_tanh", &arch.Act{Approximate: "tanh"}
+	if a.config, a.name = &c, canonicalName(&c); a.name == Custom {
+		a.how += " with transformers' GELU"
+	}
 }
 
 func (m *mapping) identifyModel(inv *inventory) (architecture, error) {

@@ -56,7 +56,7 @@ func (in *Input) look(dir string, folder bool) error {
 			}
 			continue
 		}
-		if !folder && name == hfConfig && (kind != "clip" || !hf) || !isCLIP && name == hfConfig {
+		if !folder && name == hfConfig && (kind != "clip" && kind != "siglip" || !hf) || !isCLIP && name == hfConfig {
 			continue
 		}
 		c, err := arch.Parse(b)
@@ -89,7 +89,7 @@ func readBeside(path string, limit int64) (b []byte, ok bool, err error) {
 // isHF says whether the names are transformers', be there other tensors too.
 func isHF(tensors []tensorfile.Info) bool {
 	if f, _ := recognise(tensors); f != nil {
-		return f == hfCLIP || f == hfEVA || slices.Contains(hfTowers, f)
+		return f == hfCLIP || f == hfEVA || f == hfSigLIP || slices.Contains(hfTowers, f)
 	}
 	return slices.ContainsFunc(tensors, func(t tensorfile.Info) bool { return strings.HasSuffix(t.Name, hfCLIP.has[0]) })
 }
@@ -158,6 +158,9 @@ func (s *beside) tokenizer(dir string, hf bool) error {
 // maxTokenizer is more than CLIP's tokenizer takes in any form, in bytes.
 const maxTokenizer = 16 << 20
 
+// vocabularies are files of tokenizers that are not CLIP's.
+var vocabularies = []string{"vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
+
 // folderTokenizer says what tokenizer a folder has, empty for CLIP's BPE.
 func folderTokenizer(dir string) (what string, found bool, err error) {
 	class := ""
@@ -196,7 +199,7 @@ func folderTokenizer(dir string) (what string, found bool, err error) {
 			return what, true, nil
 		}
 	}
-	for _, name := range []string{"vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"} {
+	for _, name := range vocabularies {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			return filepath.Join(dir, name), true, nil
 		}

@@ -26,7 +26,8 @@ type rule struct {
 	op  op
 	// rows are the shares of eva's rows that the sources have; nil: equal ones.
 	rows []int64
-	one  int // axes of length 1 that eva has in front of the source's
+	one  int  // axes of length 1 that eva has in front of the source's
+	list bool // the source is a list of one number where eva has a scalar
 }
 
 // share is how much of eva's rows the nth source has, of shares in all.

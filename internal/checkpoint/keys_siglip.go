@@ -19,7 +19,9 @@ var timmSigLIP = timmOther("timm-siglip", "attn_pool.latent",
 var hfSigLIP = &family{
 	name: "hf-siglip",
 	has:  []string{"text_model.embeddings.token_embedding.weight", "vision_model.head.probe", "logit_bias"},
-	rules: slices.Concat(scalars, []rule{
+	rules: slices.Concat([]rule{
+		{eva: "logit_scale", src: []string{"logit_scale"}, list: true},
+		{eva: "logit_bias", src: []string{"logit_bias"}, list: true},
 		{eva: "visual.patch_embed.proj.*", src: []string{"vision_model.embeddings.patch_embedding.*"}},
 		{eva: "visual.pos_embed", src: []string{"vision_model.embeddings.position_embedding.weight"}, one: 1},
 		{eva: "visual.blocks.#.norm1.*", src: []string{"vision_model.encoder.layers.#.layer_norm1.*"}},

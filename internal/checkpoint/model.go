@@ -32,6 +32,7 @@ type Model struct {
 	Preprocess arch.Preprocess
 	Source     tensorfile.Source // exactly Config.Params(), by their names
 	Warnings   []string
+	file       string // the first of the weights
 	Assumed    string // says that the preprocessing is not known and what was assumed, or empty
 }
 
@@ -95,7 +96,7 @@ func (in *Input) model(path string, o ModelOptions) (*Model, error) {
 		}
 		return nil, fault.Inputf("%s does not say its architecture, and it is not a published one; give Options.Config NAME or FILE.json", path)
 	}
-	m := &Model{Path: path, Config: p.Config, Preprocess: p.Config.Preprocess(), Warnings: p.Warnings, Assumed: p.Assumed,
+	m := &Model{Path: path, file: in.Files[0], Config: p.Config, Preprocess: p.Config.Preprocess(), Warnings: p.Warnings, Assumed: p.Assumed,
 		Source: newItemSource(p.Items, p.Config, in.Close)}
 	if p.Name != Custom {
 		m.Name = p.Name

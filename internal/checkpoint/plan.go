@@ -379,6 +379,9 @@ func (it *Item) split(names []string, r *rule) ([]*Item, bool) {
 		}
 		s.parts = it.parts
 		s.Out.Shape = s.Out.Shape[r.one:]
+		if r.list && len(s.Out.Shape) == 0 {
+			s.Out.Shape = []int64{1}
+		}
 		if n > 1 {
 			s.Out.Shape[0] = s.Out.Shape[0] / n * r.share(i)
 			size := s.Out.NumBytes()

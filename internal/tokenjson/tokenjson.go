@@ -1,0 +1,261 @@
+// Package tokenjson is the tokenizer of a tokenizer.json, the file of Hugging
+// Face's tokenizers library: Unigram and BPE with the normalizers and
+// pre-tokenizers that sentencepiece's models become there. The ids equal that
+// library's. What it does not know is an error, never left out.
+package tokenjson
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/evatool/evatool/internal/fault"
+)
+
+// MaxFile is more than any published tokenizer.json takes, in bytes.
+const MaxFile = 128 << 20
+
+// maxID bounds the ids of tokens.
+const maxID = 1 << 24
+
+// Tokenizer turns text into token ids. It may be used from many goroutines.
+type Tokenizer struct {
+	clean     func(string) string
+	pad       int32
+	added     added // found in the text as it is
+	normal    added // found in the normalised text
+	normalize []normalizer
+	split     []splitter
+	model     model
+	before    []int32 // of the post-processor
+	after     []int32
+	largest   int32
+}
+
+// model cuts a piece of text into tokens.
+type model interface {
+	appendTokens(ids []int32, piece string) []int32
+}
+
+// Options say what a tokenizer.json leaves open.
+type Options struct {
+	// Pad is the token that fills the context, a name such as </s> or <pad>.
+	Pad string
+	// Clean is what is done to a text first; nil: nothing.
+	Clean func(string) string
+}
+
+// Parse reads a tokenizer.json.
+func Parse(data []byte, o Options) (*Tokenizer, error) {
+	t, err := parse(data, o)
+	if err != nil {
+		return nil, fault.As(fault.Input, err)
+	}
+	return t, nil
+}
+
+type object struct {
+	Type string `json:"type"`
+	raw  json.RawMessage
+}
+
+func (o *object) UnmarshalJSON(b []byte) error {
+	var t struct {
+		Type string `json:"type"`
+	}
+	if err := json.Unmarshal(b, &t); err != nil {
+		return err
+	}
+	o.Type, o.raw = t.Type, slices.Clone(b)
+	return nil
+}
+
+// addedToken is one that is found before the model sees the text.
+type addedToken struct {
+	ID         int64  `json:"id"`
+	Content    string `json:"content"`
+	SingleWord bool   `json:"single_word"`
+	LStrip     bool   `json:"lstrip"`
+	RStrip     bool   `json:"rstrip"`
+	Normalized bool   `json:"normalized"`
+	Special    bool   `json:"special"`
+}
+
+func parse(data []byte, o Options) (*Tokenizer, error) {
+	var f struct {
+		Added         []addedToken `json:"added_tokens"`
+		Normalizer    *object      `json:"normalizer"`
+		PreTokenizer  *object      `json:"pre_tokenizer"`
+		PostProcessor *object      `json:"post_processor"`
+		Model         *object      `json:"model"`
+	}
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("not a tokenizer.json: %w", err)
+	}
+	if f.Model == nil {
+		return nil, fmt.Errorf("not a tokenizer.json: it has no model")
+	}
+	t := &Tokenizer{clean: o.Clean}
+	var err error
+	if t.normalize, err = parseNormalizer(f.Normalizer, 0); err != nil {
+		return nil, fmt.Errorf("normalizer: %w", err)
+	}
+	if t.split, err = parseSplitter(f.PreTokenizer, 0); err != nil {
+		return nil, fmt.Errorf("pre_tokenizer: %w", err)
+	}
+	var ids map[string]int32
+	if t.model, ids, err = parseModel(f.Model); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	for _, id := range ids {
+		t.largest = max(t.largest, id)
+	}
+	named := map[string]int32{}
+	for _, a := range f.Added {
+		if a.ID < 0 || a.ID > maxID {
+			return nil, fmt.Errorf("added_tokens: %.40q has the id %d; want 0 to %d", a.Content, a.ID, maxID)
+		}
+		if a.Content == "" {
+			continue
+		}
+		named[a.Content] = int32(a.ID)
+		t.largest = max(t.largest, int32(a.ID))
+		if a.Normalized {
+			content := t.normalized(a.Content)
+			if content != "" {
+				t.normal.add(content, a)
+			}
+		} else {
+			t.added.add(a.Content, a)
+		}
+	}
+	t.added.sort()
+	t.normal.sort()
+	if t.before, t.after, err = parsePost(f.PostProcessor); err != nil {
+		return nil, fmt.Errorf("post_processor: %w", err)
+	}
+	for _, id := range slices.Concat(t.before, t.after) {
+		t.largest = max(t.largest, id)
+	}
+	if o.Pad != "" {
+		id, ok := named[o.Pad]
+		if !ok {
+			id, ok = ids[o.Pad]
+		}
+		if !ok {
+			return nil, fmt.Errorf("the padding %.40q is no token of it", o.Pad)
+		}
+		t.pad = id
+	}
+	return t, nil
+}
+
+// parsePost reads a TemplateProcessing: the tokens before and after a text.
+func parsePost(o *object) (before, after []int32, err error) {
+	if o == nil {
+		return nil, nil, nil
+	}
+	if o.Type != "TemplateProcessing" {
+		return nil, nil, fmt.Errorf("%.40q is not supported; TemplateProcessing is", o.Type)
+	}
+	var p struct {
+		Single []map[string]struct {
+			ID string `json:"id"`
+		} `json:"single"`
+		Special map[string]struct {
+			IDs []int64 `json:"ids"`
+		} `json:"special_tokens"`
+	}
+	if err := json.Unmarshal(o.raw, &p); err != nil {
+		return nil, nil, err
+	}
+	seen := 0
+	for _, part := range p.Single {
+		for kind, v := range part {
+			switch {
+			case kind == "Sequence" && v.ID == "A":
+				seen++
+			case kind == "SpecialToken":
+				s, ok := p.Special[v.ID]
+				if !ok {
+					return nil, nil, fmt.Errorf("%.40q is not among special_tokens", v.ID)
+				}
+				for _, id := range s.IDs {
+					if id < 0 || id > maxID {
+						return nil, nil, fmt.Errorf("%.40q has the id %d; want 0 to %d", v.ID, id, maxID)
+					}
+					if seen == 0 {
+						before = append(before, int32(id))
+					} else {
+						after = append(after, int32(id))
+					}
+				}
+			default:
+				return nil, nil, fmt.Errorf("%.40q in single is not supported", kind)
+			}
+		}
+	}
+	if seen != 1 {
+		return nil, nil, fmt.Errorf("single has %d texts; want one", seen)
+	}
+	return before, after, nil
+}
+
+// Largest is the largest id that a text can have.
+func (t *Tokenizer) Largest() int32 { return max(t.largest, t.pad) }
+
+// Encode returns the ids of text with those that go around it, not padded and not
+// truncated.
+func (t *Tokenizer) Encode(text string) []int32 {
+	return append(t.text(slices.Clone(t.before), text), t.after...)
+}
+
+// Tokens writes the ids of text into dst[:context]: its first ones where there
+// are too many, with those that go around it, padded at the end.
+func (t *Tokenizer) Tokens(dst []int32, text string, context int) {
+	dst = dst[:context]
+	ids := t.text(slices.Clone(t.before), text)
+	ids = ids[:max(0, min(len(ids), context-len(t.after)))]
+	ids = append(ids, t.after...)
+	n := copy(dst, ids)
+	for i := n; i < context; i++ {
+		dst[i] = t.pad
+	}
+}
+
+func (t *Tokenizer) text(ids []int32, text string) []int32 {
+	if t.clean != nil {
+		text = t.clean(text)
+	}
+	text = validUTF8(text)
+	t.added.cut(text, func(id int32, part string, at int) {
+		if id >= 0 {
+			ids = append(ids, id)
+			return
+		}
+		t.normal.cut(t.normalized(part), func(id int32, piece string, in int) {
+			if id >= 0 {
+				ids = append(ids, id)
+				return
+			}
+			pieces := []string{piece}
+			first := at == 0 && in == 0
+			for _, s := range t.split {
+				pieces = s.split(pieces, first)
+			}
+			for _, p := range pieces {
+				if p != "" {
+					ids = t.model.appendTokens(ids, p)
+				}
+			}
+		})
+	})
+	return ids
+}
+
+func (t *Tokenizer) normalized(s string) string {
+	for _, n := range t.normalize {
+		s = n(s)
+	}
+	return s
+}
