@@ -39,6 +39,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EVATOOL = os.path.abspath(sys.argv[1])
@@ -208,19 +209,30 @@ def small_timm(cfg, name, seed):
 
 def tokenizer(t, dir):
     """Puts a small tokenizer of the kind that a text_cfg names into dir; what it makes of a text, None for CLIP's."""
-    name = t.get("hf_tokenizer_name", "")
-    if "SigLIP" not in name:
+    name, kwargs = t.get("hf_tokenizer_name", ""), t.get("tokenizer_kwargs", {})
+    packed = lambda file: gzip.open(os.path.join(HERE, "../../testdata/tokenizerjson", file + ".json.gz")).read().decode()
+    if name == "bert-base-uncased":
+        data, pad = json.dumps(json.loads(packed("wordpiece"))["tokenizers"][0]["json"]), "[PAD]"
+    elif "SigLIP2" in name:
+        data, pad = packed("bpe"), "<pad>"
+    elif "SigLIP" in name or name == "facebook/xlm-v-base":
+        data, pad = packed("unigram"), "</s>"
+    else:
         return None
-    file, pad = ("bpe", "<pad>") if "SigLIP2" in name else ("unigram", "</s>")
-    data = gzip.open(os.path.join(HERE, "../../testdata/tokenizerjson", file + ".json.gz")).read()
-    open(os.path.join(dir, "tokenizer.json"), "wb").write(data)
+    judge = Tokenizer.from_str(data)
+    if name == "facebook/xlm-v-base":
+        judge.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    open(os.path.join(dir, "tokenizer.json"), "w").write(judge.to_str())
     json.dump({"pad_token": pad}, open(os.path.join(dir, "tokenizer_config.json"), "w"))
-    judge = Tokenizer.from_str(data.decode())
     context = t.get("context_length", 77)
     judge.enable_truncation(context)
     judge.enable_padding(pad_id=judge.token_to_id(pad), pad_token=pad, length=context)
-    clean = get_clean_fn(t.get("tokenizer_kwargs", {}).get("clean", "whitespace"))
-    return lambda text: torch.tensor([judge.encode(clean(text)).ids])
+    clean = get_clean_fn(kwargs.get("clean", "whitespace"))
+
+    def cut(text):
+        ids = torch.tensor([judge.encode(clean(text)).ids])
+        return torch.where(ids == judge.token_to_id("[SEP]"), 0, ids) if kwargs.get("strip_sep_token") else ids
+    return cut
 
 
 def spread(model):

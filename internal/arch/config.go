@@ -103,9 +103,11 @@ type Text struct {
 }
 
 // Clean is what OpenCLIP calls a way of cleaning texts: canonicalize, lower, or
-// whitespace, the default where a tokenizer is named.
+// whitespace, the default where a tokenizer is named. StripSep puts 0 for the
+// token behind a text.
 type Clean struct {
-	Clean string `json:"clean"`
+	Clean    string `json:"clean,omitempty"`
+	StripSep bool   `json:"strip_sep_token,omitempty"`
 }
 
 // Norm are the arguments of a LayerNorm.
@@ -241,13 +243,20 @@ func (c *Config) EndOfText(tokens []int32) int {
 	return slices.Index(tokens, slices.Max(tokens))
 }
 
-// OtherTokenizer is the name of the tokenizer that texts need where that is not
-// CLIP's BPE, and how they are cleaned before.
+// BERT is the repository that OpenCLIP's configurations call bert-base-uncased.
+const BERT = "google-bert/bert-base-uncased"
+
+// OtherTokenizer is the repository of the tokenizer that texts need where that is
+// not CLIP's BPE, and how they are cleaned before.
 func (c *Config) OtherTokenizer() (name, clean string) {
-	if k := c.Text.TokenizerKwargs; k != nil {
-		return c.Text.Tokenizer, k.Clean
+	name, clean = c.Text.Tokenizer, "whitespace"
+	if k := c.Text.TokenizerKwargs; k != nil && k.Clean != "" {
+		clean = k.Clean
 	}
-	return c.Text.Tokenizer, "whitespace"
+	if name == "bert-base-uncased" {
+		name = BERT
+	}
+	return name, clean
 }
 
 // CheckTexts says why texts cannot be given to the model as CLIP's BPE cuts

@@ -251,7 +251,7 @@ func textPool(text object) error {
 var clipTokenizers = []string{"openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"}
 
 // cleanings are the values of tokenizer_kwargs that say how texts are cleaned.
-var cleanings = []string{`{"clean":"lower"}`, `{"clean":"whitespace"}`, `{"clean":"canonicalize"}`}
+var cleanings = []string{`{"clean":"lower"}`, `{"clean":"whitespace"}`, `{"clean":"canonicalize"}`, `{"strip_sep_token":true}`}
 
 // tokenizer sets Text.Tokenizer to what text's keys say, if that is not CLIP's.
 func tokenizer(c *Config, text object) error {
@@ -286,8 +286,8 @@ func tokenizer(c *Config, text object) error {
 	case name != "" && !slices.Contains(clipTokenizers, name):
 		c.Text.Tokenizer = name
 	case c.Text.TokenizerKwargs != nil: // CLIP's, which cleans in its own way
-		if c.Text.TokenizerKwargs.Clean != "lower" {
-			c.Text.Tokenizer = fmt.Sprintf("%s with clean %s", name, c.Text.TokenizerKwargs.Clean)
+		if *c.Text.TokenizerKwargs != (Clean{Clean: "lower"}) {
+			c.Text.Tokenizer = fmt.Sprintf("%s with another cleaning or without its end", name)
 		}
 		c.Text.TokenizerKwargs = nil
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tokenjson"
@@ -51,10 +52,14 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if pad == "" && name == arch.BERT {
+		pad = "[PAD]" // its class's default, which its files leave out
+	}
 	if pad == "" && m.Config.PoolsLast() {
 		return nil, fault.Inputf("%s: what fills a short text is not said, and the model sees it; put the tokenizer_config.json of %s beside it", file, fault.Name(name))
 	}
-	t, err := tokenjson.Parse(data, tokenjson.Options{Pad: pad, Clean: clean})
+	kwargs := m.Config.Text.TokenizerKwargs
+	t, err := tokenjson.Parse(data, tokenjson.Options{Pad: pad, Blank: kwargs != nil && kwargs.StripSep, Clean: clean})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

@@ -47,6 +47,9 @@ func parseNormalizer(o *object, depth int) ([]normalizer, error) {
 			all = append(all, n...)
 		}
 		return all, nil
+	case "BertNormalizer":
+		n, err := parseBertNormalizer(o.raw)
+		return []normalizer{n}, err
 	case "Lowercase":
 		return []normalizer{lower}, nil
 	case "Replace":

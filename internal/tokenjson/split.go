@@ -44,6 +44,8 @@ func parseSplitter(o *object, depth int) ([]splitter, error) {
 			all = append(all, s...)
 		}
 		return all, nil
+	case "BertPreTokenizer":
+		return []splitter{bertWords{}}, nil
 	case "WhitespaceSplit":
 		return []splitter{words{}}, nil
 	case "Metaspace":

@@ -1,5 +1,5 @@
 // Package tokenjson is the tokenizer of a tokenizer.json, the file of Hugging
-// Face's tokenizers library: Unigram and BPE with the normalizers and
+// Face's tokenizers library: WordPiece of BERT's kind, Unigram and BPE with the normalizers and
 // pre-tokenizers that sentencepiece's models become there. The ids equal that
 // library's. What it does not know is an error, never left out.
 package tokenjson
@@ -22,6 +22,7 @@ const maxID = 1 << 24
 type Tokenizer struct {
 	clean     func(string) string
 	pad       int32
+	blank     int32 // becomes 0 in Tokens; -1: none
 	added     added // found in the text as it is
 	normal    added // found in the normalised text
 	normalize []normalizer
@@ -41,6 +42,9 @@ type model interface {
 type Options struct {
 	// Pad is the token that fills the context, a name such as </s> or <pad>.
 	Pad string
+	// Blank puts 0 for the last of the tokens around a text, wherever it stands:
+	// OpenCLIP's strip_sep_token.
+	Blank bool
 	// Clean is what is done to a text first; nil: nothing.
 	Clean func(string) string
 }
@@ -95,7 +99,7 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	if f.Model == nil {
 		return nil, fmt.Errorf("not a tokenizer.json: it has no model")
 	}
-	t := &Tokenizer{clean: o.Clean}
+	t := &Tokenizer{clean: o.Clean, blank: -1}
 	var err error
 	if t.normalize, err = parseNormalizer(f.Normalizer, 0); err != nil {
 		return nil, fmt.Errorf("normalizer: %w", err)
@@ -137,6 +141,12 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	for _, id := range slices.Concat(t.before, t.after) {
 		t.largest = max(t.largest, id)
 	}
+	if o.Blank {
+		if len(t.after) != 1 {
+			return nil, fmt.Errorf("post_processor: %d tokens behind a text; want one, which is to be blank", len(t.after))
+		}
+		t.blank = t.after[0]
+	}
 	if o.Pad != "" {
 		id, ok := named[o.Pad]
 		if !ok {
@@ -150,13 +160,17 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	return t, nil
 }
 
-// parsePost reads a TemplateProcessing: the tokens before and after a text.
+// parsePost reads a TemplateProcessing or BERT's: the tokens before and after a text.
 func parsePost(o *object) (before, after []int32, err error) {
 	if o == nil {
 		return nil, nil, nil
 	}
-	if o.Type != "TemplateProcessing" {
-		return nil, nil, fmt.Errorf("%.40q is not supported; TemplateProcessing is", o.Type)
+	switch o.Type {
+	case "TemplateProcessing":
+	case "BertProcessing":
+		return parseBertPost(o.raw)
+	default:
+		return nil, nil, fmt.Errorf("%.40q is not supported; TemplateProcessing and BertProcessing are", o.Type)
 	}
 	var p struct {
 		Single []map[string]struct {
@@ -201,6 +215,35 @@ func parsePost(o *object) (before, after []int32, err error) {
 	return before, after, nil
 }
 
+// parseBertPost reads a BertProcessing: one token before and one after a text.
+func parseBertPost(raw json.RawMessage) (before, after []int32, err error) {
+	var p struct {
+		CLS, Sep bertToken
+	}
+	if err := json.Unmarshal(raw, &p); err != nil {
+		return nil, nil, err
+	}
+	for _, t := range []bertToken{p.CLS, p.Sep} {
+		if t.text == "" || t.id < 0 || t.id > maxID {
+			return nil, nil, fmt.Errorf("cls or sep is %.40q with the id %d; want a token and 0 to %d", t.text, t.id, maxID)
+		}
+	}
+	return []int32{int32(p.CLS.id)}, []int32{int32(p.Sep.id)}, nil
+}
+
+// bertToken is a token and its id, ["[CLS]", 101].
+type bertToken struct {
+	text string
+	id   int64
+}
+
+func (t *bertToken) UnmarshalJSON(b []byte) error {
+	id := int64(-1)
+	err := json.Unmarshal(b, &[]any{&t.text, &id})
+	t.id = id
+	return err
+}
+
 // Largest is the largest id that a text can have.
 func (t *Tokenizer) Largest() int32 { return max(t.largest, t.pad) }
 
@@ -220,6 +263,11 @@ func (t *Tokenizer) Tokens(dst []int32, text string, context int) {
 	n := copy(dst, ids)
 	for i := n; i < context; i++ {
 		dst[i] = t.pad
+	}
+	for i, id := range dst {
+		if id == t.blank {
+			dst[i] = 0
+		}
 	}
 }
 

@@ -17,8 +17,10 @@ func parseModel(o *object) (model, map[string]int32, error) {
 		return parseUnigram(o.raw)
 	case "BPE":
 		return parseBPE(o.raw)
+	case "WordPiece":
+		return parseWordPiece(o.raw)
 	}
-	return nil, nil, fmt.Errorf("%.40q is not supported; Unigram and BPE are", o.Type)
+	return nil, nil, fmt.Errorf("%.40q is not supported; Unigram, BPE and WordPiece are", o.Type)
 }
 
 // unigram finds the tokens of the largest total score, as sentencepiece does.
