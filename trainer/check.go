@@ -151,6 +151,9 @@ func (r *Recipe) check(name string) error {
 	default:
 		return bad("accumulation", "%q; known: auto, %s, %s", r.Accumulation, accumulateResiduals, accumulateAgain)
 	}
+	if err := r.Comm.check(bad); err != nil {
+		return err
+	}
 	s := r.Image
 	if s.Scale[0] <= 0 || s.Scale[0] > s.Scale[1] || s.Scale[1] > 1 || s.Ratio[0] < 1e-3 || s.Ratio[0] > s.Ratio[1] || s.Ratio[1] > 1e3 {
 		return bad("image", "scale %v, ratio %v; want 0 < low ≤ high, scale at most 1 and ratio within 0.001 and 1000", s.Scale, s.Ratio)

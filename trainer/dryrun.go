@@ -14,41 +14,44 @@ import (
 
 // Plan is what a recipe will cost.
 type Plan struct {
-	ParamsVision     int64   `json:"params_vision"`
-	ParamsText       int64   `json:"params_text"`
-	Params           int64   `json:"params"`
-	GFLOPsPerSample  float64 `json:"gflops_per_sample"`          // GFLOP, forward and backward; patch dropout counted, recomputation not
-	GFLOPsExecuted   float64 `json:"gflops_per_sample_executed"` // recomputation counted, too
-	Steps            int64   `json:"steps"`
-	Samples          int64   `json:"samples"`
-	Batch            int     `json:"batch"`
-	Devices          int     `json:"devices"`
-	MicroBatch       int     `json:"micro_batch"`       // rows of a part on a device
-	Padding          int     `json:"padding"`           // rows that fill up the devices and do not count
-	Parts            int     `json:"parts"`             // of one batch, with feature-cached accumulation when above 1
-	BytesState       int64   `json:"bytes_state"`       // per device: parameters, moments, gradients
-	BytesActivations int64   `json:"bytes_activations"` // per device, estimated
-	BytesLoss        int64   `json:"bytes_loss"`        // per device: logits of the global batch, or of a block of it
-	BytesResiduals   int64   `json:"bytes_residuals"`   // per device: what parts keep with accumulation: residuals
-	LossInBlocks     bool    `json:"loss_in_blocks"`    // not as one matrix
-	BytesDevice      int64   `json:"bytes_device"`
-	BytesHost        int64   `json:"bytes_host"`             // of the host: pictures and tokens of the batches in use and ahead; of one process for all devices
-	BytesMemory      int64   `json:"bytes_memory,omitempty"` // of a device, as given
-	Fits             *bool   `json:"fits,omitempty"`         // BytesDevice in BytesMemory
-	MicroBatchFits   int     `json:"micro_batch_that_fits,omitempty"`
-	Rate             float64 `json:"samples_per_second,omitempty"`
-	Hours            float64 `json:"hours,omitempty"`
-	FLOPS            float64 `json:"flops_per_second_per_device,omitempty"` // FLOP/s that the rate implies
-	MFU              float64 `json:"mfu,omitempty"`                         // share of FLOPS in the peak of Card
-	Card             string  `json:"card,omitempty"`
-	Peak             float64 `json:"peak_flops_per_second,omitempty"` // of Card, published, at the recipe's precision
-	Warning          string  `json:"warning,omitempty"`
-	PFLOPs           float64 `json:"pflops_total"` // PFLOP of the whole run, recomputation not counted
+	ParamsVision     int64         `json:"params_vision"`
+	ParamsText       int64         `json:"params_text"`
+	Params           int64         `json:"params"`
+	GFLOPsPerSample  float64       `json:"gflops_per_sample"`          // GFLOP, forward and backward; patch dropout counted, recomputation not
+	GFLOPsExecuted   float64       `json:"gflops_per_sample_executed"` // recomputation counted, too
+	Steps            int64         `json:"steps"`
+	Samples          int64         `json:"samples"`
+	Batch            int           `json:"batch"`
+	Devices          int           `json:"devices"`
+	MicroBatch       int           `json:"micro_batch"`       // rows of a part on a device
+	Padding          int           `json:"padding"`           // rows that fill up the devices and do not count
+	Parts            int           `json:"parts"`             // of one batch, with feature-cached accumulation when above 1
+	BytesState       int64         `json:"bytes_state"`       // per device: parameters, moments, gradients
+	BytesActivations int64         `json:"bytes_activations"` // per device, estimated
+	BytesLoss        int64         `json:"bytes_loss"`        // per device: logits of the global batch, or of a block of it
+	BytesResiduals   int64         `json:"bytes_residuals"`   // per device: what parts keep with accumulation: residuals
+	LossInBlocks     bool          `json:"loss_in_blocks"`    // not as one matrix
+	BytesDevice      int64         `json:"bytes_device"`
+	BytesHost        int64         `json:"bytes_host"`             // of the host: pictures and tokens of the batches in use and ahead; of one process for all devices
+	BytesMemory      int64         `json:"bytes_memory,omitempty"` // of a device, as given
+	Fits             *bool         `json:"fits,omitempty"`         // BytesDevice in BytesMemory
+	MicroBatchFits   int           `json:"micro_batch_that_fits,omitempty"`
+	Rate             float64       `json:"samples_per_second,omitempty"`
+	Hours            float64       `json:"hours,omitempty"`
+	FLOPS            float64       `json:"flops_per_second_per_device,omitempty"` // FLOP/s that the rate implies
+	MFU              float64       `json:"mfu,omitempty"`                         // share of FLOPS in the peak of Card
+	Card             string        `json:"card,omitempty"`
+	Peak             float64       `json:"peak_flops_per_second,omitempty"` // of Card, published, at the recipe's precision
+	Warning          string        `json:"warning,omitempty"`
+	Exchange         *ExchangePlan `json:"exchange,omitempty"` // of a job of several hosts
+	PFLOPs           float64       `json:"pflops_total"`       // PFLOP of the whole run, recomputation not counted
 }
 
 // DryRunOptions say on what a recipe would run.
 type DryRunOptions struct {
-	DeviceCount int     // 0: one
+	DeviceCount int     // 0: one; of each host
+	Hosts       int     // of a job of several processes; 0: one host, and no exchange
+	Net         float64 // Gb/s between the hosts
 	Rate        float64 // samples per second of all devices together; 0: not known
 	Memory      int64   // bytes of a device; 0: not known
 	Card        string  // one of Cards, "" for H100: what a rate is compared with, and with MFU what gives a rate
@@ -65,11 +68,15 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 	if !(o.Rate >= 0) || math.IsInf(o.Rate, 0) {
 		return nil, fault.Usagef("Options.Rate %v: want samples per second, 0 for not known", o.Rate)
 	}
+	if err := checkNet(o.Hosts, o.Net); err != nil {
+		return nil, err
+	}
 	c, err := o.card()
 	if err != nil {
 		return nil, err
 	}
-	devices := max(1, o.DeviceCount)
+	n, hosts := max(1, o.DeviceCount), max(1, o.Hosts)
+	devices := n * hosts
 	p, err := r.plan(devices, o.Rate)
 	if err != nil {
 		return nil, err
@@ -82,10 +89,20 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 		p.Hours = float64(p.Samples) / p.Rate / 3600
 		p.judgeRate(r.Precision)
 	}
+	one := p.BytesDevice
+	if o.Hosts > 0 {
+		cfg, err := r.config()
+		if err != nil {
+			return nil, err
+		}
+		if err := p.over(r, cfg, o.Hosts, n, o.Net); err != nil {
+			return nil, err
+		}
+	}
 	if p.BytesMemory = o.Memory; o.Memory > 0 {
 		fits := p.BytesDevice <= o.Memory
 		if p.Fits = &fits; !fits {
-			p.MicroBatchFits = r.microBatchWithin(devices, o.Memory)
+			p.MicroBatchFits = r.microBatchWithin(devices, o.Memory-(p.BytesDevice-one))
 		}
 	}
 	return p, nil
@@ -303,6 +320,9 @@ func (p *Plan) String() string {
 		memory += ", residuals " + gib(p.BytesResiduals)
 	}
 	row("memory per device", "%s", memory)
+	if p.Exchange != nil {
+		row("exchange", "%s", p.Exchange)
+	}
 	if p.Fits != nil {
 		size := strings.Replace(gib(p.BytesMemory), ".00 ", " ", 1)
 		switch {
@@ -329,7 +349,7 @@ func (p *Plan) String() string {
 			row("warning", "%s", p.Warning)
 		}
 	} else {
-		row("time", "give --rate SAMPLES_PER_SECOND")
+		row("time", "give Options.Rate, in samples per second, or Options.Card and Options.MFU")
 	}
 	return b.String()
 }

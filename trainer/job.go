@@ -282,7 +282,7 @@ func (r *run) together(err error) error {
 // rows are those of every batch that the process has.
 func (r *run) rows() rowRange {
 	if r.job == nil {
-		return rowRange{0, r.recipe.Batch}
+		return rowRange{0, r.recipe.Batch / max(1, r.hosts)}
 	}
 	return r.recipe.ownRows(r.job.Rank(), r.job.Size())
 }

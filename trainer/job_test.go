@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/comm"
 	"github.com/evatool/evatool/internal/fault"
@@ -266,5 +268,86 @@ func TestWatch(t *testing.T) {
 	os.Remove(w.path(1))
 	if got := w.trouble(); got != "" {
 		t.Errorf("before the end of the first step: %q", got)
+	}
+}
+
+// TestWire: what travels as bfloat16 is half as much and trains alike; what a
+// step exchanges is what the dry run says, to the byte.
+func TestWire(t *testing.T) {
+	dir := t.TempDir()
+	sets := []string{"drop_path=0", "optimizer={name: lamb}", "lr=1e-4"}
+	one := filepath.Join(dir, "one")
+	mustRun(t, tiny(t, sets...), Options{Out: one})
+	want, _ := lines(t, one)
+	var whole int64
+	for name, wire := range map[string]string{"fp32": "comm={grads: fp32}", "bf16": "comm={grads: bf16, features: bf16}"} {
+		r := tiny(t, append(sets, wire)...)
+		out := filepath.Join(dir, name)
+		mustRunRanks(t, 2, out, 0, r)
+		cfg, err := r.config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := r.planExchange(cfg, 2, 1, 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := lines(t, out)
+		for i, s := range got {
+			if s.ExchangeBytes != plan.Bytes {
+				t.Errorf("%s, step %d: %d bytes, the plan says %d: %v", name, s.Step, s.ExchangeBytes, plan.Bytes, plan)
+			}
+			tol := 1e-5
+			if name == "bf16" {
+				tol = 5e-3
+			}
+			near(t, name+" loss", s.Loss, want[i].Loss, tol)
+		}
+		if name == "fp32" {
+			whole = plan.Gradients
+			if r.identity() != tiny(t, sets...).identity() {
+				t.Error("fp32 is another recipe than the default")
+			}
+		} else if plan.Gradients*2 != whole && whole > 0 {
+			t.Errorf("gradients as bf16: %d bytes, as fp32 %d", plan.Gradients, whole)
+		}
+	}
+	if _, err := ParseRecipe("tiny", []byte(tinyRecipe), "comm.grads=fp8"); err == nil || !strings.Contains(err.Error(), "known: fp32, bf16") {
+		t.Errorf("fp8: %v", err)
+	}
+}
+
+// TestExamples: the scripts are scripts, and the numbers in them fit together.
+func TestExamples(t *testing.T) {
+	list, err := filepath.Glob("examples/*.sh")
+	if err != nil || len(list) != 2 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	for _, path := range list {
+		if text, err := exec.Command("sh", "-n", path).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", path, err, text)
+		}
+	}
+	var job struct {
+		Kind string
+		Spec struct {
+			SlotsPerWorker  int `yaml:"slotsPerWorker"`
+			MPIReplicaSpecs map[string]struct {
+				Replicas int
+				Template struct {
+					Spec struct{ Containers []struct{ Args []string } }
+				}
+			} `yaml:"mpiReplicaSpecs"`
+		}
+	}
+	if err := yaml.Unmarshal(readFile(t, "examples", "kubernetes.yaml"), &job); err != nil {
+		t.Fatal(err)
+	}
+	workers, launcher := job.Spec.MPIReplicaSpecs["Worker"], job.Spec.MPIReplicaSpecs["Launcher"]
+	if job.Kind != "MPIJob" || job.Spec.SlotsPerWorker != 1 || len(launcher.Template.Spec.Containers) != 1 {
+		t.Fatalf("%+v", job)
+	}
+	if args := strings.Join(launcher.Template.Spec.Containers[0].Args, " "); !strings.HasPrefix(args, fmt.Sprintf("-n %d ", workers.Replicas)) || !strings.Contains(args, "evatool train ") {
+		t.Errorf("%d workers, mpirun %s", workers.Replicas, args)
 	}
 }

@@ -28,6 +28,7 @@ type Recipe struct {
 	Batch             int          `yaml:"batch"`                  // global
 	MicroBatch        int          `yaml:"micro_batch"`            // per device; 0: batch / devices
 	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: recompute (also when empty) or residuals
+	Comm              Comm         `yaml:"comm,omitempty"`         // between the processes of a job
 	Samples           int64        `yaml:"samples,omitempty"`
 	Steps             int64        `yaml:"steps"` // samples / batch when absent
 	WarmupSteps       int64        `yaml:"warmup_steps"`

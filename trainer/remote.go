@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/gomlx/compute/dtypes"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -134,10 +135,18 @@ func (k *remote) programs() {
 	}
 	k.draw = dev.Program("draw-share", k.drawGraph, device.In(whole), device.Out(append([]device.Sharding{whole}, cuts...)...))
 	// Own features [rows, 2E], image and text side by side: one exchange.
+	// Where they are rounded for it, the own ones are, too: all see one batch.
+	rounded := m.recipe.Comm.Features == "bf16"
 	k.join = dev.Program("join-share", func(in []*Node) []*Node {
-		return []*Node{Concatenate([]*Node{Concatenate(in[:n], 0), Concatenate(in[n:], 0)}, 1)}
-	}, device.In(split), device.Out(whole))
+		var own []*Node
+		if rounded {
+			in = converted(in, dtypes.BFloat16)
+			own = in
+		}
+		return append([]*Node{Concatenate([]*Node{Concatenate(in[:n], 0), Concatenate(in[n:], 0)}, 1)}, own...)
+	}, device.In(split), device.Out(whole, split))
 	k.sums = dev.Program("sums-share", func(in []*Node) []*Node {
+		in = converted(in, dtypes.Float32)
 		img, txt := halves(in[2*n])
 		a := k.c.blocks.rowSums(in[:n], txt, in[2*n+1])
 		b := k.c.blocks.rowSums(in[n:2*n], img, in[2*n+1])
@@ -145,6 +154,7 @@ func (k *remote) programs() {
 		return append(append([]*Node{joined}, a...), b...)
 	}, device.In(append(repeated(split, 2*n), whole)...), device.Out(whole, split), device.SaveMemory())
 	k.loss = dev.Program("loss-share", func(in []*Node) []*Node {
+		in = converted(in, dtypes.Float32)
 		own := ownRows{in[:n], in[n : 2*n], in[2*n : 3*n], in[3*n : 4*n]}
 		rest := in[4*n:]
 		var all allRows
@@ -164,6 +174,15 @@ func (k *remote) programs() {
 		}
 		return []*Node{Stack(list, 0)}
 	})
+}
+
+// converted are list in another type.
+func converted(list []*Node, to dtypes.DType) []*Node {
+	out := make([]*Node, len(list))
+	for i, x := range list {
+		out[i] = ConvertDType(x, to)
+	}
+	return out
 }
 
 // halves cuts the last of two axes.
@@ -207,7 +226,13 @@ func (k *remote) newBucket(i int, b bucket) *bucketPrograms {
 	program := func(what string, fn func(in []*Node) []*Node, opts ...device.ProgramOption) *device.Program {
 		return m.dev.Program(fmt.Sprintf("%s-%d", what, i), fn, opts...)
 	}
-	p.pack = program("pack", func(in []*Node) []*Node { return []*Node{b.pack(in, ranks, devices)} }, device.Out(columns))
+	p.pack = program("pack", func(in []*Node) []*Node {
+		x := b.pack(in, ranks, devices)
+		if m.recipe.Comm.Grads == "bf16" {
+			x = ConvertDType(x, dtypes.BFloat16)
+		}
+		return []*Node{x}
+	}, device.Out(columns))
 	p.unscale = program("unscale", func(in []*Node) []*Node {
 		g := in[0]
 		if m.recipe.Precision == "fp16" {
@@ -516,8 +541,11 @@ func (k *remote) lossShare(ctx context.Context, imgs, txts []*device.Array) (los
 	if err != nil {
 		return fail(err)
 	}
+	defer free(joined)
+	if len(joined) > 1 {
+		own = joined[1:]
+	}
 	all, err := k.group.GatherRows(joined[0])
-	free(joined)
 	if err != nil {
 		return fail(err)
 	}

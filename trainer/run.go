@@ -39,6 +39,7 @@ type run struct {
 	events  *runlog.Events
 
 	job         *job  // of several processes; nil for one
+	hosts       int   // of a job that is only planned; 0: none
 	badTogether int64 // samples that other processes of the job could not use
 
 	over    bool     // an earlier process has finished the run: its files stay as they are

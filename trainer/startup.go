@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/evatool/evatool/internal/checkpoint"
@@ -14,7 +15,8 @@ import (
 
 // Check makes the checks of a run's start that need no device, and returns
 // everything that it would be refused for: the host's memory, data, starting
-// weights and evaluations. It writes nothing.
+// weights and evaluations. It writes nothing. Options.Hosts may be the number of
+// hosts of a job that is planned.
 func Check(ctx context.Context, recipe *Recipe, o Options) (problems []error) {
 	found := func(err error) {
 		if err != nil {
@@ -22,7 +24,11 @@ func Check(ctx context.Context, recipe *Recipe, o Options) (problems []error) {
 			problems = append(problems, err)
 		}
 	}
-	r := &run{recipe: recipe, log: runlog.Discard(), bad: newBadSamples("", recipe.MaxBad, 0, runlog.Discard())}
+	hosts := 1
+	if n, err := strconv.Atoi(o.Hosts); err == nil && n > 0 {
+		hosts, o.Hosts = n, "off"
+	}
+	r := &run{hosts: hosts, recipe: recipe, log: runlog.Discard(), bad: newBadSamples("", recipe.MaxBad, 0, runlog.Discard())}
 	found(o.check())
 	cfg, err := recipe.config()
 	if err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +39,8 @@ full disk it waits for space; data that cannot be read is asked for again for
 half a minute, then the run stops with a checkpoint and exit status 4.
 
 Several processes that mpirun or srun starts together train one recipe together;
---out is then on storage that all hosts share.
+--out is then on storage that all hosts share. --dry-run --hosts N --net 100 says
+what they would exchange.
 
 A run that is resumed may change checkpoint, eval, max_bad, --workers and where
 its data lies, and micro_batch, accumulation, grad_checkpointing and zero_stage
@@ -47,7 +49,7 @@ in a fork: --resume with a checkpoint of the old run, --out with a new folder. I
 keeps the step and the samples seen; which example comes next follows from the
 seed and that number. run.json records where it came from and what changed.` + exitStatus,
 		Example: `  evatool train recipe.yaml --out runs/one
-  mpirun -n 8 --map-by ppr:1:node evatool train recipe.yaml --out /shared/run
+  mpirun -n 8 --map-by ppr:1:node --bind-to none evatool train recipe.yaml --out /shared/run
   evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
   evatool train EVA02-CLIP-B-16 --dry-run --device-count 64 --memory 80GiB --card A100 --mfu 0.4
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2
@@ -61,6 +63,11 @@ seed and that number. run.json records where it came from and what changed.` + e
 			ctx := cmd.Context()
 			if dryRun {
 				price.DeviceCount, price.Rate = app.DeviceCount, rate
+				if o.Hosts != "auto" && o.Hosts != "off" {
+					if price.Hosts, err = strconv.Atoi(o.Hosts); err != nil || price.Hosts < 1 {
+						return fault.Usagef("--hosts %q: with --dry-run, want a number of hosts", o.Hosts)
+					}
+				}
 				if price.Memory, err = parseSize("--memory", memory); err != nil {
 					return err
 				}
@@ -78,7 +85,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 					}
 					return refused(problems)
 				}
-				fmt.Fprint(app.Out, fault.Escape(plan.String()))
+				fmt.Fprint(app.Out, flagged(cmd, fault.Escape(plan.String())))
 				switch {
 				case r.Placeholders():
 					app.Printf("%-22s not checked: the recipe's data are placeholders; give yours with --set data.0.source=SRC\n", "start")
@@ -86,7 +93,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 					app.Printf("%-22s memory of this host, data, starting weights and evaluations are there\n", "start")
 				}
 				for _, p := range problems {
-					app.Printf("%-22s %s\n", "would not start", p)
+					app.Printf("%-22s %s\n", "would not start", flagged(cmd, fault.Line(p)))
 				}
 				return refused(problems)
 			}
@@ -148,10 +155,11 @@ seed and that number. run.json records where it came from and what changed.` + e
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&sets, "set", nil, "change a recipe key: `a.b=v` (repeatable)")
-	f.StringVar(&o.Out, "out", "", "run folder (default runs/NAME of the recipe)")
+	f.StringVarP(&o.Out, "out", "o", "", "run folder (default runs/NAME of the recipe)")
 	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder; of another run: a fork")
 	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
-	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: what mpirun or srun start together trains one recipe together; off: each by itself, with an --out of its own")
+	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: what mpirun or srun start together trains one recipe together; off: each by itself, with an --out of its own; with --dry-run a number: plan for so many hosts")
+	f.Float64Var(&price.Net, "net", 100, "with --dry-run --hosts N: Gb/s between the hosts")
 	f.DurationVar(&o.ExchangeTimeout, "exchange-timeout", 10*time.Minute, "of several processes: how long one waits for the others before it names who hangs and ends the job; six times as long up to the end of the first step")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)

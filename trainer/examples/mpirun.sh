@@ -1,0 +1,18 @@
+#!/bin/sh
+# One training on the hosts of a hostfile, one process each:
+#   HOSTS=hosts RECIPE=recipe.yaml OUT=/shared/run sh trainer/examples/mpirun.sh
+# The same command goes on where a run was stopped or has died. Further
+# arguments are evatool's. Without HOSTS the processes are all here.
+set -eu
+N=${N:-$([ -n "${HOSTS:-}" ] && grep -c . "$HOSTS" || echo 2)}
+case $(mpirun --version 2>&1) in
+*"Open MPI"*) # btl_tcp_links: one connection does not fill a fast link
+	exec mpirun -n "$N" ${HOSTS:+--hostfile "$HOSTS" --map-by ppr:1:node} \
+		--bind-to none --mca btl_tcp_links 4 \
+		evatool train "${RECIPE:-recipe.yaml}" --out "${OUT:-/shared/run}" "$@"
+	;;
+*) # MPICH and what descends from it
+	exec mpirun -n "$N" ${HOSTS:+-f "$HOSTS" -ppn 1} -bind-to none \
+		evatool train "${RECIPE:-recipe.yaml}" --out "${OUT:-/shared/run}" "$@"
+	;;
+esac
