@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -68,9 +69,41 @@ func (o *Options) join(log *slog.Logger) (*job, error) {
 		list = append(list, fmt.Sprintf("%d %s:%s", r, j.hosts[r], fault.Escape(pid)))
 	}
 	j.log = slog.New(j.handler(log.Handler()))
+	if online, own := onlineCPUs(), runtime.NumCPU(); own*j.here() < online {
+		j.log.Warn("the launcher has bound the processes to few of the processors; mpirun --bind-to none gives them all", "each", own, "processes here", j.here(), "processors", online)
+	}
 	// Some launchers name a process that died by host and number alone.
 	j.log.Info("ranks", "rank host:process", strings.Join(list, ", "))
 	return j, nil
+}
+
+// here is the number of ranks of this host.
+func (j *job) here() (n int) {
+	for _, h := range j.hosts {
+		if h == j.hosts[j.Rank()] {
+			n++
+		}
+	}
+	return n
+}
+
+// onlineCPUs is the number of the machine's processors, whoever may use them; 0
+// where it is not known.
+func onlineCPUs() (n int) {
+	text, err := os.ReadFile("/sys/devices/system/cpu/online") // 0-63,128-191
+	if err != nil {
+		return 0
+	}
+	for part := range strings.SplitSeq(strings.TrimSpace(string(text)), ",") {
+		var lo, hi int
+		switch k, _ := fmt.Sscanf(part, "%d-%d", &lo, &hi); k {
+		case 2:
+			n += hi - lo + 1
+		case 1:
+			n++
+		}
+	}
+	return n
 }
 
 // handler lets rank 0 log everything and the others warn, with their name.
