@@ -70,7 +70,7 @@ func (o *Options) join(log *slog.Logger) (*job, error) {
 	}
 	j.log = slog.New(j.handler(log.Handler()))
 	if online, own := onlineCPUs(), runtime.NumCPU(); own*j.here() < online {
-		j.log.Warn("the launcher has bound the processes to few of the processors; mpirun --bind-to none gives them all", "each", own, "processes here", j.here(), "processors", online)
+		j.log.Warn("the launcher has bound the processes to few of the processors; the launcher's option bind-to none gives them all", "each", own, "processes here", j.here(), "processors", online)
 	}
 	// Some launchers name a process that died by host and number alone.
 	j.log.Info("ranks", "rank host:process", strings.Join(list, ", "))

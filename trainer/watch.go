@@ -214,6 +214,9 @@ func (w *watch) trouble() string {
 		}
 	}
 	if len(late) == 0 {
+		if waited < patience+w.silence() {
+			return "" // one that stands still is known by its silence
+		}
 		late = []string{"all ranks wait for each other: the network between them stands still"}
 	}
 	const most = 4

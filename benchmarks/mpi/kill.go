@@ -54,10 +54,27 @@ func (b *bench) killed(l mpitest.Launcher, ranks, kills int) error {
 		if list == nil {
 			return fmt.Errorf("no ranks\n%s", &text)
 		}
-		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
+		// Any time, some steps on, or in the middle of a checkpoint.
 		who := n % 3
+		var left []string
+		switch began, _ := metrics(cut); n / 3 % 3 {
+		case 0:
+			time.Sleep(time.Duration(rand.IntN(3000)) * time.Millisecond)
+		default:
+			for i := 0; i < 3000; i++ {
+				now, _ := metrics(cut)
+				left, _ = filepath.Glob(filepath.Join(cut, "checkpoints", ".tmp-*"))
+				if len(now) > len(began) && (n/3%3 == 1 || len(left) > 0) {
+					break
+				}
+				time.Sleep(time.Millisecond)
+			}
+			if n/3%3 == 1 {
+				time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
+			}
+		}
 		start := time.Now()
-		left, _ := filepath.Glob(filepath.Join(cut, "checkpoints", ".tmp-*"))
+		left, _ = filepath.Glob(filepath.Join(cut, "checkpoints", ".tmp-*"))
 		if syscall.Kill([]int{list[ranks-1], list[0], cmd.Process.Pid}[who], syscall.SIGKILL) == nil {
 			n++
 			done[who]++
