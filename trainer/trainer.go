@@ -89,8 +89,8 @@ func (o *Options) check() error {
 	if o.Workers < 0 {
 		return fault.Usagef("Options.Workers %d: want 0 or more", o.Workers)
 	}
-	if o.ExchangeTimeout < 0 || o.ExchangeTimeout > 1000*time.Hour {
-		return fault.Usagef("Options.ExchangeTimeout %v: want 0 to 1000h", o.ExchangeTimeout)
+	if t := o.ExchangeTimeout; t != 0 && t < time.Second || t > 1000*time.Hour {
+		return fault.Usagef("Options.ExchangeTimeout %v: want 1s to 1000h", o.ExchangeTimeout)
 	}
 	_, err := comm.Launched(comm.Options{Hosts: o.Hosts})
 	return err
