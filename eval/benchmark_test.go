@@ -33,7 +33,7 @@ func TestNamedSets(t *testing.T) {
 			for f := range c.folders {
 				writePicture(t, filepath.Join(dir, f, "x.png"), rng)
 			}
-			res := score(t, newFake(), Options{Benchmark: c.set, Data: dir, Batch: 512})
+			res := score(t, newFake(), Options{Benchmark: c.set, Data: dir, OpenOptions: OpenOptions{Batch: 512}})
 			if res.N != len(c.folders) || res.Data.Classes != c.classes || res.Data.Templates != 80 {
 				t.Errorf("%d images, %d classes, %d templates", res.N, res.Data.Classes, res.Data.Templates)
 			}
@@ -53,7 +53,7 @@ func TestPublished(t *testing.T) {
 		return r
 	}
 	r := res("EVA02-CLIP-B-16", "imagenet", 37360, 50000)
-	p := publishedFor(r, true)
+	p := publishedFor(r)
 	if p == nil || !p.InsideCI || p.Value != 0.747 || len(p.Others) != 1 || p.Others[0].Value != 0.7472 {
 		t.Errorf("EVA02-CLIP-B-16 at 74.72 %%: %+v", p)
 	}
@@ -62,24 +62,39 @@ func TestPublished(t *testing.T) {
 		t.Error("outside")
 	}
 	r = res("EVA02-CLIP-B-16", "imagenet", 36500, 50000)
-	if r.Published = publishedFor(r, true); r.Published.InsideCI || !r.outside() {
+	if r.Published = publishedFor(r); r.Published.InsideCI || !r.outside() {
 		t.Errorf("EVA02-CLIP-B-16 at 73 %%: %+v", r.Published)
 	}
-	if publishedFor(r, false) != nil {
-		t.Error("a part of the set has a verdict")
+	// Not the same images, not the same words: not compared, and said.
+	for want, change := range map[string]func(r *Result){
+		"":                              func(r *Result) {},
+		"120 images, the set has 50000": func(r *Result) { r.Data.N = 120 },
+		"other templates":               func(r *Result) { r.Words = "other templates" },
+		"part 1 of 2 of the images":     func(r *Result) { r.Shard = &ShardInfo{1, 2, 0, 9} },
+	} {
+		r := res("EVA02-CLIP-B-16", "imagenet", 36500, 50000)
+		r.Data.N = 50000
+		change(r)
+		if r.publish(false); r.NotCompared != want || (r.Published == nil) != (want != "") {
+			t.Errorf("%q: %q, %+v", want, r.NotCompared, r.Published)
+		}
+	}
+	r2 := res("", "imagenet", 1, 2)
+	if r2.publish(true); r2.Published != nil || r2.NotCompared != "" {
+		t.Error("an unknown model is not compared with anything")
 	}
 	// Three weights of one architecture are published: the nearest speaks.
 	r = res("openclip-ViT-B-32", "imagenet", 33280, 50000)
-	if p := publishedFor(r, true); p == nil || p.Weights != "laion2b_s34b_b79k" || !p.InsideCI {
+	if p := publishedFor(r); p == nil || p.Weights != "laion2b_s34b_b79k" || !p.InsideCI {
 		t.Errorf("openclip-ViT-B-32 at 66.56 %%: %+v", p)
 	}
 	// A file that says which weights it is has no other figures.
 	r = res("openclip-ViT-B-32", "imagenet", 30120, 50000)
 	r.Model.Weights = []string{"laion2b_s34b_b79k"}
-	if r.Published = publishedFor(r, true); r.Published.Value != 0.6656 || len(r.Published.Others) != 0 || !r.outside() {
+	if r.Published = publishedFor(r); r.Published.Value != 0.6656 || len(r.Published.Others) != 0 || !r.outside() {
 		t.Errorf("laion2b_s34b_b79k at 60.24 %%: %+v", r.Published)
 	}
-	if publishedFor(res("", "imagenet", 1, 2), true) != nil {
+	if publishedFor(res("", "imagenet", 1, 2)) != nil {
 		t.Error("an unknown model has a figure")
 	}
 }
@@ -124,5 +139,34 @@ func TestWordsForWnidFolders(t *testing.T) {
 	}
 	if _, err := ZeroShotWith(t.Context(), public{newFake()}, Options{Data: dir, ClassNames: []string{"tench", "church"}}); fault.Code(err) != int(fault.Input) {
 		t.Errorf("two names for three folders: %v", err)
+	}
+}
+
+// A limit takes as many images of every class where the data says the classes.
+func TestLimitTakesClassesEvenly(t *testing.T) {
+	o := Options{Data: pictureFolder(t, 40), Limit: 15, Out: t.TempDir()}
+	res := score(t, newFake(), o)
+	for _, c := range res.PerClass {
+		if c.N != 2 && c.N != 3 {
+			t.Errorf("%s: %d images", c.Name, c.N)
+		}
+	}
+	if res.N != 15 || res.Data.N != 15 {
+		t.Errorf("%d of %d images", res.N, res.Data.N)
+	}
+	if got := classesEvenly([]int{4, 4, 4, 4, 7, 7, 1}, 5); !slices.Equal(got, []int{0, 1, 4, 5, 6}) {
+		t.Error(got)
+	}
+}
+
+func TestRetrievalFiguresInOrder(t *testing.T) {
+	list := retrievalFigures(ModelInfo{Config: "EVA01-CLIP-g-14"}, "coco")
+	if len(list) < 6 {
+		t.Fatal(list)
+	}
+	for i, want := range []string{"image_to_text_r1", "image_to_text_r5", "image_to_text_r10", "text_to_image_r1", "text_to_image_r5", "text_to_image_r10"} {
+		if list[i].Metric != want || list[i].Weights == "" {
+			t.Errorf("%d: %+v", i, list[i])
+		}
 	}
 }

@@ -12,6 +12,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
@@ -28,7 +31,8 @@ type classifier struct {
 // buildClassifier encodes the prompts of every class: each prompt is
 // L2-normalised, the prompts of a class are averaged, the mean is normalised
 // again. A name that occurs twice is encoded once, so its classes tie exactly.
-func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer, words prompts, batch int, m Meter) (*classifier, error) {
+// It goes on where part was left, and leaves it where it is stopped.
+func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer, words prompts, batch int, m Meter, part partial) (_ *classifier, err error) {
 	width := enc.Config().Text.ContextLength
 	dim := enc.Config().EmbedDim
 
@@ -47,9 +51,30 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 		uniq = append(uniq, name)
 	}
 	sums, counts := make([]float64, len(uniq)*dim), make([]int, len(uniq))
+	total := len(texts)
+	done := min(part.load(sums), total)
+	for _, u := range of[:done] {
+		counts[u]++
+	}
+	m.Add(int64(done))
+	saved := time.Now()
+	defer func() {
+		if err != nil && part.path != "" && done > 0 && part.save(sums, done) == nil {
+			err = keptError{fmt.Sprintf("the class vectors of %d of %d prompts are kept; the same command goes on there", done, total), err}
+		}
+	}()
 	tokens := make([]int32, batch*width)
-	for lo := 0; lo < len(texts); lo += batch {
-		n := min(batch, len(texts)-lo)
+	for lo := done; lo < total; lo, done = lo+batch, min(lo+batch, total) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if part.path != "" && time.Since(saved) > partEvery {
+			saved = time.Now()
+			if err := part.save(sums, done); err != nil {
+				return nil, err
+			}
+		}
+		n := min(batch, total-lo)
 		for i := range n {
 			tok.Tokens(tokens[i*width:(i+1)*width], texts[lo+i], width)
 		}
@@ -82,6 +107,65 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 		}
 	}
 	return c, nil
+}
+
+// partEvery is how often the sums of prompts are saved, for a run that is killed.
+const partEvery = 30 * time.Second
+
+// keptError is why something stopped, and what of it is kept.
+type keptError struct {
+	what string
+	err  error
+}
+
+func (e keptError) Error() string { return e.what + ": " + e.err.Error() }
+func (e keptError) Unwrap() error { return e.err }
+
+// partial is a file of class vectors that are not complete: the sums of the
+// prompts so far, exactly. The zero value keeps nothing.
+type partial struct {
+	path, key string
+}
+
+const partDone = "evatool.prompts"
+
+func (p partial) save(sums []float64, done int) error {
+	data := make([]byte, 8*len(sums))
+	for i, v := range sums {
+		binary.LittleEndian.PutUint64(data[8*i:], math.Float64bits(v))
+	}
+	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
+		return err
+	}
+	return tensorfile.WriteFile(p.path, []tensorfile.Tensor{{
+		Info: tensorfile.Info{Name: "sums", DType: tensorfile.F64, Shape: []int64{int64(len(sums))}}, Data: data,
+	}}, map[string]string{"evatool.classifier": p.key, "evatool.digest": digest(data), partDone: strconv.Itoa(done)})
+}
+
+// load fills in the sums and says of how many prompts they are; 0 where there
+// is nothing that fits.
+func (p partial) load(sums []float64) int {
+	if p.path == "" {
+		return 0
+	}
+	f, err := tensorfile.OpenFile(p.path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	t, meta := f.Tensors(), f.Metadata()
+	done, err := strconv.Atoi(meta[partDone])
+	if err != nil || done < 0 || meta["evatool.classifier"] != p.key || len(t) != 1 || t[0].DType != tensorfile.F64 || len(t[0].Shape) != 1 || t[0].Shape[0] != int64(len(sums)) {
+		return 0
+	}
+	data, err := tensorfile.ReadAll(f, t[0].Name)
+	if err != nil || digest(data) != meta["evatool.digest"] {
+		return 0
+	}
+	for i := range sums {
+		sums[i] = math.Float64frombits(binary.LittleEndian.Uint64(data[8*i:]))
+	}
+	return done
 }
 
 // normalize divides v by its L2 norm. It says no for a vector without one.
@@ -262,10 +346,11 @@ func cacheFile(dir, key string) string {
 
 // cachedClassifier takes the class matrix from the cache or builds it. A cache
 // that cannot be read or written costs time, never the run.
-func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, build func() (*classifier, error)) (*classifier, error) {
+func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, build func(partial) (*classifier, error)) (*classifier, error) {
 	if path == "" {
-		return build()
+		return build(partial{})
 	}
+	part := partial{strings.TrimSuffix(path, ".safetensors") + ".part.safetensors", key}
 	c, err := loadClassifier(path, key, dim, classes)
 	if c != nil {
 		log.Info("class vectors from the cache", "file", path)
@@ -274,13 +359,15 @@ func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, buil
 	if err != nil {
 		log.Warn("classifier cache not readable, building it again", "file", path, "error", err)
 	}
-	if c, err = build(); err != nil {
+	if c, err = build(part); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		log.Warn("classifier not cached", "error", err)
 	} else if err := c.save(path, key); err != nil {
 		log.Warn("classifier not cached", "error", err)
+	} else {
+		_ = os.Remove(part.path) // if there is one; what is left of it misleads nobody
 	}
 	return c, nil
 }

@@ -45,40 +45,40 @@ var causes = []cause{
 	{name: "one prompt", change: func(s *setup) bool {
 		s.templates = []string{onePrompt}
 		return true
-	}, gain: "the published figure used another prompt set: give --templates"},
+	}, gain: "the published figure used another prompt set: score with its templates"},
 	{name: "QuickGELU switched", onePrompt: true, change: func(s *setup) bool {
 		c := *s.cfg
 		c.QuickGELU = !c.QuickGELU
 		s.cfg = &c
 		return true
-	}, gain: "the architecture has the wrong activation: give a --config with quick_gelu switched"},
+	}, gain: "the architecture has the wrong activation: score with a config whose quick_gelu is switched"},
 	{name: "fp32", onePrompt: true, change: func(s *setup) bool {
 		half := s.dtype != "fp32"
 		s.dtype = "fp32"
 		return half
-	}, gain: "half precision loses accuracy here: score with --dtype fp32"},
+	}, gain: "half precision loses accuracy here: score with dtype fp32"},
 	{name: "bare class names", change: func(s *setup) bool {
 		s.templates = []string{"{c}"}
 		return true
-	}, gain: "the published figure used another prompt set: give --templates"},
+	}, gain: "the published figure used another prompt set: score with its templates"},
 	{name: "mean and std of ImageNet", change: otherPixels(func(p *pictures) {
 		p.pre.Mean, p.pre.Std = [3]float32{0.485, 0.456, 0.406}, [3]float32{0.229, 0.224, 0.225}
-	}), gain: "the model wants ImageNet's mean and std: give --preprocess imagenet"},
+	}), gain: "the model wants ImageNet's mean and std: score with preprocess imagenet"},
 	{name: "mean and std 0.5", change: otherPixels(func(p *pictures) {
 		p.pre.Mean, p.pre.Std = [3]float32{0.5, 0.5, 0.5}, [3]float32{0.5, 0.5, 0.5}
-	}), gain: "the model wants mean and std 0.5: give --preprocess inception"},
+	}), gain: "the model wants mean and std 0.5: score with preprocess inception"},
 	{name: "interpolation switched", change: otherPixels(func(p *pictures) {
 		if p.pre.Filter++; p.pre.Filter > img.Bilinear {
 			p.pre.Filter = img.Bicubic
 		}
-	}), gain: "bicubic and bilinear are mixed up: give the other one, --preprocess interpolation=bicubic or bilinear"},
+	}), gain: "bicubic and bilinear are mixed up: score with the other one, preprocess interpolation=bicubic or bilinear"},
 	{name: "crop and squash switched", change: otherPixels(func(p *pictures) {
 		if p.pre.Resize = [2]int{}; p.pre.Mode == img.Squash {
 			p.pre.Mode = img.Shortest
 		} else {
 			p.pre.Mode = img.Squash
 		}
-	}), gain: "the shorter side and a crop, and both sides to a square, are mixed up: give the other one, --preprocess resize=shortest or squash"},
+	}), gain: "the shorter side and a crop, and both sides to a square, are mixed up: score with the other one, preprocess resize=shortest or squash"},
 	{name: "resize to size/0.875, then crop", change: otherPixels(func(p *pictures) {
 		p.crop = func(im *img.Picture, p img.Preprocess) (*img.RGB, error) {
 			size := p.Size

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"path/filepath"
 	"slices"
@@ -20,15 +19,9 @@ import (
 
 // EmbedOptions say what becomes features.
 type EmbedOptions struct {
-	// Model is what encodes; what follows is as in OpenOptions.
-	Model, Config, Key   string
-	Preprocess           string
-	Backend              string
-	DeviceCount, Threads int
-	DType                string
-	CompileCache         string
-	Offline              bool
-	ModelCache           string
+	// Model is what encodes; OpenOptions say how it is opened.
+	Model string
+	OpenOptions
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 
@@ -41,15 +34,9 @@ type EmbedOptions struct {
 	Raw    bool      // features as the model gives them; they have length 1 otherwise
 	Blocks bool      // every block's output too; .safetensors only
 
-	Batch, Workers int // as in Options
-	MaxBad         int // images that may fail to decode
+	MaxBad int // images that may fail to decode
 
-	Log   *slog.Logger // nil: silent
-	Meter Meters       // nil: none
-}
-
-func (o *EmbedOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
+	Meter Meters // nil: none
 }
 
 // EmbedReport says what Embed wrote.
@@ -83,7 +70,7 @@ func (o *EmbedOptions) check() error {
 	if err := cmp.Or(atomicfile.Target(o.Out), atomicfile.Apart([]string{o.Out}, inputs)); err != nil {
 		return err
 	}
-	return cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkModel(o.Opened, o.Model, o.opening()))
+	return cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkModel(o.Opened, o.Model, o.OpenOptions))
 }
 
 func checkDType(d string) error {
@@ -99,7 +86,7 @@ func Embed(ctx context.Context, o EmbedOptions) (_ *EmbedReport, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*EmbedReport, error) {
+	return withModel(ctx, o.Opened, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*EmbedReport, error) {
 		e := &embedding{o: o, m: m}
 		if err := e.inputs(ctx); err != nil {
 			return nil, err

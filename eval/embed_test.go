@@ -28,7 +28,7 @@ func TestEmbedTensors(t *testing.T) {
 			t.Run(filepath.Base(dir), func(t *testing.T) {
 				in := filepath.Join(dir, "forward.safetensors")
 				o := EmbedOptions{
-					Backend: backend, CompileCache: compileCache, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
+					OpenOptions: OpenOptions{Backend: backend, CompileCache: compileCache, Config: filepath.Join(dir, "config.json")}, Model: archtest.Weights(dir),
 					Tensors: in, Raw: !normalize, Out: filepath.Join(t.TempDir(), "out.safetensors"),
 				}
 				if _, err := Embed(context.Background(), o); err != nil {
@@ -54,8 +54,8 @@ func TestEmbedBlocks(t *testing.T) {
 	eachBackend(t, func(t *testing.T, backend string) {
 		out := filepath.Join(t.TempDir(), "out.safetensors")
 		_, err := Embed(context.Background(), EmbedOptions{
-			Backend: backend, CompileCache: compileCache, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
-			Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Blocks: true, Batch: 2,
+			OpenOptions: OpenOptions{Backend: backend, CompileCache: compileCache, Config: filepath.Join(dir, "config.json"), Batch: 2}, Model: archtest.Weights(dir),
+			Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Blocks: true,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -80,8 +80,8 @@ func TestEmbedBatches(t *testing.T) {
 		for _, batch := range []int{5, 2} {
 			out := filepath.Join(t.TempDir(), "out.safetensors")
 			_, err := Embed(context.Background(), EmbedOptions{
-				Backend: backend, CompileCache: compileCache, Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
-				Tensors: filepath.Join(dir, "forward.safetensors"), Out: out, Batch: batch,
+				OpenOptions: OpenOptions{Backend: backend, CompileCache: compileCache, Config: filepath.Join(dir, "config.json"), Batch: batch}, Model: archtest.Weights(dir),
+				Tensors: filepath.Join(dir, "forward.safetensors"), Out: out,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -108,7 +108,7 @@ func TestEmbedChecks(t *testing.T) {
 		{EmbedOptions{Out: filepath.Join(dir, "o.txt"), Texts: "a"}, fault.Usage, ".safetensors or .npy"},
 		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Images: []string{"b"}}, fault.Usage, "one array"},
 		{EmbedOptions{Out: filepath.Join(dir, "o.npy"), Texts: "a", Blocks: true}, fault.Usage, "Options.Blocks"},
-		{EmbedOptions{Out: out, Texts: "a", DType: "int8"}, fault.Usage, "Options.DType"},
+		{EmbedOptions{Out: out, Texts: "a", OpenOptions: OpenOptions{DType: "int8"}}, fault.Usage, "Options.DType"},
 		{EmbedOptions{Out: filepath.Join(dir, "no", "o.npy"), Texts: "a"}, fault.Environment, "no such folder"},
 	} {
 		if err := c.o.check(); err == nil || fault.Code(err) != int(c.kind) || !strings.Contains(err.Error(), c.want) {
@@ -153,7 +153,7 @@ func TestWrongTensors(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := Embed(context.Background(), EmbedOptions{
-			Backend: "go", Model: archtest.Weights(dir), Config: filepath.Join(dir, "config.json"),
+			OpenOptions: OpenOptions{Backend: "go", Config: filepath.Join(dir, "config.json")}, Model: archtest.Weights(dir),
 			Tensors: in, Out: filepath.Join(t.TempDir(), "o.safetensors"),
 		})
 		if err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {

@@ -258,7 +258,7 @@ func TestCloseInFlight(t *testing.T) {
 func TestCloseUnderAScore(t *testing.T) {
 	m := openFixture(t, OpenOptions{Backend: "go"})
 	dir := pictureFolder(t, 60)
-	o := Options{Opened: m, Data: dir, Cache: "off", Batch: 1, Meter: func(label string, _ int64, _ string) Meter {
+	o := Options{Opened: m, Data: dir, Cache: "off", OpenOptions: OpenOptions{Batch: 1}, Meter: func(label string, _ int64, _ string) Meter {
 		if label == "images" {
 			go m.Close()
 		}

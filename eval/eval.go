@@ -42,7 +42,6 @@ package eval
 import (
 	"cmp"
 	"context"
-	"log/slog"
 	"os"
 	"runtime"
 
@@ -104,26 +103,18 @@ type Options struct {
 	// ClassNames, in the same order; nil: by those names.
 	Folders []string
 
-	// Model is a checkpoint that convert reads, or a name (as for Open); Config, Key and
-	// Preprocess are as in OpenOptions, like all that says how to open it. ZeroShotWith
-	// reads none of these.
-	Model, Config, Key   string
-	Preprocess           string
-	Backend              string
-	DeviceCount, Threads int
-	DType                string
-	CompileCache         string
-	Offline              bool
-	ModelCache           string
+	// Model is a checkpoint that convert reads, or a name (as for Open), opened as
+	// OpenOptions say. Of them ZeroShotWith reads Batch, Workers, DType and Log.
+	Model string
+	OpenOptions
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 	// ModelID names the weights of ZeroShotWith's encoder, such as a hash.
 	ModelID string
 
-	Batch   int // images per call; 0: the opened model's, or 8 on a CPU and 256 on a GPU
-	Workers int // decoding goroutines; 0: the opened model's, or Threads, or one per core
-	// Limit scores the first N images only; with Spread, N images at equal
-	// distances over the whole set.
+	// Limit scores N images only: the first of every class, then the second and so
+	// on where the data says its labels beforehand (folders, lists, ILSVRC), else the
+	// first N. With Spread they are at equal distances over the whole set.
 	Limit  int
 	Spread bool
 	// Shard and Shards choose part i of n; Shards 0 is everything.
@@ -136,6 +127,9 @@ type Options struct {
 	Out string
 	// Fresh starts again even when Out holds a part of the same run.
 	Fresh bool
+	// Force puts the evaluation in the place of another one that Out holds, of
+	// another model, other data or settings; without it that is an error.
+	Force bool
 	// Cache is the folder of the classifier cache; "" is the user's cache
 	// folder, "off" none.
 	Cache string
@@ -146,12 +140,7 @@ type Options struct {
 	SaveClassifier string // safetensors file with the class matrix
 	NoDiagnosis    bool
 
-	Log   *slog.Logger // nil: silent
-	Meter Meters       // nil: none
-}
-
-func (o *Options) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
+	Meter Meters // nil: none
 }
 
 // check finds what is wrong with the options before anything is opened.
@@ -187,7 +176,7 @@ func (o Options) check() error {
 			return err
 		}
 	}
-	return checkModel(o.Opened, o.Model, o.opening())
+	return checkModel(o.Opened, o.Model, o.OpenOptions)
 }
 
 func checkCounts(batch, workers, limit, maxBad int) error {

@@ -49,7 +49,7 @@ func ExampleZeroShot() {
 	model, remove := tinyModel()
 	defer remove()
 	res, err := eval.ZeroShot(context.Background(), eval.Options{
-		Model: model, Config: "../testdata/zeroshot/config.json", Backend: "go", Cache: "off",
+		Model: model, OpenOptions: eval.OpenOptions{Config: "../testdata/zeroshot/config.json", Backend: "go"}, Cache: "off",
 		Data: "../testdata/zeroshot/inputs.safetensors", ClassNames: []string{"one", "two", "three", "four", "five", "six", "seven"},
 	})
 	if err != nil {

@@ -47,7 +47,8 @@ func (e entry) fits(n int) bool {
 }
 
 type journalHead struct {
-	Key string `json:"key"`
+	Key string    `json:"key"`
+	Of  *identity `json:"of,omitempty"` // what the evaluation is of, for people
 }
 
 // journal appends entries to a file. The zero value keeps nothing.
@@ -59,41 +60,40 @@ type journal struct {
 // openJournal opens dir's journal and returns its entries when it belongs to
 // the run with this key; otherwise it begins a new one. A torn last line, as a
 // kill leaves it, is cut off.
-func openJournal(dir, key string, fresh bool) (j *journal, done map[int]entry, other bool, err error) {
+func openJournal(dir, key string, of *identity, fresh bool) (j *journal, done map[int]entry, err error) {
 	path := filepath.Join(dir, journalFile)
 	if err := fault.RegularFile(path, "the journal of an evaluation"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, false, err
+		return nil, nil, err
 	}
 	j = &journal{lock: flock.New(path, flock.SetPermissions(0o644))}
 	free, err := j.lock.TryLock()
 	if err != nil {
-		return nil, nil, false, fault.File(path, "a folder that can be written, as Options.Out", err)
+		return nil, nil, fault.File(path, "a folder that can be written, as Options.Out", err)
 	}
 	if !free {
-		return nil, nil, false, fault.Envf("%s: another run is writing into this folder; wait for it, or give another Options.Out", dir)
+		return nil, nil, fault.Envf("%s: another run is writing into this folder; wait for it, or give another Options.Out", dir)
 	}
-	done, other, err = j.open(path, key, fresh)
-	if err != nil {
+	if done, err = j.open(path, key, of, fresh); err != nil {
 		j.Close()
-		return nil, nil, false, err
+		return nil, nil, err
 	}
-	return j, done, other, nil
+	return j, done, nil
 }
 
-func (j *journal) open(path, key string, fresh bool) (done map[int]entry, other bool, err error) {
+func (j *journal) open(path, key string, of *identity, fresh bool) (done map[int]entry, err error) {
 	old, err := os.ReadFile(path)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	done = map[int]entry{}
-	keep, same := 0, false
+	keep := 0
 	if !fresh {
-		keep, same = replay(old, key, done)
+		keep, _ = replay(old, key, done)
 	}
 	if j.f, err = os.OpenFile(path, os.O_RDWR, 0o644); err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	return done, len(old) > 0 && !same && !fresh, j.begin(int64(keep), key)
+	return done, j.begin(int64(keep), key, of)
 }
 
 // replay reads the entries of a journal with this key and says up to which
@@ -117,7 +117,7 @@ func replay(b []byte, key string, done map[int]entry) (keep int, same bool) {
 	}
 }
 
-func (j *journal) begin(keep int64, key string) error {
+func (j *journal) begin(keep int64, key string, of *identity) error {
 	if err := j.f.Truncate(keep); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (j *journal) begin(keep int64, key string) error {
 	if keep > 0 {
 		return nil
 	}
-	b, err := json.Marshal(journalHead{key})
+	b, err := json.Marshal(journalHead{key, of})
 	if err != nil {
 		return err
 	}

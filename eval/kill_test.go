@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 			time.Sleep(20 * time.Millisecond)
 			return nil
 		}
-		_, err := ZeroShotWith(context.Background(), public{enc}, Options{Data: dir, Batch: 2, Out: os.Getenv("EVAL_TEST_OUT"), ModelID: "fake"})
+		_, err := ZeroShotWith(context.Background(), public{enc}, Options{Data: dir, OpenOptions: OpenOptions{Batch: 2}, Out: os.Getenv("EVAL_TEST_OUT"), ModelID: "fake"})
 		if err != nil {
 			panic(err)
 		}
@@ -97,17 +97,17 @@ func TestKillNine(t *testing.T) {
 
 func TestTwoRunsInOneFolder(t *testing.T) {
 	out := t.TempDir()
-	j, _, _, err := openJournal(out, "k", false)
+	j, _, err := openJournal(out, "k", nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := openJournal(out, "k", false); fault.Code(err) != int(fault.Environment) {
+	if _, _, err := openJournal(out, "k", nil, false); fault.Code(err) != int(fault.Environment) {
 		t.Errorf("a second run: %v", err)
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, _, _, err := openJournal(out, "k", false)
+	again, _, err := openJournal(out, "k", nil, false)
 	if err != nil {
 		t.Fatalf("after the first is done: %v", err)
 	}

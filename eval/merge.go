@@ -27,7 +27,8 @@ type part struct {
 // MergeOptions say where the whole goes and what it should be.
 type MergeOptions struct {
 	Out    string // folder; "" writes nothing
-	Expect string // as Options.Expect
+	Expect string // as Options.Expect, of one set with classes
+	Force  bool   // put it in the place of another evaluation that Out holds
 }
 
 // Merge adds the shards in dirs to one result. They must be of one run and
@@ -43,14 +44,14 @@ func Merge(dirs []string, o MergeOptions) (_ *Result, err error) {
 		}
 		want = &e
 	}
-	res, err := merge(dirs, o.Out)
+	res, err := merge(dirs, o.Out, o.Force)
 	if err != nil || want == nil {
 		return res, err
 	}
 	return res, want.check(res.Metric, res.Value)
 }
 
-func merge(dirs []string, out string) (*Result, error) {
+func merge(dirs []string, out string, force bool) (*Result, error) {
 	if err := apart(dirs, out); err != nil {
 		return nil, err
 	}
@@ -81,10 +82,13 @@ func merge(dirs []string, out string) (*Result, error) {
 	if err := count(&res, names, entries); err != nil {
 		return nil, err
 	}
-	res.Published = publishedFor(&res, true)
+	res.publish(false)
 	res.Versions = runlog.Versions()
 	if out == "" {
 		return &res, nil
+	}
+	if err := claim(out, merged(&res), "", force); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fault.File(out, "a folder that can be written", err)
@@ -103,7 +107,7 @@ func writeJournal(dir, key, backend string, entries []entry) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fault.File(dir, "a folder that can be written, as Options.Out", err)
 	}
-	j, _, _, err := openJournal(dir, contentKey(key, backend, fmt.Sprint(0, len(entries))), true)
+	j, _, err := openJournal(dir, contentKey(key, backend, fmt.Sprint(0, len(entries))), nil, true)
 	if err != nil {
 		return err
 	}
@@ -121,9 +125,12 @@ func (s *Seconds) add(o Seconds) {
 }
 
 // MergeRetrieval adds the parts of a retrieval, as Merge does those of a set.
-func MergeRetrieval(dirs []string, out string) (_ *RetrievalResult, err error) {
+func MergeRetrieval(dirs []string, o MergeOptions) (_ *RetrievalResult, err error) {
 	defer fault.Public(context.Background(), &err)
-	if err := apart(dirs, out); err != nil {
+	if o.Expect != "" {
+		return nil, expectOfSet()
+	}
+	if err := apart(dirs, o.Out); err != nil {
 		return nil, err
 	}
 	var parts []part
@@ -147,14 +154,28 @@ func MergeRetrieval(dirs []string, out string) (_ *RetrievalResult, err error) {
 	for _, r := range of {
 		res.Seconds += r.Seconds
 	}
+	res.publish()
 	ranks, err := res.count(entries)
-	if err != nil || out == "" {
+	if err != nil || o.Out == "" {
 		return res, err
 	}
-	if err := writeJournal(out, res.Key, res.Backend, entries); err != nil {
+	id := merged(&Result{Benchmark: res.Set, Model: res.Model, Data: DataInfo{Source: res.Source, Fingerprint: res.Fingerprint, N: res.N}, DType: res.DType, Key: res.Key})
+	if err := claim(o.Out, id, "", o.Force); err != nil {
 		return nil, err
 	}
-	return res, res.write(out, ranks)
+	if err := writeJournal(o.Out, res.Key, res.Backend, entries); err != nil {
+		return nil, err
+	}
+	return res, res.write(o.Out, ranks)
+}
+
+// merged names a whole that parts were added to; they may be of several backends.
+func merged(res *Result) identity {
+	return identity{Benchmark: res.Benchmark, Model: res.Model.File, SHA256: res.Model.SHA256, Data: res.Data.Source, Fingerprint: res.Data.Fingerprint, N: res.Data.N, DType: res.DType, Key: res.Key}
+}
+
+func expectOfSet() error {
+	return fault.Usagef("Options.Expect is of one set with classes; leave it out")
 }
 
 // readRetrieval reads the result of a retrieval, or of a part, and the features
@@ -208,10 +229,10 @@ func resultOf(dir string) (string, error) {
 	path := filepath.Join(dir, resultFile)
 	if st, err := os.Stat(dir); err == nil {
 		if !st.IsDir() {
-			return "", fault.Inputf("%s: is a file; give the folder that a part was written into (its --out)", dir)
+			return "", fault.Inputf("%s: is a file; give the folder that a part was written into (its Options.Out)", dir)
 		}
 		if _, err := os.Stat(path); os.IsNotExist(err) {
-			return "", fault.Inputf("%s: no %s: the shard is not finished; run it again with the same --out", dir, resultFile)
+			return "", fault.Inputf("%s: no %s: the shard is not finished; run it again with the same Options.Out", dir, resultFile)
 		}
 	}
 	return path, nil
@@ -225,7 +246,7 @@ func apart(dirs []string, out string) error {
 	}
 	for _, dir := range dirs {
 		if st, err := os.Stat(dir); err == nil && os.SameFile(st, into) {
-			return fault.Usagef("-o %s: is one of the parts, which the whole would overwrite; give another folder", out)
+			return fault.Usagef("Options.Out %s: is one of the parts, which the whole would overwrite; give another folder", out)
 		}
 	}
 	return nil

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -16,6 +18,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/runlog"
+	"github.com/evatool/evatool/internal/tensorfile"
 	"github.com/evatool/evatool/internal/weights"
 )
 
@@ -202,6 +205,46 @@ func withModel[R any](ctx context.Context, opened *Model, path string, o OpenOpt
 		err = errClosed
 	}
 	return r, err
+}
+
+// swapped says so where the model cannot be opened and the data is a checkpoint.
+func swapped(err error, data ...string) error {
+	if err == nil || fault.Code(err) != int(fault.Input) {
+		return err
+	}
+	for _, d := range data {
+		if isCheckpoint(d) {
+			return fmt.Errorf("%w; %s looks like a checkpoint: are Options.Model and Options.Data swapped?", err, fault.Name(d))
+		}
+	}
+	return err
+}
+
+// isCheckpoint says whether a path that is given as data looks like a model's.
+func isCheckpoint(path string) bool {
+	if st, err := os.Stat(path); err != nil {
+		return false
+	} else if st.IsDir() {
+		for _, name := range []string{"model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin", "open_clip_model.safetensors", "final.safetensors"} {
+			if _, err := os.Stat(filepath.Join(path, name)); err == nil {
+				return true
+			}
+		}
+		return false
+	}
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".pt", ".pth", ".bin", ".ckpt":
+		return true
+	case ".safetensors":
+		f, err := tensorfile.OpenFile(path)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		_, images := findTensor(f, "images")
+		return !images
+	}
+	return false
 }
 
 // checkModel says whether there is one model, and one way to open it.

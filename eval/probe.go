@@ -3,7 +3,6 @@ package eval
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -22,15 +21,9 @@ import (
 
 // ProbeOptions say what is learned from a model's features.
 type ProbeOptions struct {
-	// Model is what makes the features; what follows is as in OpenOptions.
-	Model, Config, Key   string
-	Preprocess           string
-	Backend              string
-	DeviceCount, Threads int
-	DType                string
-	CompileCache         string
-	Offline              bool
-	ModelCache           string
+	// Model is what makes the features; OpenOptions say how it is opened.
+	Model string
+	OpenOptions
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 
@@ -50,15 +43,14 @@ type ProbeOptions struct {
 
 	Features string // folder of the features; "": the user's cache folder
 	Out      string // folder of result.json and report.html; "": none
+	Force    bool   // as in Options
 
-	Batch, Workers int // as in Options
-	MaxBad         int // images of each set that may fail to decode
+	MaxBad int // images of each set that may fail to decode
 	// Shard and Shards only encode part i of n into Features; a call without them
 	// goes on from there.
 	Shard, Shards int
 
-	Log   *slog.Logger // nil: silent
-	Meter Meters       // nil: none
+	Meter Meters // nil: none
 }
 
 // ProbeResult is the outcome of Probe.
@@ -77,6 +69,7 @@ type ProbeResult struct {
 	Shard      *ShardInfo        `json:"shard,omitempty"`
 	Backend    string            `json:"backend"`
 	DType      string            `json:"dtype"`
+	Key        string            `json:"key"` // hash of model, sets, words and settings
 	Versions   map[string]string `json:"versions"`
 }
 
@@ -133,10 +126,6 @@ type ZeroShotLine struct {
 	Templates int        `json:"templates"`
 }
 
-func (o *ProbeOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
-}
-
 // check finds what is wrong with the options before anything is opened.
 func (o *ProbeOptions) check() error {
 	for _, s := range []struct{ field, v string }{{"Options.Train", o.Train}, {"Options.Data", o.Data}} {
@@ -179,7 +168,7 @@ func (o *ProbeOptions) check() error {
 			return err
 		}
 	}
-	return checkModel(o.Opened, o.Model, o.opening())
+	return checkModel(o.Opened, o.Model, o.OpenOptions)
 }
 
 // Probe fits a logistic regression to the features of o.Train, and scores it and
@@ -204,7 +193,7 @@ func Probe(ctx context.Context, o ProbeOptions) (_ *ProbeResult, err error) {
 	if len(o.Templates) == 0 {
 		o.Templates = defaultTemplates
 	}
-	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*ProbeResult, error) {
+	res, err := withModel(ctx, o.Opened, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*ProbeResult, error) {
 		p := &probe{o: o, own: words.Prompts, perFile: storedRows}
 		p.run = &run{o: p.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
 		p.run.texts, p.run.words = max(p.run.o.Batch, textBatch), m.textTokens
@@ -214,11 +203,12 @@ func Probe(ctx context.Context, o ProbeOptions) (_ *ProbeResult, err error) {
 		defer p.run.release()
 		return p.score(ctx)
 	})
+	return res, swapped(err, o.Data, o.Train)
 }
 
 func (p *probe) scoring() Options {
 	o := p.o
-	return Options{Model: o.Model, Batch: o.Batch, Workers: o.Workers, MaxBad: o.MaxBad, Shard: o.Shard, Shards: o.Shards, Log: o.Log, Meter: o.Meter}
+	return Options{Model: o.Model, OpenOptions: o.OpenOptions, MaxBad: o.MaxBad, Shard: o.Shard, Shards: o.Shards, Meter: o.Meter}
 }
 
 // probe is one call of Probe.
@@ -244,6 +234,9 @@ func (p *probe) score(ctx context.Context) (*ProbeResult, error) {
 	if r.o.Shards > 1 {
 		p.res.Shard = &ShardInfo{Index: r.o.Shard, Count: r.o.Shards}
 	}
+	if err := p.claim(); err != nil {
+		return nil, err
+	}
 	order := p.o.ClassNames // what a label's number means, in every set
 	if len(p.o.Folders) > 0 {
 		order = p.o.Folders
@@ -265,6 +258,29 @@ func (p *probe) score(ctx context.Context) (*ProbeResult, error) {
 		return p.res, nil
 	}
 	return p.res, p.learn(ctx)
+}
+
+// claim refuses a folder that holds another evaluation. The features are not there.
+func (p *probe) claim() error {
+	o, r := p.o, p.run
+	p.res.Key = contentKey("probe 1", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), o.Train, o.Val, o.Data,
+		contentKey(o.ClassNames...), contentKey(o.Templates...), contentKey(o.Folders...), fmt.Sprint(o.L2, o.Shots, o.Seeds, o.Neighbours))
+	if o.Out == "" || o.Shards > 1 {
+		return nil
+	}
+	held, what := heldIn(o.Out, "")
+	if what == "" || held != nil && held.Benchmark == probeName && held.Key == p.res.Key && held.Backend == r.backend && held.DType == r.o.DType {
+		return nil
+	}
+	mine := identity{Benchmark: probeName, Model: r.model.File, SHA256: r.model.SHA256, Data: o.Data}
+	why := "other data or settings"
+	switch {
+	case held == nil || held.Benchmark != probeName:
+		why = "not the same kind of evaluation"
+	case held.SHA256 != mine.SHA256:
+		why = "another model"
+	}
+	return occupied(o.Out, why, held, mine.of(), o.Force)
 }
 
 // features are those of a set, whose classes are numbered by order, which the first set
@@ -556,21 +572,14 @@ func (p *probe) zeroShot(ctx context.Context) error {
 	if len(p.names) == 0 {
 		return nil
 	}
-	tok, err := p.run.tokenizer(ctx)
-	if err != nil {
+	if _, err := p.run.tokenizer(ctx); err != nil {
 		return nil
 	}
-	enc, err := p.run.encoder()
-	if err != nil {
+	p.run.w = prompts{names: p.names, templates: p.o.Templates, own: p.own}
+	if err := p.run.w.complete(); err != nil {
 		return err
 	}
-	w := prompts{names: p.names, templates: p.o.Templates, own: p.own}
-	if err := w.complete(); err != nil {
-		return err
-	}
-	meter := p.run.o.Meter("classes", int64(w.count()), "prompts")
-	defer meter.Done()
-	c, err := buildClassifier(ctx, enc, tok, w, p.run.texts, meter)
+	c, err := p.run.classifier(ctx)
 	if err != nil {
 		return err
 	}
@@ -585,7 +594,7 @@ func (p *probe) zeroShot(ctx context.Context) error {
 			right++
 		}
 	}
-	p.res.ZeroShot = &ZeroShotLine{ratio(right, p.test.Len()), wilson(right, p.test.Len()), len(w.texts(w.names[0]))}
+	p.res.ZeroShot = &ZeroShotLine{ratio(right, p.test.Len()), wilson(right, p.test.Len()), len(p.run.w.texts(p.names[0]))}
 	return nil
 }
 

@@ -24,6 +24,7 @@ type prompts struct {
 	labels           []string            // what folders and label columns call the classes; nil: their own names
 	also             [][]string          // what else they may call them
 	partial          bool                // folders of other classes are left out
+	instead          string              // what the caller has put in the benchmark's place, if anything
 }
 
 // defaultTemplates serve "folder" without --templates.
@@ -36,9 +37,10 @@ func promptsFor(o Options) (prompts, error) {
 	if w.name == "" {
 		w.name = folder
 	}
+	var b dataset.Benchmark
 	if w.name != folder {
-		b, ok := dataset.LookupBenchmark(w.name)
-		if !ok {
+		var ok bool
+		if b, ok = dataset.LookupBenchmark(w.name); !ok {
 			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
 		}
 		var err error
@@ -62,6 +64,7 @@ func promptsFor(o Options) (prompts, error) {
 			return w, err
 		}
 	}
+	w.instead = o.instead(w, b)
 	if len(o.Templates) > 0 {
 		w.templates = o.Templates
 	}
@@ -70,6 +73,26 @@ func promptsFor(o Options) (prompts, error) {
 		return w, w.complete()
 	}
 	return w, dataset.CheckTemplates("templates", w.templates)
+}
+
+// instead says what the caller has put in the place of the benchmark's words.
+func (o Options) instead(w prompts, b dataset.Benchmark) string {
+	var list []string
+	switch {
+	case w.name == folder:
+		return ""
+	case len(o.Classifiers) > 0:
+		return "another class matrix"
+	case o.Language != "" && o.Language != "en":
+		return "the language " + o.Language
+	}
+	if len(o.ClassNames) > 0 && !slices.Equal(w.names, b.ClassNames) {
+		list = append(list, "other class names")
+	}
+	if len(o.Templates) > 0 && !slices.Equal(o.Templates, b.Templates) || o.Prompts != nil {
+		list = append(list, "other templates")
+	}
+	return strings.Join(list, ", ")
 }
 
 // retrieving is the kind of a set whose pictures and captions are found by each

@@ -1,20 +1,56 @@
 package eval
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
+	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/published"
 )
 
-// publishedFor is what was published for the architecture of res on its
-// benchmark, with the verdict of the run's interval. A run over a part of the
-// set has none. Where several weights of one architecture are published, the
-// nearest figure comes first.
-func publishedFor(res *Result, whole bool) *Published {
-	if res.Shard != nil || !whole {
-		return nil
+// publish sets what was published beside the result, or says why not: only the
+// same images, asked about with the same words, are compared. limited: a part of
+// the data was scored.
+func (res *Result) publish(limited bool) {
+	p := publishedFor(res)
+	res.Published, res.NotCompared = nil, ""
+	if p == nil {
+		return
 	}
+	switch {
+	case res.Shard != nil:
+		res.NotCompared = fmt.Sprintf("part %d of %d of the images", res.Shard.Index, res.Shard.Count)
+	case res.Words != "":
+		res.NotCompared = res.Words
+	default:
+		n := res.Data.N
+		if res.Kind == dataset.Choice {
+			n = res.N // of questions
+		}
+		if res.NotCompared = otherImages(res.Benchmark, n); res.NotCompared == "" && limited {
+			res.NotCompared = fmt.Sprintf("%d of the images", n)
+		}
+	}
+	if res.NotCompared == "" {
+		res.Published = p
+	}
+}
+
+// otherImages says how many images a set has, where n is another number.
+func otherImages(benchmark string, n int) string {
+	for _, t := range published.Tasks() {
+		if t.Benchmark == benchmark && t.Images != n {
+			return fmt.Sprintf("%d images, the set has %d", n, t.Images)
+		}
+	}
+	return ""
+}
+
+// publishedFor is what was published for the architecture of res on its
+// benchmark, with the verdict of the run's interval. Where several weights of one
+// architecture are published, the nearest figure comes first.
+func publishedFor(res *Result) *Published {
 	var list []Figure
 	best := 0
 	for _, f := range ofWeights(published.Find(res.Model.Config, res.Benchmark), res.Model.Weights) {

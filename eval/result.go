@@ -35,8 +35,12 @@ type Result struct {
 	// right as a whole, N all of them.
 	Choice *ChoiceScore `json:"choice,omitempty"`
 
-	Skipped   []Skipped   `json:"skipped"`
-	Published *Published  `json:"published"` // null when none is known
+	Skipped   []Skipped  `json:"skipped"`
+	Published *Published `json:"published"` // null when none is known, or none is of the same
+	// NotCompared says why no published figure is set beside, where there is one.
+	NotCompared string `json:"not_compared,omitempty"`
+	// Words says what is not the benchmark's own: other class names, other templates.
+	Words     string      `json:"words,omitempty"`
 	Diagnosis []Finding   `json:"diagnosis"`
 	PerClass  []ClassRow  `json:"per_class"`
 	Confused  []Confusion `json:"confused"`

@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"log/slog"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,15 +28,9 @@ import (
 
 // RetrievalOptions say what is searched.
 type RetrievalOptions struct {
-	// Model is what is searched with; what follows is as in OpenOptions.
-	Model, Config, Key   string
-	Preprocess           string
-	Backend              string
-	DeviceCount, Threads int
-	DType                string
-	CompileCache         string
-	Offline              bool
-	ModelCache           string
+	// Model is what is searched with; OpenOptions say how it is opened.
+	Model string
+	OpenOptions
 	// Opened is a model that is open already, instead of all these; it stays open.
 	Opened *Model
 
@@ -46,19 +41,14 @@ type RetrievalOptions struct {
 	// CaptionColumn is the caption's column of a list.
 	CaptionColumn string
 
-	Batch, Workers int    // as in Options
-	Limit          int    // search among the first N images only; 0: all
-	MaxBad         int    // images that may fail to decode
-	Shard, Shards  int    // part i of n, as in Options; a part has features and no recalls
-	Out            string // folder of result.json, rows.csv and the journal; "": none
-	Fresh          bool   // start again even when Out holds a part of the same run
+	Limit         int    // search among the first N images only; 0: all
+	MaxBad        int    // images that may fail to decode
+	Shard, Shards int    // part i of n, as in Options; a part has features and no recalls
+	Out           string // folder of result.json, rows.csv, report.html and the journal; "": none
+	Fresh         bool   // start again even when Out holds a part of the same run
+	Force         bool   // as in Options
 
-	Log   *slog.Logger // nil: silent
-	Meter Meters       // nil: none
-}
-
-func (o *RetrievalOptions) opening() OpenOptions {
-	return OpenOptions{o.Config, o.Key, o.Preprocess, o.Backend, o.DeviceCount, o.Threads, o.DType, o.Batch, o.Workers, o.CompileCache, o.Offline, o.ModelCache, o.Log}
+	Meter Meters // nil: none
 }
 
 // RetrievalResult is the outcome of Retrieval.
@@ -75,9 +65,11 @@ type RetrievalResult struct {
 	Shard       *ShardInfo        `json:"shard,omitempty"`
 	N           int               `json:"n"` // images of all parts, skipped ones too
 	Fingerprint string            `json:"fingerprint"`
+	Layout      string            `json:"layout"`
 	Key         string            `json:"key"`
 	Skipped     []Skipped         `json:"skipped"`
 	Published   []PublishedFigure `json:"published"`
+	NotCompared string            `json:"not_compared,omitempty"` // as in Result
 	Seconds     float64           `json:"seconds"`
 	Backend     string            `json:"backend"`
 	DType       string            `json:"dtype"`
@@ -105,11 +97,11 @@ func (o *RetrievalOptions) check() error {
 		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
 	}
 	if o.Out != "" {
-		if err := atomicfile.Folder(o.Out, []string{resultFile, rowsFile, journalFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
+		if err := atomicfile.Folder(o.Out, []string{resultFile, rowsFile, reportFile, journalFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
 			return err
 		}
 	}
-	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkModel(o.Opened, o.Model, o.opening()))
+	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkModel(o.Opened, o.Model, o.OpenOptions))
 }
 
 // Retrieval scores both directions: for an image any of its captions is right,
@@ -119,9 +111,10 @@ func Retrieval(ctx context.Context, o RetrievalOptions) (_ *RetrievalResult, err
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*RetrievalResult, error) {
+	res, err := withModel(ctx, o.Opened, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*RetrievalResult, error) {
 		return retrieval(ctx, m, o)
 	})
+	return res, swapped(err, o.Data)
 }
 
 func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalResult, error) {
@@ -144,8 +137,8 @@ func retrievalRun(ctx context.Context, m *Model, o RetrievalOptions) *run {
 // scoring are the options of the run that keeps the features.
 func (o *RetrievalOptions) scoring() Options {
 	return Options{
-		Benchmark: o.Set, Data: o.Data, Model: o.Model, Batch: o.Batch, Workers: o.Workers, Limit: o.Limit, MaxBad: o.MaxBad,
-		Shard: o.Shard, Shards: o.Shards, Out: o.Out, Fresh: o.Fresh, Log: o.Log, Meter: o.Meter,
+		Benchmark: o.Set, Data: o.Data, Model: o.Model, OpenOptions: o.OpenOptions, Limit: o.Limit, MaxBad: o.MaxBad,
+		Shard: o.Shard, Shards: o.Shards, Out: o.Out, Fresh: o.Fresh, Force: o.Force, Meter: o.Meter,
 	}
 }
 
@@ -176,7 +169,7 @@ func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResul
 		return nil, err
 	}
 	res := &RetrievalResult{
-		Set: o.Set, Model: r.model, Source: o.Data, N: len(r.scored), Fingerprint: r.data.Fingerprint(), Key: r.key,
+		Set: o.Set, Model: r.model, Source: o.Data, N: len(r.scored), Fingerprint: r.data.Fingerprint(), Layout: r.data.Describe(), Key: r.key,
 		Backend: r.backend, DType: r.o.DType, Versions: runlog.Versions(), Published: []PublishedFigure{},
 	}
 	if r.o.Shards > 1 {
@@ -187,9 +180,7 @@ func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResul
 	if err != nil {
 		return nil, err
 	}
-	if o.Limit == 0 && res.Shard == nil && cocoFile(o) == "" { // the published figures are of Karpathy's split
-		res.Published = retrievalFigures(r.model.Config, o.Set)
-	}
+	res.publish()
 	res.Seconds = time.Since(r.start).Seconds()
 	if o.Out == "" {
 		return res, nil
@@ -197,11 +188,44 @@ func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResul
 	return res, res.write(o.Out, ranks)
 }
 
-func retrievalFigures(config, set string) []PublishedFigure {
+// publish sets what was published beside the result, or says why not: only
+// Karpathy's whole split is compared.
+func (res *RetrievalResult) publish() {
+	res.Published, res.NotCompared = []PublishedFigure{}, ""
+	list := retrievalFigures(res.Model, res.Set)
+	if len(list) == 0 {
+		return
+	}
+	switch {
+	case res.Shard != nil:
+		res.NotCompared = fmt.Sprintf("part %d of %d of the images", res.Shard.Index, res.Shard.Count)
+	case strings.HasPrefix(res.Layout, string(dataset.COCO)):
+		res.NotCompared = "COCO's own captions, and what is published is of Karpathy's split"
+	default:
+		res.NotCompared = otherImages(res.Set, res.N)
+	}
+	if res.NotCompared == "" {
+		res.Published = list
+	}
+}
+
+// retrievalFigures are those of the model's weights, or of its architecture, in
+// the order of the metrics: R@1, R@5, R@10 of either direction.
+func retrievalFigures(model ModelInfo, set string) []PublishedFigure {
 	list := []PublishedFigure{}
-	for _, f := range published.Find(config, set) {
+	metrics := []string{"image_to_text_r1", "image_to_text_r5", "image_to_text_r10", "text_to_image_r1", "text_to_image_r5", "text_to_image_r10", dataset.MeanRecall1}
+	for _, f := range ofWeights(published.Find(model.Config, set), model.Weights) {
 		list = append(list, PublishedFigure{f.Config, f.Weights, f.Metric, f.Value, f.Source})
 	}
+	at := func(metric string) int {
+		if i := slices.Index(metrics, metric); i >= 0 {
+			return i
+		}
+		return len(metrics)
+	}
+	slices.SortStableFunc(list, func(a, b PublishedFigure) int {
+		return cmp.Or(cmp.Compare(a.Weights, b.Weights), cmp.Compare(at(a.Metric), at(b.Metric)), cmp.Compare(a.Source, b.Source))
+	})
 	return list
 }
 
@@ -415,12 +439,15 @@ func ranksRecords(ranks []imageRanks) [][]string {
 	return records
 }
 
-// write writes rows.csv and last result.json.
+// write writes rows.csv, report.html and last result.json.
 func (res *RetrievalResult) write(dir string, ranks []imageRanks) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fault.File(dir, "a folder that can be written, as Options.Out", err)
 	}
 	if err := writeCSV(filepath.Join(dir, rowsFile), ranksRecords(ranks)); err != nil {
+		return err
+	}
+	if err := writeRetrievalReport(dir, res, ranks); err != nil {
 		return err
 	}
 	return atomicfile.WriteJSON(filepath.Join(dir, resultFile), res)

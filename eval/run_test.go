@@ -146,7 +146,7 @@ func TestResume(t *testing.T) {
 	want := score(t, newFake(), Options{Data: dir})
 	stop := errors.New("pulled the plug")
 	for _, at := range []int64{4, 20, 36} {
-		o := Options{Data: dir, Batch: 4, Out: t.TempDir(), ModelID: "fake"}
+		o := Options{Data: dir, OpenOptions: OpenOptions{Batch: 4}, Out: t.TempDir(), ModelID: "fake"}
 		enc := newFake()
 		enc.after = func(rows int64) error {
 			if rows > at {
@@ -196,6 +196,10 @@ func TestResume(t *testing.T) {
 		o.Fresh = false
 		enc = newFake()
 		o.ModelID = ""
+		if _, err := ZeroShotWith(context.Background(), public{enc}, o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "another model") {
+			t.Errorf("another model in the place of a finished one: %v", err)
+		}
+		o.Force = true
 		if _, err := ZeroShotWith(context.Background(), public{enc}, o); err != nil || enc.images.Load() != 40 {
 			t.Errorf("a model without a name took over rows: %d encoded, %v", enc.images.Load(), err)
 		}
@@ -257,7 +261,7 @@ func TestResumeAfterRepair(t *testing.T) {
 	bad := slices.Clone(good)
 	bad[len(bad)/2] ^= 0xff
 	write(t, broken, bad)
-	o := Options{Data: dir, Out: t.TempDir(), ModelID: "fake", Batch: 32}
+	o := Options{Data: dir, Out: t.TempDir(), ModelID: "fake", OpenOptions: OpenOptions{Batch: 32}}
 	if _, err := ZeroShotWith(context.Background(), public{newFake()}, o); fault.Code(err) != int(fault.Input) {
 		t.Fatal(err)
 	}
@@ -377,7 +381,7 @@ func TestInterrupt(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := ZeroShotWith(ctx, public{enc}, Options{Data: pictureFolder(t, 40), Batch: 4})
+	_, err := ZeroShotWith(ctx, public{enc}, Options{Data: pictureFolder(t, 40), OpenOptions: OpenOptions{Batch: 4}})
 	if fault.Code(err) != int(fault.Interrupted) {
 		t.Errorf("status %d: %v", fault.Code(err), err)
 	}

@@ -171,7 +171,7 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 	if len(r.o.Classifiers) > 0 {
 		return meanClassifier(r.o.Classifiers, r.cfg.EmbedDim, len(r.w.names))
 	}
-	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func() (*classifier, error) {
+	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func(part partial) (*classifier, error) {
 		enc, err := r.encoder()
 		if err != nil {
 			return nil, err
@@ -182,6 +182,6 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 		}
 		meter := r.o.Meter("classes", int64(r.w.count()), "prompts")
 		defer meter.Done()
-		return buildClassifier(ctx, enc, tok, r.w, r.texts, meter)
+		return buildClassifier(ctx, enc, tok, r.w, r.texts, meter, part)
 	})
 }

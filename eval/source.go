@@ -298,7 +298,7 @@ func checkImages(path string, t tensorfile.Info, size int) error {
 		return fault.Inputf("%s: images is empty", path)
 	}
 	if t.Shape[2] != int64(size) || t.Shape[3] != int64(size) {
-		return fault.Inputf("%s: images are %dx%d but the model takes %dx%d; preprocess them for this model, or convert the model with --image-size", path, t.Shape[3], t.Shape[2], size, size)
+		return fault.Inputf("%s: images are %dx%d but the model takes %dx%d; preprocess them for this model, or convert the model to this image size", path, t.Shape[3], t.Shape[2], size, size)
 	}
 	return nil
 }

@@ -60,7 +60,8 @@ type SuiteModel struct {
 	Of          int        `json:"of"`
 	// Robustness has ImageNet's relatives, where ImageNet was scored too.
 	Robustness []RobustnessRow `json:"robustness,omitempty"`
-	// PublishedAverage is over all sets of the suite, PublishedSame over the N.
+	// PublishedAverage is over all sets of the suite, PublishedSame over those that
+	// are compared.
 	// Both are null when nothing is published for the model.
 	PublishedAverage *float64 `json:"published_average"`
 	PublishedSame    *float64 `json:"published_average_same"`
@@ -82,8 +83,10 @@ type SuiteSet struct {
 	CI95      [2]float64 `json:"ci95"`
 	Published *float64   `json:"published"`
 	InsideCI  *bool      `json:"inside_ci"` // whether Published lies in CI95
-	Source    string     `json:"source"`
-	Dir       string     `json:"dir,omitempty"` // of the set's own result, below Out
+	// NotCompared says why Published is null where there is a figure.
+	NotCompared string `json:"not_compared,omitempty"`
+	Source      string `json:"source"`
+	Dir         string `json:"dir,omitempty"` // of the set's own result, below Out
 
 	result    *Result // of a set of pictures with classes or questions
 	retrieval *RetrievalResult
@@ -113,6 +116,13 @@ func Suite(ctx context.Context, o SuiteOptions) (_ *SuiteResult, err error) {
 	if len(tasks) == 0 {
 		return nil, fault.Inputf("%s: none of the %d sets is there, such as %s; Options.Data wants the folder that they lie in", fault.Name(o.Data), len(missing), folderNames(published.Tasks()[0])[0])
 	}
+	var keys []string
+	for _, t := range tasks {
+		keys = append(keys, t.Key)
+	}
+	if err := o.claim(ctx, keys); err != nil {
+		return nil, err
+	}
 	res := &SuiteResult{Suite: strings.Join(o.Sets, ","), Data: o.Data, Versions: runlog.Versions()}
 	if o.Shards > 1 {
 		res.Shard = &ShardInfo{Index: o.Shard, Count: o.Shards}
@@ -128,7 +138,7 @@ func Suite(ctx context.Context, o SuiteOptions) (_ *SuiteResult, err error) {
 		}
 		m, err := one.suite(ctx, tasks, folder)
 		if err != nil {
-			return nil, err
+			return nil, swapped(err, o.Data)
 		}
 		m.Missing, m.Of = append([]string{}, missing...), len(tasks)+len(missing)
 		m.compare(o.Limit == 0 && res.Shard == nil)
@@ -278,7 +288,7 @@ func locate(ctx context.Context, root string, t published.Task) (string, error) 
 // suite scores one model on every set.
 func (o Options) suite(ctx context.Context, tasks []task, folder string) (*SuiteModel, error) {
 	out := &SuiteModel{Sets: []SuiteSet{}}
-	_, err := withModel(ctx, nil, o.Model, o.opening(), func(ctx context.Context, m *Model) (*SuiteModel, error) {
+	_, err := withModel(ctx, nil, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*SuiteModel, error) {
 		out.Model = m.info()
 		for _, t := range tasks {
 			o.Log.Info("scoring", "set", t.Key, "data", t.data)
@@ -322,8 +332,8 @@ func (o Options) set(ctx context.Context, m *Model, t task, dir string) (*SuiteS
 	}
 	if _, ok := hubCaptions[t.Benchmark]; ok {
 		res, err := retrieval(ctx, m, RetrievalOptions{
-			Model: o.Model, Set: t.Benchmark, Data: t.data, Batch: o.Batch, Workers: o.Workers, Limit: o.Limit, MaxBad: o.MaxBad,
-			Shard: o.Shard, Shards: o.Shards, Out: one.Out, Fresh: o.Fresh, Log: o.Log, Meter: o.Meter,
+			Model: o.Model, Set: t.Benchmark, Data: t.data, OpenOptions: o.OpenOptions, Limit: o.Limit, MaxBad: o.MaxBad,
+			Shard: o.Shard, Shards: o.Shards, Out: one.Out, Fresh: o.Fresh, Force: o.Force, Meter: o.Meter,
 		})
 		if err != nil {
 			return nil, err
@@ -391,6 +401,17 @@ func (s *SuiteSet) ofResult(res *Result) {
 	s.Value, s.CI95, s.N, s.result = res.Value, res.CI95.Value, res.N, res
 }
 
+// images are how many the set has, skipped ones too; questions of a choice.
+func (s *SuiteSet) images() int {
+	switch {
+	case s.retrieval != nil:
+		return s.retrieval.N
+	case s.result.Kind == dataset.Choice:
+		return s.result.N
+	}
+	return s.result.Data.N
+}
+
 func (s *SuiteSet) ofRetrieval(res *RetrievalResult) {
 	s.Value, s.CI95, s.N, s.retrieval = res.MeanRecall1, res.MeanCI95, res.Images, res
 }
@@ -418,6 +439,9 @@ func (m *SuiteModel) compare(whole bool) {
 		s := &m.Sets[i]
 		v, ok := row.Values[s.Key]
 		if !ok {
+			continue
+		}
+		if s.NotCompared = otherImages(s.Benchmark, s.images()); s.NotCompared != "" {
 			continue
 		}
 		in := inside(v, s.CI95)

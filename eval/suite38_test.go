@@ -157,7 +157,7 @@ func madeUpRoot(t *testing.T, downloader bool, only ...string) string {
 func TestAll38(t *testing.T) {
 	e := readExpected(t)
 	fixture := fixtureOptions(t, e)
-	o := SuiteOptions{Sets: []string{DataComp}, Models: []string{fixture.Model}, Options: Options{Config: fixture.Config, Backend: "go", Cache: "off"}}
+	o := SuiteOptions{Sets: []string{DataComp}, Models: []string{fixture.Model}, Options: Options{OpenOptions: OpenOptions{Config: fixture.Config, Backend: "go"}, Cache: "off"}}
 	var all [2]*SuiteResult
 	for i, downloader := range []bool{true, false} {
 		o.Data, o.Out = madeUpRoot(t, downloader), t.TempDir()
@@ -193,7 +193,7 @@ func TestAll38(t *testing.T) {
 		if i > 0 {
 			continue
 		}
-		check := VerifyOptions{Dir: o.Out, Sample: 6, Options: Options{Model: fixture.Model, Config: fixture.Config, Backend: "go", Data: o.Data}}
+		check := VerifyOptions{Dir: o.Out, Sample: 6, Options: Options{Model: fixture.Model, OpenOptions: OpenOptions{Config: fixture.Config, Backend: "go"}, Data: o.Data}}
 		v, err := Verify(t.Context(), check)
 		if err != nil || len(v.Sets) != 38 || v.Differs != 0 || v.Sample != 37*6+5 || v.Rows != 37*madeUp+5 || v.AtMost <= 0 {
 			t.Fatalf("%+v, %v", v, err)
@@ -211,7 +211,7 @@ func TestAll38(t *testing.T) {
 func TestSuiteParts(t *testing.T) {
 	e := readExpected(t)
 	fixture := fixtureOptions(t, e)
-	o := SuiteOptions{Sets: []string{DataComp}, Models: []string{fixture.Model}, Options: Options{Config: fixture.Config, Backend: "go", Cache: "off"}}
+	o := SuiteOptions{Sets: []string{DataComp}, Models: []string{fixture.Model}, Options: Options{OpenOptions: OpenOptions{Config: fixture.Config, Backend: "go"}, Cache: "off"}}
 	o.Data, o.Out = madeUpRoot(t, true, "fmow", "iwildcam", "coco", "winogavil", "pets"), t.TempDir()
 	want, err := Suite(t.Context(), o)
 	if err != nil {
@@ -227,7 +227,7 @@ func TestSuiteParts(t *testing.T) {
 		dirs = append(dirs, part.Out)
 	}
 	out := t.TempDir()
-	got, err := MergeSuite(dirs, out)
+	got, err := MergeSuite(dirs, MergeOptions{Out: out})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,11 +239,11 @@ func TestSuiteParts(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", s.Key, s, w)
 		}
 	}
-	check := VerifyOptions{Dir: out, Options: Options{Model: fixture.Model, Config: fixture.Config, Backend: "go", Data: o.Data}}
+	check := VerifyOptions{Dir: out, Options: Options{Model: fixture.Model, OpenOptions: OpenOptions{Config: fixture.Config, Backend: "go"}, Data: o.Data}}
 	if v, err := Verify(t.Context(), check); err != nil || v.Differs != 0 || len(v.Sets) != 5 {
 		t.Errorf("%+v, %v", v, err)
 	}
-	if _, err := MergeSuite(dirs[:2], ""); err == nil || !strings.Contains(err.Error(), "are in no shard") {
+	if _, err := MergeSuite(dirs[:2], MergeOptions{}); err == nil || !strings.Contains(err.Error(), "are in no shard") {
 		t.Error(err)
 	}
 }

@@ -329,14 +329,14 @@ func TestRetrievalParts(t *testing.T) {
 		}
 		dirs = append(dirs, part.Out)
 	}
-	got, err := MergeRetrieval(dirs, t.TempDir())
+	got, err := MergeRetrieval(dirs, MergeOptions{Out: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.ImageToText != want.ImageToText || got.TextToImage != want.TextToImage || got.MeanRecall1 != want.MeanRecall1 || got.MeanCI95 != want.MeanCI95 || got.Captions != 40 {
 		t.Errorf("%+v\n%+v", got, want)
 	}
-	if _, err := MergeRetrieval(dirs[:2], ""); err == nil || !strings.Contains(err.Error(), "are in no shard") {
+	if _, err := MergeRetrieval(dirs[:2], MergeOptions{}); err == nil || !strings.Contains(err.Error(), "are in no shard") {
 		t.Error(err)
 	}
 }

@@ -30,9 +30,12 @@ func kindOfResult(dir string) string {
 }
 
 // MergeSuite adds the parts of a suite, set by set.
-func MergeSuite(dirs []string, out string) (_ *SuiteResult, err error) {
+func MergeSuite(dirs []string, o MergeOptions) (_ *SuiteResult, err error) {
 	defer fault.Public(context.Background(), &err)
-	if err := apart(dirs, out); err != nil {
+	if o.Expect != "" {
+		return nil, expectOfSet()
+	}
+	if err := apart(dirs, o.Out); err != nil {
 		return nil, err
 	}
 	var first *SuiteResult
@@ -52,7 +55,7 @@ func MergeSuite(dirs []string, out string) (_ *SuiteResult, err error) {
 	for _, m := range first.All() {
 		m.Average = 0
 		for i := range m.Sets {
-			if err := m.Sets[i].merge(dirs, out); err != nil {
+			if err := m.Sets[i].merge(dirs, o); err != nil {
 				return nil, fmt.Errorf("%s: %w", m.Sets[i].Key, err)
 			}
 		}
@@ -60,11 +63,11 @@ func MergeSuite(dirs []string, out string) (_ *SuiteResult, err error) {
 		res.Models = append(res.Models, m)
 	}
 	res.Pairs = pairs(res.Models)
-	return res, res.finish(out)
+	return res, res.finish(o.Out)
 }
 
 // merge adds the parts of one set.
-func (s *SuiteSet) merge(dirs []string, out string) error {
+func (s *SuiteSet) merge(dirs []string, o MergeOptions) error {
 	var parts []string
 	for _, dir := range dirs {
 		if !filepath.IsLocal(s.Dir) {
@@ -72,19 +75,18 @@ func (s *SuiteSet) merge(dirs []string, out string) error {
 		}
 		parts = append(parts, filepath.Join(dir, s.Dir))
 	}
-	into := out
-	if into != "" {
-		into = filepath.Join(out, s.Dir)
+	if o.Out != "" {
+		o.Out = filepath.Join(o.Out, s.Dir)
 	}
 	if IsRetrieval(parts[0]) {
-		res, err := MergeRetrieval(parts, into)
+		res, err := MergeRetrieval(parts, o)
 		if err != nil {
 			return err
 		}
 		s.ofRetrieval(res)
 		return nil
 	}
-	res, err := merge(parts, into)
+	res, err := merge(parts, o.Out, o.Force)
 	if err != nil {
 		return err
 	}

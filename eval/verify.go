@@ -85,10 +85,10 @@ func Verify(ctx context.Context, o VerifyOptions) (_ *Verification, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkModel(o.Opened, o.Model, o.opening()); err != nil {
+	if err := checkModel(o.Opened, o.Model, o.OpenOptions); err != nil {
 		return nil, err
 	}
-	v, err := withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*Verification, error) {
+	v, err := withModel(ctx, o.Opened, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*Verification, error) {
 		return job(ctx, m, 0.05)
 	})
 	if err != nil || v.Differs == 0 {
@@ -283,7 +283,7 @@ func (o VerifyOptions) retrieval() (verification, error) {
 	}
 	ro := RetrievalOptions{
 		Set: res.Set, Data: o.Data, Split: o.Split, ImageColumn: o.ImageColumn, CaptionColumn: o.CaptionColumn,
-		Batch: o.Batch, Workers: o.Workers, Limit: res.N, MaxBad: o.MaxBad, Log: o.Log, Meter: o.Meter, Model: o.Model,
+		OpenOptions: OpenOptions{Batch: o.Batch, Workers: o.Workers, Log: o.Log}, Limit: res.N, MaxBad: o.MaxBad, Meter: o.Meter, Model: o.Model,
 	}
 	return func(ctx context.Context, m *Model, alpha float64) (*Verification, error) {
 		r := retrievalRun(ctx, m, ro)

@@ -81,12 +81,12 @@ func TestPromptsByClass(t *testing.T) {
 		t.Errorf("%d prompts", w.count())
 	}
 	for _, batch := range []int{1, 3, 64} {
-		c, err := buildClassifier(t.Context(), enc, bpe.New(), w, batch, noMeter{})
+		c, err := buildClassifier(t.Context(), enc, bpe.New(), w, batch, noMeter{}, partial{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, name := range w.names {
-			one, err := buildClassifier(t.Context(), enc, bpe.New(), prompts{names: []string{"x"}, templates: own[name]}, 64, noMeter{})
+			one, err := buildClassifier(t.Context(), enc, bpe.New(), prompts{names: []string{"x"}, templates: own[name]}, 64, noMeter{}, partial{})
 			if err != nil {
 				t.Fatal(err)
 			}

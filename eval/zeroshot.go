@@ -1,8 +1,10 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -33,9 +35,10 @@ func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	return withModel(ctx, o.Opened, o.Model, o.opening(), func(ctx context.Context, m *Model) (*Result, error) {
+	res, err := withModel(ctx, o.Opened, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*Result, error) {
 		return zeroShot(ctx, m, o)
 	})
+	return res, swapped(err, o.Data)
 }
 
 func zeroShot(ctx context.Context, m *Model, o Options) (*Result, error) {
@@ -117,6 +120,7 @@ type run struct {
 	w       prompts
 	data    source
 	scored  []int // indices of all shards, in order
+	evenly  bool  // a limit takes as many images of every class
 	key     string
 	seconds Seconds
 	start   time.Time
@@ -165,9 +169,8 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.w.own == nil && r.w.matrices == nil && (r.o.Language == "" || r.o.Language == "en") {
-		res.Published = publishedFor(res, r.o.Limit == 0)
-	}
+	res.Words = r.w.instead
+	res.publish(r.o.Limit > 0)
 	if r.o.Out != "" && r.seen == 0 {
 		keepOld(filepath.Join(r.o.Out, resultFile), res)
 	}
@@ -269,6 +272,9 @@ func (r *run) name() {
 	if r.w.own != nil || r.w.matrices != nil {
 		parts = append(parts, contentKey(r.w.key()...))
 	}
+	if r.evenly {
+		parts = append(parts, "of every class")
+	}
 	if r.w.kind != "" || r.w.group != nil {
 		parts = append(parts, r.w.kind, fmt.Sprint(r.w.group))
 	}
@@ -283,12 +289,34 @@ func (r *run) choose() {
 		k = min(k, r.o.Limit)
 	}
 	r.scored = make([]int, k)
+	if p, ok := r.data.(*pictures); ok && k < n && !r.o.Spread && r.w.kind == "" {
+		if labels := dataset.Labels(p.Dataset); labels != nil {
+			r.scored, r.evenly = classesEvenly(labels, k), true
+			return
+		}
+	}
 	for i := range r.scored {
 		r.scored[i] = i
 		if r.o.Spread {
 			r.scored[i] = i * n / k
 		}
 	}
+}
+
+// classesEvenly picks k rows, in order: the first of every class, then the
+// second, and so on.
+func classesEvenly(labels []int, k int) []int {
+	seen := map[int]int{}
+	order := make([]int, len(labels))
+	nth := make([]int, len(labels))
+	for i, l := range labels {
+		order[i], nth[i] = i, seen[l]
+		seen[l]++
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(nth[a], nth[b]) })
+	picked := order[:k]
+	slices.Sort(picked)
+	return picked
 }
 
 // checkLabels finds a wrong label before any work when labels cost nothing.
@@ -350,14 +378,16 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 			return nil, fault.File(r.o.Out, "a folder that can be written, as Options.Out", err)
 		}
 		key := contentKey(r.key, r.backend, fmt.Sprint(lo, hi))
-		opened, old, other, err := openJournal(r.o.Out, key, r.o.Fresh)
+		id := r.identity()
+		if err := claim(r.o.Out, id, key, r.o.Force); err != nil {
+			return nil, err
+		}
+		opened, old, err := openJournal(r.o.Out, key, &id, r.o.Fresh)
 		if err != nil {
 			return nil, err
 		}
 		defer opened.Close()
-		if other {
-			r.o.Log.Warn("the folder held another run (model, data, words or backend differ); starting again", "out", r.o.Out)
-		} else if len(old) > 0 {
+		if len(old) > 0 {
 			r.o.Log.Info("resuming", "done", len(old), "of", hi-lo)
 		}
 		j, done = opened, old
@@ -375,7 +405,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 		}
 	}
 	scored, err := r.images(ctx, todo, bads(done), j)
-	if ctx.Err() != nil && j.f != nil {
+	if kept := (keptError{}); ctx.Err() != nil && j.f != nil && len(scored)+len(done) > 0 && !errors.As(err, &kept) {
 		return nil, fmt.Errorf("what is scored so far is kept in %s; the same command goes on there: %w", r.o.Out, ctx.Err())
 	}
 	if err != nil {

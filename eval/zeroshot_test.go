@@ -64,7 +64,7 @@ func eachBackend(t *testing.T, f func(t *testing.T, backend string)) {
 func fixtureOptions(t *testing.T, e expected) Options {
 	t.Helper()
 	return Options{
-		Model: archtest.ZeroShotModel(t, fixture), Config: filepath.Join(fixture, "config.json"),
+		Model: archtest.ZeroShotModel(t, fixture), OpenOptions: OpenOptions{Config: filepath.Join(fixture, "config.json")},
 		Data: filepath.Join(fixture, "inputs.safetensors"), ClassNames: e.ClassNames, Templates: e.Templates,
 		Cache: "off",
 	}

@@ -40,5 +40,5 @@ func (r *Recipe) missingData(err error) error {
 	if strings.HasPrefix(r.bundled, "emoji-") {
 		return fmt.Errorf("%w; the pictures of %s lie in evatool's source: run it in a clone of https://github.com/evatool/evatool, or see evatool demo, which carries them", err, r.bundled)
 	}
-	return fmt.Errorf("%w; %s names data that you have to bring: --set data.0.source=YOURS", err, r.bundled)
+	return fmt.Errorf("%w; %s names data that you have to bring; set data.0.source=YOURS", err, r.bundled)
 }

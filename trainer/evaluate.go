@@ -146,7 +146,7 @@ func (r *run) scored(ctx context.Context, row Eval) error {
 func (r *run) scoreShare(ctx context.Context, e Evaluation, name string, i, n int) (*eval.Result, error) {
 	o := eval.Options{
 		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true, Shard: i, Shards: n,
-		Batch: evalBatch, Workers: r.workers, MaxBad: evalMaxBad, Log: r.log,
+		OpenOptions: eval.OpenOptions{Batch: evalBatch, Workers: r.workers, Log: r.log}, MaxBad: evalMaxBad,
 	}
 	var err error
 	if o.Folders, o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {

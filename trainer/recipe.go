@@ -189,10 +189,10 @@ func RecipeKeys() []string { return yamlfile.Keys(defaults()) }
 func (r *Recipe) set(s string) error {
 	key, value, ok := strings.Cut(s, "=")
 	if !ok || key == "" {
-		return fault.Usagef("--set %s: want KEY=VALUE, such as lr.vision=1e-4", s)
+		return fault.Usagef("setting %s: want KEY=VALUE, such as lr.vision=1e-4", s)
 	}
 	for _, k := range scalars(key, value) {
-		if err := yamlfile.Set("--set "+s, r, defaults(), k, value); err != nil {
+		if err := yamlfile.Set("setting "+s, r, defaults(), k, value); err != nil {
 			return err
 		}
 	}

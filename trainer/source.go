@@ -202,7 +202,7 @@ func (p *pairs) fillABatch() error {
 		n += p.pools[i].n
 	}
 	if b := int64(p.recipe.Batch); n < b {
-		return fault.Inputf("data: %d samples do not fill a batch of %d: the same pair would come several times in one, as its own wrong answer; give more data, or --set batch=%d", n, b, n)
+		return fault.Inputf("data: %d samples do not fill a batch of %d: the same pair would come several times in one, as its own wrong answer; give more data, or set batch=%d", n, b, n)
 	}
 	return nil
 }

@@ -49,10 +49,10 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 	switch {
 	case quick && !plain:
 		a = with(found, true)
-		a.warnings = append(a.warnings, fmt.Sprintf("read as a model with QuickGELU, which all published weights of its architecture have; the file does not show its activation, and if this model has GELU, as OpenCLIP trains it by default, give --config %s", orFile(found, false)))
+		a.warnings = append(a.warnings, fmt.Sprintf("read as a model with QuickGELU, which all published weights of its architecture have; the file does not show its activation, and if this model has GELU, as OpenCLIP trains it by default, give the config %s", orFile(found, false)))
 	case from == openCLIP, !quick, !slices.ContainsFunc(found, func(a architecture) bool { return strings.HasPrefix(a.label, "openai-") }):
 		a = with(found, false)
-		a.warnings = append(a.warnings, fmt.Sprintf("read as an OpenCLIP model with GELU; the file does not show its activation, and if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give --config %s", orFile(found, true)))
+		a.warnings = append(a.warnings, fmt.Sprintf("read as an OpenCLIP model with GELU; the file does not show its activation, and if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give the config %s", orFile(found, true)))
 	default:
 		return first, fault.Inputf("%w: %s and %s have the same names and shapes but another activation; choose one with Options.Config", errAmbiguous, with(found, true).label, with(found, false).label)
 	}
@@ -83,6 +83,24 @@ func (inv *inventory) published(found []architecture) []architecture {
 	return known
 }
 
+// remembered is the warning of a file whose activation was assumed when it was
+// written.
+func remembered(c *arch.Config) string {
+	word := map[bool]string{true: "QuickGELU", false: "GELU"}
+	return fmt.Sprintf("its activation, %s, was assumed when it was converted; if the model was trained with %s, give the config %s",
+		word[c.QuickGELU], word[!c.QuickGELU], orFile(likeIt(c), !c.QuickGELU))
+}
+
+// likeIt lists the architectures that are c, whatever their activation.
+func likeIt(c *arch.Config) (found []architecture) {
+	for _, n := range arch.Names() {
+		if like, _ := arch.Named(n); sameButActivation(like, c) {
+			found = append(found, architecture{name: n, label: n, config: like})
+		}
+	}
+	return append(found, architecture{name: Custom, config: c})
+}
+
 func sameButActivation(a, b *arch.Config) bool {
 	x, y := *a, *b
 	x.QuickGELU, y.QuickGELU = false, false
@@ -102,8 +120,8 @@ func with(found []architecture, quick bool) architecture {
 	return a
 }
 
-// orFile is the name of the architecture of this activation, to be given to
-// --config.
+// orFile is the name of the architecture of this activation, to be given as
+// the configuration.
 func orFile(found []architecture, quick bool) string {
 	if a := with(found, quick); a.name != Custom {
 		return a.name
@@ -199,10 +217,10 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 		}
 	}
 	if len(tags) > 0 {
-		a.warnings = append(a.warnings, fmt.Sprintf("%s has %s, but published weights under that name have %s (%s): for those, give --config %s", name, word[a.config.QuickGELU], word[!a.config.QuickGELU], list(tags), orFile([]architecture{*a}, !a.config.QuickGELU)))
+		a.warnings = append(a.warnings, fmt.Sprintf("%s has %s, but published weights under that name have %s (%s): for those, give the config %s", name, word[a.config.QuickGELU], word[!a.config.QuickGELU], list(tags), orFile([]architecture{*a}, !a.config.QuickGELU)))
 	}
 	if plain, ok := arch.Shared(name); ok {
-		a.warnings = append(a.warnings, fmt.Sprintf("%s is OpenAI's name and OpenCLIP's: read with QuickGELU, which all published weights of it have; for a model that OpenCLIP has trained with GELU give --config %s", name, plain))
+		a.warnings = append(a.warnings, fmt.Sprintf("%s is OpenAI's name and OpenCLIP's: read with QuickGELU, which all published weights of it have; for a model that OpenCLIP has trained with GELU give the config %s", name, plain))
 	}
 }
 

@@ -90,9 +90,7 @@ func (a *architecture) fitHead(m *mapping) {
 func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bool, err error) {
 	switch {
 	case o.Config != nil || o.ConfigName != "":
-		if a.how = "given by --config"; o.Config != nil {
-			a.how = "given"
-		}
+		a.how = "given"
 		if a.config, a.name, pixels, err = chosenConfig(o.Config, o.ConfigName); err == nil {
 			m.doubt(&a, inv, o.ConfigName, true)
 		}
@@ -102,6 +100,10 @@ func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bo
 			return a, false, fmt.Errorf("the file's own %s: %w", metaConfig, err)
 		}
 		a.name = canonicalName(a.config)
+		if inv.metadata[metaActivation] == "assumed" {
+			a.guessed = true
+			a.warnings = append(a.warnings, remembered(a.config))
+		}
 	case inv.beside.config != nil:
 		a = architecture{name: canonicalName(inv.beside.config), config: inv.beside.config, how: "the " + filepath.Base(inv.beside.file) + " beside it says it"}
 		pixels = inv.beside.pixels

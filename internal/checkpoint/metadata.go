@@ -16,6 +16,7 @@ const (
 	metaPreprocess = "evatool.preprocess" // size, mean, std, interpolation, JSON
 	metaSource     = "evatool.source"     // file name and SHA-256, JSON; a list for shards
 	metaVersion    = "evatool.version"
+	metaActivation = "evatool.activation" // assumed, where the source does not show it
 )
 
 // ModelMetadata is the __metadata__ that makes a safetensors file describe
@@ -55,6 +56,9 @@ func (p *Plan) Metadata(sums []string) map[string]string {
 		maps.Copy(m, p.in.Metadata())
 	case p.Config != nil:
 		m = ModelMetadata(p.Config)
+		if p.guessed {
+			m[metaActivation] = "assumed"
+		}
 	default:
 		m[metaModel] = p.Name
 	}

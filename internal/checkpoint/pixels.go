@@ -45,7 +45,7 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 	return nil
 }
 
-const assumed = "nothing says how images are prepared for these weights: OpenAI's way is assumed (its mean and std, bicubic, the shorter side resized, the centre cut out), and some need another, ViT-L-14/laion2b_s32b_b82k mean and std 0.5; give --preprocess openai|inception|imagenet|FILE.json|mean=…,std=…,interpolation=…,resize=…, or put the open_clip_config.json or preprocessor_config.json beside the file"
+const assumed = "nothing says how images are prepared for these weights: OpenAI's way is assumed (its mean and std, bicubic, the shorter side resized, the centre cut out), and some need another, ViT-L-14/laion2b_s32b_b82k mean and std 0.5; give preprocess openai|inception|imagenet|FILE.json|mean=…,std=…,interpolation=…,resize=…, or put the open_clip_config.json or preprocessor_config.json beside the file"
 
 // knownPixels is what the weights' own sources say, and which; from is empty
 // when none says anything.

@@ -42,7 +42,7 @@ func TestPixelsOfWeightsAlone(t *testing.T) {
 	l14 := openCLIPOrder(t, "openclip-ViT-L-14")
 	for _, name := range []string{"", "openclip-ViT-L-14", "ViT-L-14"} {
 		p := mustPlan(t, l14, PlanOptions{ConfigName: name})
-		if p.Config.Preprocess().Mean == half || said(p, "--preprocess") != 1 {
+		if p.Config.Preprocess().Mean == half || said(p, "give preprocess") != 1 {
 			t.Errorf("--config %q: %v, warnings %q", name, p.Config.Preprocess(), p.Assumed)
 		}
 		known := *l14
@@ -70,7 +70,7 @@ func TestPreprocessOption(t *testing.T) {
 	l14 := openCLIPOrder(t, "openclip-ViT-L-14")
 	p := mustPlan(t, l14, PlanOptions{Preprocess: "inception,resize=squash"})
 	want, err := arch.OpenAIPreprocess().With("inception,resize=squash")
-	if want.Size = 224; err != nil || p.Config.Preprocess() != want || said(p, "--preprocess") != 0 {
+	if want.Size = 224; err != nil || p.Config.Preprocess() != want || said(p, "give preprocess") != 0 {
 		t.Errorf("%v, warnings %q", p.Config.Preprocess(), p.Assumed)
 	}
 	l14.path = "laion2b_s32b_b82k.pt"

@@ -146,7 +146,7 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	}
 	p := &Plan{Layout: o.Layout}
 	if o.Layout == "source" {
-		p.Family, p.Recognised = "any", "not needed for --layout source"
+		p.Family, p.Recognised = "any", "not needed for the layout source"
 		for _, t := range inv.tensors {
 			p.Items = append(p.Items, asNamed(t))
 		}
@@ -212,9 +212,9 @@ func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
 		reason := ""
 		switch {
 		case matchAny(o.Exclude, name):
-			reason = "--exclude"
+			reason = "excluded"
 		case len(o.Include) > 0 && !matchAny(o.Include, name):
-			reason = "not in --include"
+			reason = "not included"
 		default:
 			return false
 		}
@@ -249,7 +249,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 			return err
 		}
 		if m.alone() == "" {
-			p.Warnings = append(p.Warnings, "the architecture is not a published one, so the output does not describe itself; give --config FILE.json to change that")
+			p.Warnings = append(p.Warnings, "the architecture is not a published one, so the output does not describe itself; give a config, FILE.json, to change that")
 		}
 		return nil
 	}
@@ -432,9 +432,9 @@ func (p *Plan) filter(o PlanOptions) {
 		reason := ""
 		switch {
 		case o.excludes(it):
-			reason = "--exclude"
+			reason = "excluded"
 		case !o.includes(it):
-			reason = "not in --include"
+			reason = "not included"
 		default:
 			return false
 		}

@@ -94,7 +94,7 @@ func (s *Start) plan(o StartOptions) (err error) {
 	if o.Resize == "" {
 		o.Resize = "eva"
 	}
-	for _, t := range []struct{ file, prefix, flag string }{{o.Vision, "visual.", "--vision"}, {o.Text, "text.", "--text"}} {
+	for _, t := range []struct{ file, prefix, flag string }{{o.Vision, "visual.", "Options.Vision"}, {o.Text, "text.", "Options.Text"}} {
 		if t.file == "" {
 			continue
 		}
@@ -169,7 +169,7 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 			}
 			continue
 		case matchAny(o.Skip, m.bare(src)), tower == "text." && matchAny(o.Skip, inTower):
-			s.skipped(src, "--skip")
+			s.skipped(src, "skipped as asked")
 			continue
 		case want == nil:
 			s.skipped(src, "the architecture has no such tensor")

@@ -43,7 +43,7 @@ func (in *Input) Under(prefix string) error {
 	}
 	in.Source, in.Prefix = u, in.Prefix+prefix
 	for _, t := range u.left {
-		in.outside = append(in.outside, Dropped{t.Name, "not under --prefix " + prefix})
+		in.outside = append(in.outside, Dropped{t.Name, "not under the prefix " + prefix})
 	}
 	return nil
 }
@@ -89,9 +89,9 @@ func (inv *inventory) narrowed(o *PlanOptions) (*inventory, []Dropped) {
 	n.tensors = slices.DeleteFunc(slices.Clone(inv.tensors), func(t tensorfile.Info) bool {
 		switch {
 		case matchAny(o.Exclude, t.Name):
-			out = append(out, Dropped{t.Name, "--exclude"})
+			out = append(out, Dropped{t.Name, "excluded"})
 		case len(o.Include) > 0 && !matchAny(o.Include, t.Name):
-			out = append(out, Dropped{t.Name, "not in --include"})
+			out = append(out, Dropped{t.Name, "not included"})
 		default:
 			return false
 		}

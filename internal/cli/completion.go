@@ -15,7 +15,7 @@ import (
 // flagValues are what the shell offers after a flag, by "command flag" or, for
 // all commands, by the flag. The test gives each of them to its command.
 var flagValues = map[string][]string{
-	"backend":          {"auto", "go", "xla", "xla:"},
+	"backend":          {"auto", "go", "xla", "xla-cpu", "xla-cuda", "xla:"},
 	"hosts":            {"auto", "off"},
 	"huge-pages":       {"auto", "off"},
 	"layout":           {"eva", "openclip", "hf", "source"},
@@ -106,7 +106,7 @@ func begin(words []string, begun string) (out []string) {
 }
 
 func benchmarks() []string {
-	names := []string{"folder"}
+	names := []string{"folder", eval.DataComp}
 	for _, b := range eval.List() {
 		names = append(names, b.Name)
 	}

@@ -68,7 +68,7 @@ openclip (bicubic, antialias).` + exitStatus,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.Output, "output", "o", "", "the file to write")
+	f.StringVarP(&o.Output, "out", "o", "", "the file to write")
 	f.StringVar(&o.Config, "config", "", "architecture: a `NAME` of evatool models, or a JSON file")
 	preprocessFlag(cmd, &o.Preprocess)
 	f.StringVar(&o.Layout, "layout", "eva", "names of the output: eva, openclip, hf or source")

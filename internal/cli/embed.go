@@ -27,8 +27,8 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
   evatool embed --model model.safetensors --tensors in.safetensors --normalize=false --blocks -o out.safetensors`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Images = append(o.Images, args...)
-			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
-			o.Log, o.Meter, o.Stdin, o.Raw = app.Log, app.meter, app.In, !normalize
+			app.open(&o.OpenOptions)
+			o.Meter, o.Stdin, o.Raw = app.meter, app.In, !normalize
 			rep, err := eval.Embed(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -41,8 +41,8 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
-	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	modelFlags(cmd, &o.Model, &o.OpenOptions)
+	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringArrayVar(&o.Images, "images", nil, "image `PATH`: a file or a folder; further paths may follow as arguments")
 	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one a line; - is stdin")
 	f.StringVar(&o.Tensors, "tensors", "", "safetensors `FILE` with images and/or tokens")

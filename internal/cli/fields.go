@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"log/slog"
 	"regexp"
 	"strings"
 
@@ -33,9 +35,20 @@ func flagOf(name string) string {
 func flagged(cmd *cobra.Command, text string) string {
 	return field.ReplaceAllStringFunc(text, func(m string) string {
 		name := flagOf(strings.TrimPrefix(m, "Options."))
-		if f := cmd.Flags().Lookup(name); f != nil && f.Shorthand == "o" {
+		if f := cmd.Flags().Lookup(name); f != nil && f.Shorthand == "o" && strings.Contains(cmd.Use, "-o ") {
 			return "-o"
 		}
 		return "--" + name
 	})
+}
+
+// flaggedLog puts the flags of a command into the messages of a log.
+type flaggedLog struct {
+	slog.Handler
+	cmd *cobra.Command
+}
+
+func (h flaggedLog) Handle(ctx context.Context, r slog.Record) error {
+	r.Message = flagged(h.cmd, r.Message)
+	return h.Handler.Handle(ctx, r)
 }

@@ -39,6 +39,34 @@ var hints = map[string]string{
 	"train device":              "it is called --backend",
 }
 
+// renamed are the flags of open_clip, CLIP_benchmark and timm that commands have
+// by another name: the flag, and what to write.
+var renamed = map[string]struct{ flag, text string }{
+	"batch-size":       {"batch", "it is called --batch"},
+	"precision":        {"dtype", "it is called --dtype: fp32, bf16 or fp16"},
+	"amp":              {"dtype", "it is called --dtype: fp32, bf16 or fp16"},
+	"device":           {"backend", "it is called --backend"},
+	"pretrained":       {"model", "--model takes the weights: a file, or a name such as ViT-B-32/laion2b_s34b_b79k"},
+	"checkpoint":       {"model", "it is called --model"},
+	"dataset-root":     {"data", "it is called --data"},
+	"data-path":        {"data", "it is called --data"},
+	"dataset":          {"data", "the benchmark is the argument; --data says where it lies"},
+	"task":             {"data", "it is a command: evatool zeroshot, evatool retrieval, evatool probe"},
+	"num-workers":      {"workers", "it is called --workers"},
+	"imagenet-val":     {"data", "evatool zeroshot imagenet --data DIR"},
+	"imagenet-v2":      {"data", "evatool zeroshot imagenet-v2 --data DIR"},
+	"cache-dir":        {"model", "the cache is Hugging Face's: HF_HUB_CACHE says where"},
+	"output-dir":       {"out", "it is called --out"},
+	"results":          {"out", "it is called --out"},
+	"force-quick-gelu": {"config", "--config NAME-quickgelu, or a JSON file with quick_gelu true"},
+	"fewshot-k":        {"shots", "it is called --shots"},
+	"template":         {"templates", "it is called --templates, a file"},
+	"annotation-file":  {"data", "--data takes the folder that it lies in"},
+	"image-size":       {"preprocess", "convert has it: evatool convert FILE --image-size N -o OUT"},
+	"image-mean":       {"preprocess", "--preprocess mean=…,std=…"},
+	"image-std":        {"preprocess", "--preprocess mean=…,std=…"},
+}
+
 // hint says what to write for a flag that cmd does not have; empty where it is
 // not known.
 func hint(cmd *cobra.Command, err error) string {
@@ -47,11 +75,18 @@ func hint(cmd *cobra.Command, err error) string {
 		return ""
 	}
 	name := unknown.GetSpecifiedName()
-	if s, ok := hints[cmd.Name()+" "+strings.ReplaceAll(name, "_", "-")]; ok {
+	dashed := strings.ReplaceAll(name, "_", "-")
+	if cmd.Flags().Lookup(dashed) != nil {
+		return "it is called --" + dashed
+	}
+	if s, ok := hints[cmd.Name()+" "+dashed]; ok {
 		return s
 	}
 	if key := strings.ReplaceAll(name, "-", "_"); cmd.Name() == "train" && slices.Contains(trainer.RecipeKeys(), key) {
 		return "a recipe has it: --set " + key + "=VALUE"
+	}
+	if r, ok := renamed[dashed]; ok && cmd.Flags().Lookup(r.flag) != nil {
+		return r.text
 	}
 	return ""
 }

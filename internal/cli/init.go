@@ -61,7 +61,7 @@ file is read as what it is.` + exitStatus,
 	f.StringVar(&skip, "skip", strings.Join(convert.DefaultSkip, ","), "tensors that are not loaded, separated by commas or spaces")
 	f.StringVar(&o.Resize, "resize", "eva", "how to resize position embeddings: eva, clip-rei or openclip")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of what stays random")
-	f.StringVarP(&o.Output, "output", "o", "", "the file to write")
+	f.StringVarP(&o.Output, "out", "o", "", "the file to write")
 	f.BoolVar(&o.Force, "force", false, "overwrite the output")
 	return cmd
 }

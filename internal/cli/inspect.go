@@ -27,6 +27,9 @@ in the file is executed.` + exitStatus,
 				return app.PrintJSON(r)
 			}
 			app.Printf("container  %s\nfamily     %s\nconfig     %s (%s)\n", r.Container, orNone(r.Family), orNone(r.Config), r.Recognised)
+			for _, w := range r.Warnings {
+				app.Printf("warning    %s\n", w)
+			}
 			if r.StateDictKey != nil {
 				app.Printf("key        %s\n", *r.StateDictKey)
 			}

@@ -128,7 +128,7 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 	f.StringVar(&interpolation, "interpolation", "bicubic", "bicubic, bilinear, nearest, lanczos, box or hamming")
 	decodeMemoryFlag(cmd)
 	preprocessFlag(cmd, &preprocess)
-	f.StringVarP(&out, "output", "o", "", "write the crops to `DIR` as cat.jpg.npy (HWC, uint8) and cat.jpg.png")
+	f.StringVarP(&out, "out", "o", "", "write the crops to `DIR` as cat.jpg.npy (HWC, uint8) and cat.jpg.png")
 	return cmd
 }
 

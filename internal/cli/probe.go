@@ -36,8 +36,8 @@ the rest. SRC is what zeroshot reads; numbers of --data and --val mean the class
 			if o.Shard, o.Shards, err = shardOf(app, part); err != nil {
 				return err
 			}
-			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
-			o.Log, o.Meter = app.Log, app.meter
+			app.open(&o.OpenOptions)
+			o.Meter = app.meter
 			res, err := eval.Probe(cmd.Context(), o)
 			if err != nil {
 				return err
@@ -46,8 +46,8 @@ the rest. SRC is what zeroshot reads; numbers of --data and --val mean the class
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
-	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	modelFlags(cmd, &o.Model, &o.OpenOptions)
+	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringVar(&o.Train, "train", "", "images with labels to learn from")
 	f.StringVar(&o.Data, "data", "", "images with labels to score")
 	f.StringVar(&o.Val, "val", "", "images with labels to choose the penalty by (default: a fifth of --train)")
@@ -59,7 +59,8 @@ the rest. SRC is what zeroshot reads; numbers of --data and --val mean the class
 	f.IntVar(&o.Neighbours, "neighbours", 20, "how many nearest images vote")
 	f.StringVar(&o.Features, "features", "", "folder `DIR` of the features (default: the user's cache folder)")
 	f.StringVar(&part, "shard", "", "only compute part `i/n` of the features (0/8 to 7/8), or auto")
-	f.StringVar(&o.Out, "out", "", "write result.json and report.html into the folder `DIR`")
+	f.StringVarP(&o.Out, "out", "o", "", "write result.json and report.html into the folder `DIR`")
+	forceFlag(cmd, &o.Force)
 	mustRequire(cmd, "model", "train", "data")
 	return cmd
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/evatool/evatool/eval"
@@ -36,13 +38,13 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 				return err
 			}
 			o.Fresh = !resume
-			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
-			o.Log, o.Meter = app.Log, app.meter
+			app.open(&o.OpenOptions)
+			o.Meter = app.meter
 			res, err := eval.Retrieval(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
-			if err := printRetrieval(app, res); err != nil {
+			if err := printRetrieval(app, res, o.Out); err != nil {
 				return err
 			}
 			return card.write(app, res.Model, res.CardLines())
@@ -50,21 +52,22 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 	}
 	f := cmd.Flags()
 	card.flag(cmd)
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
-	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	modelFlags(cmd, &o.Model, &o.OpenOptions)
+	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with captions")
 	f.StringVar(&o.Split, "split", "test", "split of the Karpathy file")
 	f.StringVar(&o.ImageColumn, "image-column", "", "column of the image path (csv)")
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
 	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
 	f.StringVar(&part, "shard", "", "encode part `i/n` of the images (0/8 to 7/8), or auto; \"zeroshot merge\" ranks the whole")
-	f.StringVar(&o.Out, "out", "", "write result.json and rows.csv into the folder `DIR`, and the journal of a run that goes on there")
+	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`, and the journal of a run that goes on there")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
+	forceFlag(cmd, &o.Force)
 	mustRequire(cmd, "model", "data")
 	return cmd
 }
 
-func printRetrieval(app *App, res *eval.RetrievalResult) error {
+func printRetrieval(app *App, res *eval.RetrievalResult, out string) error {
 	if app.JSON {
 		return app.PrintJSON(res)
 	}
@@ -77,11 +80,17 @@ func printRetrieval(app *App, res *eval.RetrievalResult) error {
 		name string
 		r    eval.Recall
 	}{{"image to text", res.ImageToText}, {"text to image", res.TextToImage}} {
-		app.Printf("%s  R@1 %6.2f %%  R@5 %6.2f %%  R@10 %6.2f %%\n", d.name, 100*d.r.R1, 100*d.r.R5, 100*d.r.R10)
-	}
-	for _, p := range res.Published {
-		app.Printf("published %-18s %6.2f %%  %s\n", p.Metric, 100*p.Value, p.Source)
+		app.Printf("%s  R@1 %6.2f %%  95 %%: %.2f to %.2f  R@5 %6.2f %%  R@10 %6.2f %%\n", d.name, 100*d.r.R1, 100*d.r.CI95[0], 100*d.r.CI95[1], 100*d.r.R5, 100*d.r.R10)
 	}
 	app.Printf("mean R@1  %6.2f %%  95 %%: %.2f to %.2f\n", 100*res.MeanRecall1, 100*res.MeanCI95[0], 100*res.MeanCI95[1])
+	for _, p := range res.Published {
+		app.Printf("published %-18s %6.2f %%  %s by %s\n", p.Metric, 100*p.Value, p.Weights, p.Source)
+	}
+	if res.NotCompared != "" {
+		app.Printf("published not compared: %s\n", res.NotCompared)
+	}
+	if out != "" {
+		app.Printf("report  %s/report.html\n", strings.TrimSuffix(out, "/"))
+	}
 	return nil
 }

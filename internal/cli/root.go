@@ -130,7 +130,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 			if app.Threads < 0 {
 				return fault.Usagef("--threads %d: give a positive number, or 0 for all cores", app.Threads)
 			}
-			app.Log = runlog.NewLogger(app.Err, app.Verbose, app.Quiet)
+			app.Log = slog.New(flaggedLog{runlog.NewLogger(app.Err, app.Verbose, app.Quiet).Handler(), cmd})
 			device.QuietLibraries()
 			cmd.SetContext(hub.Show(cmd.Context(), app.Progress))
 			if app.Threads > 0 {
@@ -146,8 +146,15 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	root.SetIn(app.In)
 	root.SetOut(app.Out)
 	root.SetErr(app.Err)
+	// What is written goes to -o or --out, in every command; --output is the same.
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "output" {
+			name = "out"
+		}
+		return pflag.NormalizedName(name)
+	})
 	f := root.PersistentFlags()
-	f.StringVar(&app.Backend, "backend", "auto", "auto, go, xla or xla:/path/plugin.so[,option...]")
+	f.StringVar(&app.Backend, "backend", "auto", "auto, go, xla, xla-cpu, xla-cuda or xla:/path/plugin.so[,option...]")
 	f.IntVar(&app.DeviceCount, "device-count", 0, "use `N` devices (0: all of a GPU backend, one of a CPU backend)")
 	f.IntVar(&app.Threads, "threads", 0, "use at most `N` threads (0: all cores)")
 	f.BoolVar(&app.JSON, "json", false, "print one JSON value on stdout, nothing else there")

@@ -14,6 +14,7 @@ import (
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/shard"
+	"github.com/evatool/evatool/internal/yamlfile"
 )
 
 func newZeroshot(app *App) *cobra.Command {
@@ -73,8 +74,8 @@ winogavil choices between captions or pictures.` + exitStatus,
 			if err := atomicfile.Apart([]string{o.Predictions, o.SaveClassifier}, words); err != nil {
 				return err
 			}
-			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
-			o.Log, o.Meter, o.Fresh = app.Log, app.meter, !resume
+			app.open(&o.OpenOptions)
+			o.Meter, o.Fresh = app.meter, !resume
 			if sets := strings.Split(args[0], ","); len(sets) > 1 || len(models) > 1 || sets[0] == eval.DataComp {
 				res, err := eval.Suite(cmd.Context(), eval.SuiteOptions{Sets: sets, Models: models, Options: o})
 				if err != nil {
@@ -102,17 +103,18 @@ winogavil choices between captions or pictures.` + exitStatus,
 	f := cmd.Flags()
 	card.flag(cmd)
 	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after the other")
-	openFlags(cmd, &o.Config, &o.Key, &o.Preprocess)
-	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	openFlags(cmd, &o.OpenOptions)
+	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
 	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words; or .json: a list, or CLIP_benchmark's lists by set")
 	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name; or .json: a list, CLIP_benchmark's lists by set, or prompts by class (CuPL)")
 	f.StringVar(&o.Language, "language", "", "names and templates of ImageNet's classes in en, ar, cn, it or jp, as CLIP_benchmark has them")
 	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE` that --save-classifier wrote, instead of prompts; of several the mean counts")
-	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
+	f.IntVar(&o.Limit, "limit", 0, "score `N` images only: as many of every class where folders or a list say the classes, else the first")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, whose environment counts even without the flag")
-	f.StringVar(&o.Out, "out", "", "write result.json, rows.csv and report.html into the folder `DIR`")
+	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
+	forceFlag(cmd, &o.Force)
 	f.StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`, such as 0.747±0.004")
 	f.StringVar(&o.Predictions, "predictions", "", "write every image's prediction to the CSV `FILE`")
 	f.StringVar(&o.SaveClassifier, "save-classifier", "", "write the class matrix [dim,classes] to the safetensors `FILE`")
@@ -145,18 +147,18 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 	return i, n, nil
 }
 
-func modelFlags(cmd *cobra.Command, model, config, key, preprocess *string) {
+func modelFlags(cmd *cobra.Command, model *string, o *eval.OpenOptions) {
 	f := cmd.Flags()
 	f.StringVar(model, "model", "", "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME`: of evatool models, openai:NAME, hf:OWNER/NAME[@REVISION][/FILE]")
-	openFlags(cmd, config, key, preprocess)
+	openFlags(cmd, o)
 }
 
 // openFlags say how a model file is opened.
-func openFlags(cmd *cobra.Command, config, key, preprocess *string) {
+func openFlags(cmd *cobra.Command, o *eval.OpenOptions) {
 	f := cmd.Flags()
-	f.StringVar(config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
-	f.StringVar(key, "key", "", "`PATH` of the state dict inside a wrapper")
-	preprocessFlag(cmd, preprocess)
+	f.StringVar(&o.Config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
+	f.StringVar(&o.Key, "key", "", "`PATH` of the state dict inside a wrapper")
+	preprocessFlag(cmd, &o.Preprocess)
 }
 
 // preprocessFlag says how images are prepared.
@@ -165,13 +167,18 @@ func preprocessFlag(cmd *cobra.Command, preprocess *string) {
 }
 
 // computeFlags say how images are decoded and encoded.
-func computeFlags(cmd *cobra.Command, dtype *string, batch, workers, maxBad *int) {
+func computeFlags(cmd *cobra.Command, o *eval.OpenOptions, maxBad *int) {
 	f := cmd.Flags()
-	f.StringVar(dtype, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); it does not change any result")
-	f.IntVar(workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
+	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
+	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); it does not change any result")
+	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
 	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; they are left out")
+}
+
+// forceFlag lets an evaluation take the place of another one.
+func forceFlag(cmd *cobra.Command, force *bool) {
+	cmd.Flags().BoolVar(force, "force", false, "put the result in the place of another evaluation's that --out holds")
 }
 
 // mustRequire marks flags that the command cannot do without.
@@ -181,6 +188,11 @@ func mustRequire(cmd *cobra.Command, names ...string) {
 			panic(err) // a flag that the command does not have
 		}
 	}
+}
+
+// open fills in how a model is opened from the common flags.
+func (a *App) open(o *eval.OpenOptions) {
+	o.Backend, o.DeviceCount, o.Threads, o.Offline, o.Log = a.Backend, a.DeviceCount, a.Threads, a.Offline, a.Log
 }
 
 func (a *App) meter(label string, total int64, unit string) eval.Meter {
@@ -208,10 +220,11 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	}
 	app.Printf("ties    %d   skipped %d\n", res.Ties, len(res.Skipped))
 	if p := res.Published; p != nil {
-		app.Printf("published %s by %s: %s\n", pct(p.Value), p.Source, p.Verdict())
-		for _, f := range p.Others {
-			app.Printf("          %s by %s: %s\n", pct(f.Value), f.Source, f.Verdict())
+		for i, f := range append([]eval.Figure{p.Figure}, p.Others...) {
+			app.Printf("%-9s %s  %s by %s: %s\n", []string{"published", ""}[min(i, 1)], pct(f.Value), f.Weights, f.Source, f.Verdict())
 		}
+	} else if res.NotCompared != "" {
+		app.Printf("published not compared: %s\n", res.NotCompared)
 	}
 	if len(res.Diagnosis) > 0 {
 		app.Printf("why     the usual causes, each tried alone on some of the images:\n")
@@ -306,7 +319,7 @@ func printSuite(app *App, res *eval.SuiteResult, out string) error {
 }
 
 func newZeroshotMerge(app *App) *cobra.Command {
-	var out, expect string
+	var o eval.MergeOptions
 	cmd := &cobra.Command{
 		Use:   "merge DIR... -o OUT",
 		Short: "Add the parts of a sharded run",
@@ -319,33 +332,32 @@ prompts or preprocessing are refused, and so are overlaps and gaps.` + exitStatu
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch kind := args[0]; {
-			case expect != "" && (eval.IsSuite(kind) || eval.IsRetrieval(kind)):
-				return fault.Usagef("--expect is of one set with classes; leave it out")
 			case eval.IsSuite(kind):
-				res, err := eval.MergeSuite(args, out)
+				res, err := eval.MergeSuite(args, o)
 				if err != nil {
 					return err
 				}
-				return printSuite(app, res, out)
+				return printSuite(app, res, o.Out)
 			case eval.IsRetrieval(kind):
-				res, err := eval.MergeRetrieval(args, out)
+				res, err := eval.MergeRetrieval(args, o)
 				if err != nil {
 					return err
 				}
-				return printRetrieval(app, res)
+				return printRetrieval(app, res, o.Out)
 			}
-			res, err := eval.Merge(args, eval.MergeOptions{Out: out, Expect: expect})
+			res, err := eval.Merge(args, o)
 			if res == nil {
 				return err
 			}
-			if perr := printZeroShot(app, res, out); perr != nil {
+			if perr := printZeroShot(app, res, o.Out); perr != nil {
 				return perr
 			}
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&out, "out", "o", "", "write the whole run into the folder `DIR`")
-	cmd.Flags().StringVar(&expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`")
+	cmd.Flags().StringVarP(&o.Out, "out", "o", "", "write the whole run into the folder `DIR`")
+	cmd.Flags().StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`")
+	forceFlag(cmd, &o.Force)
 	mustRequire(cmd, "out")
 	return cmd
 }
@@ -371,8 +383,8 @@ matrices are given as the run had them.` + exitStatus,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			o.Dir = args[0]
-			o.Backend, o.DeviceCount, o.Threads, o.Offline = app.Backend, app.DeviceCount, app.Threads, app.Offline
-			o.Log, o.Meter = app.Log, app.meter
+			app.open(&o.OpenOptions)
+			o.Meter = app.meter
 			v, err := eval.Verify(cmd.Context(), o)
 			if v == nil {
 				return err
@@ -394,8 +406,8 @@ matrices are given as the run had them.` + exitStatus,
 		},
 	}
 	f := cmd.Flags()
-	modelFlags(cmd, &o.Model, &o.Config, &o.Key, &o.Preprocess)
-	computeFlags(cmd, &o.DType, &o.Batch, &o.Workers, &o.MaxBad)
+	modelFlags(cmd, &o.Model, &o.OpenOptions)
+	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "the images that the result is of")
 	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, as the run had it")
 	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, as the run had it")
@@ -412,25 +424,62 @@ matrices are given as the run had them.` + exitStatus,
 
 func newZeroshotList(app *App) *cobra.Command {
 	return &cobra.Command{
-		Use:   "list",
-		Short: "List the benchmarks and what was published on them",
-		Long: `List every benchmark: classes, templates, metric, where the data comes from, and
-the published figures of the models that evatool knows.` + exitStatus,
+		Use:   "list [NAME]",
+		Short: "List the benchmarks, or what was published on one",
+		Long: `List the benchmarks, a line each: what they count, classes, templates and how many
+published figures evatool knows. With NAME everything about that one: where the data
+comes from, and the figures with their weights. --json prints all of it.` + exitStatus,
 		Example: `  evatool zeroshot list
+  evatool zeroshot list imagenet
   evatool zeroshot list --json`,
-		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return begin(benchmarks(), begun), cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
 			list := eval.List()
+			if len(args) == 1 {
+				return printBenchmark(app, list, args[0])
+			}
 			if app.JSON {
 				return app.PrintJSON(list)
 			}
+			app.Printf("%-30s %-16s %7s %9s %9s  %s\n", "benchmark", "metric", "classes", "templates", "published", "title")
 			for _, b := range list {
-				app.Printf("%-18s %-15s %5d classes %3d templates  %s\n", b.Name, b.Metric, b.Classes, b.Templates, b.Source)
-				for _, f := range b.Published {
-					app.Printf("    %-26s %-26s %s  %.4f  %s\n", f.Config, f.Weights, f.Metric, f.Value, f.Source)
-				}
+				app.Printf("%-30s %-16s %7d %9d %9d  %s\n", b.Name, b.Metric, b.Classes, b.Templates, len(b.Published), b.Title)
 			}
+			app.Printf("\nfolder takes any images; datacomp is a suite of 38 of these; evatool zeroshot list NAME says all about one\n")
 			return nil
 		},
 	}
+}
+
+// printBenchmark prints what is known of one benchmark.
+func printBenchmark(app *App, list []eval.ListEntry, name string) error {
+	i := slices.IndexFunc(list, func(b eval.ListEntry) bool { return b.Name == name })
+	if i < 0 {
+		near := ""
+		names := benchmarks()
+		if like := yamlfile.Nearest(name, names); like != "" {
+			near = "; did you mean " + like + "?"
+		}
+		return fault.Usagef("benchmark %q: not known%s; evatool zeroshot list prints the names", name, near)
+	}
+	b := list[i]
+	if app.JSON {
+		return app.PrintJSON(b)
+	}
+	app.Printf("%s  %s\n", b.Name, b.Title)
+	app.Printf("metric     %s\nclasses    %d\ntemplates  %d\ndata       %s\n", b.Metric, b.Classes, b.Templates, b.Source)
+	if len(b.Published) == 0 {
+		return nil
+	}
+	app.Printf("\n%-28s %-38s %-18s %8s  %s\n", "published", "weights", "metric", "", "by")
+	for _, f := range b.Published {
+		app.Printf("%-28s %-38s %-18s %6.2f %%  %s\n", f.Config, f.Weights, f.Metric, 100*f.Value, f.Source)
+	}
+	return nil
 }

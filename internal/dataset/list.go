@@ -59,6 +59,24 @@ func (d *list) Classes() []string   { return d.classes }
 func (d *list) Fingerprint() string { return d.identity }
 func (d *list) Close() error        { return nil }
 
+// Labels are the labels of all samples where they are known before anything is
+// read: of folders, tables and ILSVRC; else nil.
+func Labels(ds Dataset) []int {
+	d, ok := ds.(interface{ labels() []int })
+	if !ok {
+		return nil
+	}
+	return d.labels()
+}
+
+func (d *list) labels() []int {
+	out := make([]int, len(d.records))
+	for i, r := range d.records {
+		out[i] = r.label
+	}
+	return out
+}
+
 func (d *list) Describe() string {
 	s := d.what + ", " + plural(len(d.records), "image")
 	if len(d.classes) > 0 {

@@ -172,10 +172,9 @@ func (d *job) score(ctx context.Context) error {
 	d.res.Score, err = eval.ZeroShot(ctx, eval.Options{
 		Benchmark: "folder", Data: d.data("test-twemoji.tar"),
 		ClassNames: names, Templates: templates,
-		Model: d.res.Train.Model, Batch: 187,
-		Backend: d.o.Backend, DeviceCount: d.o.DeviceCount, Threads: d.o.Threads,
+		Model: d.res.Train.Model, OpenOptions: eval.OpenOptions{Batch: 187, Backend: d.o.Backend, DeviceCount: d.o.DeviceCount, Threads: d.o.Threads, Log: d.o.Log},
 		Out: filepath.Join(d.o.Out, "score"), Predictions: d.predictions(),
-		Cache: "off", NoDiagnosis: true, Log: d.o.Log,
+		Cache: "off", NoDiagnosis: true, Force: true,
 	})
 	if err != nil {
 		return err

@@ -29,6 +29,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/evatool/evatool/internal/device/goexec"
@@ -159,6 +160,15 @@ func open(o Options) (*Device, error) {
 			return nil, fault.Envf("device count %d: the Go backend has one device; use backend xla", o.DeviceCount)
 		}
 		return openGo("asked for", o.Threads)
+	case KindCPU, KindCUDA: // as logs, results and `evatool backend list` call them
+		if arg != "" {
+			break
+		}
+		d, reasons := openBest(o, name)
+		if d == nil {
+			return nil, fault.Envf("backend %s: %s", name, reasons)
+		}
+		return d, nil
 	case "xla":
 		if arg != "" {
 			path, options, _ := strings.Cut(arg, ",")
@@ -168,17 +178,17 @@ func open(o Options) (*Device, error) {
 			}
 			return openPlugin(plugins.Plugin{Path: path, Kind: plugins.KindOf(path)}, options, "asked for", o)
 		}
-		d, reasons := openBest(o)
+		d, reasons := openBest(o, KindCUDA, KindCPU)
 		if d == nil {
 			return nil, fault.Envf("backend xla: %s", reasons)
 		}
 		return d, nil
 	}
-	return nil, fault.Envf("backend %s: unknown; give auto, go, xla or xla:/path/plugin.so[,option]", o.Backend)
+	return nil, fault.Envf("backend %s: unknown; give auto, go, xla, xla-cpu, xla-cuda or xla:/path/plugin.so[,option]", o.Backend)
 }
 
 func openAuto(o Options) (*Device, error) {
-	d, reasons := openBest(o)
+	d, reasons := openBest(o, KindCUDA, KindCPU)
 	if d != nil {
 		return d, nil
 	}
@@ -188,17 +198,18 @@ func openAuto(o Options) (*Device, error) {
 	return openGo(reasons, o.Threads)
 }
 
-// openBest opens the first plugin that works; else it says why none does.
-func openBest(o Options) (*Device, string) {
+// openBest opens the first plugin of these kinds that works; else it says why
+// none does.
+func openBest(o Options, kinds ...string) (*Device, string) {
 	if !pjrt.Built {
 		return nil, "built without cgo, so without XLA"
 	}
 	var reasons []string
-	if !plugins.HasNVIDIA() {
+	if slices.Contains(kinds, KindCUDA) && !plugins.HasNVIDIA() {
 		reasons = append(reasons, "no NVIDIA GPU")
 	}
 	found := plugins.Find()
-	for _, kind := range []string{KindCUDA, KindCPU} {
+	for _, kind := range kinds {
 		if kind == KindCUDA && !plugins.HasNVIDIA() {
 			continue
 		}

@@ -32,28 +32,28 @@ func parse(s string, getenv func(string) string) (i, n int, err error) {
 	if s == "auto" {
 		i, n, ok, err := fromEnv(getenv)
 		if err == nil && !ok {
-			err = fault.Usagef("--shard auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give --shard i/n")
+			err = fault.Usagef("Options.Shard auto: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give Options.Shard i/n")
 		}
 		return i, n, err
 	}
 	left, right, ok := strings.Cut(s, "/")
 	n, err = strconv.Atoi(right)
 	if !ok || err != nil || n < 1 {
-		return 0, 0, fault.Usagef("--shard %q: %s", s, want)
+		return 0, 0, fault.Usagef("Options.Shard %q: %s", s, want)
 	}
 	if left == "auto" {
 		i, _, ok, err = index(getenv)
 		if err == nil && !ok {
-			err = fault.Usagef("--shard %s: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give --shard i/%d", s, n)
+			err = fault.Usagef("Options.Shard %s: neither SLURM_ARRAY_TASK_ID nor JOB_COMPLETION_INDEX is set; give Options.Shard i/%d", s, n)
 		}
 	} else if i, err = strconv.Atoi(left); err != nil {
-		err = fault.Usagef("--shard %q: %s", s, want)
+		err = fault.Usagef("Options.Shard %q: %s", s, want)
 	}
 	if err != nil {
 		return 0, 0, err
 	}
 	if i < 0 || i >= n {
-		return 0, 0, fault.Usagef("--shard %q: index %d of %d parts; %s", s, i, n, want)
+		return 0, 0, fault.Usagef("Options.Shard %q: index %d of %d parts; %s", s, i, n, want)
 	}
 	return i, n, nil
 }
@@ -78,9 +78,9 @@ func fromEnv(getenv func(string) string) (i, n int, ok bool, err error) {
 	switch {
 	case err != nil:
 	case !set:
-		err = fault.Usagef("%s is set but %s is not: the number of parts is unknown; give --shard auto/N, or --shard 0/1 for everything", by.id, by.count)
+		err = fault.Usagef("%s is set but %s is not: the number of parts is unknown; give Options.Shard auto/N, or Options.Shard 0/1 for everything", by.id, by.count)
 	case n < 1 || i >= n:
-		err = fault.Usagef("%s is part %d of %s=%d; give --shard i/n", by.id, i, by.count, n)
+		err = fault.Usagef("%s is part %d of %s=%d; give Options.Shard i/n", by.id, i, by.count, n)
 	}
 	if err != nil {
 		return 0, 0, false, err
@@ -110,7 +110,7 @@ func index(getenv func(string) string) (i int, by scheduler, ok bool, err error)
 			step = 1
 		}
 		if step < 1 || id < lowest || (id-lowest)%step != 0 {
-			return 0, s, false, fault.Usagef("%s=%d is not in the array that starts at %d with step %d; give --shard i/n", s.id, id, lowest, step)
+			return 0, s, false, fault.Usagef("%s=%d is not in the array that starts at %d with step %d; give Options.Shard i/n", s.id, id, lowest, step)
 		}
 		return (id - lowest) / step, s, true, nil
 	}
@@ -123,7 +123,7 @@ func number(getenv func(string) string, name string) (v int, set bool, err error
 	}
 	v, err = strconv.Atoi(getenv(name))
 	if err != nil || v < 0 {
-		return 0, false, fault.Usagef("%s=%q in the environment: not a whole number; give --shard i/n", name, getenv(name))
+		return 0, false, fault.Usagef("%s=%q in the environment: not a whole number; give Options.Shard i/n", name, getenv(name))
 	}
 	return v, true, nil
 }

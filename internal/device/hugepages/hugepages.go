@@ -84,12 +84,12 @@ func choosesCPUPlugin(backend string) bool {
 		path, _, _ := strings.Cut(arg, ",")
 		return plugins.KindOf(path) == plugins.CPU
 	}
-	if name != "" && name != "auto" && name != "xla" {
+	if name != "" && name != "auto" && name != "xla" && name != plugins.CPU {
 		return false
 	}
 	cpu := false
 	for _, p := range plugins.Find() {
-		if p.Kind == plugins.CUDA && plugins.HasNVIDIA() {
+		if p.Kind == plugins.CUDA && plugins.HasNVIDIA() && name != plugins.CPU {
 			return false
 		}
 		cpu = cpu || p.Kind == plugins.CPU

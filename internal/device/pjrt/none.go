@@ -20,7 +20,7 @@ type Plugin struct{ Kind, Version string }
 
 // Load refuses: see Plugin.
 func Load(string, string) (*Plugin, error) {
-	return nil, fault.Envf("this evatool was built without cgo and has no XLA; use --backend go, or build it with CGO_ENABLED=1 and a C compiler")
+	return nil, fault.Envf("this evatool was built without cgo and has no XLA; use Options.Backend go, or build it with CGO_ENABLED=1 and a C compiler")
 }
 
 // Client is one that there never is.

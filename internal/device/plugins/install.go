@@ -73,11 +73,11 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 	}
 	if o.SHA256 = strings.ToLower(o.SHA256); o.SHA256 != "" {
 		if sum, err := hex.DecodeString(o.SHA256); err != nil || len(sum) != sha256.Size {
-			return nil, fault.Usagef("--sha256 %s: not a SHA-256; give its 64 hexadecimal digits", fault.Name(o.SHA256))
+			return nil, fault.Usagef("Options.SHA256 %s: not a SHA-256; give its 64 hexadecimal digits", fault.Name(o.SHA256))
 		}
 	}
 	if o.Wheel == "" && (o.SHA256 != "" || o.Trust) {
-		return nil, fault.Usagef("backend install %s: --sha256 and --trust are about a --wheel; a download is always the pinned one", what)
+		return nil, fault.Usagef("backend install %s: Options.SHA256 and Options.Trust are about Options.Wheel; a download is always the pinned one", what)
 	}
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil, fault.Envf("backend install %s: there is no plugin for %s/%s; use backend go", what, runtime.GOOS, runtime.GOARCH)
@@ -99,9 +99,9 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 		if in.SHA256 != r.wheel {
 			// The user's own choice of another version: kept apart, by its hash.
 			in.Name, in.Version, in.Trust = r.folder+"-"+in.SHA256[:12], "", Given
-			known = record{Package: r.pkg, Wheel: in.SHA256, By: "--trust"}
+			known = record{Package: r.pkg, Wheel: in.SHA256, By: "trust"}
 			if o.SHA256 != "" {
-				known.By = "--sha256"
+				known.By = "sha256"
 			}
 		}
 	}
@@ -165,11 +165,11 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 func (o InstallOptions) vouched(sum string, r release) error {
 	switch {
 	case o.SHA256 != "" && o.SHA256 != sum:
-		return fault.Inputf("%s: its SHA-256 is %s, not the %s of --sha256; get the file again", fault.Name(o.Wheel), sum, o.SHA256)
+		return fault.Inputf("%s: its SHA-256 is %s, not the %s of Options.SHA256; get the file again", fault.Name(o.Wheel), sum, o.SHA256)
 	case sum == r.wheel, o.SHA256 != "", o.Trust:
 		return nil
 	}
-	return fault.Usagef("%s: its SHA-256 is %s, not that of %s %s, which evatool was tested with (%s). Its code would run with your rights: if its publisher states that hash, give --sha256 %s; to take it unseen, --trust",
+	return fault.Usagef("%s: its SHA-256 is %s, not that of %s %s, which evatool was tested with (%s). Its code would run with your rights: if its publisher states that hash, give Options.SHA256 %s; to take it unseen, Options.Trust",
 		fault.Name(o.Wheel), sum, r.pkg, r.version, r.wheel, sum)
 }
 

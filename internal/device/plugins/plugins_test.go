@@ -92,12 +92,12 @@ func TestInstallWheel(t *testing.T) {
 		want    string // in the error
 		already bool
 	}{
-		{"cpu", InstallOptions{Wheel: good}, 2, "give --sha256 " + sum, false},
+		{"cpu", InstallOptions{Wheel: good}, 2, "give Options.SHA256 " + sum, false},
 		{"cpu", InstallOptions{Wheel: good, SHA256: strings.Repeat("0", 64)}, 3, sum, false},
 		{"cpu", InstallOptions{Wheel: good, SHA256: sum[1:]}, 2, "64 hexadecimal", false},
 		{"cpu", InstallOptions{Wheel: good, SHA256: strings.Repeat("x", 64)}, 2, "64 hexadecimal", false},
-		{"cpu", InstallOptions{SHA256: sum}, 2, "about a --wheel", false},
-		{"cpu", InstallOptions{Trust: true}, 2, "about a --wheel", false},
+		{"cpu", InstallOptions{SHA256: sum}, 2, "about Options.Wheel", false},
+		{"cpu", InstallOptions{Trust: true}, 2, "about Options.Wheel", false},
 		{"cuda", InstallOptions{Wheel: good, Trust: true}, 3, "holds no xla_cuda_plugin.so", false},
 		{"cpu", InstallOptions{Wheel: text, Trust: true}, 3, "not a wheel", false},
 		{"cpu", InstallOptions{Wheel: filepath.Join(dir, "none.whl")}, 3, "no such file", false},
@@ -123,7 +123,7 @@ func TestInstallWheel(t *testing.T) {
 		}
 	}
 	found := Find()
-	if len(found) != 1 || found[0].Kind != CPU || !found[0].Own || readRecord(found[0].Path).By != "--sha256" {
+	if len(found) != 1 || found[0].Kind != CPU || !found[0].Own || readRecord(found[0].Path).By != "sha256" {
 		t.Errorf("found %+v", found)
 	}
 }

@@ -30,7 +30,7 @@ type record struct {
 	Version string `json:"version,omitempty"` // "" for another wheel than the pinned one
 	Wheel   string `json:"wheel_sha256"`
 	Library string `json:"library_sha256"`
-	By      string `json:"trusted_by"` // pinned, --sha256 or --trust
+	By      string `json:"trusted_by"` // pinned, sha256 or trust
 }
 
 // readRecord is the record of a plugin, nil when there is none.
