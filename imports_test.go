@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"benchmarks"},
 	{"internal/release"},
 	{"internal/cli"},
-	{"internal/demo"},
+	{"internal/demo"}, {"internal/compare"},
 	{"convert", "eval", "trainer"},
 	{"internal/checkpoint"},
 	{"internal/hub"},

@@ -109,7 +109,7 @@ func (a *App) Progress(label string, total int64, unit string) *runlog.Progress 
 var commands = []func(*App) *cobra.Command{
 	newConvert, newInspect, newDiff, newInit,
 	newZeroshot, newProbe, newRetrieval, newEmbed, newModels, newFetch, newPreprocess, newTokenize,
-	newTrain, newBackend, newCache, newDemo, newVersion,
+	newTrain, newCompare, newBackend, newCache, newDemo, newVersion,
 }
 
 func newRoot(app *App) *cobra.Command {

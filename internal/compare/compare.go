@@ -1,0 +1,453 @@
+// Package compare sets training runs and evaluations side by side, from the
+// files that they leave: metrics.jsonl and recipe.yaml, or result.json.
+package compare
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
+	"github.com/evatool/evatool/internal/yamlfile"
+)
+
+// Comparison is several runs side by side.
+type Comparison struct {
+	Runs []*Run `json:"runs"`
+	// Differences are the recipe's keys that not all training runs have alike.
+	Differences []Difference `json:"recipe_differences"`
+}
+
+// Run is a training run or an evaluation.
+type Run struct {
+	Name string `json:"name"` // short, unique among the runs
+	Path string `json:"path"`
+	Kind string `json:"kind"` // training or evaluation
+
+	// Of a training.
+	Steps   int64    `json:"steps,omitempty"` // in metrics.jsonl so far
+	Samples int64    `json:"samples,omitempty"`
+	Loss    *float64 `json:"loss,omitempty"` // mean of the last 10 steps that have one
+	Rate    float64  `json:"samples_per_second,omitempty"`
+
+	// Scores are those of the last evaluations of a training, or of the sets of an
+	// evaluation.
+	Scores []Score `json:"scores"`
+
+	recipe map[string]string
+	steps  []step
+	scores []Score // of a training, all
+}
+
+// Score is a figure of one benchmark.
+type Score struct {
+	Benchmark string      `json:"benchmark"`
+	Metric    string      `json:"metric"`
+	Value     float64     `json:"value"`
+	CI95      *[2]float64 `json:"ci95,omitempty"`
+	N         int         `json:"n,omitempty"`
+	Model     string      `json:"model,omitempty"`
+	Step      int64       `json:"step,omitempty"`
+}
+
+// Difference is a key of the recipe and each training run's value, "" where it
+// has none; in the order of the training runs.
+type Difference struct {
+	Key    string   `json:"key"`
+	Values []string `json:"values"`
+}
+
+type step struct {
+	Step      int64              `json:"step"`
+	Samples   int64              `json:"samples"`
+	Loss      *float64           `json:"loss"`
+	LR        map[string]float64 `json:"lr"`
+	GradNorm  *float64           `json:"grad_norm"`
+	Rate      float64            `json:"samples_per_second"`
+	Benchmark string             `json:"benchmark"` // of an evaluation
+	Top1      float64            `json:"top1"`
+	N         int                `json:"n"`
+}
+
+// Load reads the folders of the runs.
+func Load(paths []string) (*Comparison, error) {
+	c := &Comparison{Differences: []Difference{}}
+	names := map[string]int{}
+	for _, p := range paths {
+		names[filepath.Base(filepath.Clean(p))]++
+	}
+	for _, p := range paths {
+		r, err := load(p)
+		if err != nil {
+			return nil, err
+		}
+		if r.Name = filepath.Base(filepath.Clean(p)); names[r.Name] > 1 || r.Name == "." {
+			r.Name = filepath.Clean(p)
+		}
+		c.Runs = append(c.Runs, r)
+	}
+	c.differ()
+	return c, nil
+}
+
+// Trainings are the runs that are trainings.
+func (c *Comparison) Trainings() (list []*Run) {
+	for _, r := range c.Runs {
+		if r.Kind == "training" {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+func load(path string) (*Run, error) {
+	if st, err := os.Stat(path); err != nil {
+		return nil, fault.File(path, "the folder of a training or an evaluation", err)
+	} else if !st.IsDir() {
+		return nil, fault.Inputf("%s: is a file; give the folder of a training or an evaluation", fault.Name(path))
+	}
+	r := &Run{Path: path, Scores: []Score{}}
+	for _, kind := range []struct {
+		file string
+		read func(path string) error
+	}{{"metrics.jsonl", r.training}, {"result.json", r.evaluation}} {
+		file := filepath.Join(path, kind.file)
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		return r, kind.read(file)
+	}
+	return nil, fault.Inputf("%s: neither metrics.jsonl of a training nor result.json of an evaluation is there; give the folder that train or zeroshot wrote with --out", fault.Name(path))
+}
+
+// maxMetrics bounds a metrics.jsonl: a line of a step has some 300 bytes.
+const maxMetrics = 4 << 30
+
+func (r *Run) training(path string) error {
+	r.Kind = "training"
+	text, err := fault.ReadFile(path, "a training's metrics", maxMetrics)
+	if err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	lines.Buffer(nil, 1<<20)
+	for n := 1; lines.Scan(); n++ {
+		var s step
+		if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
+			if !bytes.HasSuffix(text, []byte{'\n'}) && !lines.Scan() { // a killed run's torn last line
+				break
+			}
+			return fault.Inputf("%s: line %d is no step: %w", fault.Name(path), n, err)
+		}
+		if s.Benchmark != "" {
+			r.scores = append(r.scores, Score{Benchmark: s.Benchmark, Metric: "top1", Value: s.Top1, N: s.N, Step: s.Step})
+			continue
+		}
+		r.steps = append(r.steps, s)
+	}
+	if err := lines.Err(); err != nil {
+		return fault.Inputf("%s: %w", fault.Name(path), err)
+	}
+	last := map[string]Score{}
+	for _, s := range r.scores {
+		last[s.Benchmark] = s
+	}
+	for _, s := range last {
+		r.Scores = append(r.Scores, s)
+	}
+	slices.SortFunc(r.Scores, func(a, b Score) int { return cmp.Compare(a.Benchmark, b.Benchmark) })
+	r.summarise()
+	return r.readRecipe(filepath.Join(filepath.Dir(path), "recipe.yaml"))
+}
+
+func (r *Run) summarise() {
+	if len(r.steps) == 0 {
+		return
+	}
+	end := r.steps[len(r.steps)-1]
+	r.Steps, r.Samples = end.Step, end.Samples
+	tail := r.steps[max(0, len(r.steps)-10):]
+	sum, n := 0.0, 0
+	for _, s := range tail {
+		if s.Loss != nil {
+			sum, n = sum+*s.Loss, n+1
+		}
+		r.Rate += s.Rate / float64(len(tail))
+	}
+	if n > 0 {
+		mean := sum / float64(n)
+		r.Loss = &mean
+	}
+}
+
+func (r *Run) readRecipe(path string) error {
+	text, err := fault.ReadFile(path, "a training's recipe", yamlfile.MaxBytes)
+	if err != nil {
+		return err
+	}
+	var tree struct {
+		Recipe any `yaml:"recipe"`
+	}
+	// The recipe as one value, whatever its version has for keys.
+	if err := yamlfile.Decode(path, []byte("recipe:\n"+indented(text)), &tree); err != nil {
+		return err
+	}
+	r.recipe = map[string]string{}
+	flatten(r.recipe, "", tree.Recipe)
+	return nil
+}
+
+func indented(text []byte) string {
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		b.WriteString("  " + line)
+	}
+	return b.String()
+}
+
+func flatten(into map[string]string, at string, v any) {
+	key := func(k string) string { return strings.TrimPrefix(at+"."+k, ".") }
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			flatten(into, key(k), e)
+		}
+	case []any:
+		plain := !slices.ContainsFunc(v, func(e any) bool {
+			switch e.(type) {
+			case map[string]any, []any:
+				return true
+			}
+			return false
+		})
+		if plain {
+			into[at] = strings.Trim(fmt.Sprint(v), "[]")
+			return
+		}
+		for i, e := range v {
+			flatten(into, key(strconv.Itoa(i)), e)
+		}
+	case nil:
+	default:
+		into[at] = fmt.Sprint(v)
+	}
+}
+
+// differ lists the keys that not all trainings have alike.
+func (c *Comparison) differ() {
+	runs := c.Trainings()
+	keys := map[string]bool{}
+	for _, r := range runs {
+		for k := range r.recipe {
+			keys[k] = true
+		}
+	}
+	for k := range keys {
+		d := Difference{Key: k}
+		for _, r := range runs {
+			d.Values = append(d.Values, r.recipe[k])
+		}
+		if len(slices.Compact(slices.Clone(d.Values))) > 1 {
+			c.Differences = append(c.Differences, d)
+		}
+	}
+	slices.SortFunc(c.Differences, func(a, b Difference) int { return cmp.Compare(a.Key, b.Key) })
+}
+
+// evaluation reads the result.json of any kind of evaluation.
+func (r *Run) evaluation(path string) error {
+	r.Kind = "evaluation"
+	b, err := fault.ReadFile(path, "the result of an evaluation", 1<<30)
+	if err != nil {
+		return err
+	}
+	type set struct {
+		Key, Benchmark, Metric string
+		Value                  float64
+		N                      int
+		CI95                   *[2]float64
+	}
+	type model struct {
+		Model struct{ File string }
+		Sets  []set
+	}
+	var res struct {
+		Benchmark, Set, Suite, Metric string
+		Value                         float64
+		N                             int
+		CI95                          struct{ Value *[2]float64 }
+		MeanRecall1                   float64     `json:"mean_recall1"`
+		MeanCI95                      *[2]float64 `json:"ci95_mean_recall1"`
+		Probe                         *struct {
+			Top1 float64
+			N    int
+			CI95 *[2]float64 `json:"ci95_top1"`
+		}
+		Shard  *struct{}
+		Models []model
+		model
+	}
+	if err := json.Unmarshal(b, &res); err != nil {
+		return fault.Inputf("%s: not the result of an evaluation: %w", fault.Name(path), err)
+	}
+	add := func(m model, s set) {
+		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: filepath.Base(m.Model.File)})
+	}
+	switch {
+	case res.Suite != "":
+		for _, m := range append(res.Models, res.model) {
+			for _, s := range m.Sets {
+				add(m, s)
+			}
+		}
+	case res.Shard != nil:
+		return fault.Inputf("%s: is a part of an evaluation; merge the parts first", fault.Name(path))
+	case res.Set != "":
+		add(res.model, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.N, CI95: res.MeanCI95})
+	case res.Probe != nil:
+		add(res.model, set{Benchmark: "probe", Metric: "top1", Value: res.Probe.Top1, N: res.Probe.N, CI95: res.Probe.CI95})
+	case res.Benchmark != "":
+		add(res.model, set{Benchmark: res.Benchmark, Metric: res.Metric, Value: res.Value, N: res.N, CI95: res.CI95.Value})
+	default:
+		return fault.Inputf("%s: not the result of an evaluation", fault.Name(path))
+	}
+	return nil
+}
+
+// maxPoints bounds the points of a curve.
+const maxPoints = 1000
+
+// Write writes the comparison as a page.
+func (c *Comparison) Write(path string) error {
+	p := runlog.NewPage("Comparison", fmt.Sprintf("%d runs", len(c.Runs)))
+	trainings := c.Trainings()
+	if len(trainings) > 0 {
+		p.Section("Trainings")
+		var rows [][]string
+		for _, r := range trainings {
+			loss := ""
+			if r.Loss != nil {
+				loss = fmt.Sprintf("%.4f", *r.Loss)
+			}
+			rows = append(rows, []string{r.Name, fmt.Sprint(r.Steps), fmt.Sprint(r.Samples), loss, fmt.Sprintf("%.0f", r.Rate)})
+		}
+		p.Table([]string{"run", "steps", "samples", "loss, last 10 steps", "samples/s"}, rows)
+		curve(p, trainings, "Contrastive loss", "loss", func(s step) *float64 { return s.Loss })
+		c.accuracy(p, trainings)
+		curve(p, trainings, "Gradient norm, before clipping", "norm", func(s step) *float64 { return s.GradNorm })
+		curve(p, trainings, "Learning rate of the vision tower", "", func(s step) *float64 {
+			v, ok := s.LR["vision"]
+			if !ok {
+				return nil
+			}
+			return &v
+		})
+		p.Section("Recipes")
+		head, rows := []string{"key"}, nil
+		for _, r := range trainings {
+			head = append(head, r.Name)
+		}
+		for _, d := range c.Differences {
+			rows = append(rows, append([]string{d.Key}, d.Values...))
+		}
+		if len(rows) == 0 {
+			p.Note("The recipes are the same.")
+		} else {
+			p.Note("The keys that differ.")
+			p.Table(head, rows)
+		}
+	}
+	p.Section("Scores")
+	var rows [][]string
+	bars := map[string]*runlog.BarChart{}
+	var order []string
+	for _, r := range c.Runs {
+		for _, s := range r.Scores {
+			row := []string{s.Benchmark, s.Metric, r.Name, s.Model, fmt.Sprintf("%.2f %%", 100*s.Value), "", strconv.Itoa(s.N)}
+			title := s.Benchmark + ", " + s.Metric
+			b := bars[title]
+			if b == nil {
+				b = &runlog.BarChart{Title: title, Unit: "%"}
+				bars[title], order = b, append(order, title)
+			}
+			label := r.Name
+			if r.Kind == "evaluation" && s.Model != "" {
+				label += ", " + s.Model
+			}
+			b.Labels, b.Values = append(b.Labels, label), append(b.Values, 100*s.Value)
+			lo, hi := 100*s.Value, 100*s.Value
+			if s.CI95 != nil {
+				row[5] = fmt.Sprintf("%.2f to %.2f", 100*s.CI95[0], 100*s.CI95[1])
+				lo, hi = 100*s.CI95[0], 100*s.CI95[1]
+			}
+			b.Lo, b.Hi = append(b.Lo, lo), append(b.Hi, hi)
+			rows = append(rows, row)
+		}
+	}
+	slices.SortStableFunc(rows, func(a, b []string) int { return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1])) })
+	if len(rows) == 0 {
+		p.Note("No run has a score.")
+	} else {
+		for _, title := range order {
+			if len(bars[title].Labels) > 1 {
+				p.Bars(*bars[title])
+			}
+		}
+		p.Table([]string{"benchmark", "metric", "run", "model", "value", "95 %", "images"}, rows)
+	}
+	return p.WriteFile(path)
+}
+
+// curve adds a chart with a line for every run that has points.
+func curve(p *runlog.Page, runs []*Run, title, unit string, of func(step) *float64) {
+	chart := runlog.LineChart{Title: title, XLabel: "step", YLabel: unit}
+	for _, r := range runs {
+		s := runlog.Series{Name: r.Name}
+		every := len(r.steps)/maxPoints + 1
+		for i := 0; i < len(r.steps); i += every {
+			if v := of(r.steps[i]); v != nil {
+				s.X, s.Y = append(s.X, float64(r.steps[i].Step)), append(s.Y, *v)
+			}
+		}
+		if len(s.X) > 0 {
+			chart.Series = append(chart.Series, s)
+		}
+	}
+	if len(chart.Series) > 0 {
+		p.Line(chart)
+	}
+}
+
+// accuracy adds a chart of the evaluations during the trainings, where there are
+// several of one.
+func (c *Comparison) accuracy(p *runlog.Page, runs []*Run) {
+	chart := runlog.LineChart{Title: "Zero-shot top-1", XLabel: "step", YLabel: "%"}
+	several := false
+	for _, r := range runs {
+		at := map[string]int{}
+		for _, s := range r.scores {
+			i, ok := at[s.Benchmark]
+			if !ok {
+				i = len(chart.Series)
+				at[s.Benchmark] = i
+				chart.Series = append(chart.Series, runlog.Series{Name: r.Name + ", " + s.Benchmark})
+			}
+			line := &chart.Series[i]
+			line.X, line.Y = append(line.X, float64(s.Step)), append(line.Y, 100*s.Value)
+			several = several || len(line.X) > 1
+		}
+	}
+	if several {
+		p.Line(chart)
+	}
+}
