@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"internal/checkpoint"},
 	{"internal/hub"},
 	{"internal/clip"}, {"internal/weights"}, {"internal/arch"}, {"internal/torchfile"}, {"internal/tensorfile"},
-	{"internal/bpe"}, {"internal/logistic"}, {"internal/img"}, {"internal/dataset"}, {"internal/device"}, {"internal/comm"}, {"internal/digest"}, {"internal/shard"}, {"internal/runlog"}, {"internal/yamlfile"}, {"internal/usercache"}, {"internal/atomicfile"}, {"internal/idle"}, {"internal/fault"},
+	{"internal/bpe"}, {"internal/tokenjson"}, {"internal/logistic"}, {"internal/img"}, {"internal/dataset"}, {"internal/device"}, {"internal/comm"}, {"internal/digest"}, {"internal/shard"}, {"internal/runlog"}, {"internal/yamlfile"}, {"internal/usercache"}, {"internal/atomicfile"}, {"internal/idle"}, {"internal/fault"},
 	{"internal/published"}, // a table of figures
 }
 

@@ -37,6 +37,10 @@ for seed, (name, (kind, width, text, extra)) in enumerate(CASES.items()):
     save_file({k: v.contiguous().clone() for k, v in model.state_dict().items()}, os.path.join(dir, "model.safetensors"))
     images, tokens = torch.randn(3, 3, 32, 32), torch.randint(0, 64, (5, 16))
     with torch.no_grad():
-        save_file({"images": images, "tokens": tokens, "expected.image_features": model.encode_image(images),
-                   "expected.text_features": model.encode_text(tokens).contiguous(), "expected.logit_scale_exp": model.logit_scale.exp().reshape(1),
-                   "expected.logit_bias": model.logit_bias.detach().reshape(1)}, os.path.join(dir, "forward.safetensors"))
+        image, text, scale, bias = model.encode_image(images), model.encode_text(tokens), model.logit_scale.exp(), model.logit_bias
+        image_norm, text_norm = (torch.nn.functional.normalize(x, dim=-1) for x in (image, text))
+        out = {"images": images, "tokens": tokens, "expected.image_features": image, "expected.text_features": text,
+               "expected.image_features_norm": image_norm, "expected.text_features_norm": text_norm,
+               "expected.logits_per_image": scale * image_norm @ text_norm.T + bias,
+               "expected.logit_scale_exp": scale.reshape(1), "expected.logit_bias": bias.detach().reshape(1)}
+        save_file({k: v.contiguous() for k, v in out.items()}, os.path.join(dir, "forward.safetensors"))

@@ -267,11 +267,11 @@ func (c *Config) CheckTexts() error {
 	case t.Layers == 0:
 		return fault.Inputf("has no text tower; texts need one, give a CLIP model")
 	case t.Tokenizer != "":
-		return fault.Inputf("its texts need the tokenizer %q, not CLIP's BPE; images work (embed --images), and tokens made elsewhere (embed --tensors)", t.Tokenizer)
+		return fault.Inputf("its texts need the tokenizer %q, not CLIP's BPE; images work, and tokens made elsewhere (Options.Tensors of embed)", t.Tokenizer)
 	case t.VocabSize < bpe.VocabSize:
 		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", t.VocabSize, bpe.VocabSize)
 	case t.VocabSize > bpe.VocabSize:
-		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d, so its texts need another tokenizer, and evatool has CLIP's BPE only; images work (embed --images), and tokens made elsewhere (embed --tensors)", t.VocabSize, bpe.VocabSize)
+		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d, so its texts need another tokenizer, and evatool has CLIP's BPE only; images work, and tokens made elsewhere (Options.Tensors of embed)", t.VocabSize, bpe.VocabSize)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func TestTexts(t *testing.T) {
 		{"tokenizer_config.json", `{"pad_token": 7}`, "tokenizer_config.json"},
 		{"tokenizer_config.json", `{"pad_token": "<unk>"}`, ""},
 		{"tokenizer.json", strings.Replace(good, `"</s>": {"ids": [0]}`, `"</s>": {"ids": [32000]}`, 1), "another model's"},
-		{"tokenizer.json", `{"model": {"type": "WordPiece"}}`, "WordPiece"},
+		{"tokenizer.json", `{"model": {"type": "WordLevel"}}`, "WordLevel"},
 	} {
 		if step.file != "" {
 			if err := os.WriteFile(filepath.Join(dir, step.file), []byte(step.content), 0o644); err != nil {

@@ -46,7 +46,7 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, fault.As(fault.Input, fmt.Errorf("%w: texts need the tokenizer.json of %s beside the weights; images work without (embed --images), and tokens made elsewhere (embed --tensors)", ErrNoTokenizer, fault.Name(name)))
+		return nil, fault.As(fault.Input, fmt.Errorf("%w: texts need the tokenizer.json of %s beside the weights; images work without, and tokens made elsewhere (Options.Tensors of embed)", ErrNoTokenizer, fault.Name(name)))
 	}
 	pad, err := padding(dir)
 	if err != nil {

@@ -127,7 +127,7 @@ func load(path string) (*Run, error) {
 		}
 		return r, kind.read(file)
 	}
-	return nil, fault.Inputf("%s: neither metrics.jsonl of a training nor result.json of an evaluation is there; give the folder that train or zeroshot wrote with --out", fault.Name(path))
+	return nil, fault.Inputf("%s: neither metrics.jsonl of a training nor result.json of an evaluation is there; give the folder that train or zeroshot wrote", fault.Name(path))
 }
 
 // maxMetrics bounds a metrics.jsonl: a line of a step has some 300 bytes.
