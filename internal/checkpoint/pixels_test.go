@@ -166,3 +166,23 @@ func TestNamesDifferInShape(t *testing.T) {
 		byShape[b.String()] = n
 	}
 }
+
+// A file says that its activation was assumed when it was written, until the
+// user says which it is.
+func TestAssumedActivationIsRemembered(t *testing.T) {
+	inv := openCLIPOrder(t, "openclip-ViT-L-14")
+	p := mustPlan(t, inv, PlanOptions{})
+	p.in = &Input{Files: []string{"x.pt"}}
+	meta := p.Metadata([]string{"0"})
+	if !p.guessed || meta[metaActivation] != "assumed" {
+		t.Fatalf("guessed %v, %v", p.guessed, meta[metaActivation])
+	}
+	written := *inv
+	written.metadata = meta
+	if again := mustPlan(t, &written, PlanOptions{}); said(again, "was assumed when it was converted", "QuickGELU") != 1 || !again.guessed {
+		t.Errorf("%q", again.Warnings)
+	}
+	if chosen := mustPlan(t, &written, PlanOptions{ConfigName: "openclip-ViT-L-14"}); chosen.guessed || said(chosen, "was assumed when it was converted") != 0 {
+		t.Errorf("%q", chosen.Warnings)
+	}
+}
