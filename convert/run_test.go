@@ -328,6 +328,7 @@ func TestRunErrors(t *testing.T) {
 		{"no CLIP", Options{Sources: []string{formats + "20_torchscript_small.pt"}}, fault.Input, "Options.Layout source"},
 		{"empty folder", Options{Sources: []string{t.TempDir()}}, fault.Input, "no weights here"},
 		{"ambiguous", Options{Sources: []string{ambiguous}}, fault.Input, "openai-ViT-B-32 and openclip-ViT-B-32"},
+		{"a decoder without CoCa's text tower", Options{Sources: []string{more("text_decoder.ln_final.weight")}}, fault.Input, "but not for text_decoder.ln_final.weight; Options.Exclude"},
 		{"timm", Options{Sources: []string{more("visual.trunk.stages.0.weight")}}, fault.Input, "a vision tower of timm"},
 		{"one tensor more", Options{Sources: []string{more("other")}}, fault.Input, "but not for other; Options.Exclude"},
 		{"incomplete", Options{Sources: []string{near}}, fault.Input, "nearly EVA02-CLIP-B-16, but text."},

@@ -83,7 +83,7 @@ func (m *mapping) add(t tensorfile.Info) error {
 		m.dropped = append(m.dropped, Dropped{t.Name, reason})
 		return nil
 	}
-	if strings.HasPrefix(name, "text_decoder.") {
+	if m.family == cocaCLIP && strings.HasPrefix(name, "text_decoder.") {
 		m.dropped = append(m.dropped, Dropped{t.Name, "CoCa's captioning decoder, no part of the towers"})
 		return nil
 	}
