@@ -2,10 +2,12 @@ package eval
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -167,16 +169,25 @@ func (r *run) several(s sample) (classes []int, err error) {
 func (r *run) classifier(ctx context.Context) (*classifier, error) {
 	start := time.Now()
 	defer func() { r.seconds.Classifier = time.Since(start).Seconds() - r.seconds.Load }()
-	key := contentKey(append([]string{"classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend}, r.w.key()...)...)
 	if len(r.o.Classifiers) > 0 {
 		return meanClassifier(r.o.Classifiers, r.cfg.EmbedDim, len(r.w.names))
 	}
+	tok, err := r.tokenizer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parts := append([]string{"classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend}, r.w.key()...)
+	if _, clip := tok.(*bpe.Tokenizer); !clip { // a file beside the weights, which may be another one tomorrow
+		parts = append(parts, "tokens")
+		for _, name := range r.w.names {
+			for _, text := range r.w.texts(name) {
+				parts = append(parts, fmt.Sprint(tok.Encode(text)))
+			}
+		}
+	}
+	key := contentKey(parts...)
 	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func(part partial) (*classifier, error) {
 		enc, err := r.encoder()
-		if err != nil {
-			return nil, err
-		}
-		tok, err := r.tokenizer(ctx)
 		if err != nil {
 			return nil, err
 		}
