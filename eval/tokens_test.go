@@ -1,0 +1,51 @@
+package eval
+
+import (
+	"context"
+	"slices"
+	"testing"
+
+	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/checkpoint"
+)
+
+// shifted is a tokenizer.json's tokenizer that another one took the place of.
+type shifted struct {
+	*bpe.Tokenizer
+	by int32
+}
+
+func (s shifted) Encode(text string) []int32 {
+	ids := s.Tokenizer.Encode(text)
+	for i := range ids {
+		ids[i] = (ids[i] + s.by) % 400
+	}
+	return ids
+}
+
+func (s shifted) Tokens(dst []int32, text string, context int) {
+	clear(dst[:context])
+	copy(dst[:context], s.Encode(text))
+}
+
+// Class vectors of one tokenizer are not taken for those of another.
+func TestClassifierOfAnotherTokenizer(t *testing.T) {
+	cache := t.TempDir()
+	build := func(by int32) []float32 {
+		r := &run{
+			o: Options{Cache: cache}.defaults(), cfg: newFake().Config(), model: ModelInfo{SHA256: "m"}, texts: 8,
+			w:     prompts{names: fakeClasses, templates: []string{"a {}"}},
+			open:  func(*arch.Config, string) (encoder, func(), error) { return newFake(), nil, nil },
+			words: func(context.Context) (checkpoint.Tokenizer, error) { return shifted{bpe.New(), by}, nil },
+		}
+		c, err := r.classifier(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.w
+	}
+	if one, other := build(0), build(7); slices.Equal(one, other) {
+		t.Error("the class vectors of another tokenizer")
+	}
+}
