@@ -189,8 +189,6 @@ func (b *bench) start(name string, r row) (*side, error) {
 		}
 		cmd = exec.Command(self, "-worker", "-model", r.model, "-tower", r.tower, "-dtype", r.dtype, "-batch", batch, "-tokens", tokens,
 			"-backend", name, "-threads", threads)
-		// As the command line does for itself (--huge-pages).
-		cmd.Env = append(os.Environ(), "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1")
 	case "eager", "compile":
 		cmd = exec.Command(b.python, filepath.FromSlash(b.script), r.peer, r.tower, r.dtype, name, batch, tokens, threads)
 	default:

@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/device"
-	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -65,7 +64,6 @@ func main() {
 	backend := flag.String("backend", "auto", "auto, xla or xla:/path/plugin.so[,option]")
 	size := flag.String("size", "full", "full (a GPU), cpu, or tiny (a test of this program, not a measurement)")
 	only := flag.String("only", "", "one part: matmul, parity, forward, train or pipeline (which needs train)")
-	huge := flag.Bool("huge-pages", true, "as evatool does: huge pages for the CPU plugin")
 	cache := flag.Bool("compile-cache", true, "keep compiled programs on disk")
 	budget := flag.Duration("budget", 8*time.Minute, "start no new row after this time; one that runs has 45 s more")
 	out := flag.String("json", "", "write the report to this file, after every row")
@@ -76,9 +74,6 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	log := runlog.NewLogger(os.Stderr, false, false)
-	if *huge {
-		hugepages.Reexec(*backend, log)
-	}
 	o := device.Options{Backend: *backend, DeviceCount: 1, Log: log}
 	if !*cache {
 		o.CompileCache = "off"
@@ -101,7 +96,7 @@ func main() {
 			}
 			return measureRow(ctx, o, s, *number, r, time.Now().Add(*budget), func(r *Report) { r.write(*out, log) })
 		}
-		flags := []string{"--backend", *backend, "--size", *size, fmt.Sprint("--huge-pages=", *huge), fmt.Sprint("--compile-cache=", *cache)}
+		flags := []string{"--backend", *backend, "--size", *size, fmt.Sprint("--compile-cache=", *cache)}
 		report, err := measure(ctx, s, *only, *budget, child(flags), func(r *Report) { r.write(*out, log) }, log)
 		report.table(os.Stdout)
 		return err

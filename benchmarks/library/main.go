@@ -21,8 +21,6 @@ import (
 	"github.com/evatool/evatool/benchmarks/paired"
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/arch"
-	"github.com/evatool/evatool/internal/device/hugepages"
-	"github.com/evatool/evatool/internal/runlog"
 )
 
 type bench struct {
@@ -44,7 +42,6 @@ func main() {
 	flag.IntVar(&b.n, "n", 64, "pictures of a round")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of each side")
 	flag.Parse()
-	hugepages.Reexec(b.backend, runlog.NewLogger(os.Stderr, false, false)) // as evatool does
 	if err := b.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "library:", err)
 		os.Exit(1)

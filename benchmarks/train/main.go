@@ -17,7 +17,6 @@ import (
 	"strings"
 
 	"github.com/evatool/evatool/benchmarks/paired"
-	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
 )
@@ -43,7 +42,6 @@ type timing struct {
 }
 
 func main() {
-	log := runlog.NewLogger(os.Stderr, false, true)
 	var python, backend, only string
 	var rounds, steps, index int
 	flag.StringVar(&python, "python", "python3", "a Python with torch; empty: evatool alone")
@@ -55,7 +53,6 @@ func main() {
 	flag.Parse()
 	var err error
 	if only != "" {
-		hugepages.Reexec(backend, log)
 		err = measure(backend, setups[index], steps)
 	} else {
 		err = compare(python, backend, rounds, steps)

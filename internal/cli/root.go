@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/evatool/evatool/internal/device"
-	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/runlog"
@@ -34,10 +33,6 @@ EXIT STATUS
   3    bad input: a file or a dataset
   4    environment: no such backend, no space, no permission
   130  interrupted`
-
-// computes marks, in a command's annotations, that it runs a model: such a
-// command starts itself again once when the CPU plugin profits from it.
-const computes = "computes"
 
 // App is what the commands share: the streams, the common flags, the log.
 type App struct {
@@ -136,8 +131,8 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 			if app.Threads > 0 {
 				runtime.GOMAXPROCS(app.Threads)
 			}
-			if cmd.Annotations[computes] != "" && app.HugePages != "off" {
-				hugepages.Reexec(app.Backend, app.Log)
+			if app.HugePages == "off" {
+				device.PlainMemory()
 			}
 			return nil
 		},
@@ -161,7 +156,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.BoolVarP(&app.Verbose, "verbose", "v", false, "log more")
 	f.BoolVar(&app.Offline, "offline", false, "take models that are given by name from the cache alone (as HF_HUB_OFFLINE=1)")
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
-	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: let the CPU plugin's memory use transparent huge pages (Linux, glibc; same bits, faster)")
+	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: large blocks of the CPU plugin's memory in huge pages, kept from one execution to the next (Linux; same bits, faster)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if hint := hint(cmd, err); hint != "" {
 			return fault.Usagef("%s; %s", err, hint)
@@ -170,9 +165,6 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	})
 	for _, c := range commands {
 		cmd := c(app)
-		if slices.Contains([]string{"zeroshot", "probe", "retrieval", "embed", "train", "demo"}, cmd.Name()) {
-			markComputes(cmd)
-		}
 		root.AddCommand(cmd)
 	}
 	complete(root)
@@ -209,14 +201,6 @@ func plain(err error) string {
 		return fmt.Sprintf("--%s %q: %s", bad.GetFlag().Name, bad.GetValue(), number.Err)
 	}
 	return fmt.Sprintf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
-}
-
-// markComputes marks cmd and its subcommands.
-func markComputes(cmd *cobra.Command) {
-	cmd.Annotations = map[string]string{computes: "yes"}
-	for _, sub := range cmd.Commands() {
-		markComputes(sub)
-	}
 }
 
 // Main runs the command line and returns the exit status. It prints an error

@@ -268,10 +268,14 @@ func TestParts(t *testing.T) {
 		}
 	}
 	r.cache = 13 * row
-	for batch, part := range map[int]int{1: 1, 8: 8, 13: 13, 14: 7, 32: 11, 64: 13} {
+	for batch, part := range map[int]int{1: 1, 8: 8, 13: 13, 14: 7, 32: 11, 64: 13, 40: 10, 27: 9, 61: 13} {
 		if got := r.part(batch, row); got != part {
 			t.Errorf("batch %d in parts of %d, want %d", batch, got, part)
 		}
+	}
+	r.cache = 6 * row
+	if got := r.part(32, row); got != 4 { // six would compute 36 rows
+		t.Errorf("batch 32 in parts of %d, want 4", got)
 	}
 	r.cache = row // less than a text needs
 	if r.part(3, row) != 1 || r.part(3, 2*row) != 1 {

@@ -21,6 +21,10 @@ func QuietLibraries() {
 	klog.SetOutput(io.Discard)
 }
 
+// PlainMemory has CPU plugins that are loaded later leave their memory to
+// malloc, which maps and clears it anew at every execution.
+func PlainMemory() { pjrt.PlainMemory() }
+
 // openGo opens the Go backend. Its own limit on goroutines has to go: workers
 // that wait for workers can take all places under it, and a graph with many
 // independent matrix products never ends. With fewer threads than Go has,

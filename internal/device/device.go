@@ -1,8 +1,7 @@
 // Package device runs computation graphs on the Go backend or on an XLA
 // plugin, on one or several devices, and is the only place where a GoMLX panic
 // becomes an error. Below it: plugins finds and installs XLA plugins, pjrt
-// opens them, goexec and kernels make the Go backend fast, hugepages is for a
-// command line.
+// opens them, goexec and kernels make the Go backend fast.
 //
 // A device leaves its process as it was: environment, GOMAXPROCS, standard
 // streams, signal handlers, the log of the libraries below (klog). What cannot

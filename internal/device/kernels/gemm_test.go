@@ -89,3 +89,21 @@ func BenchmarkMatMul(b *testing.B) {
 		})
 	}
 }
+
+// TestKernels: every kernel gives the same bits.
+func TestKernels(t *testing.T) {
+	if !Wide {
+		t.Skip("this processor has no AVX-512")
+	}
+	for _, p := range []Product{{1, 1, 1, 1, false}, {2, 14, 32, 8, true}, {1, 13, 31, 7, false}, {1, 29, 200, 300, true}, {3, 197, 64, 197, false}, {1, 100, 3, 513, true}} {
+		a, b := randoms(p.Batch*p.M*p.K), randoms(p.Batch*p.N*p.K)
+		x, y := odd(p.Batch*p.M*p.N), odd(p.Batch*p.M*p.N)
+		every.matMul(avx2, x, a, b, p)
+		every.matMul(avx512, y, a, b, p)
+		for i := range x {
+			if x[i] != y[i] {
+				t.Fatalf("%+v: element %d is %g with AVX-512, %g with AVX2", p, i, y[i], x[i])
+			}
+		}
+	}
+}

@@ -1,12 +1,14 @@
 package pjrt
 
 /*
+#include "blocks.h"
 #include "table.h"
 */
 import "C"
 
 import (
 	"reflect"
+	"unsafe"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/go-xla/pjrt"
@@ -31,7 +33,11 @@ func (c *Client) Close() {
 	c.handle = nil
 	c.plugin.mu.Unlock()
 	c.Backend.Finalize()
+	dropBlocks()
 }
+
+// dropBlocks gives back what blocks.h keeps.
+func dropBlocks() { C.drop_blocks() }
 
 // MemoryOf is what the compiler says about a compiled program. go-xla knows it
 // and does not show it: this reaches into its executable. In versions that pin
@@ -43,3 +49,22 @@ func MemoryOf(e compute.Executable) MemoryUse {
 	s := field(reflect.ValueOf(e), "exec").Interface().(*pjrt.LoadedExecutable).OnDeviceMemoryUsageStats
 	return MemoryUse{int64(s.GeneratedCode), int64(s.Inputs), int64(s.Outputs), int64(s.Aliases), int64(s.Temporary)}
 }
+
+// blockBytes are the bytes of the CPU plugin's large blocks that are in use
+// and that are kept, and the number of blocks that were ever mapped.
+func blockBytes() (used, kept, mapped int) {
+	var u, k, m C.size_t
+	C.block_bytes(&u, &k, &m)
+	return int(u), int(k), int(m)
+}
+
+// takeBlock and giveBlock allocate as the plugin does.
+func takeBlock(n int) unsafe.Pointer {
+	var p unsafe.Pointer
+	if C.block_take(&p, C.size_t(n)) != 0 {
+		return nil
+	}
+	return p
+}
+
+func giveBlock(p unsafe.Pointer) { C.block_give(p) }

@@ -16,7 +16,10 @@ import (
 const Built = false
 
 // Plugin is a plugin that cannot be loaded.
-type Plugin struct{ Kind, Version string }
+type Plugin struct {
+	Kind, Version string
+	Keeps         bool
+}
 
 // Load refuses: see Plugin.
 func Load(string, string) (*Plugin, error) {
@@ -37,6 +40,9 @@ func (*Client) Compile(bool, func() error) (Compiled, error) {
 }
 func (*Client) Memory() (inUse, peak, limit int64, ok bool) { return 0, 0, 0, false }
 func (*Client) Close()                                      {}
+
+// PlainMemory changes nothing.
+func PlainMemory() {}
 
 // Alias does nothing: the Go backend reuses what it frees.
 func Alias(*graph.Graph, int, int) {}

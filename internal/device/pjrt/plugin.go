@@ -4,7 +4,9 @@
 // NVIDIA's libraries are found wherever they are.
 //
 // A plugin hands out a table of C functions. go-xla gets a copy of it in which
-// three are ours (table.c): Compile, Execute and Event_Await.
+// three are ours (table.c): Compile, and on a GPU Execute and Event_Await. The
+// CPU plugin's large blocks of memory are kept from one execution to the next
+// (blocks.h).
 package pjrt
 
 /*
@@ -18,6 +20,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/evatool/evatool/internal/device/plugins"
@@ -30,6 +33,7 @@ import (
 type Plugin struct {
 	Kind    string // plugins.CPU or plugins.CUDA
 	Version string // of its interface
+	Keeps   bool   // large blocks of memory are kept from one execution to the next (blocks.h)
 
 	path      string
 	slot      int    // of its table
@@ -46,6 +50,13 @@ var (
 	loaded   [C.SLOTS]*Plugin // by slot
 	loadedMu sync.Mutex
 )
+
+// plainMemory leaves the memory of plugins that are loaded later to malloc.
+var plainMemory atomic.Bool
+
+// PlainMemory has plugins that are loaded later allocate as they do by
+// themselves.
+func PlainMemory() { plainMemory.Store(true) }
 
 // takeText frees a C string.
 func takeText(s *C.char) string {
@@ -77,11 +88,7 @@ func Load(path, kind string) (_ *Plugin, err error) {
 	cpath := C.CString(path)
 	defer C.free(unsafe.Pointer(cpath))
 	var cerr *C.char
-	async := C.int(0)
-	if pinned {
-		async = 1
-	}
-	slot := C.load_plugin(cpath, async, &cerr)
+	slot := C.load_plugin(cpath, &cerr)
 	if slot < 0 {
 		return nil, fault.Envf("%s: cannot load the plugin: %s", path, strings.TrimPrefix(takeText(cerr), path+": "))
 	}
@@ -104,6 +111,12 @@ func Load(path, kind string) (_ *Plugin, err error) {
 		default:
 			return nil, fault.Envf("%s: a plugin for %q; give one for cpu or cuda", path, platform)
 		}
+	}
+	p.Keeps = p.Kind == plugins.CPU && !plainMemory.Load() && C.keep_memory(slot) != 0
+	// Where memory is kept, executions are waited for: the next one would take
+	// its own before this one has freed.
+	if pinned && !p.Keeps {
+		C.run_ahead(slot)
 	}
 	// go-xla guesses the kind from the name, and searches for what is not a path.
 	p.name = fmt.Sprintf("/evatool/%s-%d", strings.TrimPrefix(p.Kind, "xla-"), slot)

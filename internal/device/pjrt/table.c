@@ -8,9 +8,11 @@
 #endif
 
 #include "_cgo_export.h"
+#include "blocks.h"
 
 static const pjrt_api* real[SLOTS];
 static pjrt_api* ours[SLOTS];
+static void* handles[SLOTS];
 static int loaded_plugins;
 
 static void* call(int slot, int fn, void* args) { return real[slot]->fn[fn](args); }
@@ -19,7 +21,7 @@ static void* call(int slot, int fn, void* args) { return real[slot]->fn[fn](args
 // then awaits the events of that execution. The Execute below tells the next
 // waits of this thread, which are those, not to: the caller goes on, and reading
 // a result waits for it. TestVersions (package pin) says what to check in
-// another go-xla; a program that is linked with one waits (async in load_plugin).
+// another go-xla; a program that is linked with one waits (no run_ahead).
 static __thread size_t skip_waits;
 
 static void* execute(int slot, loaded_execute_args* a) {
@@ -45,7 +47,7 @@ SET(0) SET(1) SET(2) SET(3)
 #define ENTRY(n) {compile_##n, execute_##n, await_##n}
 static pjrt_fn sets[SLOTS][3] = {ENTRY(0), ENTRY(1), ENTRY(2), ENTRY(3)};
 
-int load_plugin(const char* path, int async, char** error) {
+int load_plugin(const char* path, char** error) {
   if (loaded_plugins == SLOTS) {
     *error = strdup("too many different plugins in one process");
     return -1;
@@ -73,12 +75,16 @@ int load_plugin(const char* path, int async, char** error) {
   ours[slot] = calloc(1, api->size + 4096);
   memcpy(ours[slot], api, api->size);
   ours[slot]->fn[FN_CLIENT_COMPILE] = sets[slot][0];
-  if (async) {
-    ours[slot]->fn[FN_LOADED_EXECUTE] = sets[slot][1];
-    ours[slot]->fn[FN_EVENT_AWAIT] = sets[slot][2];
-  }
+  handles[slot] = h;
   return slot;
 }
+
+void run_ahead(int slot) {
+  ours[slot]->fn[FN_LOADED_EXECUTE] = sets[slot][1];
+  ours[slot]->fn[FN_EVENT_AWAIT] = sets[slot][2];
+}
+
+int keep_memory(int slot) { return reuse_blocks(handles[slot]); }
 
 void* plugin_table(int slot) { return ours[slot]; }
 
@@ -116,6 +122,7 @@ char* probe_platform(int slot, char** error) {
 }
 
 void* compile_program(int slot, client_compile_args* a) {
+  drop_blocks(); // the compiler needs memory, too
   void* e = call(slot, FN_CLIENT_COMPILE, a);
 #ifdef __GLIBC__
   malloc_trim(0); // what the compiler needed, hundreds of MB, is free but not given back

@@ -6,9 +6,12 @@
 
 // load_plugin loads the plugin file, copies its table of functions with ours
 // in place of some, and returns its slot, or -1 with *error (to be freed).
-// Executions do not wait when async is set: right only with the go-xla that
-// package pin names.
-int load_plugin(const char* path, int async, char** error);
+int load_plugin(const char* path, char** error);
+// run_ahead has executions of a plugin not wait for their end: right only with
+// the go-xla that package pin names.
+void run_ahead(int slot);
+// keep_memory is reuse_blocks of a plugin.
+int keep_memory(int slot);
 void* plugin_table(int slot);
 void plugin_version(int slot, int* major, int* minor);
 // probe_platform creates a client to ask for the platform's name (to be freed); NULL and *error if it cannot.
