@@ -2,6 +2,8 @@
 
 package kernels
 
+import "simd/archsimd"
+
 // Operator is an operation on two numbers.
 type Operator int
 
@@ -85,74 +87,70 @@ func merge(dims, aDims, bDims []int) []axis {
 	return axes
 }
 
-// row computes one row; a and b may have one element only.
+// eight is op of eight pairs.
+func (op Operator) eight(x, y vec) vec {
+	switch op {
+	case Add:
+		return x.Add(y)
+	case Sub:
+		return x.Sub(y)
+	case Mul:
+		return x.Mul(y)
+	}
+	return x.Div(y)
+}
+
+// one is op of one pair.
+func (op Operator) one(x, y float32) float32 {
+	switch op {
+	case Add:
+		return x + y
+	case Sub:
+		return x - y
+	case Mul:
+		return x * y
+	}
+	return x / y
+}
+
+// row computes one row: a and b have its length, or one element that goes with
+// all. out may be either.
 func (op Operator) row(out, a, b []float32) {
 	n := len(out)
-	switch { // a and b have n elements or one
+	whole := n &^ 7
+	switch {
 	case len(a) == n && len(b) == n:
-		a, b = a[:n], b[:n]
-		switch op {
-		case Add:
-			for i := range out {
-				out[i] = a[i] + b[i]
-			}
-		case Sub:
-			for i := range out {
-				out[i] = a[i] - b[i]
-			}
-		case Mul:
-			for i := range out {
-				out[i] = a[i] * b[i]
-			}
-		case Div:
-			for i := range out {
-				out[i] = a[i] / b[i]
-			}
+		for i := 0; i < whole; i += 8 {
+			op.eight(archsimd.LoadFloat32x8Slice(a[i:]), archsimd.LoadFloat32x8Slice(b[i:])).StoreSlice(out[i:])
+		}
+		archsimd.ClearAVXUpperBits()
+		for i := whole; i < n; i++ {
+			out[i] = op.one(a[i], b[i])
 		}
 	case len(a) == n:
-		a, b := a[:n], b[0]
-		switch op {
-		case Add:
-			for i := range out {
-				out[i] = a[i] + b
-			}
-		case Sub:
-			for i := range out {
-				out[i] = a[i] - b
-			}
-		case Mul:
-			for i := range out {
-				out[i] = a[i] * b
-			}
-		case Div:
-			for i := range out {
-				out[i] = a[i] / b
-			}
+		y := b[0]
+		v := all(y)
+		for i := 0; i < whole; i += 8 {
+			op.eight(archsimd.LoadFloat32x8Slice(a[i:]), v).StoreSlice(out[i:])
 		}
-	case len(b) == 1: // and a too
-		op.row(out[:1], a, b)
-		for i := range out {
-			out[i] = out[0]
+		archsimd.ClearAVXUpperBits()
+		for i := whole; i < n; i++ {
+			out[i] = op.one(a[i], y)
+		}
+	case len(b) == n:
+		x := a[0]
+		v := all(x)
+		for i := 0; i < whole; i += 8 {
+			op.eight(v, archsimd.LoadFloat32x8Slice(b[i:])).StoreSlice(out[i:])
+		}
+		archsimd.ClearAVXUpperBits()
+		for i := whole; i < n; i++ {
+			out[i] = op.one(x, b[i])
 		}
 	default:
-		a := a[0]
-		switch op {
-		case Add:
-			for i, b := range b {
-				out[i] = a + b
-			}
-		case Sub:
-			for i, b := range b {
-				out[i] = a - b
-			}
-		case Mul:
-			for i, b := range b {
-				out[i] = a * b
-			}
-		case Div:
-			for i, b := range b {
-				out[i] = a / b
-			}
+		x := op.one(a[0], b[0])
+		for i := range out {
+			out[i] = x
 		}
 	}
 }

@@ -87,12 +87,7 @@ func mapSum(out, x []float32, by float32, f Function) float32 {
 }
 
 // scale writes x·by to out.
-func scale(out, x []float32, by float32) {
-	out = out[:len(x)]
-	for i, v := range x {
-		out[i] = v * by
-	}
-}
+func scale(out, x []float32, by float32) { Mul.row(out, x, []float32{by}) }
 
 // eachRow calls f with every row of out and x, which have n columns.
 func (t Threads) eachRow(out, x []float32, n, cost int, f func(out, x []float32)) {
@@ -117,15 +112,13 @@ func (t Threads) Softmax(out, x []float32, n int) {
 func (t Threads) LayerNorm(out, x, gamma, beta []float32, n int, epsilon float64) {
 	t.eachRow(out, x, n, 3, func(out, x []float32) {
 		mean := sum(x) / float32(n)
-		for i, v := range x {
-			out[i] = v - mean
-		}
+		Sub.row(out, x, []float32{mean})
 		scale(out, out, float32(1/math.Sqrt(float64(squares(out)/float32(n))+epsilon)))
-		for i, g := range gamma {
-			out[i] *= g
+		if gamma != nil {
+			Mul.row(out, out, gamma)
 		}
-		for i, b := range beta {
-			out[i] += b
+		if beta != nil {
+			Add.row(out, out, beta)
 		}
 	})
 }
