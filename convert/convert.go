@@ -284,3 +284,22 @@ func sizes(files []string) ([]SourceFile, error) {
 func reportFile(output string, report any) small {
 	return small{strings.TrimSuffix(output, ".safetensors") + ".report.json", append(mustIndent(report), '\n')}
 }
+
+// Error is what errors.As finds in every error of this package:
+//
+//	var e convert.Error
+//	if errors.As(err, &e) && e.Kind() == convert.KindInput { … }
+type Error interface {
+	error
+	Kind() string
+}
+
+// The kinds of errors. What was interrupted also is the error of its context,
+// for errors.Is.
+const (
+	KindUsage       = "usage"       // an option, or a call that cannot be meant
+	KindInput       = "input"       // a file, a checkpoint, a tensor
+	KindEnvironment = "environment" // no such backend, no space, no permission
+	KindCheck       = "check"       // a check that was asked for failed
+	KindInterrupted = "interrupted" // by the context
+)

@@ -48,6 +48,7 @@ import (
 	"github.com/evatool/evatool/internal/atomicfile"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/img"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
@@ -218,3 +219,28 @@ type noMeter struct{}
 
 func (noMeter) Add(int64) {}
 func (noMeter) Done()     {}
+
+// SetDecodeMemory bounds what the pictures that this process decodes at a time
+// may take together, in bytes, here and in package trainer: one that does not fit
+// waits, one that is larger than the whole is decoded alone. It is 1 GiB unless
+// set.
+func SetDecodeMemory(bytes int64) { img.SetMemory(bytes) }
+
+// Error is what errors.As finds in every error of this package:
+//
+//	var e eval.Error
+//	if errors.As(err, &e) && e.Kind() == eval.KindInput { … }
+type Error interface {
+	error
+	Kind() string
+}
+
+// The kinds of errors. What was interrupted also is the error of its context,
+// for errors.Is.
+const (
+	KindUsage       = "usage"       // an option, or a call that cannot be meant
+	KindInput       = "input"       // a file, a dataset, a picture
+	KindEnvironment = "environment" // no such backend, no space, no permission
+	KindCheck       = "check"       // a check that was asked for failed (Expect)
+	KindInterrupted = "interrupted" // by the context
+)
