@@ -203,7 +203,7 @@ func (b *bench) one(l mpitest.Launcher) error {
 		return s[len(s)/2], nil
 	}
 	var alone, under []float64
-	for i := range 5 {
+	for i := range 15 {
 		for _, s := range []struct {
 			to   *[]float64
 			name string

@@ -7,8 +7,9 @@ set -eu
 N=${N:-$([ -n "${HOSTS:-}" ] && grep -c . "$HOSTS" || echo 2)}
 case $(mpirun --version 2>&1) in
 *"Open MPI"*) # btl_tcp_links: one connection does not fill a fast link
+	# sigkill_timeout: SIGTERM arrives after 15 s, and leaves 15 s for the checkpoint
 	exec mpirun -n "$N" ${HOSTS:+--hostfile "$HOSTS" --map-by ppr:1:node} \
-		--bind-to none --mca btl_tcp_links 4 \
+		--bind-to none --mca btl_tcp_links 4 --mca odls_base_sigkill_timeout 15 \
 		evatool train "${RECIPE:-recipe.yaml}" --out "${OUT:-/shared/run}" "$@"
 	;;
 *) # MPICH and what descends from it
