@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/evatool/evatool/internal/arch/archtest"
+	"github.com/evatool/evatool/internal/runlog/browsertest"
 )
 
 func TestMain(m *testing.M) {
@@ -30,6 +33,7 @@ func TestScripts(t *testing.T) {
 		t.Skip("no cache folder for the user: set HOME")
 	}
 	model := archtest.ZeroShotModel(t, filepath.Join(data, "zeroshot"))
+	reports := browsertest.New(t)
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", "script"),
 		Setup: func(e *testscript.Env) error {
@@ -38,7 +42,10 @@ func TestScripts(t *testing.T) {
 			e.Setenv("XDG_CACHE_HOME", home) // an installed plugin stays visible
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"status": status, "oneline": oneline},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status": status, "oneline": oneline,
+			"browse": func(ts *testscript.TestScript, neg bool, args []string) { browse(ts, reports, neg, args) },
+		},
 	})
 }
 
@@ -67,6 +74,67 @@ func oneline(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if len(said) != 1 || !strings.HasPrefix(said[0], "evatool: ") {
 		ts.Fatalf("stderr is not one line of evatool's after the log: %q", said)
+	}
+}
+
+// browse FILE TITLE: the report whose title begins with TITLE is for all readers:
+// it is opened in a browser, where there is one.
+func browse(ts *testscript.TestScript, b *browsertest.Browser, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: browse FILE TITLE")
+	}
+	if browsertest.Find() == "" {
+		ts.Logf("%s", browsertest.Missing)
+		return
+	}
+	p, err := b.Look(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(p.Faults) > 0 {
+		ts.Fatalf("%s:\n%s", args[0], strings.Join(p.Faults, "\n"))
+	}
+	if !strings.HasPrefix(p.Title, args[1]) || p.Texts < 20 || p.Tables == 0 || p.Stops == 0 {
+		ts.Fatalf("%s: looked at too little: %+v", args[0], *p)
+	}
+}
+
+// TestReportsAreBrowsed: every kind of report that the program writes is opened by
+// a script.
+func TestReportsAreBrowsed(t *testing.T) {
+	scripts, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := ""
+	for _, s := range scripts {
+		b, err := os.ReadFile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened += string(b)
+	}
+	written := map[string]int{} // by the words that the title begins with
+	for _, dir := range []string{"convert", "eval", "trainer", "internal"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			for _, m := range regexp.MustCompile(`NewPage\("([^"]+)"`).FindAllSubmatch(b, -1) {
+				written[string(m[1])]++
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(written) < 6 {
+		t.Errorf("reports found: %v", written)
+	}
+	for title, n := range written {
+		if got := len(regexp.MustCompile(`(?m)^browse .* ''?`+regexp.QuoteMeta(title)).FindAllString(opened, -1)); got < n {
+			t.Errorf("%d kinds of reports begin with %q, scripts browse %d: add browse FILE %q to one that writes it", n, title, got, title)
+		}
 	}
 }
 

@@ -606,15 +606,16 @@ func (p *probe) write() error {
 	res := p.res
 	page := runlog.NewPage("Probe", fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Data.Source))
 	s := res.Probe
-	page.Stats(
-		runlog.Stat{Label: "linear probe, top-1", Value: percent(s.Top1), Note: interval(s.CI95)},
-		runlog.Stat{Label: "top-5", Value: percent(s.Top5), Note: fmt.Sprintf("%d images", s.N)},
-		runlog.Stat{Label: "mean per class", Value: percent(s.MeanPerClass), Note: fmt.Sprintf("%d classes", res.Classes)},
-		runlog.Stat{Label: fmt.Sprintf("%d nearest neighbours", res.Neighbours.K), Value: percent(res.Neighbours.Top1), Note: interval(res.Neighbours.CI95)},
-	)
-	if z := res.ZeroShot; z != nil {
-		page.Stats(runlog.Stat{Label: "zero-shot, top-1", Value: percent(z.Top1), Note: interval(z.CI95)})
+	stats := []runlog.Stat{
+		{Label: "linear probe, top-1", Value: percent(s.Top1), Note: interval(s.CI95)},
+		{Label: "top-5", Value: percent(s.Top5), Note: fmt.Sprintf("%d images", s.N)},
+		{Label: "mean per class", Value: percent(s.MeanPerClass), Note: fmt.Sprintf("%d classes", res.Classes)},
+		{Label: fmt.Sprintf("%d nearest neighbours", res.Neighbours.K), Value: percent(res.Neighbours.Top1), Note: interval(res.Neighbours.CI95)},
 	}
+	if z := res.ZeroShot; z != nil {
+		stats = append(stats, runlog.Stat{Label: "zero-shot, top-1", Value: percent(z.Top1), Note: interval(z.CI95)})
+	}
+	page.Stats(stats...)
 	page.Note(fmt.Sprintf("Logistic regression of %d images, l2 %.4g, loss %.6g after %d steps.", s.NTrain, s.L2, s.Loss, s.Iterations))
 	if len(res.Shots) > 0 {
 		page.Section("Few images of each class")
@@ -650,13 +651,11 @@ func shotChart(res *ProbeResult) runlog.LineChart {
 	for _, k := range slices.Sorted(maps.Keys(n)) {
 		curve.X, curve.Y = append(curve.X, float64(k)), append(curve.Y, 100*sum[k]/float64(n[k]))
 	}
-	ends := []float64{curve.X[0], curve.X[len(curve.X)-1]}
-	flat := func(name string, v float64) runlog.Series {
-		return runlog.Series{Name: name, X: ends, Y: []float64{100 * v, 100 * v}}
-	}
-	chart := runlog.LineChart{Title: "Top-1 by images a class, mean over the seeds", XLabel: "images a class", YLabel: "%", Series: []runlog.Series{curve, flat("all images", res.Probe.Top1)}}
+	chart := runlog.LineChart{Title: "Top-1 by images a class, mean over the seeds", XLabel: "images a class", YLabel: "%", Series: []runlog.Series{curve}, Levels: []runlog.Level{
+		{Name: "chance", Y: 100 / float64(max(1, res.Classes))}, {Name: "all images", Y: 100 * res.Probe.Top1},
+	}}
 	if res.ZeroShot != nil {
-		chart.Series = append(chart.Series, flat("zero-shot", res.ZeroShot.Top1))
+		chart.Levels = append(chart.Levels, runlog.Level{Name: "zero-shot", Y: 100 * res.ZeroShot.Top1})
 	}
 	return chart
 }

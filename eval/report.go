@@ -7,7 +7,6 @@ import (
 	"image"
 	"image/png"
 	"maps"
-	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -101,26 +100,27 @@ func reportScore(p *runlog.Page, res *Result) {
 		p.Note(fmt.Sprintf("This is part %d of %d: images %d to %d of %d.", res.Shard.Index, res.Shard.Count, res.Shard.Lo, res.Shard.Hi-1, res.Data.N))
 	}
 	p.Section("Accuracy")
-	chart := runlog.BarChart{Title: "Accuracy with its 95 % interval, and the published figures", Unit: "%"}
-	bar := func(label string, v float64, ci [2]float64) {
-		chart.Labels = append(chart.Labels, label)
-		chart.Values = append(chart.Values, round2(100*v))
-		chart.Lo, chart.Hi = append(chart.Lo, 100*ci[0]), append(chart.Hi, 100*ci[1])
-	}
-	bar("this run, top-1", res.Top1, res.CI95.Top1)
-	bar("this run, top-5", res.Top5, res.CI95.Top5)
-	bar("this run, mean per class", res.MeanPerClass, res.CI95.MeanPerClass)
 	chance := 1 / float64(max(1, res.Data.Classes))
-	bar("chance, top-1", chance, [2]float64{chance, chance})
+	chart := runlog.BarChart{Title: "Accuracy with its 95 % interval, beside chance and what is published", Unit: "%", Bars: []runlog.Bar{
+		barOf("this run, top-1", res.Top1, res.CI95.Top1),
+		barOf("this run, top-5", res.Top5, res.CI95.Top5),
+		barOf("this run, mean per class", res.MeanPerClass, res.CI95.MeanPerClass),
+		{Label: "chance, top-1", Value: 100 * chance, Aside: true},
+		{Label: "chance, top-5", Value: 100 * min(1, 5*chance), Aside: true},
+	}}
 	if res.Published == nil {
 		p.Bars(chart)
-		p.Note("Nothing is published for this model on these images, or only a part of them was scored.")
+		if res.NotCompared != "" {
+			p.Note("What is published is not set beside: " + res.NotCompared + ".")
+		} else {
+			p.Note("Nothing is published for this model on these images.")
+		}
 		return
 	}
 	figures := append([]Figure{res.Published.Figure}, res.Published.Others...)
 	var rows [][]string
 	for _, f := range figures {
-		bar("published, "+f.Weights, f.Value, [2]float64{f.Value, f.Value})
+		chart.Bars = append(chart.Bars, runlog.Bar{Label: "published, " + f.Weights, Value: 100 * f.Value, Aside: true})
 		rows = append(rows, []string{percent(f.Value), f.Weights, f.Source, f.Verdict()})
 	}
 	p.Bars(chart)
@@ -157,20 +157,17 @@ func reportPerClass(p *runlog.Page, res *Result) {
 	slices.SortStableFunc(seen, func(a, b ClassRow) int {
 		return cmp.Compare(ratio(a.Correct, a.N), ratio(b.Correct, b.N))
 	})
-	title := "Top-1 per class"
+	title := "Top-1 per class (its images), with 95 % intervals"
 	shown := seen
 	if len(seen) > reportClasses {
 		worst := reportClasses * 3 / 4
 		shown = append(slices.Clone(seen[:worst]), seen[len(seen)-(reportClasses-worst):]...)
-		title = fmt.Sprintf("Top-1 per class: the %d worst and the %d best of %d", worst, reportClasses-worst, len(seen))
+		title = fmt.Sprintf("Top-1 per class (its images), with 95 %% intervals: the %d worst and the %d best of %d", worst, reportClasses-worst, len(seen))
 	}
 	p.Section("Classes")
 	chart := runlog.BarChart{Title: title, Unit: "%"}
 	for _, c := range shown {
-		ci := wilson(c.Correct, c.N)
-		chart.Labels = append(chart.Labels, fmt.Sprintf("%s (%d)", c.Name, c.N))
-		chart.Values = append(chart.Values, round2(100*ratio(c.Correct, c.N)))
-		chart.Lo, chart.Hi = append(chart.Lo, 100*ci[0]), append(chart.Hi, 100*ci[1])
+		chart.Bars = append(chart.Bars, barOf(fmt.Sprintf("%s (%d)", c.Name, c.N), ratio(c.Correct, c.N), wilson(c.Correct, c.N)))
 	}
 	p.Bars(chart)
 	if len(res.Confused) == 0 {
@@ -261,8 +258,7 @@ func reportSpeed(p *runlog.Page, res *Result) {
 		{"loading the model", s.Load}, {"class vectors", s.Classifier}, {"images, all", s.Images},
 		{"model on images", s.Device}, {"waiting for decoded images", s.Wait}, {"decoding, all workers", s.Decode}, {"the whole run", s.Total},
 	} {
-		chart.Labels = append(chart.Labels, part.name)
-		chart.Values = append(chart.Values, round2(part.v))
+		chart.Bars = append(chart.Bars, runlog.Bar{Label: part.name, Value: part.v})
 	}
 	p.Bars(chart)
 	if s.Images > 0 {
@@ -295,4 +291,7 @@ func reportOrigin(p *runlog.Page, res *Result) {
 	p.Table([]string{"index", "key", "why"}, rows)
 }
 
-func round2(v float64) float64 { return math.Round(100*v) / 100 }
+// barOf is the bar of a share with its interval.
+func barOf(label string, v float64, ci [2]float64) runlog.Bar {
+	return runlog.Bar{Label: label, Value: 100 * v, Interval: &[2]float64{100 * ci[0], 100 * ci[1]}}
+}

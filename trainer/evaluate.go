@@ -128,7 +128,7 @@ func (r *run) score(ctx context.Context, e Evaluation, name string) error {
 	if err != nil {
 		return err
 	}
-	return r.scored(ctx, Eval{Step: r.step, Benchmark: name, Top1: res.Top1, Top5: res.Top5, N: res.N, Seconds: time.Since(start).Seconds()})
+	return r.scored(ctx, Eval{Step: r.step, Benchmark: name, Top1: res.Top1, Top5: res.Top5, N: res.N, Classes: res.Data.Classes, Seconds: time.Since(start).Seconds()})
 }
 
 // scored records an evaluation.

@@ -681,7 +681,7 @@ func (r *run) evaluateTogether(ctx context.Context) error {
 			}
 		}
 		n := float64(max(1, sum[2]))
-		row := Eval{Step: r.step, Benchmark: name, Top1: float64(sum[0]) / n, Top5: float64(sum[1]) / n, N: sum[2], Seconds: time.Since(start).Seconds()}
+		row := Eval{Step: r.step, Benchmark: name, Top1: float64(sum[0]) / n, Top5: float64(sum[1]) / n, N: sum[2], Classes: res.Data.Classes, Seconds: time.Since(start).Seconds()}
 		if err := r.together(r.scored(ctx, row)); err != nil {
 			return err
 		}

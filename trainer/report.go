@@ -3,6 +3,7 @@ package trainer
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -18,9 +19,7 @@ const maxPoints = 2000
 func (r *run) report() error {
 	res, cfg := r.result, r.machine.cfg
 	name, _ := r.recipe.Model.(string)
-	if name == "" {
-		name = cfg.Vision.EVAName
-	}
+	name = cmp.Or(name, cfg.Vision.EVAName, "of a model of the recipe")
 	p := runlog.NewPage("Training "+name, fmt.Sprintf("evatool train, %s, %s backend", time.Now().Format("2 January 2006 15:04"), r.machine.dev.Info().Kind))
 	stats := []runlog.Stat{
 		{Label: "Steps", Value: fmt.Sprint(res.Steps), Note: fmt.Sprintf("of %d, batch %d", r.recipe.Steps, r.recipe.Batch)},
@@ -29,13 +28,17 @@ func (r *run) report() error {
 	}
 	if n := len(res.Evals); n > 0 {
 		e := res.Evals[n-1]
-		stats = append(stats, runlog.Stat{Label: "Zero-shot top-1, " + e.Benchmark, Value: fmt.Sprintf("%.1f %%", 100*e.Top1), Note: fmt.Sprintf("top-5 %.1f %%, %d images", 100*e.Top5, e.N)})
+		note := fmt.Sprintf("top-5 %.1f %%, %d images", 100*e.Top5, e.N)
+		if c := chance(e); c != "" {
+			note = "chance " + c + ", " + note
+		}
+		stats = append(stats, runlog.Stat{Label: "Zero-shot top-1, " + e.Benchmark, Value: fmt.Sprintf("%.1f %%", 100*e.Top1), Note: note})
 	}
 	p.Stats(stats...)
 
 	p.Section("Curves")
-	line := func(title, y string, names []string, of func(s Step, i int) float64) {
-		c := runlog.LineChart{Title: title, XLabel: "step", YLabel: y}
+	line := func(title, y string, names []string, of func(s Step, i int) float64, levels ...runlog.Level) {
+		c := runlog.LineChart{Title: title, XLabel: "step", YLabel: y, Levels: levels}
 		every := len(res.Curve)/maxPoints + 1
 		for i, n := range names {
 			s := runlog.Series{Name: n}
@@ -46,7 +49,8 @@ func (r *run) report() error {
 		}
 		p.Line(c)
 	}
-	line("Contrastive loss", "loss", []string{"loss"}, func(s Step, _ int) float64 { return s.Loss })
+	line("Contrastive loss", "nats", []string{"loss"}, func(s Step, _ int) float64 { return s.Loss },
+		runlog.Level{Name: "chance, ln of the batch", Y: math.Log(float64(r.recipe.Batch))})
 	if n := len(res.Evals); n > 0 && res.Evals[0].Step != res.Evals[n-1].Step {
 		p.Line(r.accuracies())
 	}
@@ -60,9 +64,9 @@ func (r *run) report() error {
 		p.Section("Evaluations")
 		var rows [][]string
 		for _, e := range res.Evals {
-			rows = append(rows, []string{fmt.Sprint(e.Step), e.Benchmark, fmt.Sprintf("%.2f %%", 100*e.Top1), fmt.Sprintf("%.2f %%", 100*e.Top5), fmt.Sprint(e.N)})
+			rows = append(rows, []string{fmt.Sprint(e.Step), e.Benchmark, fmt.Sprintf("%.2f %%", 100*e.Top1), fmt.Sprintf("%.2f %%", 100*e.Top5), chance(e), fmt.Sprint(e.N)})
 		}
-		p.Table([]string{"step", "benchmark", "top-1", "top-5", "images"}, rows)
+		p.Table([]string{"step", "benchmark", "top-1", "top-5", "top-1 by chance", "images"}, rows)
 	}
 	p.Section("How it ran")
 	info := r.machine.dev.Info()
@@ -112,5 +116,28 @@ func (r *run) accuracies() runlog.LineChart {
 		add(e.Benchmark+" top-1", e.Step, e.Top1)
 		add(e.Benchmark+" top-5", e.Step, e.Top5)
 	}
+	c.Levels = chanceLevels(r.result.Evals)
 	return c
+}
+
+// chanceLevels are what guessing would score in each evaluation.
+func chanceLevels(evals []Eval) (list []runlog.Level) {
+	done := map[string]bool{}
+	for _, e := range evals {
+		if e.Classes > 0 && !done[e.Benchmark] {
+			done[e.Benchmark] = true
+			c := 100 / float64(e.Classes)
+			list = append(list, runlog.Level{Name: e.Benchmark + " top-1 by chance", Y: c}, runlog.Level{Name: e.Benchmark + " top-5 by chance", Y: min(100, 5*c)})
+		}
+	}
+	return list
+}
+
+// chance is the top-1 of guessing, "" where a run of an earlier version has not
+// kept the number of classes.
+func chance(e Eval) string {
+	if e.Classes == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f %%", 100/float64(e.Classes))
 }

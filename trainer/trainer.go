@@ -153,6 +153,7 @@ type Eval struct {
 	Top1      float64 `json:"top1"` // fraction
 	Top5      float64 `json:"top5"`
 	N         int     `json:"n"`
+	Classes   int     `json:"classes"` // of which one is right: top-1 by chance is 1 / Classes
 	Seconds   float64 `json:"seconds"`
 }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,7 +47,7 @@ type Run struct {
 
 	recipe map[string]string
 	steps  []step
-	scores []Score // of a training, all
+	evals  []step // of a training, all
 }
 
 // Score is a figure of one benchmark.
@@ -77,6 +78,7 @@ type step struct {
 	Benchmark string             `json:"benchmark"` // of an evaluation
 	Top1      float64            `json:"top1"`
 	N         int                `json:"n"`
+	Classes   int                `json:"classes"`
 }
 
 // Load reads the folders of the runs.
@@ -150,7 +152,7 @@ func (r *Run) training(path string) error {
 			return fault.Inputf("%s: line %d is no step: %w", fault.Name(path), n, err)
 		}
 		if s.Benchmark != "" {
-			r.scores = append(r.scores, Score{Benchmark: s.Benchmark, Metric: "top1", Value: s.Top1, N: s.N, Step: s.Step})
+			r.evals = append(r.evals, s)
 			continue
 		}
 		r.steps = append(r.steps, s)
@@ -159,8 +161,8 @@ func (r *Run) training(path string) error {
 		return fault.Inputf("%s: %w", fault.Name(path), err)
 	}
 	last := map[string]Score{}
-	for _, s := range r.scores {
-		last[s.Benchmark] = s
+	for _, s := range r.evals {
+		last[s.Benchmark] = Score{Benchmark: s.Benchmark, Metric: "top1", Value: s.Top1, N: s.N, Step: s.Step}
 	}
 	for _, s := range last {
 		r.Scores = append(r.Scores, s)
@@ -342,8 +344,8 @@ func (c *Comparison) Write(path string) error {
 			rows = append(rows, []string{r.Name, fmt.Sprint(r.Steps), fmt.Sprint(r.Samples), loss, fmt.Sprintf("%.0f", r.Rate)})
 		}
 		p.Table([]string{"run", "steps", "samples", "loss, last 10 steps", "samples/s"}, rows)
-		curve(p, trainings, "Contrastive loss", "loss", func(s step) *float64 { return s.Loss })
-		c.accuracy(p, trainings)
+		curve(p, trainings, "Contrastive loss", "nats", func(s step) *float64 { return s.Loss }, guesses(trainings)...)
+		accuracies(p, trainings)
 		curve(p, trainings, "Gradient norm, before clipping", "norm", func(s step) *float64 { return s.GradNorm })
 		curve(p, trainings, "Learning rate of the vision tower", "", func(s step) *float64 {
 			v, ok := s.LR["vision"]
@@ -384,13 +386,12 @@ func (c *Comparison) Write(path string) error {
 			if r.Kind == "evaluation" && s.Model != "" {
 				label += ", " + s.Model
 			}
-			b.Labels, b.Values = append(b.Labels, label), append(b.Values, 100*s.Value)
-			lo, hi := 100*s.Value, 100*s.Value
+			bar := runlog.Bar{Label: label, Value: 100 * s.Value}
 			if s.CI95 != nil {
 				row[5] = fmt.Sprintf("%.2f to %.2f", 100*s.CI95[0], 100*s.CI95[1])
-				lo, hi = 100*s.CI95[0], 100*s.CI95[1]
+				bar.Interval = &[2]float64{100 * s.CI95[0], 100 * s.CI95[1]}
 			}
-			b.Lo, b.Hi = append(b.Lo, lo), append(b.Hi, hi)
+			b.Bars = append(b.Bars, bar)
 			rows = append(rows, row)
 		}
 	}
@@ -399,7 +400,7 @@ func (c *Comparison) Write(path string) error {
 		p.Note("No run has a score.")
 	} else {
 		for _, title := range order {
-			if len(bars[title].Labels) > 1 {
+			if len(bars[title].Bars) > 1 {
 				p.Bars(*bars[title])
 			}
 		}
@@ -409,8 +410,9 @@ func (c *Comparison) Write(path string) error {
 }
 
 // curve adds a chart with a line for every run that has points.
-func curve(p *runlog.Page, runs []*Run, title, unit string, of func(step) *float64) {
-	chart := runlog.LineChart{Title: title, XLabel: "step", YLabel: unit}
+func curve(p *runlog.Page, runs []*Run, title, unit string, of func(step) *float64, levels ...runlog.Level) {
+	chart := runlog.LineChart{Title: title, XLabel: "step", YLabel: unit, Levels: levels}
+	some := false
 	for _, r := range runs {
 		s := runlog.Series{Name: r.Name}
 		every := len(r.steps)/maxPoints + 1
@@ -419,35 +421,53 @@ func curve(p *runlog.Page, runs []*Run, title, unit string, of func(step) *float
 				s.X, s.Y = append(s.X, float64(r.steps[i].Step)), append(s.Y, *v)
 			}
 		}
-		if len(s.X) > 0 {
-			chart.Series = append(chart.Series, s)
-		}
+		chart.Series = append(chart.Series, s)
+		some = some || len(s.X) > 0
 	}
-	if len(chart.Series) > 0 {
+	if some {
 		p.Line(chart)
 	}
 }
 
-// accuracy adds a chart of the evaluations during the trainings, where there are
-// several of one.
-func (c *Comparison) accuracy(p *runlog.Page, runs []*Run) {
-	chart := runlog.LineChart{Title: "Zero-shot top-1", XLabel: "step", YLabel: "%"}
-	several := false
+// guesses are the losses of guessing, one for each batch size.
+func guesses(runs []*Run) (list []runlog.Level) {
 	for _, r := range runs {
-		at := map[string]int{}
-		for _, s := range r.scores {
-			i, ok := at[s.Benchmark]
-			if !ok {
-				i = len(chart.Series)
-				at[s.Benchmark] = i
-				chart.Series = append(chart.Series, runlog.Series{Name: r.Name + ", " + s.Benchmark})
-			}
-			line := &chart.Series[i]
-			line.X, line.Y = append(line.X, float64(s.Step)), append(line.Y, 100*s.Value)
-			several = several || len(line.X) > 1
+		n, err := strconv.Atoi(r.recipe["batch"])
+		l := runlog.Level{Name: fmt.Sprintf("chance, ln %d", n), Y: math.Log(float64(n))}
+		if err == nil && n > 1 && !slices.Contains(list, l) {
+			list = append(list, l)
 		}
 	}
-	if several {
-		p.Line(chart)
+	return list
+}
+
+// accuracies adds a chart for each benchmark that a training was scored on more
+// than once, with a line for every run.
+func accuracies(p *runlog.Page, runs []*Run) {
+	charts := map[string]*runlog.LineChart{}
+	var order []string
+	several := map[string]bool{}
+	for i, r := range runs {
+		for _, s := range r.evals {
+			c := charts[s.Benchmark]
+			if c == nil {
+				c = &runlog.LineChart{Title: "Zero-shot top-1, " + s.Benchmark, XLabel: "step", YLabel: "%"}
+				for _, o := range runs {
+					c.Series = append(c.Series, runlog.Series{Name: o.Name})
+				}
+				charts[s.Benchmark], order = c, append(order, s.Benchmark)
+			}
+			line := &c.Series[i]
+			line.X, line.Y = append(line.X, float64(s.Step)), append(line.Y, 100*s.Top1)
+			several[s.Benchmark] = several[s.Benchmark] || len(line.X) > 1
+			if l := (runlog.Level{Name: "chance", Y: 100 / float64(s.Classes)}); s.Classes > 0 && !slices.Contains(c.Levels, l) {
+				c.Levels = append(c.Levels, l)
+			}
+		}
+	}
+	for _, name := range order {
+		if several[name] {
+			p.Line(*charts[name])
+		}
 	}
 }

@@ -40,14 +40,13 @@ func (d *job) writeReport() error {
 	for _, st := range t.Curve {
 		loss.X, loss.Y = append(loss.X, float64(st.Step)), append(loss.Y, st.Loss)
 	}
-	p.Line(runlog.LineChart{Title: "Contrastive loss", XLabel: "step", YLabel: "loss", Series: []runlog.Series{loss}})
+	p.Line(runlog.LineChart{Title: "Contrastive loss", XLabel: "step", YLabel: "nats", Series: []runlog.Series{loss}, Levels: []runlog.Level{{Name: "chance, ln of the batch", Y: math.Log(float64(d.recipe.Batch))}}})
 	top1, top5 := runlog.Series{Name: "top-1"}, runlog.Series{Name: "top-5"}
 	for _, e := range t.Evals {
 		top1.X, top1.Y = append(top1.X, float64(e.Step)), append(top1.Y, 100*e.Top1)
 		top5.X, top5.Y = append(top5.X, float64(e.Step)), append(top5.Y, 100*e.Top5)
 	}
-	even := runlog.Series{Name: "chance", X: []float64{0, float64(t.Steps)}, Y: []float64{chance, chance}}
-	p.Line(runlog.LineChart{Title: "Zero-shot accuracy on Twemoji, never seen in training", XLabel: "step", YLabel: "%", Series: []runlog.Series{top1, top5, even}})
+	p.Line(runlog.LineChart{Title: "Zero-shot accuracy on Twemoji, never seen in training", XLabel: "step", YLabel: "%", Series: []runlog.Series{top1, top5}, Levels: []runlog.Level{{Name: "top-1 by chance", Y: chance}, {Name: "top-5 by chance", Y: min(100, 5*chance)}}})
 
 	p.Section("What it says")
 	figs, err := d.figures()

@@ -3,6 +3,7 @@ package runlog
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -92,9 +93,8 @@ func TestPageIsOneFileAndEscapes(t *testing.T) {
 	p.Note("a < b")
 	p.Stats(Stat{"top-1", "12 %", "± 1"})
 	p.Table([]string{"class", "n"}, [][]string{{"<b>", "1.5"}})
-	p.Line(LineChart{Title: "loss", XLabel: "step", YLabel: "loss", Series: []Series{
-		{"train", []float64{0, 1, 2}, []float64{3, math.NaN(), 1}}, {"flat", []float64{0, 2}, []float64{2, 2}}}})
-	p.Bars(BarChart{Title: "acc", Labels: []string{"a<"}, Values: []float64{50}, Lo: []float64{40}, Hi: []float64{60}, Marks: []float64{55}, Unit: " %"})
+	p.Line(LineChart{Title: "loss", XLabel: "step", YLabel: "nats", Series: []Series{{"train", []float64{0, 1, 2}, []float64{3, math.NaN(), 1}}, {"none", nil, nil}}, Levels: []Level{{"chance", 2}}})
+	p.Bars(BarChart{Title: "acc", Bars: []Bar{{Label: "a<", Value: 50, Interval: &[2]float64{40, 60}}, {Label: "chance", Value: 1, Aside: true}}, Unit: "%"})
 	p.Images([]Figure{{PNG: []byte{1, 2}, Caption: "cat", Lines: []string{"dog 3"}, Good: true}})
 	path := filepath.Join(t.TempDir(), "r.html")
 	if err := p.WriteFile(path); err != nil {
@@ -110,7 +110,7 @@ func TestPageIsOneFileAndEscapes(t *testing.T) {
 			t.Errorf("page contains %q", bad)
 		}
 	}
-	for _, want := range []string{"<polyline", "data:image/png;base64,AQI=", `class="n">1.5`, "a&lt;", `class="good"`} {
+	for _, want := range []string{`d="M0.0 0.0L1000.0 1000.0"`, "loss by step. train: 3 at 0, 1 at 2, between 1 and 3. chance: 2.", "40.00 to 60.00", "data:image/png;base64,AQI=", `class="n">1.5`, "a&lt;", `class="pic good"`} {
 		if !strings.Contains(s, want) {
 			t.Errorf("page lacks %q", want)
 		}
@@ -123,6 +123,86 @@ func TestTicksCoverTheRange(t *testing.T) {
 		if len(ts) < 3 || len(ts) > 12 || ts[0] > r[0] || ts[len(ts)-1] < r[1] {
 			t.Errorf("ticks(%v) = %v", r, ts)
 		}
+	}
+}
+
+// Values that differ by rounding have an axis, too.
+func TestCurvesOfOneValue(t *testing.T) {
+	for _, v := range []float64{0, 0.5347593582887701, -1e-30, 1e300} {
+		c := LineChart{Series: []Series{{"a", []float64{1, 2}, []float64{v, math.Nextafter(v, 2)}}}}
+		if v := c.view(); len(v.Y) < 3 || len(v.Y) > 12 {
+			t.Errorf("%+v", v.Y)
+		}
+	}
+}
+
+func TestTickTexts(t *testing.T) {
+	for _, c := range []struct {
+		lo, hi float64
+		want   string
+	}{
+		{0, 1, "0 0.2 0.4 0.6 0.8 1.0"}, {0, 5e-4, "0 1e-4 2e-4 3e-4 4e-4 5e-4"}, {0, 0.002, "0 0.0005 0.0010 0.0015 0.0020"},
+		{1, 60000, "0 10k 20k 30k 40k 50k 60k"}, {0, 3e6, "0 0.5M 1.0M 1.5M 2.0M 2.5M 3.0M"}, {-1, 1, "-1.0 -0.5 0 0.5 1.0"},
+	} {
+		if got := strings.Join(tickTexts(ticks(c.lo, c.hi)), " "); got != c.want {
+			t.Errorf("%g to %g: %s, want %s", c.lo, c.hi, got, c.want)
+		}
+	}
+}
+
+// Curves that are equal are one, and one that lies on another is dashed; a colour
+// goes by the place in the chart.
+func TestCurvesDoNotHideEachOther(t *testing.T) {
+	x := []float64{0, 1, 2, 3}
+	v := LineChart{XLabel: "step", Series: []Series{
+		{"a", x, []float64{1, 2, 3, 4}}, {"none", nil, nil}, {"b", x, []float64{1, 2, 3, 4}}, {"c", x, []float64{1, 2, 0, 0}}, {"d", x, []float64{4, 1, 0, 1}},
+	}}.view()
+	var got []string
+	for _, c := range v.Curves {
+		got = append(got, c.Name+": "+c.Class)
+	}
+	if want := "a = b: s0, c: s3 d1, d: s4 d2"; strings.Join(got, ", ") != want {
+		t.Errorf("got %v, want %s", got, want)
+	}
+	if len(v.Head) != 4 || len(v.Rows) != 4 || v.Rows[3][2].Text != "0" {
+		t.Errorf("figures: %v %v", v.Head, v.Rows)
+	}
+	for i := range 8 {
+		v := LineChart{Series: make([]Series, 8)}
+		v.Series[i] = Series{"x", x, x}
+		if want := fmt.Sprintf("s%d", i%colours); !strings.HasPrefix(v.view().Curves[0].Class, want) || i >= colours != strings.Contains(v.view().Curves[0].Class, " d") {
+			t.Errorf("series %d: %s", i, v.view().Curves[0].Class)
+		}
+	}
+}
+
+// Intervals that are wider than what they are about stand as figures alone.
+func TestWideIntervals(t *testing.T) {
+	for half, drawn := range map[float64]bool{5: true, 15: true, 30: false} {
+		c := BarChart{Unit: "%"}
+		for v := 40.; v < 60; v++ {
+			c.Bars = append(c.Bars, Bar{Label: "x", Value: v, Interval: &[2]float64{v - half, v + half}})
+		}
+		if v := c.view(); v.Drawn != drawn || v.Bars[0].Interval == "" || v.Bars[0].Length != 40 {
+			t.Errorf("half a width of %g: drawn %v; %+v", half, v.Drawn, v.Bars[0])
+		}
+	}
+}
+
+func TestColumnsOfFigures(t *testing.T) {
+	rows := cells([]string{"a", "b", "c", "d", "e", "f"}, [][]string{{"x", "1", "1.5 %", "-1.50 to 2.00", "3 of 40", ""}, {"2", "", "2 %", "", "1e-05", "2 files"}})
+	got := ""
+	for _, c := range rows[0] {
+		got += fmt.Sprint(c.Number, " ")
+	}
+	if got != "false true true true true false " {
+		t.Error(got)
+	}
+}
+
+func TestSoft(t *testing.T) {
+	if got := soft("a<b open_clip_pytorch_model.bin x-y"); got != "a&lt;b open_<wbr>clip_<wbr>pytorch_<wbr>model.<wbr>bin x-y" {
+		t.Error(got)
 	}
 }
 
@@ -149,7 +229,8 @@ func TestPageEscapes(t *testing.T) {
 	p.Stats(Stat{hostile, hostile, hostile})
 	p.Table([]string{hostile}, [][]string{{hostile}})
 	p.Images([]Figure{{Caption: hostile, Lines: []string{hostile}}})
-	p.Bars(BarChart{Title: hostile, Labels: []string{hostile}, Values: []float64{1}})
+	p.Bars(BarChart{Title: hostile, Bars: []Bar{{Label: hostile, Value: 1}}})
+	p.Line(LineChart{Title: hostile, XLabel: hostile, YLabel: hostile, Series: []Series{{hostile, []float64{1}, []float64{1}}}, Levels: []Level{{hostile, 2}}})
 	path := filepath.Join(t.TempDir(), "report.html")
 	if err := p.WriteFile(path); err != nil {
 		t.Fatal(err)
