@@ -49,7 +49,7 @@ func TestNamedSets(t *testing.T) {
 func TestPublished(t *testing.T) {
 	res := func(config, benchmark string, correct, n int) *Result {
 		r := &Result{Benchmark: benchmark, Metric: dataset.Top1, Model: ModelInfo{Config: config}, Value: ratio(correct, n), N: n}
-		r.CI95.Value = wilson(correct, n)
+		r.CI95.Value = Wilson(correct, n)
 		return r
 	}
 	r := res("EVA02-CLIP-B-16", "imagenet", 37360, 50000)

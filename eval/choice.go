@@ -159,11 +159,11 @@ func (res *Result) choose(answers []answer) {
 		}
 		c.part(a.Part, text)
 	}
-	res.Top1, res.CI95.Top1 = ratio(res.Correct1, res.N), wilson(res.Correct1, res.N)
+	res.Top1, res.CI95.Top1 = ratio(res.Correct1, res.N), Wilson(res.Correct1, res.N)
 	slices.SortFunc(c.Parts, func(a, b PartRow) int { return strings.Compare(a.Name, b.Name) })
 	for i := range c.Parts {
 		p := &c.Parts[i]
-		p.Value, p.CI95 = ratio(p.Correct, p.N), wilson(p.Correct, p.N)
+		p.Value, p.CI95 = ratio(p.Correct, p.N), Wilson(p.Correct, p.N)
 	}
 	res.Value, res.CI95.Value = res.chosenValue(answers)
 }
@@ -188,13 +188,13 @@ func (res *Result) chosenValue(answers []answer) (float64, [2]float64) {
 	c := res.Choice
 	switch res.Metric {
 	case dataset.GroupAccuracy:
-		return ratio(c.GroupCorrect, res.N), wilson(c.GroupCorrect, res.N)
+		return ratio(c.GroupCorrect, res.N), Wilson(c.GroupCorrect, res.N)
 	case dataset.MeanOverParts:
 		return c.meanOverParts()
 	case dataset.Jaccard1012:
 		return c.jaccards(answers)
 	}
-	return ratio(c.TextCorrect, res.N), wilson(c.TextCorrect, res.N)
+	return ratio(c.TextCorrect, res.N), Wilson(c.TextCorrect, res.N)
 }
 
 // meanOverParts weighs the parts alike, whatever their sizes. The interval is

@@ -150,7 +150,7 @@ func worst(groups []GroupRow, correct func(GroupRow) int) (value float64, ci [2]
 		return 0, [2]float64{0, 1}, 0
 	}
 	w := slices.MinFunc(groups, func(a, b GroupRow) int { return cmp.Compare(correct(a)*b.N, correct(b)*a.N) })
-	return ratio(correct(w), w.N), wilson(correct(w), w.N), w.Group
+	return ratio(correct(w), w.N), Wilson(correct(w), w.N), w.Group
 }
 
 // averagePrecision is one class's in CLIP_benchmark's definition: the mean, over

@@ -562,7 +562,7 @@ func (p *probe) neighbours(ctx context.Context, x picked) error {
 			right++
 		}
 	}
-	p.res.Neighbours = &NeighbourScore{k, ratio(right, len(found)), wilson(right, len(found))}
+	p.res.Neighbours = &NeighbourScore{k, ratio(right, len(found)), Wilson(right, len(found))}
 	return nil
 }
 
@@ -594,7 +594,7 @@ func (p *probe) zeroShot(ctx context.Context) error {
 			right++
 		}
 	}
-	p.res.ZeroShot = &ZeroShotLine{ratio(right, p.test.Len()), wilson(right, p.test.Len()), len(p.run.w.texts(p.names[0]))}
+	p.res.ZeroShot = &ZeroShotLine{ratio(right, p.test.Len()), Wilson(right, p.test.Len()), len(p.run.w.texts(p.names[0]))}
 	return nil
 }
 

@@ -61,7 +61,7 @@ func reportValue(p *runlog.Page, res *Result) {
 	}
 	var rows [][]string
 	for _, g := range res.Groups {
-		rows = append(rows, []string{strconv.Itoa(g.Group), strconv.Itoa(g.N), percent(ratio(g.Correct, g.N)), percent(ratio(g.Correct5, g.N)), interval(wilson(g.Correct, g.N))})
+		rows = append(rows, []string{strconv.Itoa(g.Group), strconv.Itoa(g.N), percent(ratio(g.Correct, g.N)), percent(ratio(g.Correct5, g.N)), interval(Wilson(g.Correct, g.N))})
 	}
 	if rows != nil {
 		p.Table([]string{res.Group.Name, "images", "top-1", "top-5", "of top-1"}, rows)
@@ -167,7 +167,7 @@ func reportPerClass(p *runlog.Page, res *Result) {
 	p.Section("Classes")
 	chart := runlog.BarChart{Title: title, Unit: "%"}
 	for _, c := range shown {
-		chart.Bars = append(chart.Bars, barOf(fmt.Sprintf("%s (%d)", c.Name, c.N), ratio(c.Correct, c.N), wilson(c.Correct, c.N)))
+		chart.Bars = append(chart.Bars, barOf(fmt.Sprintf("%s (%d)", c.Name, c.N), ratio(c.Correct, c.N), Wilson(c.Correct, c.N)))
 	}
 	p.Bars(chart)
 	if len(res.Confused) == 0 {

@@ -31,7 +31,7 @@ func invented() (*Result, []entry) {
 		Seconds:   Seconds{Load: 1.5, Classifier: 20, Images: 300, Decode: 1100, Wait: 12, Device: 280, Total: 322}, ImagesPerSecond: 166.6,
 		Versions: map[string]string{"evatool": "1.0", "go": "go1.26"},
 	}
-	res.CI95 = CI95{Top1: wilson(37400, 50000), Top5: wilson(46800, 50000), MeanPerClass: [2]float64{0.744, 0.752}, Value: wilson(37400, 50000)}
+	res.CI95 = CI95{Top1: Wilson(37400, 50000), Top5: Wilson(46800, 50000), MeanPerClass: [2]float64{0.744, 0.752}, Value: Wilson(37400, 50000)}
 	for i := range 1000 {
 		res.PerClass = append(res.PerClass, ClassRow{ID: i, Name: fmt.Sprintf("a class with quite a long name, as they are in ImageNet, %d", i), N: 50, Correct: i % 51})
 	}
@@ -99,7 +99,7 @@ func TestReportsInABrowser(t *testing.T) {
 	})
 	single("questions", 1, 0, func(r *Result) {
 		r.Kind, r.Metric = dataset.Choice, "group"
-		r.Choice = &ChoiceScore{TextCorrect: 100, ImageCorrect: 90, GroupCorrect: 80, Parts: []PartRow{{"replace-attribute", 100, 70, 0.7, wilson(70, 100)}}}
+		r.Choice = &ChoiceScore{TextCorrect: 100, ImageCorrect: 90, GroupCorrect: 80, Parts: []PartRow{{"replace-attribute", 100, 70, 0.7, Wilson(70, 100)}}}
 	})
 	single("worst group", 3, reportImages, func(r *Result) {
 		r.Metric, r.Group = "worst_region", &GroupInfo{Name: "region", Worst: 2}
@@ -112,7 +112,7 @@ func TestReportsInABrowser(t *testing.T) {
 		s.Model.File = fmt.Sprintf("%s-%d.safetensors", strings.TrimSuffix(longName, ".safetensors"), m)
 		for _, key := range append([]string{"imagenet"}, relatives...) {
 			v, in := 0.7, m == 0
-			s.Sets = append(s.Sets, SuiteSet{Key: key, Benchmark: key, Metric: "mean_per_class_recall", Value: 0.7, N: 10000, CI95: wilson(7000, 10000), Published: &v, InsideCI: &in})
+			s.Sets = append(s.Sets, SuiteSet{Key: key, Benchmark: key, Metric: "mean_per_class_recall", Value: 0.7, N: 10000, CI95: Wilson(7000, 10000), Published: &v, InsideCI: &in})
 		}
 		s.Robustness = s.robustness()
 		v := 0.66
@@ -126,18 +126,18 @@ func TestReportsInABrowser(t *testing.T) {
 	look("suite of one", 0, 0, func(dir string) error {
 		return writeSuiteReport(dir, &SuiteResult{Suite: "datacomp", Data: "sets", SuiteModel: models[0]}, models[:1])
 	})
-	recall := Recall{R1: 0.7, R5: 0.9, R10: 0.95, Hits1: 700, Hits5: 900, Hits10: 950, N: 1000, CI95: wilson(700, 1000)}
+	recall := Recall{R1: 0.7, R5: 0.9, R10: 0.95, Hits1: 700, Hits5: 900, Hits10: 950, N: 1000, CI95: Wilson(700, 1000)}
 	look("retrieval", 1, 0, func(dir string) error {
 		return writeRetrievalReport(dir, &RetrievalResult{
-			Set: "flickr30k", Model: models[0].Model, Source: "a/folder/of/flickr30k", Images: 1000, Captions: 5000, ImageToText: recall, TextToImage: recall, MeanRecall1: 0.7, MeanCI95: wilson(700, 1000),
+			Set: "flickr30k", Model: models[0].Model, Source: "a/folder/of/flickr30k", Images: 1000, Captions: 5000, ImageToText: recall, TextToImage: recall, MeanRecall1: 0.7, MeanCI95: Wilson(700, 1000),
 			Published: []PublishedFigure{{Config: "EVA02-CLIP-L-14-336", Weights: "merged2b_s6b_b61k", Metric: "image_to_text_r1", Value: 0.897, Source: "EVA-CLIP, table 6"}},
 		}, []imageRanks{{captions: []int{0, 3, 7, 50, 500}}})
 	})
 	look("probe", 1, 0, func(dir string) error {
 		p := &probe{o: ProbeOptions{Out: dir}, res: &ProbeResult{
 			Model: models[0].Model, Data: ProbeSet{Source: "a/folder/of/pictures"}, Classes: 100,
-			Probe:      &ProbeScore{L2: 0.1, Top1: 0.8, Top5: 0.95, MeanPerClass: 0.79, N: 10000, CI95: wilson(8000, 10000), NTrain: 50000, Loss: 0.6, Iterations: 40},
-			Neighbours: &NeighbourScore{K: 20, Top1: 0.75, CI95: wilson(7500, 10000)}, ZeroShot: &ZeroShotLine{Top1: 0.7, CI95: wilson(7000, 10000), Templates: 80},
+			Probe:      &ProbeScore{L2: 0.1, Top1: 0.8, Top5: 0.95, MeanPerClass: 0.79, N: 10000, CI95: Wilson(8000, 10000), NTrain: 50000, Loss: 0.6, Iterations: 40},
+			Neighbours: &NeighbourScore{K: 20, Top1: 0.75, CI95: Wilson(7500, 10000)}, ZeroShot: &ZeroShotLine{Top1: 0.7, CI95: Wilson(7000, 10000), Templates: 80},
 		}}
 		for _, k := range []int{1, 2, 4, 8, 16} {
 			for seed := range 3 {

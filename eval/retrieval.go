@@ -424,7 +424,7 @@ func recallOf(ranks []int) Recall {
 		}
 	}
 	r.R1, r.R5, r.R10 = ratio(r.Hits1, r.N), ratio(r.Hits5, r.N), ratio(r.Hits10, r.N)
-	r.CI95 = wilson(r.Hits1, r.N)
+	r.CI95 = Wilson(r.Hits1, r.N)
 	return r
 }
 

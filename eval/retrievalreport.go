@@ -39,7 +39,7 @@ func writeRetrievalReport(dir string, res *RetrievalResult, ranks []imageRanks) 
 			among = res.Images
 		}
 		for _, k := range []struct{ k, hits int }{{1, d.r.Hits1}, {5, d.r.Hits5}, {10, d.r.Hits10}} {
-			ci := wilson(k.hits, d.r.N)
+			ci := Wilson(k.hits, d.r.N)
 			chart.Bars = append(chart.Bars, barOf(fmt.Sprintf("%s, R@%d", d.name, k.k), ratio(k.hits, d.r.N), ci))
 			row := []string{d.name, fmt.Sprintf("R@%d", k.k), fmt.Sprintf("%d of %d", k.hits, d.r.N), percent(ratio(k.hits, d.r.N)), fmt.Sprintf("%.2f to %.2f", 100*ci[0], 100*ci[1]),
 				percent(min(1, float64(k.k*d.right)/float64(max(1, among)))), "", ""}

@@ -14,9 +14,9 @@ import (
 // z95 is the 97.5 % quantile of the normal distribution.
 const z95 = 1.959963984540054
 
-// wilson is the 95 % interval of Wilson (1927) for k of n: unlike the normal
+// Wilson is the 95 % interval of Wilson (1927) for k of n: unlike the normal
 // one it stays inside [0,1] and is right for small n. n = 0 says nothing: [0,1].
-func wilson(k, n int) [2]float64 {
+func Wilson(k, n int) [2]float64 {
 	if n == 0 {
 		return [2]float64{0, 1}
 	}
@@ -142,7 +142,7 @@ func (t *tally) addSeveral(r row) {
 func (t *tally) fill(res *Result) {
 	res.N, res.Correct1, res.Correct5, res.Ties = t.n, t.top1, t.top5, t.ties
 	res.Top1, res.Top5 = ratio(t.top1, t.n), ratio(t.top5, t.n)
-	res.CI95 = CI95{Top1: wilson(t.top1, t.n), Top5: wilson(t.top5, t.n)}
+	res.CI95 = CI95{Top1: Wilson(t.top1, t.n), Top5: Wilson(t.top5, t.n)}
 	res.MeanPerClass, res.CI95.MeanPerClass = t.meanPerClass()
 	res.PerClass = t.class
 	res.Confused = t.mostConfused(10)

@@ -20,7 +20,7 @@ func TestWilson(t *testing.T) {
 		{37360, 50000, 0.7433716, 0.7509904},
 		{0, 0, 0, 1},
 	} {
-		ci := wilson(c.k, c.n)
+		ci := Wilson(c.k, c.n)
 		if math.Abs(ci[0]-c.lo) > 1e-6 || math.Abs(ci[1]-c.hi) > 1e-6 {
 			t.Errorf("%d of %d: got %v, want [%v %v]", c.k, c.n, ci, c.lo, c.hi)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 )
@@ -38,7 +39,7 @@ func (r *run) report() error {
 
 	p.Section("Curves")
 	line := func(title, y string, names []string, of func(s Step, i int) float64, levels ...runlog.Level) {
-		c := runlog.LineChart{Title: title, XLabel: "step", YLabel: y, Levels: levels}
+		c := runlog.LineChart{Title: title, XLabel: "step", YLabel: y, Levels: levels, Noisy: len(names) == 1}
 		every := len(res.Curve)/maxPoints + 1
 		for i, n := range names {
 			s := runlog.Series{Name: n}
@@ -64,9 +65,9 @@ func (r *run) report() error {
 		p.Section("Evaluations")
 		var rows [][]string
 		for _, e := range res.Evals {
-			rows = append(rows, []string{fmt.Sprint(e.Step), e.Benchmark, fmt.Sprintf("%.2f %%", 100*e.Top1), fmt.Sprintf("%.2f %%", 100*e.Top5), chance(e), fmt.Sprint(e.N)})
+			rows = append(rows, []string{fmt.Sprint(e.Step), e.Benchmark, fmt.Sprintf("%.2f %%", 100*e.Top1), interval(e), fmt.Sprintf("%.2f %%", 100*e.Top5), chance(e), fmt.Sprint(e.N)})
 		}
-		p.Table([]string{"step", "benchmark", "top-1", "top-5", "top-1 by chance", "images"}, rows)
+		p.Table([]string{"step", "benchmark", "top-1", "95 %", "top-5", "top-1 by chance", "images"}, rows)
 	}
 	p.Section("How it ran")
 	info := r.machine.dev.Info()
@@ -140,4 +141,10 @@ func chance(e Eval) string {
 		return ""
 	}
 	return fmt.Sprintf("%.2f %%", 100/float64(e.Classes))
+}
+
+// interval is the 95 % interval of an evaluation's top-1.
+func interval(e Eval) string {
+	ci := eval.Wilson(int(math.Round(e.Top1*float64(e.N))), e.N)
+	return fmt.Sprintf("%.2f to %.2f", 100*ci[0], 100*ci[1])
 }

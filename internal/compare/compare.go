@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/internal/yamlfile"
@@ -162,7 +163,7 @@ func (r *Run) training(path string) error {
 	}
 	last := map[string]Score{}
 	for _, s := range r.evals {
-		last[s.Benchmark] = Score{Benchmark: s.Benchmark, Metric: "top1", Value: s.Top1, N: s.N, Step: s.Step}
+		last[s.Benchmark] = s.score()
 	}
 	for _, s := range last {
 		r.Scores = append(r.Scores, s)
@@ -170,6 +171,16 @@ func (r *Run) training(path string) error {
 	slices.SortFunc(r.Scores, func(a, b Score) int { return cmp.Compare(a.Benchmark, b.Benchmark) })
 	r.summarise()
 	return r.readRecipe(filepath.Join(filepath.Dir(path), "recipe.yaml"))
+}
+
+// score is an evaluation with the interval of its images.
+func (s step) score() Score {
+	score := Score{Benchmark: s.Benchmark, Metric: "top1", Value: s.Top1, N: s.N, Step: s.Step}
+	if s.N > 0 {
+		ci := eval.Wilson(int(math.Round(s.Top1*float64(s.N))), s.N)
+		score.CI95 = &ci
+	}
+	return score
 }
 
 func (r *Run) summarise() {
@@ -331,8 +342,8 @@ const maxPoints = 1000
 
 // Write writes the comparison as a page.
 func (c *Comparison) Write(path string) error {
-	p := runlog.NewPage("Comparison", fmt.Sprintf("%d runs", len(c.Runs)))
 	trainings := c.Trainings()
+	p := runlog.NewPage("Comparison", fmt.Sprintf("trainings: %d, evaluations: %d", len(trainings), len(c.Runs)-len(trainings)))
 	if len(trainings) > 0 {
 		p.Section("Trainings")
 		var rows [][]string
@@ -344,10 +355,10 @@ func (c *Comparison) Write(path string) error {
 			rows = append(rows, []string{r.Name, fmt.Sprint(r.Steps), fmt.Sprint(r.Samples), loss, fmt.Sprintf("%.0f", r.Rate)})
 		}
 		p.Table([]string{"run", "steps", "samples", "loss, last 10 steps", "samples/s"}, rows)
-		curve(p, trainings, "Contrastive loss", "nats", func(s step) *float64 { return s.Loss }, guesses(trainings)...)
+		curve(p, trainings, "Contrastive loss", "nats", true, func(s step) *float64 { return s.Loss }, guesses(trainings)...)
 		accuracies(p, trainings)
-		curve(p, trainings, "Gradient norm, before clipping", "norm", func(s step) *float64 { return s.GradNorm })
-		curve(p, trainings, "Learning rate of the vision tower", "", func(s step) *float64 {
+		curve(p, trainings, "Gradient norm", "before clipping", true, func(s step) *float64 { return s.GradNorm })
+		curve(p, trainings, "Learning rate", "vision tower", false, func(s step) *float64 {
 			v, ok := s.LR["vision"]
 			if !ok {
 				return nil
@@ -410,8 +421,8 @@ func (c *Comparison) Write(path string) error {
 }
 
 // curve adds a chart with a line for every run that has points.
-func curve(p *runlog.Page, runs []*Run, title, unit string, of func(step) *float64, levels ...runlog.Level) {
-	chart := runlog.LineChart{Title: title, XLabel: "step", YLabel: unit, Levels: levels}
+func curve(p *runlog.Page, runs []*Run, title, unit string, noisy bool, of func(step) *float64, levels ...runlog.Level) {
+	chart := runlog.LineChart{Title: title, XLabel: "step", YLabel: unit, Levels: levels, Noisy: noisy}
 	some := false
 	for _, r := range runs {
 		s := runlog.Series{Name: r.Name}

@@ -40,7 +40,7 @@ func (d *job) writeReport() error {
 	for _, st := range t.Curve {
 		loss.X, loss.Y = append(loss.X, float64(st.Step)), append(loss.Y, st.Loss)
 	}
-	p.Line(runlog.LineChart{Title: "Contrastive loss", XLabel: "step", YLabel: "nats", Series: []runlog.Series{loss}, Levels: []runlog.Level{{Name: "chance, ln of the batch", Y: math.Log(float64(d.recipe.Batch))}}})
+	p.Line(runlog.LineChart{Title: "Contrastive loss", XLabel: "step", YLabel: "nats", Series: []runlog.Series{loss}, Noisy: true, Levels: []runlog.Level{{Name: "chance, ln of the batch", Y: math.Log(float64(d.recipe.Batch))}}})
 	top1, top5 := runlog.Series{Name: "top-1"}, runlog.Series{Name: "top-5"}
 	for _, e := range t.Evals {
 		top1.X, top1.Y = append(top1.X, float64(e.Step)), append(top1.Y, 100*e.Top1)

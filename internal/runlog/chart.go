@@ -22,11 +22,12 @@ type Level struct {
 
 // LineChart is a chart of curves over a shared x axis. Curves that are equal are
 // drawn as one with all their names, one that lies on another for a part is drawn
-// dashed.
+// dashed. Noisy draws long curves as running means over the pale curves themselves.
 type LineChart struct {
 	Title, XLabel, YLabel string
 	Series                []Series
 	Levels                []Level
+	Noisy                 bool
 }
 
 // BarChart is a chart of horizontal bars from zero.
@@ -48,6 +49,7 @@ type Bar struct {
 const (
 	maxPoints = 1500 // drawn of a curve
 	dotPoints = 40   // a curve of no more has a dot at each
+	noisyFrom = 60   // points of a curve that a running mean helps
 	tableRows = 16   // of the figures beside a curve
 	tickCount = 6
 	colours   = 6
@@ -79,6 +81,7 @@ type tick struct {
 
 type curveView struct {
 	Name, Class, Path string
+	Pale              string // the curve itself, where Path is its running mean
 	Dots              []dot
 }
 
@@ -111,38 +114,66 @@ func (c LineChart) view() *lineView {
 	for i, text := range tickTexts(xt) {
 		v.X = append(v.X, tick{percentOf(px(xt[i])), text})
 	}
-	dashes := dashed(series, (y1-y0)/150)
+	lines := slices.Clone(series)
 	for i, s := range series {
-		cv := curveView{Name: s.Name, Class: fmt.Sprintf("s%d", s.place%colours)}
+		if n := max(5, len(s.X)/50) | 1; c.Noisy && len(s.X) >= noisyFrom {
+			lines[i].Y = runningMean(s.Y, n)
+			v.XLabel = c.XLabel + " (pale: each; line: running mean)"
+		}
+	}
+	path := func(s curve) string {
+		var b strings.Builder
+		every := max(1, (len(s.X)+maxPoints-1)/maxPoints)
+		for j := range s.X {
+			if (j%every == 0 || j == len(s.X)-1) && finite(s.Y[j]) {
+				letter := "L"
+				if b.Len() == 0 {
+					letter = "M"
+				}
+				fmt.Fprintf(&b, "%s%.1f %.1f", letter, plotSize*px(s.X[j]), plotSize*py(s.Y[j]))
+			}
+		}
+		return b.String()
+	}
+	dashes := dashed(lines, (y1-y0)/150)
+	for i, s := range series {
+		cv := curveView{Name: s.Name, Class: fmt.Sprintf("s%d", s.place%colours), Path: path(lines[i])}
 		if d := max(dashes[i], min(s.place/colours, 3)); d > 0 {
 			cv.Class += fmt.Sprintf(" d%d", d)
 		}
-		var path strings.Builder
-		step := max(1, (len(s.X)+maxPoints-1)/maxPoints)
+		if &lines[i].Y[0] != &s.Y[0] {
+			cv.Pale = path(s)
+		}
 		for j := range s.X {
-			if (j%step != 0 && j != len(s.X)-1) || !finite(s.Y[j]) {
-				continue
-			}
-			letter := "L"
-			if path.Len() == 0 {
-				letter = "M"
-			}
-			at := fmt.Sprintf("%.1f %.1f", plotSize*px(s.X[j]), plotSize*py(s.Y[j]))
-			path.WriteString(letter + at)
-			if len(s.X) <= dotPoints {
-				cv.Dots = append(cv.Dots, dot{"M" + at + "h0", fmt.Sprintf("%s, %s %s: %s", s.Name, c.XLabel, whole(s.X[j]), num(s.Y[j]))})
+			if len(s.X) <= dotPoints && finite(s.Y[j]) {
+				at := fmt.Sprintf("M%.1f %.1fh0", plotSize*px(s.X[j]), plotSize*py(s.Y[j]))
+				cv.Dots = append(cv.Dots, dot{at, fmt.Sprintf("%s, %s %s: %s", s.Name, c.XLabel, whole(s.X[j]), num(s.Y[j]))})
 			}
 		}
-		cv.Path = path.String()
 		v.Curves = append(v.Curves, cv)
 	}
 	for i, l := range levels {
 		y := plotSize * py(l.Y)
-		v.Curves = append(v.Curves, curveView{l.Name + ": " + num(l.Y), fmt.Sprintf("level l%d", i%3), fmt.Sprintf("M0 %.1fH%d", y, plotSize), nil})
+		v.Curves = append(v.Curves, curveView{l.Name + ": " + num(l.Y), fmt.Sprintf("level l%d", i%3), fmt.Sprintf("M0 %.1fH%d", y, plotSize), "", nil})
 	}
 	v.Legend = len(v.Curves) > 1 || len(c.Series) > 1
 	v.Head, v.Rows = c.table(series)
 	return v
+}
+
+// runningMean is the mean of the n values around each, of those that are finite.
+func runningMean(y []float64, n int) []float64 {
+	out := make([]float64, len(y))
+	for i := range y {
+		sum, count := 0.0, 0
+		for _, v := range y[max(0, i-n/2):min(len(y), i+n/2+1)] {
+			if finite(v) {
+				sum, count = sum+v, count+1
+			}
+		}
+		out[i] = sum / float64(count)
+	}
+	return out
 }
 
 // words say what the curves show to who does not see them.

@@ -118,7 +118,7 @@ func cells(head []string, rows [][]string) [][]cell {
 	}
 	var out [][]cell
 	for _, r := range rows {
-		line := make([]cell, len(r))
+		line := make([]cell, max(len(r), len(head)))
 		for i, text := range r {
 			line[i] = cell{text, i < len(number) && number[i]}
 		}

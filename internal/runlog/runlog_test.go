@@ -176,6 +176,22 @@ func TestCurvesDoNotHideEachOther(t *testing.T) {
 	}
 }
 
+// A noisy curve is its running mean over the pale curve; a short one stays as it is.
+func TestNoisyCurves(t *testing.T) {
+	var s Series
+	for i := range 200 {
+		s.X, s.Y = append(s.X, float64(i)), append(s.Y, float64(2+i%2))
+	}
+	s.Y[7] = math.NaN()
+	v := LineChart{XLabel: "step", Series: []Series{s, {"short", s.X[:50], s.Y[:50]}}, Noisy: true}.view()
+	if v.Curves[0].Pale == "" || v.Curves[0].Pale == v.Curves[0].Path || v.Curves[1].Pale != "" || !strings.HasPrefix(v.XLabel, "step (pale") {
+		t.Errorf("%q %+v", v.XLabel, v.Curves)
+	}
+	if got := runningMean([]float64{1, 2, 3, math.NaN(), 5}, 3); got[0] != 1.5 || got[1] != 2 || got[2] != 2.5 || got[3] != 4 || got[4] != 5 {
+		t.Error(got)
+	}
+}
+
 // Intervals that are wider than what they are about stand as figures alone.
 func TestWideIntervals(t *testing.T) {
 	for half, drawn := range map[float64]bool{5: true, 15: true, 30: false} {
