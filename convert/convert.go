@@ -54,11 +54,12 @@ type Options struct {
 	Output  string   // the safetensors file to write
 	Config  string   // architecture name or JSON file; empty: recognised
 	Layout  string   // eva (default), openclip, hf, source
-	// Preprocess is what goes before the model: openai, inception, imagenet,
-	// mean=…,std=…,interpolation=…,resize=…, or a JSON file; empty: what is known.
+	// Preprocess is how images are prepared for the model: openai, inception,
+	// imagenet, mean=…,std=…,interpolation=…,resize=…, or a JSON file; empty: what
+	// is known.
 	Preprocess string
 	Key        string // path of the state dict inside a wrapper, such as a/b
-	Prefix     string // only the tensors whose names begin so, such as "model."; it is taken off
+	Prefix     string // only the tensors whose names begin with it, such as "model."; it is taken off
 
 	DType    string // keep (default), fp32, fp16, bf16
 	Saturate bool   // clamp what overflows fp16 instead of refusing it
@@ -72,7 +73,7 @@ type Options struct {
 	DryRun    bool     // plan only
 	Force     bool     // overwrite
 
-	Offline    bool   // of a source's name: take it from the cache alone; HF_HUB_OFFLINE=1 says so too
+	Offline    bool   // look for named models in the cache only; HF_HUB_OFFLINE=1 does the same
 	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
 
 	Progress func(done, total int64) // bytes written so far, from several goroutines; may be nil
@@ -205,7 +206,7 @@ func (t *transfer) write(ctx context.Context, in *checkpoint.Input, p *checkpoin
 	return t.commit(append(beside, reportFile(o.Output, r))...)
 }
 
-// stamp remembers size and time of files, to notice a change.
+// stamp remembers the size and time of files, to notice a change.
 func stamp(files []string) ([]fs.FileInfo, error) {
 	var out []fs.FileInfo
 	for _, f := range files {
@@ -218,7 +219,7 @@ func stamp(files []string) ([]fs.FileInfo, error) {
 	return out, nil
 }
 
-// checkTarget refuses to write over what is there.
+// checkTarget refuses to overwrite an existing file.
 func checkTarget(path string, force bool, sources []string) error {
 	if path == "" {
 		return fault.Usagef("no output; give -o OUT.safetensors")
@@ -294,10 +295,10 @@ type Error interface {
 	Kind() string
 }
 
-// The kinds of errors. What was interrupted also is the error of its context,
+// The kinds of errors. The error of an interrupted call is its context's too,
 // for errors.Is.
 const (
-	KindUsage       = "usage"       // an option, or a call that cannot be meant
+	KindUsage       = "usage"       // an option, or a call that makes no sense
 	KindInput       = "input"       // a file, a checkpoint, a tensor
 	KindEnvironment = "environment" // no such backend, no space, no permission
 	KindCheck       = "check"       // a check that was asked for failed

@@ -27,8 +27,8 @@ import (
 const (
 	workers   = 2       // tensors in flight, for the copy and for the proof of others
 	chunkSize = 1 << 18 // bytes, to stay in a core's cache
-	// ahead tensors may be copied and not yet proven: enough for the disk to be
-	// busy, and as many as memory surely still has.
+	// ahead tensors may be copied but not yet proven: enough to keep the disk
+	// busy, few enough to be in memory still.
 	ahead = 128
 	// syncSize bytes are worth a sync while the copy goes on. Merely to start
 	// the write-back is not enough: disks with a cache of their own then do
@@ -42,7 +42,7 @@ type transfer struct {
 	metadata map[string]string
 	saturate bool
 	progress func(done, total int64)
-	keep     bool     // what is there is not overwritten
+	keep     bool     // existing files are not overwritten
 	sources  []string // files to hash on the way
 
 	path   string // of the output
@@ -73,7 +73,7 @@ func newEvents(n int) []event {
 
 func (e event) happens() { close(e) }
 
-// wait is until it has happened, or the context's end.
+// wait returns when it has happened or the context has ended.
 func (e event) wait(ctx context.Context) error {
 	select {
 	case <-e:
@@ -277,7 +277,7 @@ func (t *transfer) prove(ctx context.Context, i int, buf, back []byte) error {
 	return err
 }
 
-// compare reads back what the output has of item i from byte off of it on.
+// compare reads item i back from its byte off on, and expects want.
 func (t *transfer) compare(i int, off int64, want, back []byte) error {
 	o := t.files[t.place[i].file]
 	back = back[:len(want)]
@@ -296,8 +296,8 @@ func (t *transfer) settle(i int, h hash.Hash) {
 	t.proven[i].happens()
 }
 
-// stream gives what r has of an output tensor to f, all of it and no more, and
-// closes r.
+// stream passes an output tensor from r to f, all of it and no more, and closes
+// r.
 func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byte, f func([]byte) error) error {
 	defer r.Close()
 	for left := it.Out.NumBytes(); ; {
@@ -434,7 +434,7 @@ func newOutput(path string, tensors []tensorfile.Info, metadata map[string]strin
 	return o, nil
 }
 
-// tooLarge adds to an error what makes smaller files.
+// tooLarge adds to an error how to make the files smaller.
 func tooLarge(err error) error {
 	if errors.Is(err, syscall.EFBIG) {
 		return fault.As(fault.Environment, fmt.Errorf("%w, or use Options.ShardSize", err))

@@ -14,8 +14,8 @@ import (
 // hfModel is the file name that transformers looks for in a folder.
 const hfModel = "model.safetensors"
 
-// hfConfig is the config.json of transformers' CLIPModel. why says what that
-// model cannot do, then there is none.
+// hfConfig is the config.json of transformers' CLIPModel, or nothing where that
+// model cannot do what this one needs: why then says what.
 func hfConfig(c *arch.Config) (content []byte, why string) {
 	if c.VisionTower() == "siglip" && c.TextTower() == "siglip" {
 		return hfSigLIP(c)
@@ -99,10 +99,10 @@ type hfFile struct {
 	name    string
 	what    string // for messages
 	content []byte
-	same    func(there []byte) bool // whether a file that is there says the same
+	same    func(there []byte) bool // whether an existing file says the same
 }
 
-// hfFiles are those that a model needs; warnings say which it cannot have.
+// hfFiles are the files that a model needs; warnings name those it cannot have.
 func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	content, why := hfConfig(c)
 	if why != "" {
@@ -123,14 +123,14 @@ func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	}
 	return append(files, hfFile{"preprocessor_config.json", "how pictures are prepared", processor, func(there []byte) bool {
 		p, err := arch.ParsePreprocess(there, pixels.Size)
-		p.Floor = pixels.Floor // which the file cannot say otherwise
+		p.Floor = pixels.Floor // which the file has no other way to say
 		p.Size = pixels.Size
 		return err == nil && p == pixels
 	}}), nil
 }
 
-// filesBeside plans what lies beside an output with transformers' names. A file
-// that is there and says the same stays; one that says something else is
+// filesBeside plans what lies beside an output with transformers' names. An
+// existing file that says the same stays; one that says something else is
 // overwritten only for the folder's model.safetensors, and only with --force.
 func filesBeside(p *checkpoint.Plan, o Options) (write []small, paths []string, err error) {
 	if p.Layout != "hf" || p.Config == nil || len(o.Include)+len(o.Exclude) > 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/evatool/evatool/internal/hub"
 )
 
-// InitOptions says from what Init builds a starting model. Checkpoints are paths
+// InitOptions says what Init builds a starting model from. Checkpoints are paths
 // or names (see eval.Open).
 type InitOptions struct {
 	Config string   // architecture name or JSON file

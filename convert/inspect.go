@@ -17,7 +17,7 @@ import (
 // InspectOptions says how Inspect looks into a file.
 type InspectOptions struct {
 	Key    string // path of the state dict inside a wrapper
-	Prefix string // only the tensors whose names begin so; it is taken off
+	Prefix string // only the tensors whose names begin with it; it is taken off
 	Hash   bool   // hash every tensor; without it no tensor bytes are read
 
 	Offline    bool         // as in Options

@@ -27,7 +27,7 @@ type extent struct {
 
 // route is the order in which the items are copied, that of their bytes in the
 // sources; for each source the extents in it, from start to end; and the rest of
-// the items, those that are no extent or overlap an earlier one.
+// the items: those that are not one extent, or overlap an earlier one.
 func (t *transfer) route() (order []int, extents [][]extent, rest []int) {
 	file := map[string]int{}
 	for k, path := range t.sources {

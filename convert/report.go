@@ -31,7 +31,7 @@ type Report struct {
 	Warnings   []string     `json:"warnings"`
 	Files      []OutputFile `json:"files"`
 	ConfigFile string       `json:"config_file,omitempty"` // transformers' config.json beside the output
-	// BesideFiles are all that transformers needs beside the output.
+	// BesideFiles are the files that transformers needs beside the output.
 	BesideFiles []string `json:"beside_files,omitempty"`
 	Seconds     float64  `json:"seconds"`
 	Bytes       int64    `json:"bytes"`    // of the output's tensors
@@ -109,7 +109,7 @@ func others(list []checkpoint.Entry) []OtherEntry {
 	return each(list, func(e checkpoint.Entry) OtherEntry { return OtherEntry(e) })
 }
 
-// each is a list made of another, never nil: JSON readers expect lists.
+// each maps one list to another, never nil: JSON readers expect lists.
 func each[A, B any](list []A, f func(A) B) []B {
 	out := make([]B, len(list))
 	for i, a := range list {
@@ -141,7 +141,7 @@ func notNil[T any](s []T) []T {
 // shapeOf is a shape that JSON shows as a list even when it is a scalar's.
 func shapeOf(t tensorfile.Info) []int64 { return notNil(t.Shape) }
 
-// mustIndent encodes a report, which holds nothing that JSON cannot.
+// mustIndent encodes a report, which holds nothing that JSON cannot express.
 func mustIndent(v any) []byte {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -224,7 +224,7 @@ func TestSelection(t *testing.T) {
 	}
 }
 
-// tensors writes a small safetensors file of one F32 tensor.
+// writeF32 writes a small safetensors file of one F32 tensor.
 func writeF32(t *testing.T, name string, values []float32) string {
 	t.Helper()
 	b := make([]byte, 4*len(values))

@@ -31,20 +31,20 @@ import (
 // tempMark begins the name of every temporary file.
 const tempMark = ".evatool-tmp-"
 
-// IsTemporary tells whether a file's name is that of one in the making.
+// IsTemporary says whether a file's name is that of one in the making.
 func IsTemporary(name string) bool { return strings.HasPrefix(name, tempMark) }
 
-// File is a file in the making. Its methods but Commit and Discard may be used
+// File is a file in the making. All methods but Commit and Discard may be used
 // by several goroutines.
 type File struct {
-	// New refuses, in Commit, to take the place of a file that is there.
+	// New makes Commit refuse to replace an existing file.
 	New bool
 
 	path   string // target
 	f      *os.File
 	lock   *flock.Flock // nil where the file system has none
 	want   int64        // bytes, for messages
-	synced atomic.Bool  // nothing is written that is not on the disk
+	synced atomic.Bool  // everything written is on the disk
 	named  bool         // it has its name
 }
 
@@ -67,9 +67,9 @@ func Create(path string) (*File, error) {
 		if f.ours() {
 			break
 		}
-		f.Discard() // another process took it for a stale one, just now
+		f.Discard() // another process has just taken it for a stale one
 	}
-	if kept { // the umask has taken from it
+	if kept { // what the umask leaves of it
 		if err := f.f.Chmod(perm); err != nil {
 			f.Discard()
 			return nil, explain(path, 0, err)
@@ -136,7 +136,7 @@ func removeStale(dir string) {
 func (f *File) Path() string { return f.path }
 
 // Reserve gives the file its full size, so that a full disk is an error before
-// the work and not after it.
+// the work, not after it.
 func (f *File) Reserve(size int64) error {
 	f.want = size
 	return f.explain(reserve(f.f, size))
@@ -162,10 +162,10 @@ func (f *File) ReadAt(b []byte, at int64) (int, error) {
 	return n, f.explain(err)
 }
 
-// Fsync forces a file or a folder to the disk. Tests put another in its place.
+// Fsync forces a file or a folder to disk. Tests replace it.
 var Fsync = (*os.File).Sync
 
-// Sync waits until all that is written is on the disk.
+// Sync waits until everything written is on the disk.
 func (f *File) Sync() error {
 	if f.synced.Swap(true) {
 		return nil
@@ -196,8 +196,8 @@ func (f *File) Commit() error {
 	return f.explain(err)
 }
 
-// Named says whether the file has its name. It can be so after a Commit that
-// could not force the folder to the disk.
+// Named says whether the file has its name, as it may even after a Commit that
+// could not force the folder to disk.
 func (f *File) Named() bool { return f.named }
 
 // Discard removes a file that is not committed; after Commit it does nothing.
@@ -214,7 +214,7 @@ func (f *File) Discard() {
 // noReplace is what the system has for renameNew; tests take it away.
 var noReplace = renameNoReplace
 
-// renameNew is os.Rename that replaces nothing.
+// renameNew is an os.Rename that never replaces a file.
 func renameNew(from, to string) error {
 	err := noReplace(from, to)
 	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EINVAL) {

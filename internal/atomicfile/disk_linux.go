@@ -27,8 +27,8 @@ func renameNoReplace(from, to string) error {
 	return nil
 }
 
-// noInodes says whether the file system of a folder has no room for a file's
-// entry, whatever its size. Some count none at all.
+// noInodes says whether the file system of a folder has no room for another
+// file's entry, whatever its size. Some do not count them.
 func noInodes(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Files > 0 && st.Ffree == 0

@@ -22,7 +22,7 @@ func (f *File) explain(err error) error {
 // fault.Environment unless err has one; errors.Is still finds the cause.
 func Explain(path string, err error) error { return explain(path, 0, err) }
 
-// explain knows besides how many bytes were to be written, or 0.
+// explain also knows how many bytes were to be written, or 0.
 func explain(path string, want int64, err error) error {
 	var kind *fault.Error
 	if err == nil || errors.As(err, &kind) {

@@ -11,9 +11,8 @@ import (
 )
 
 // Target says whether a file can be written at path, before there is work to
-// lose: the folder is there, and the path is free or a plain file. What is
-// written takes the name of what was there, so a link, a pipe or a device would
-// be gone.
+// lose: the folder exists, and the path is free or a plain file. The file
+// written takes over the name, so a link, a pipe or a device would be gone.
 func Target(path string) error {
 	dir := filepath.Dir(path)
 	if st, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -43,10 +42,10 @@ func Target(path string) error {
 	return fault.Envf("%s: is %s, not a regular file; give the name of a file to write", fault.Name(path), what)
 }
 
-// Apart says whether the outputs are other files than the inputs, and than each
-// other: by what the names stand for, through links and in any case of letters
+// Apart says whether the outputs are different files from the inputs and from
+// each other: by what the names stand for, through links and in any letter case
 // that the file system takes for the same. Empty names do not count; an input
-// may be a folder, whose own files an output may not replace either.
+// may be a folder, whose files an output may not replace either.
 func Apart(outputs, inputs []string) error {
 	for i, out := range outputs {
 		if out == "" {

@@ -22,8 +22,8 @@ const (
 	VocabSize = 49408
 )
 
-// merges.txt.gz has the 48,894 merges that CLIP uses of OpenAI's
-// bpe_simple_vocab_16e6.txt (MIT), one "left right" a line, best first.
+// merges.txt.gz has the 48,894 merges of OpenAI's bpe_simple_vocab_16e6.txt
+// (MIT) that CLIP uses, one "left right" per line, best first.
 //
 //go:embed merges.txt.gz
 var mergesGz []byte
@@ -135,7 +135,7 @@ func (t *Tokenizer) Tokens(dst []int32, text string, context int) {
 }
 
 // append writes Start to ids[0] and appends the tokens of text, at least limit
-// of them in all when there are so many.
+// in all if there are that many.
 func (t *Tokenizer) append(ids []int32, text string, limit int) []int32 {
 	ids[0] = Start
 	text = clean(text)
@@ -163,8 +163,8 @@ func (t *Tokenizer) appendWord(ids []int32, s string) []int32 {
 	return append(ids, w.ids...)
 }
 
-// split merges the bytes of a word: again and again the pair of the lowest
-// rank, everywhere it occurs.
+// split merges the bytes of a word: the pair of the lowest rank again and
+// again, everywhere it occurs.
 func (v *vocabulary) split(s string) []int32 {
 	if ids, ok := v.words[s]; ok {
 		return ids

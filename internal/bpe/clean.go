@@ -83,8 +83,8 @@ func lower(s string) string {
 	return string(out)
 }
 
-// finalSigma: a cased letter before, none after, those that case ignores left
-// aside (Unicode's Final_Sigma).
+// finalSigma: a cased letter before and none after, ignoring those that case
+// ignores (Unicode's Final_Sigma).
 func finalSigma(s []rune, i int) bool {
 	before := i - 1
 	for before >= 0 && caseIgnorable(s[before]) {
@@ -111,7 +111,7 @@ const wordBreakIgnorable = "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\
 
 // Cleaner is what OpenCLIP calls a way of cleaning a text before it is split:
 // lower (CLIP's), whitespace (the same without lower case) or canonicalize
-// (without punctuation too). Nil for other names.
+// (without punctuation too). It is nil for other names.
 func Cleaner(name string) func(string) string {
 	return map[string]func(string) string{"lower": clean, "whitespace": whitespace, "canonicalize": canonicalize}[name]
 }

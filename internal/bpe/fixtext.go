@@ -47,7 +47,7 @@ func fixSegment(s string, entities bool) string {
 	return fixAll(s, entities)
 }
 
-// fixAll takes the steps until they change nothing more.
+// fixAll repeats the steps until they change nothing.
 func fixAll(s string, entities bool) string {
 	for range maxRounds {
 		before := s
@@ -67,7 +67,7 @@ func fixAll(s string, entities bool) string {
 	return s
 }
 
-// fixable is false for text that no step changes, found out in one pass.
+// fixable is false for text that no step changes, as one pass tells.
 func fixable(s string, entities bool) bool {
 	clues, last := clues(), uint8(0)
 	for _, r := range s {

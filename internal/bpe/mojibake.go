@@ -10,8 +10,8 @@ import (
 )
 
 // The tables and the order of the repairs below are those of ftfy 6.3 (Robyn
-// Speer, Apache-2.0): text that looks like UTF-8 read in another encoding is
-// read again in the right one.
+// Speer, Apache-2.0): text that looks like UTF-8 decoded as something else is
+// decoded again, correctly.
 
 // categories are the characters that mojibake consists of, as the inside of a
 // regular expression's class.
@@ -444,7 +444,7 @@ func fixEmbedded(s string) string {
 	return out.String()
 }
 
-// sequences is where the UTF-8 sequences that start at i end.
+// sequences is where the UTF-8 sequences that begin at i end.
 func sequences(in []rune, i int) int {
 	for i < len(in) {
 		n := 0

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// nfc is Unicode's NFC. Package norm's is too, but puts U+034F into runs of more
-// than 30 marks.
+// nfc is Unicode's NFC. So is package norm's, except that it puts U+034F into
+// runs of more than 30 marks.
 func nfc(s string) string {
 	const joiner = "\u034f"
 	out := norm.NFC.String(s)

@@ -27,8 +27,8 @@ func merges() (list []string) {
 	return list
 }
 
-// Same says in what a tokenizer.json differs from CLIP's BPE, empty when it is
-// the same: kind, tokens and their numbers, merges.
+// Same says how a tokenizer.json differs from CLIP's BPE, in kind, tokens and
+// their numbers, or merges; empty when it does not.
 func Same(tokenizerJSON []byte) string {
 	var t struct {
 		Model struct {
@@ -40,7 +40,7 @@ func Same(tokenizerJSON []byte) string {
 	if err := json.Unmarshal(tokenizerJSON, &t); err != nil {
 		return fmt.Sprintf("not readable: %v", err)
 	}
-	// Files of old leave the type out.
+	// Old files leave the type out.
 	if t.Model.Type != "BPE" && t.Model.Type != "" {
 		return "its kind is " + t.Model.Type
 	}
@@ -64,8 +64,8 @@ func Same(tokenizerJSON []byte) string {
 	return ""
 }
 
-// SameVocabulary says in what a vocab.json differs from CLIP's BPE, empty when
-// it is the same.
+// SameVocabulary says how a vocab.json differs from CLIP's BPE; empty when it
+// does not.
 func SameVocabulary(vocabJSON []byte) string {
 	var vocab map[string]int32
 	if err := json.Unmarshal(vocabJSON, &vocab); err != nil {

@@ -82,8 +82,8 @@ func firstWord(s string) (n int, skip bool) {
 	return n, false
 }
 
-// longS is the one character that lower case keeps and that ignoring the case
-// takes for an ASCII letter.
+// longS is the one character that lower-casing keeps but case-insensitive
+// matching takes for an ASCII letter.
 const longS = "ſ"
 
 // foldedPrefix is the length of prefix at the start of s with "ſ" taken for

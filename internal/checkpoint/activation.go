@@ -64,8 +64,8 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 	return a, nil
 }
 
-// published leaves of several architectures those that the file's weights are
-// published under, where the table knows them.
+// published narrows several architectures down to those that the file's weights
+// are published under, where the table knows them.
 func (inv *inventory) published(found []architecture) []architecture {
 	if len(found) < 2 {
 		return found
@@ -93,7 +93,7 @@ func remembered(c *arch.Config) string {
 		word[c.QuickGELU], word[!c.QuickGELU], orFile(likeIt(c), !c.QuickGELU))
 }
 
-// likeIt lists the architectures that are c, whatever their activation.
+// likeIt lists the architectures that equal c in all but the activation.
 func likeIt(c *arch.Config) (found []architecture) {
 	for _, n := range arch.Names() {
 		if like, _ := arch.Named(n); sameButActivation(like, c) {
@@ -109,7 +109,7 @@ func sameButActivation(a, b *arch.Config) bool {
 	return x.SameModel(&y)
 }
 
-// with is the architecture of this activation, made where it has no name.
+// with is the architecture with this activation, made up where none has a name.
 func with(found []architecture, quick bool) architecture {
 	for _, a := range found {
 		if a.config.QuickGELU == quick {
@@ -226,7 +226,7 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 	}
 }
 
-// Where a file comes from, by facts that only one of them has.
+// Where a file comes from, told by facts that hold for one origin only.
 const (
 	openAI   = "openai"
 	openCLIP = "openclip"
@@ -267,8 +267,8 @@ func origin(m *mapping, inv *inventory) (from, evidence string) {
 	return "", ""
 }
 
-// Hash is the SHA-256 of the (first) file. The next plan knows it, and by it the
-// published weights that the file may be.
+// Hash is the SHA-256 of the (first) file. The next plan uses it to tell which
+// published weights the file may be.
 func (in *Input) Hash(ctx context.Context) (string, error) {
 	sum, _, err := digest.File(ctx, in.Files[0], Want)
 	if err == nil && len(in.Files) == 1 {
@@ -283,9 +283,10 @@ func (in *Input) named() bool {
 	return len(published.BySHA256(in.sha256)) > 0 || len(published.ByName(in.Files[0])) > 0
 }
 
-// HashTells says whether the file's hash may change a plan, or the error that
-// there was instead: where the activation is not known, and the table of
-// published weights has the hash of a file of this kind with the other one.
+// HashTells says whether the file's hash could change a plan, or the error that
+// came instead of one: it could where the activation is not known and the table
+// of published weights has the hash of a file of this kind with the other
+// activation.
 func (in *Input) HashTells(p *Plan, err error) bool {
 	if len(in.Files) != 1 || err != nil && !errors.Is(err, errAmbiguous) || err == nil && !p.guessed {
 		return false

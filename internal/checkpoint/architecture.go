@@ -26,7 +26,7 @@ type architecture struct {
 
 // chosenConfig is the architecture that the user names, as a value or as a
 // published name or JSON file, and its published name. pixels says whether it
-// describes what goes before the model.
+// describes the preprocessing.
 func chosenConfig(c *arch.Config, s string) (_ *arch.Config, name string, pixels bool, err error) {
 	if c != nil {
 		return c, canonicalName(c), true, nil
@@ -58,8 +58,8 @@ func canonicalName(c *arch.Config) string {
 	return Custom
 }
 
-// identify finds the architecture, and what goes before it: what the user says,
-// what the file says of itself, or what its shapes say.
+// identify finds the architecture and its preprocessing: from what the user
+// says, what the file says of itself, or its shapes.
 func identify(m *mapping, inv *inventory, o PlanOptions) (architecture, error) {
 	a, pixels, err := m.find(inv, o)
 	if err != nil || a.config == nil {
@@ -85,8 +85,8 @@ func (a *architecture) fitHead(m *mapping) {
 	}
 }
 
-// find finds the architecture. pixels says whether it comes with what goes
-// before the model.
+// find finds the architecture. pixels says whether it comes with its
+// preprocessing.
 func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bool, err error) {
 	switch {
 	case o.Config != nil || o.ConfigName != "":
@@ -245,8 +245,7 @@ func SameShape(a, b []int64) bool {
 	return slices.Equal(a, b) || len(a)+len(b) == 1 && slices.Concat(a, b)[0] == 1
 }
 
-// clipTowers are the published models whose vision tower this is, its projection
-// left aside.
+// clipTowers are the published models with this vision tower, projection aside.
 func (m *mapping) clipTowers() (names []string) {
 	all := 0
 	for _, it := range m.items {

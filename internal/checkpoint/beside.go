@@ -16,7 +16,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// beside is what the files beside the weights say of them.
+// beside is what the files beside the weights say about them.
 type beside struct {
 	file   string       // with the architecture, or empty
 	config *arch.Config // nil: no file
@@ -86,7 +86,7 @@ func readBeside(path string, limit int64) (b []byte, ok bool, err error) {
 	return nil, false, err
 }
 
-// isHF says whether the names are transformers', be there other tensors too.
+// isHF says whether the names are transformers', even among other tensors.
 func isHF(tensors []tensorfile.Info) bool {
 	if f, _ := recognise(tensors); f != nil {
 		return f == hfCLIP || f == hfEVA || f == hfSigLIP || slices.Contains(hfTowers, f)

@@ -92,7 +92,7 @@ func Open(paths []string, key string) (in *Input, err error) {
 	return in, in.look(filepath.Dir(path), st.IsDir())
 }
 
-// openFile opens one file and adds to in what it says.
+// openFile opens one file and adds what it holds to in.
 func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 	if err := fault.RegularFile(path, Want); err != nil {
 		return nil, err
@@ -144,7 +144,8 @@ func isSafetensors(path string) (bool, error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return false, nil
 	}
-	// A header of less than 4 GB starts at byte 8; no PyTorch file looks so.
+	// A header of less than 4 GB starts at byte 8; no PyTorch file looks like
+	// that.
 	return head[8] == '{' && bytes.Equal(head[4:8], make([]byte, 4)), nil
 }
 
@@ -156,7 +157,7 @@ var folderFiles = []string{
 
 const deepspeedModel = "mp_rank_00_model_states.pt"
 
-// choose finds the weights in a folder of Hugging Face or DeepSpeed.
+// choose finds the weights in a Hugging Face or DeepSpeed folder.
 func (in *Input) choose(dir string) (string, error) {
 	tag, err := fault.ReadFile(filepath.Join(dir, "latest"), "DeepSpeed's pointer file", 4096)
 	switch {
@@ -190,7 +191,7 @@ func (in *Input) choose(dir string) (string, error) {
 	return "", fault.Inputf("%s: no weights here; expected %s, or DeepSpeed's latest; or name the files themselves", dir, strings.Join(folderFiles, ", "))
 }
 
-// isRun says whether a folder is that of a training.
+// isRun says whether a folder is a training run's.
 func isRun(dir string) bool {
 	for _, name := range []string{"run.json", "metrics.jsonl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
@@ -376,7 +377,7 @@ func (in *Input) AsNamed() (items []*Item) {
 }
 
 // InEVA are the tensors in EVA's layout, whatever the architecture; not ok when
-// they are no CLIP model's.
+// they are not a CLIP model's.
 func (in *Input) InEVA() (items []*Item, ok bool) {
 	m, err := mapToEVA(in.inventory())
 	if err != nil || len(m.unknown) > 0 {

@@ -16,7 +16,7 @@ import (
 type family struct {
 	name  string
 	has   []string // names that a state dict of the family must have
-	fits  string   // a name without which the family cannot say the model (when writing)
+	fits  string   // a name without which the family cannot express the model (when writing)
 	rules []rule   // first match counts
 }
 
@@ -32,7 +32,7 @@ type rule struct {
 	list bool // the source is a list of one number where eva has a scalar
 }
 
-// share is how much of eva's rows the nth source has, of shares in all.
+// share is how many of the shares of eva's rows the nth source has.
 func (r *rule) share(n int) int64 {
 	if r.rows == nil {
 		return 1
@@ -177,7 +177,7 @@ func unwrapped(name string) string {
 }
 
 // recognise finds the family by the names alone, nil when there is none. What a
-// program that holds a model puts before every name ("model.") is no part of
+// program that holds a model puts before every name ("model.") is not part of
 // them.
 func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
 	var names []string
@@ -218,8 +218,8 @@ func familyOf(names map[string]bool) *family {
 	return nil
 }
 
-// inside are the prefixes under which a model stands beside other tensors, the
-// shortest of each model.
+// inside are the prefixes under which a model lies beside other tensors, the
+// shortest for each model.
 func inside(tensors []tensorfile.Info) (prefixes []string) {
 	const deepest = 6 // words
 	under := map[string]map[string]bool{}

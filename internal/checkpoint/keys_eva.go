@@ -14,7 +14,8 @@ var evaCLIP = &family{
 	},
 }
 
-// evaTower is the vision tower of such a model alone, as Run writes a bare one.
+// evaTower is the vision tower of such a model alone, as convert writes a bare
+// one.
 var evaTower = &family{
 	name:  "eva-clip",
 	has:   []string{"visual.cls_token", "visual.pos_embed", "visual.blocks.0.norm1.weight"},

@@ -25,9 +25,9 @@ func timmCLIP(swiglu, split bool) *family {
 	return &family{name: "timm-eva-clip", has: append(marks, "text.token_embedding.weight"), rules: rules}
 }
 
-// timmOther names a CLIP model whose vision tower has timm's names: what is in
-// front of "trunk." says nothing in EVA's layout. mark is a name that only this
-// kind of tower has there. more are rules that come first.
+// timmOther names a CLIP model whose vision tower has timm's names: what stands
+// in front of "trunk." has no meaning in EVA's layout. mark is a name that only
+// this kind of tower has there. more are rules that come first.
 func timmOther(name, mark string, more ...rule) *family {
 	return &family{name: name, has: []string{"visual.trunk." + mark, "text.token_embedding.weight"}, rules: slices.Concat(scalars, more, []rule{
 		{eva: "visual.head.proj.*", src: []string{"visual.head.proj.*"}},

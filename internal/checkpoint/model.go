@@ -20,7 +20,7 @@ type ModelOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
 	ConfigName string       // architecture name or JSON file; empty: the file's own, or recognised
 	Key        string       // path of the state dict inside a wrapper
-	Preprocess string       // what goes before the model, words or a JSON file; empty: what is known
+	Preprocess string       // preprocessing, as words or a JSON file; empty: what is known
 }
 
 // Model is an opened checkpoint, seen in EVA's key layout whatever it holds.

@@ -12,11 +12,11 @@ import (
 
 func base(path string) string { return filepath.Base(path) }
 
-// setPixels decides what goes before the model: what the user says, the
-// configuration (given says that it does), the file, the files beside it, the
-// table of published weights; and OpenAI's, where its files and EVA-CLIP's have
-// nothing else, or where nothing is known, which assumed then says. An
-// architecture whose weights all take something else has that in its configuration.
+// setPixels decides the preprocessing: what the user says, the configuration (given
+// says that it does), the file, the files beside it, the table of published
+// weights; and OpenAI's, where its files and EVA-CLIP's have nothing else, or where
+// nothing is known, which assumed then says. An architecture whose weights all take
+// something else has that in its configuration.
 func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, given bool) error {
 	if o.Preprocess != "" && wholePreprocess(o.Preprocess) {
 		return a.askedPixels(o)
@@ -103,7 +103,7 @@ func (a *architecture) askedPixels(o PlanOptions) error {
 	return nil
 }
 
-// ReadPreprocess is now changed as --preprocess says: words, or a file for
+// ReadPreprocess returns now, changed as s says: in words, or as a file for
 // images of size pixels.
 func ReadPreprocess(now arch.Preprocess, s string, size int) (arch.Preprocess, error) {
 	_, missing := os.Stat(s)

@@ -8,7 +8,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// changedOrder is the tensors of a structure as OpenCLIP's class defines them.
+// openCLIPOrder is the tensors of a structure in the order in which OpenCLIP's
+// class defines them.
 func openCLIPOrder(t *testing.T, name string) *inventory {
 	t.Helper()
 	tensors := structures(t)[name]

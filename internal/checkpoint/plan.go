@@ -79,7 +79,7 @@ func (it *Item) raw() bool {
 type PlanOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
 	ConfigName string       // published name or JSON file; empty: the file's own, or recognised
-	Preprocess string       // what goes before the model, words or a JSON file; empty: what is known
+	Preprocess string       // preprocessing, as words or a JSON file; empty: what is known
 	Layout     string       // eva (default), openclip, hf, source
 	DType      string       // keep (default), fp32, fp16, bf16
 	ImageSize  int          // new input size in pixels; 0: unchanged
@@ -90,7 +90,7 @@ type PlanOptions struct {
 
 var dtypes = map[string]tensorfile.DType{"keep": "", "fp32": tensorfile.F32, "fp16": tensorfile.F16, "bf16": tensorfile.BF16}
 
-// Check finds what is wrong with the options and fills the defaults in.
+// Check finds what is wrong with the options and fills in the defaults.
 func (o *PlanOptions) Check() error {
 	if o.Layout == "" {
 		o.Layout = "eva"
@@ -194,8 +194,8 @@ func whole(t tensorfile.Info) part { return part{t, 0, t.NumBytes()} }
 
 // mapped plans a CLIP model: to EVA's names, then to the layout's.
 func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
-	// A filter chooses from a model's tensors. Where all of them are no model,
-	// it comes first.
+	// A filter chooses from a model's tensors. Where all of them together are
+	// not a model, it comes first.
 	m, err := mapToEVA(inv)
 	if err != nil {
 		less, out := inv.narrowed(&o)
@@ -239,7 +239,7 @@ func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
 	return p.rename(m.items)
 }
 
-// shape holds the tensors against the architecture and plans the resizes.
+// shape checks the tensors against the architecture and plans the resizes.
 func (p *Plan) shape(m *mapping, o PlanOptions) error {
 	if p.Config == nil {
 		if o.ImageSize != 0 {
@@ -315,7 +315,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 		}
 	}
 	if only != "" {
-		p.Config, p.Assumed = nil, "" // the file is no model
+		p.Config, p.Assumed = nil, "" // the file is not a model
 	}
 	return nil
 }
@@ -359,7 +359,7 @@ func (f *family) write(items []*Item) (out []*Item, ok bool) {
 	return out, f.marked(names) && (f.fits == "" || names[f.fits])
 }
 
-// split makes an item into row blocks with the given names, as r has them.
+// split cuts an item into row blocks with the given names, as r has them.
 func (it *Item) split(names []string, r *rule) ([]*Item, bool) {
 	n, flip := r.shares(), r.op == transpose
 	rank := len(it.Out.Shape)

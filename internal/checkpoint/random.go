@@ -143,7 +143,8 @@ func initialText(c *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// blockVector is what is no matrix in a transformer of OpenAI's layout.
+// blockVector is for whatever is not a matrix in a transformer of OpenAI's
+// layout.
 func blockVector(c *arch.Config, p arch.Param, t arch.Tower, width, hidden int) (distribution, bool) {
 	switch {
 	case strings.HasSuffix(p.Name, "ls_1.gamma"), strings.HasSuffix(p.Name, "ls_2.gamma"):
@@ -222,8 +223,8 @@ func initialResNet(_ *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// RandomSource is a model as a training begins with it, by RandomTensor, drawn
-// on demand.
+// RandomSource is a model as training starts with it: RandomTensor's values,
+// drawn on demand.
 func RandomSource(c *arch.Config, seed uint64) tensorfile.Source { return newRandomSource(c, seed) }
 
 type randomSource struct {

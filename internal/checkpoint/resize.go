@@ -34,7 +34,8 @@ type resize struct {
 	class    int     // class tokens in front of the grid, 0 or 1
 }
 
-// planResize decides how it gets the shape to; an error when it cannot.
+// planResize decides how the item gets the shape to, or returns an error when
+// it cannot.
 func planResize(it *Item, to []int64, m method) (*resize, error) {
 	from := it.Out.Shape
 	errShape := fault.Inputf("%s: no way from %v to %v", it.EVA, from, to)

@@ -11,7 +11,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// StartOptions says from what a starting model is made.
+// StartOptions says what a starting model is made from.
 type StartOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
 	ConfigName string       // published name or JSON file

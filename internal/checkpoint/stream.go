@@ -58,8 +58,8 @@ func (it *Item) Direct() (io.ReadCloser, bool) {
 	return io.NopCloser(io.MultiReader(runs...)), true
 }
 
-// Extent says where the item's bytes lie as one run in a file of the source,
-// when they lie there as they are written.
+// Extent says where the item's bytes lie in one run in a file of the source, if
+// they lie there as they will be written.
 func (it *Item) Extent() (f *os.File, at int64, ok bool) {
 	if !it.raw() || len(it.parts) != 1 {
 		return nil, 0, false

@@ -12,7 +12,8 @@ import (
 
 // Under keeps the tensors whose names begin with prefix, a run of whole words,
 // and takes it off: the state dict is the one that a program holds under that
-// name. Wrapper words count or not. An empty prefix changes nothing.
+// name. Wrapper words may be given or left out. An empty prefix changes
+// nothing.
 func (in *Input) Under(prefix string) error {
 	if prefix == "" {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 )
 
-// ropeAngles are EVA-02's rotation angles [patches][headWidth/2]: one for each
+// ropeAngles are EVA-02's rotation angles [patches][HeadWidth/2]: one for each
 // pair of neighbouring features. The first half of a head turns with the row,
 // the second with the column; position p of a grid of n counts as p/n·pt, pt
 // being the grid of the pretraining (VisionRotaryEmbeddingFast of EVA-CLIP).
@@ -33,7 +33,7 @@ func ropeAngles(cfg *arch.Config) [][]float64 {
 	return angles
 }
 
-// rope is the rotation of queries and keys: [1 or B, tokens, 1, headWidth],
+// rope is the rotation of queries and keys: [1 or B, tokens, 1, HeadWidth],
 // Float32. sin is negative at even features.
 type rope struct{ cos, sin *Node }
 
@@ -43,7 +43,7 @@ func newRope(g *graph.Graph, cfg *arch.Config, keep *Node) *rope {
 	return ropeOf(g, append([][]float64{make([]float64, cfg.Vision.HeadWidth/2)}, ropeAngles(cfg)...), keep)
 }
 
-// ropeOf makes the tables of the angles [tokens][headWidth/2]; with keep the first
+// ropeOf makes the tables of the angles [tokens][HeadWidth/2]; with keep the first
 // is the class token's.
 func ropeOf(g *graph.Graph, angles [][]float64, keep *Node) *rope {
 	d := 2 * len(angles[0])

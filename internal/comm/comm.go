@@ -4,8 +4,8 @@
 // element type can travel.
 //
 // Open joins the world of the launcher that started the process (mpirun, srun,
-// a Kubernetes MPIJob); libmpi is loaded then, so that the program needs none
-// where it runs alone. Memory is the twin for tests: ranks are goroutines.
+// a Kubernetes MPIJob); libmpi is loaded at that moment, so a program that runs
+// alone needs none. Memory is the twin for tests: its ranks are goroutines.
 package comm
 
 import (
@@ -15,8 +15,8 @@ import (
 )
 
 // Comm is one rank's place among Size() ranks. An exchange is collective: all
-// ranks make the same calls in the same order, with the same lengths. Its
-// methods but Abort are one goroutine's at a time.
+// ranks make the same calls in the same order, with the same lengths. All
+// methods but Abort are for one goroutine at a time.
 type Comm interface {
 	Rank() int
 	Size() int
@@ -30,22 +30,22 @@ type Comm interface {
 	Alltoall(dst, src []byte) error
 
 	// Abort ends all processes of the job, this one with the exit status code;
-	// any goroutine may call it. It returns only where ranks are goroutines.
+	// any goroutine may call it. It returns only if ranks are goroutines.
 	Abort(code int)
-	// Close leaves the world, when all ranks do. It waits for them.
+	// Close leaves the world once all ranks do: it waits for them.
 	Close() error
 }
 
 // Options say how to join.
 type Options struct {
 	Hosts   string       // auto (default): the launcher's world, or alone; off: alone
-	Library string       // path of a libmpi; "": found by itself
+	Library string       // path of a libmpi; "": found automatically
 	Log     *slog.Logger // nil: silent
 }
 
 // Open joins the launcher's world. A process that no launcher started, or that
-// is the only one of its world, is single. Where a launcher started several and
-// they cannot be joined, it is an error: each would train on its own.
+// is the only one of its world, is single. If a launcher started several and
+// they cannot be joined, that is an error: each would train on its own.
 func Open(o Options) (Comm, error) {
 	w, err := o.world()
 	if err != nil {
@@ -60,8 +60,8 @@ func Open(o Options) (Comm, error) {
 	return openMPI(w, o)
 }
 
-// Launched says which launcher started this process as one of several, and
-// joins nothing; "" for none.
+// Launched says which launcher started this process as one of several, "" for
+// none. It joins nothing.
 func Launched(o Options) (launcher string, err error) {
 	w, err := o.world()
 	if w == nil || err != nil {
@@ -99,7 +99,7 @@ func same(dst, src []byte, size int) error {
 	return nil
 }
 
-// lengths checks those of an exchange before other ranks see it.
+// lengths checks an exchange's lengths before other ranks see them.
 func lengths(what string, dst, src []byte, size int) error {
 	want := len(src)
 	if what == "Allgather" {

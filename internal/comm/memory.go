@@ -107,8 +107,8 @@ func (m *memory) Abort(code int) {
 	m.leave(fault.Envf("rank %d ended the job with status %d", m.rank, code))
 }
 
-// Close leaves the world; it does not wait. An exchange that still counts on
-// the rank fails.
+// Close leaves the world; it does not wait. An exchange that still needs the
+// rank fails.
 func (m *memory) Close() error {
 	m.leave(fault.Envf("rank %d has left the job", m.rank))
 	return nil

@@ -21,7 +21,7 @@ import (
 )
 
 // maxMessage bounds one message of one rank to all others, in bytes: no MPI's
-// count overflows, and what is copied on the host stays small. Tests lower it.
+// count overflows, and copies on the host stay small. Tests lower it.
 var maxMessage = 64 << 20
 
 // mpi is a rank of an MPI world. Its calls run on one thread, the one that
@@ -100,7 +100,7 @@ func (m *mpi) load(w *world, o Options) error {
 		w.launcher, libraryNames[family][0], said, install[family])
 }
 
-// fits tells by MPI_Get_library_version whether a library is one of w's.
+// fits says, by MPI_Get_library_version, whether a library is one of w's.
 func (w *world) fits(version string) bool {
 	for _, f := range w.families {
 		open := strings.Contains(version, "Open MPI")
@@ -112,7 +112,7 @@ func (w *world) fits(version string) bool {
 	return false
 }
 
-// init joins the world and holds it against what the launcher said.
+// init joins the world and checks it against what the launcher said.
 func (m *mpi) init(w *world) error {
 	if C.mpi_init(m.c) != 0 {
 		return m.failure()
@@ -141,7 +141,7 @@ func (m *mpi) on(f func() C.int) error {
 	return err
 }
 
-// hostBytes is how much of a host's name is compared.
+// hostBytes is how many bytes of a host's name are compared.
 const hostBytes = 256
 
 // findLocal numbers the ranks of this host.

@@ -24,7 +24,8 @@ type Benchmark struct {
 	// Folders are the folder names of the classes in class order (WordNet ids for
 	// the ImageNet sets), nil when folders are named after the classes.
 	Folders []string `json:"folders,omitempty"`
-	// Subset maps a class to its ImageNet-1k index; nil when the set is no subset.
+	// Subset maps a class to its ImageNet-1k index; nil when the set is not a
+	// subset.
 	Subset []int `json:"-"`
 	// Groups are the ImageNet-1k classes that each ObjectNet class covers.
 	Groups [][]int `json:"-"`
@@ -32,10 +33,11 @@ type Benchmark struct {
 	Metric string `json:"metric"`
 	// Kind is empty for a set of one label a picture, or MultiLabel, or Choice.
 	Kind string `json:"kind,omitempty"`
-	// Group is what the worst group is one of, where Metric is of groups.
+	// Group says what the groups are where Metric is that of the worst one.
 	Group *Group `json:"group,omitempty"`
-	// Also are further lists of names of the classes: what data calls them, as
-	// folders, in label columns, in its own lists. An entry may be empty.
+	// Also are further lists of names of the classes: what data sets call them,
+	// as folders, in label columns, in lists of their own. An entry may be
+	// empty.
 	Also [][]string `json:"also,omitempty"`
 	// Partial: the data has folders of other classes too, which do not count.
 	Partial bool   `json:"-"`
@@ -224,7 +226,7 @@ func Prompt(template, class string) string {
 	return strings.NewReplacer("{c}", class, "{}", class).Replace(template)
 }
 
-// CheckTemplates refuses a template that has no place for the class name.
+// CheckTemplates refuses a template without a place for the class name.
 func CheckTemplates(where string, templates []string) error {
 	for i, t := range templates {
 		if !strings.Contains(t, "{c}") && !strings.Contains(t, "{}") {

@@ -10,7 +10,7 @@ import (
 )
 
 // maxSources bounds a brace list, so that a slip such as {0..999999999} is an
-// error and not a machine out of memory.
+// error, not a machine out of memory.
 const maxSources = 1 << 20
 
 // expand writes out every {000..012} and {a,b} of a source, as a shell would,

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// captionText is a caption's text. One that is no UTF-8, or UTF-16 taken for
-// it, would train as noise: it is an error.
+// captionText is a caption's text. One that is not UTF-8, or is UTF-16 taken
+// for it, would be noise to train on: it is an error.
 func captionText(s string) (string, error) {
 	switch {
 	case strings.HasPrefix(s, "\xff\xfe"), strings.HasPrefix(s, "\xfe\xff"):
@@ -31,8 +31,8 @@ func captionText(s string) (string, error) {
 	return strings.TrimPrefix(s, "\ufeff"), nil
 }
 
-// oneCaption is a text as one caption, whatever lines it has; none when it is
-// blank.
+// oneCaption is a text as one caption, however many lines it has; none when it
+// is blank.
 func oneCaption(s string) ([]string, error) {
 	s, err := captionText(s)
 	if err != nil {
@@ -44,7 +44,7 @@ func oneCaption(s string) ([]string, error) {
 	return []string{s}, nil
 }
 
-// captionLines is the text of a caption file with a caption a line.
+// captionLines is the text of a caption file with one caption per line.
 func captionLines(s string) ([]string, error) {
 	s, err := captionText(s)
 	if err != nil {
@@ -113,7 +113,7 @@ func pythonString(s string) (text, rest string, ok bool) {
 			rest = rest[1:]
 			continue
 		}
-		// Python's escapes are Go's, but that either quote may have one.
+		// Python's escapes are Go's, except that either quote may be escaped.
 		if len(rest) > 1 && (rest[1] == '"' || rest[1] == '\'') {
 			b.WriteByte(rest[1])
 			rest = rest[2:]

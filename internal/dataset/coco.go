@@ -114,9 +114,9 @@ func compareIDs(a, b string) int {
 	return strings.Compare(a, b)
 }
 
-// cocoFolder is where the images of a captions file lie: the first place of the
-// usual ones that has one of them. COCO/annotations/captions_val2017.json has
-// them in COCO/val2017.
+// cocoFolder is where the images of a captions file lie: the first of the usual
+// places that has one of them. COCO/annotations/captions_val2017.json has them
+// in COCO/val2017.
 func cocoFolder(ctx context.Context, st storage, name, image string) string {
 	base := path.Base(strings.ReplaceAll(name, "\\", "/"))
 	part := strings.TrimSuffix(base[strings.LastIndexByte(base, '_')+1:], path.Ext(base))

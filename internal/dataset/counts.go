@@ -23,12 +23,13 @@ import (
 	"github.com/evatool/evatool/internal/usercache"
 )
 
-// This file finds out how many samples the tars of a stream have: from what
-// such sets come with, else by one walk over their headers, which is kept. A
-// sample is a run of members with one key, with a picture or without.
+// This file finds out how many samples the tars of a stream have: from the
+// files that come with such sets, else by one walk over the headers, whose
+// result is kept. A sample is a run of members with one key, with a picture or
+// without.
 
-// Tars lists the tars that a source is; none when it is something else. Files
-// that are named need not be there.
+// Tars lists the tars that a source is; none when it is something else. Named
+// files need not exist.
 func Tars(ctx context.Context, src string) ([]string, error) {
 	_, names, err := tarsOf(ctx, src)
 	return names, err
@@ -100,7 +101,7 @@ type counter struct {
 
 const maxCount = 1<<31 - 1
 
-// count tries every way for the tars that those before it left over.
+// count tries every way in turn for the tars that the ways before it left over.
 func (c *counter) count() error {
 	for i := range c.counts {
 		c.counts[i] = -1
@@ -173,7 +174,7 @@ func (c *counter) left(some []int) (out []int) {
 	return out
 }
 
-// found notes by what some tars were counted.
+// found notes how some tars were counted.
 func (c *counter) found(what string, before, after int) {
 	if after < before && !slices.Contains(c.from, what) {
 		c.from = append(c.from, what)
@@ -210,7 +211,7 @@ func (c *counter) lists(dir string, tars []int) error {
 		for _, i := range left {
 			first[key(c.names[i])] = i
 		}
-		twice := map[int]bool{} // names that the file has twice, with other numbers
+		twice := map[int]bool{} // names that the file has twice, with different numbers
 		dec := json.NewDecoder(&section{ctx: c.ctx, st: c.st, name: file, size: size, window: 1 << 20})
 		dec.UseNumber()
 		err = f.read(dec, func(name string, n json.Number) error {
@@ -247,8 +248,8 @@ func (c *counter) lists(dir string, tars []int) error {
 	return nil
 }
 
-// absent says that a file which may be missing is: some servers refuse what is
-// not there.
+// absent says that a file which may be missing is missing: some servers refuse
+// what is not there.
 func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
 }
@@ -368,7 +369,7 @@ func (c *counter) stats(name string, size int64) (int64, error) {
 const maxReads = 64
 
 // eachBeside counts tars by a file beside each. Where the first tar that is left
-// has none, none of them is looked for.
+// has none, the others are not looked for.
 func (c *counter) eachBeside(what string, beside func(string) string, read func(string, int64) (int64, error)) error {
 	left := c.left(nil)
 	if len(left) == 0 || !exists(c.ctx, c.st, beside(c.names[left[0]])) {
@@ -407,13 +408,13 @@ func (c *counter) eachBeside(what string, beside func(string) string, read func(
 	return nil
 }
 
-// counted is a tar whose headers were walked.
+// counted is a tar whose headers have been walked.
 type counted struct {
 	Stamp   string `json:"stamp"` // of the tar then
 	Samples int32  `json:"samples"`
 }
 
-// keepEvery is how often a walk that takes long is kept on the way.
+// keepEvery is how often a long walk is saved on the way.
 const keepEvery = time.Minute
 
 // walk counts the tars that are left by their headers. The counts are kept in
@@ -484,11 +485,11 @@ func (c *counter) walk() error {
 	return err
 }
 
-// remoteWalk is how many tars of another machine's storage are counted by their
-// headers without being asked to.
+// remoteWalk is how many tars on another machine's storage are counted by their
+// headers without being asked for.
 const remoteWalk = 1000
 
-// ErrUncounted is the end of the message of a set of so many tars that counting
+// ErrUncounted ends the message about a set with so many tars that counting
 // their samples has to be asked for.
 var ErrUncounted = errors.New("or have them counted")
 
@@ -507,7 +508,7 @@ func (c *counter) remote(left []int, had map[string]counted) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	// The size of all is that of some of them, times their number.
+	// The size of all is estimated from some of them.
 	some := min(len(unknown), maxReads)
 	sizes := make([]int64, some)
 	var g errgroup.Group
@@ -535,7 +536,8 @@ func (c *counter) remote(left []int, had map[string]counted) error {
 	return nil
 }
 
-// counted counts a tar by its headers, unless it is as it was before.
+// counted counts a tar by its headers, unless it has not changed since it was
+// counted.
 func (c *counter) counted(ctx context.Context, walks chan struct{}, i int, before counted, known bool) (now counted, fresh bool, err error) {
 	if _, _, now.Stamp, err = c.st.stamped(ctx, c.names[i]); err != nil {
 		return now, false, missingFile(c.names, i, err)

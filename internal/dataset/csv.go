@@ -15,7 +15,7 @@ import (
 //   - a field is quoted when its first character is a quote; "" is a quote there;
 //     what follows the closing quote belongs to the field, quotes and all
 //   - a quote anywhere else is a character like any other
-//   - lines end with \n, \r\n or \r; blank ones are passed over
+//   - lines end with \n, \r\n or \r; blank ones are skipped
 //   - a quote that is never closed is an error
 type csvReader struct {
 	text string
@@ -46,7 +46,7 @@ func (r *csvReader) next() (fields []string, line int, ok bool, err error) {
 	}
 }
 
-// skipBlank passes over lines of nothing but spaces and tabs.
+// skipBlank skips lines of nothing but spaces and tabs.
 func (r *csvReader) skipBlank() {
 	for r.at < len(r.text) {
 		end := r.at
@@ -165,7 +165,7 @@ type tableHead struct {
 }
 
 // headOf finds the separator with which the first record makes sense, and the
-// columns.
+// columns it names.
 func headOf(name, text string, o Options) (tableHead, error) {
 	var best tableHead
 	for i, sep := range []byte(separators(name)) {
@@ -221,8 +221,8 @@ func (h tableHead) check(o Options) error {
 }
 
 // csvRows reads a table, and the name of its label column, "" when it has none.
-// A record with fewer fields than the first has none in the last columns; one
-// with more is an error.
+// A record with fewer fields than the first lacks the last columns; one with
+// more is an error.
 func csvRows(st storage, name string, data []byte, o Options) (p part, label string, err error) {
 	p.name = name
 	text, err := tableText(data)

@@ -26,7 +26,7 @@ type Example struct {
 	Label    int      // class index, -1 when there is none
 	Captions []string // zero or more, none of them empty
 	Meta     []int    // the sample's .npy, with Options.Metadata; nil: it has none
-	// Hint says what may be the reason that there is no label or no caption.
+	// Hint says why there may be no label or no caption.
 	Hint string
 }
 
@@ -74,31 +74,31 @@ type Options struct {
 	// class may be called by any of them; an entry may be empty, or several words
 	// with ", " between.
 	Also [][]string
-	// SkipOthers leaves out folders that are none of ClassNames instead of
-	// refusing them, and the rows of tables likewise, for data that has more classes
-	// than the benchmark.
+	// SkipOthers leaves out folders and rows of tables that are none of ClassNames
+	// instead of refusing them, for data with more classes than the benchmark has.
 	SkipOthers bool
 	// CaptionLines: each line of a tar's .txt is a caption (retrieval sets).
 	CaptionLines bool
 	// GroupCaptions joins the rows of a table that name the same image.
 	GroupCaptions bool
 	// Unlabelled: labels in tars, and class names beside them, are not looked
-	// at. What does not count makes no sample bad and no set another one.
+	// at. What does not count cannot make a sample bad or a set a different
+	// one.
 	Unlabelled bool
 	// Metadata: the .npy members of tars are read into Example.Meta.
 	Metadata bool
-	// Without are numbers of tars of a stream that count as empty, whatever is in
-	// them.
+	// Without lists tars of a stream, by number, that count as empty, whatever is
+	// in them.
 	Without []int
-	// Skip hears of a tar of a stream whose samples cannot be counted, which then
-	// counts as empty; nil: that is an error.
+	// Skip is told of a tar of a stream whose samples cannot be counted and which
+	// then counts as empty; nil: such a tar is an error.
 	Skip func(tar int, name string, err error)
 	// CountHeaders: the samples of any number of tars are counted by their headers
-	// where nothing else says how many there are. From another machine's storage
-	// that reads through all of them; without it, ErrUncounted is the error above
-	// remoteWalk tars there.
+	// where nothing else says how many there are. On another machine's storage
+	// that reads through all of them; without it, more than remoteWalk tars there
+	// are ErrUncounted.
 	CountHeaders bool
-	// Log gets warnings about what the data says; nil: nowhere.
+	// Log gets warnings about what the data says; nil: nobody does.
 	Log *slog.Logger
 }
 
@@ -211,7 +211,8 @@ func resolve(ctx context.Context, src string) (storage, []string, error) {
 }
 
 // refusePipe refuses WebDataset's commands: what a command writes can be read
-// neither in pieces nor again. Most only copy a file, which can be read itself.
+// neither in pieces nor twice. Most only copy a file, which can be read
+// directly.
 func refusePipe(src string) error {
 	command, ok := strings.CutPrefix(src, "pipe:")
 	if !ok {
@@ -274,7 +275,7 @@ func look(ctx context.Context, st storage, names []string, o Options) (source, e
 // checkers bounds how many files are looked for at the same time.
 const checkers = 32
 
-// allFiles reports the first name that is no file.
+// allFiles reports the first name that is not a file.
 func allFiles(ctx context.Context, st storage, names []string) error {
 	errs := make([]error, len(names))
 	var g errgroup.Group
@@ -373,9 +374,9 @@ func filesWithExt(files []file, exts ...string) []file {
 	return out
 }
 
-// withExt are the source's files, or those of its folder that have one of
-// these extensions, numbers in order (2.tar before 10.tar). When a folder holds
-// a test part, only that is taken.
+// withExt are the source's files, or those of its folder with one of these
+// extensions, in numeric order (2.tar before 10.tar). When a folder holds a
+// test part, only that is taken.
 func (s source) withExt(exts ...string) ([]string, error) {
 	if !s.dir {
 		return s.names, nil
@@ -392,7 +393,7 @@ func (s source) withExt(exts ...string) ([]string, error) {
 		}
 	}
 	if i := slices.IndexFunc(files, func(f file) bool { return path.Base(f.name) == "ILSVRC2012_img_val.tar" }); i >= 0 {
-		files = files[i : i+1] // the training images and the kits beside it are none of it
+		files = files[i : i+1] // the training images and the kits beside it do not belong to it
 	}
 	if len(files) == 0 {
 		return nil, fault.Inputf("%s: no .%s file in this folder", fault.Name(s.names[0]), strings.Join(exts, " or ."))

@@ -82,8 +82,8 @@ func hidden(name string) bool {
 	return false
 }
 
-// atClasses goes down to the class folders, when the folder given is one of
-// those above them in a set as it was published, such as imagenet-r/ or
+// atClasses goes down to the class folders when the folder given is one above
+// them in a set as it was published, such as imagenet-r/ or
 // objectnet-1.0/images/: down while no folder is a class and all images lie in
 // one folder, in folders.
 func atClasses(files []file, l *labels) []file {

@@ -31,7 +31,7 @@ var (
 var Wnids = sync.OnceValue(func() []string { return strings.Fields(wnidsText) })
 
 // ilsvrcIDs are the WordNet ids in the order of ILSVRC2012_ID, 1 first: the
-// numbers of the development kit's ground truth. It is another order.
+// numbers of the development kit's ground truth, which is another order.
 var ilsvrcIDs = sync.OnceValue(func() []string { return strings.Fields(ilsvrcIDsText) })
 
 var validationImage = regexp.MustCompile(`^ILSVRC2012_val_(\d{8})\.(?:JPEG|jpeg|JPG|jpg)$`)
@@ -47,7 +47,7 @@ type truth struct {
 	read func(lines []string) (map[int]string, error)
 }
 
-// truths lists the forms in which the ground truth is published, the first
+// truths lists the forms in which the ground truth is published; the first one
 // found is used.
 var truths = []truth{
 	{"ILSVRC2012_validation_ground_truth.txt", groundTruth},
@@ -135,7 +135,7 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 // kit is the development kit as it was published.
 const kit = "ILSVRC2012_devkit_t12.tar.gz"
 
-// maxTruth bounds what is unpacked of the kit.
+// maxTruth bounds how much of the kit is unpacked.
 const maxTruth = 4 << 20
 
 // truthInKit reads the ground truth out of the packed development kit near dir.

@@ -25,10 +25,10 @@ type labels struct {
 
 	digits reading
 	log    *slog.Logger
-	said   map[string]bool // what the log has already
+	said   map[string]bool // what has been logged already
 }
 
-// reading says what a label of digits is.
+// reading says how a label of digits is read.
 type reading int
 
 const (
@@ -54,7 +54,7 @@ func (l *labels) of(names []string, also [][]string) *labels {
 	return &out
 }
 
-// say logs a thing once.
+// say logs something once.
 func (l *labels) say(odd bool, text, where string) {
 	if text == "" || l.said[text] {
 		return
@@ -277,8 +277,8 @@ func allMatch(names []string, re *regexp.Regexp) bool {
 }
 
 // numbered reads folders named by class number, counted from 0, as ImageNet-V2
-// has them. Numbers that seem to be counted from one are refused: 0 is not
-// there, and most of 1 to the highest are.
+// has them. Numbers that seem to be counted from one are refused: 0 is missing,
+// and most of 1 to the highest are there.
 func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
 	out := map[string]int{}
 	seen := map[int]string{}
@@ -308,9 +308,9 @@ func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
 	return out, nil
 }
 
-// wnidFolders matches folders named by WordNet id with classes that are called
-// otherwise: by ImageNet's names, or in sorted order when no class is an
-// ImageNet name and the number is right, as torchvision counts them.
+// wnidFolders matches folders named by WordNet id with classes that go by other
+// names: by ImageNet's names, or in sorted order when no class is an ImageNet
+// name and the number is right, as torchvision counts them.
 func (l *labels) wnidFolders(where string, dirs []string) (map[string]int, error) {
 	out := map[string]int{}
 	index := map[string]int{}

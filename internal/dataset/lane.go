@@ -21,13 +21,13 @@ import (
 type Sample struct {
 	Pos     int64 // in the lane, over all passes
 	Example Example
-	Err     error // why it cannot be used; nil mostly
+	Err     error // why it cannot be used; usually nil
 
 	instead []Sample
 }
 
-// Instead is another sample of the same window, the same one for the same n: one
-// of the last ones that the window gives.
+// Instead is another sample of the same window, one of the last that the window
+// gives; the same n always gives the same one.
 func (s *Sample) Instead(n uint64) Sample { return s.instead[n%uint64(len(s.instead))] }
 
 // spare is how many samples of a window Instead chooses from.
@@ -46,16 +46,18 @@ type Gap struct {
 // LaneOptions say how a lane is read.
 type LaneOptions struct {
 	// Attempts is how often a failing tar is opened again, with pauses that
-	// double from Pause.
+	// start at Pause and double.
 	Attempts int
 	Pause    time.Duration
-	// Retry hears of a failed read that is tried again. It may be nil.
+	// Retry is told of a failed read that will be tried again. It may be nil.
 	Retry func(err error, pause time.Duration)
 	// Gaps are those of an earlier process: they are not tried again.
 	Gaps []Gap
-	// Gap decides about a new one; an error ends the lane. nil: the cause does.
+	// Gap decides about a new one; its error ends the lane. nil: the gap's
+	// cause ends it.
 	Gap func(g Gap, cause error) error
-	// More hears of a tar with more samples than the plan says. It may be nil.
+	// More is told of a tar with more samples than the plan says. It may be
+	// nil.
 	More func(shard string, n int64)
 }
 
@@ -91,7 +93,7 @@ type filled struct {
 	err     error
 }
 
-// Read begins to read a lane from a position on.
+// Read starts reading a lane at a position.
 func (p *Plan) Read(ctx context.Context, l *Lane, from int64, o LaneOptions) *LaneReader {
 	r := &LaneReader{plan: p, lane: l, o: o, windows: make(chan *filled), room: make(chan struct{}, liveSamples), pos: from}
 	r.ctx, r.cancel = context.WithCancel(ctx)
@@ -125,7 +127,7 @@ func (r *LaneReader) Close() {
 }
 
 // Next is the sample at the next position. What cannot be read, and is not
-// taken for a gap, is an error.
+// accepted as a gap, is an error.
 func (r *LaneReader) Next(ctx context.Context) (*Sample, error) {
 	for r.now == nil || r.pos == r.now.at+int64(len(r.now.samples)) {
 		select {
@@ -242,7 +244,7 @@ type runReader struct {
 	lanePiece // the tar that is read
 	tar       *tarReader
 	again     int64  // where the next sample begins in it, where that is known
-	stamp     string // of the tar when it was opened first
+	stamp     string // of the tar when it was first opened
 }
 
 // lanePiece is what a lane reads of a tar.
@@ -383,13 +385,13 @@ type tarReader struct {
 	off      int64 // its bytes
 }
 
-// openTar opens a tar before one of its samples, which begins at off; 0 where
-// that is not known. The tar has to have the stamp, unless that is empty.
+// openTar opens a tar just before one of its samples, which begins at off, or 0
+// where that is not known. The tar must have the stamp, unless that is empty.
 func (p *Plan) openTar(ctx context.Context, shard int, ordinal, off int64, stamp string) (_ *tarReader, err error) {
 	name := p.names[shard]
 	t := &tarReader{plan: p, shard: shard}
 	indexed := int64(0)
-	if ordinal > 0 && off == 0 && p.index { // one sample before, to see that the index is the tar's
+	if ordinal > 0 && off == 0 && p.index { // one sample earlier, to check that the index is the tar's
 		if off, indexed, err = p.offsets(ctx, name, ordinal); err != nil {
 			return nil, err
 		}
@@ -466,7 +468,7 @@ func (t *tarReader) advance() error {
 	t.pending, t.from = false, t.at // where a second try begins
 	for {
 		h, err := t.tar.Next()
-		if errors.Is(err, io.EOF) && t.at+512 > t.stream.size { // a cut file looks whole without the block that ends a tar
+		if errors.Is(err, io.EOF) && t.at+512 > t.stream.size { // a cut file looks whole but for the block that ends a tar
 			return fault.Inputf("%s: truncated: the file ends at offset %d without the end-of-archive block; copy it again", t.name(), t.stream.size)
 		}
 		if err != nil {
@@ -508,7 +510,7 @@ func (t *tarReader) explain(err error) error {
 
 // members gives the members of the next sample to each, which may be nil, and
 // says where the sample begins. An error of each is the sample's, not the
-// tar's: the members after it are passed over.
+// tar's: the members after it are skipped.
 func (t *tarReader) members(each func(ext string, size int64, body io.Reader) error) (bad, err error) {
 	if !t.pending {
 		return nil, io.EOF

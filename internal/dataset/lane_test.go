@@ -168,7 +168,7 @@ func sequence(t testing.TB, p *Plan, lane, lanes int, from, n int64, o LaneOptio
 	return out, nil
 }
 
-// wanted is what a lane's order says it gives.
+// planned is what a lane's order says that it gives.
 func planned(p *Plan, lane, lanes int, from, n int64) (out []string) {
 	l := p.Lane(5, lane, lanes)
 	for pos := from; pos < from+n; pos++ {

@@ -10,8 +10,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// languages are names of ImageNet's classes and templates by others than
-// OpenAI's: languages/LICENSE, from CLIP_benchmark.
+// languages are names of ImageNet's classes and templates by people other than
+// OpenAI: languages/LICENSE, from CLIP_benchmark.
 //
 //go:embed data/languages/*.json
 var languages embed.FS

@@ -35,7 +35,7 @@ type list struct {
 	classes  []string
 	what     string
 	identity string
-	unit     string // what a label column's rows are called, "" without one
+	unit     string // what a label column's rows are called, "" if there is none
 }
 
 // newList hashes the records; text is what else belongs to the fingerprint.
@@ -110,8 +110,8 @@ func (d *list) Read(i int) (Example, error) {
 }
 
 // readImage reads the file of an example, which messages call shown. A path
-// from a table, whose size is not known before, may be written in another
-// Unicode form than the file's name, as macOS decomposes names.
+// from a table, whose size is not known in advance, may be in another Unicode
+// form than the file's name: macOS decomposes names.
 func readImage(ctx context.Context, st storage, f file, shown string) (string, []byte, error) {
 	size := f.size
 	if size < 0 {

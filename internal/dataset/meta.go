@@ -14,7 +14,7 @@ import (
 // maxMeta bounds the numbers of a metadata member.
 const maxMeta = 1 << 16
 
-// npyHead are the fields of a NumPy file's header, a Python dict.
+// npyType and npyShape are fields of a NumPy file's header, a Python dict.
 var (
 	npyType  = regexp.MustCompile(`'descr':\s*'([<>|=]?[a-z]\d+)'`)
 	npyShape = regexp.MustCompile(`'shape':\s*\(([\d,\s]*)\)`)
@@ -68,7 +68,7 @@ func metaVector(b []byte) ([]int, error) {
 	return out, nil
 }
 
-// npyNumber decodes a NumPy type, nil for one that holds no plain numbers.
+// npyNumber decodes a NumPy type; nil for one that does not hold plain numbers.
 func npyNumber(kind string) (value func([]byte) float64, size int) {
 	le := binary.LittleEndian
 	switch kind {

@@ -17,7 +17,8 @@ import (
 // those that differ in case and separators, and these before those that agree
 // in their letters and digits only; the names of the lists count before the
 // single words of a synonym list such as "great white shark, white shark". A
-// name that several classes have at the level at which it is found is none.
+// name that several classes share at the level at which it is found counts as
+// none.
 type spelling struct {
 	lists  [][]string // lists[k][i] names class i, "" when list k does not
 	levels [2][len(levels)]map[string]int
@@ -90,8 +91,8 @@ func (s *spelling) find(name string) (class int, ok bool) {
 	return 0, false
 }
 
-// best is the way to find classes that knows the most of names: one list alone,
-// in which a name may be unique that is not among all of them, or all.
+// best is the way of finding classes that knows the most of names: all lists,
+// or one alone, in which a name may be unique that is not unique among all.
 func (s *spelling) best(names []string) func(string) (int, bool) {
 	known := func(find func(string) (int, bool)) (n int) {
 		for _, name := range names {
@@ -117,7 +118,7 @@ func (s *spelling) best(names []string) func(string) (int, bool) {
 // leadingWnid is a name such as n02085620-Chihuahua.
 var leadingWnid = regexp.MustCompile(`^(n\d{8})[^0-9A-Za-z]`)
 
-// calls says whether class i may be called name, whatever else is called so.
+// calls says whether class i may be called name, whatever else goes by it.
 func (s *spelling) calls(i int, name string) bool {
 	for k, list := range s.lists {
 		if sameName(list[i], name) {
@@ -171,15 +172,16 @@ func letters(s string) string {
 // nameList is what a part of the data calls its label numbers.
 type nameList struct {
 	names []string // names[i] is that of number i
-	// sparse lists come from rows: they know the numbers that are there, "" stands
-	// for the others.
+	// sparse lists come from rows: they know the numbers that occur; "" stands for
+	// the others.
 	sparse bool
 }
 
 // numbering says which class each number of a part of the data is.
 type numbering struct {
 	to []int // -1: none of the classes
-	// says is what was found out, for the log; odd when somebody should look at it.
+	// says is what was found, for the log; odd when somebody should look into
+	// it.
 	says string
 	odd  bool
 }

@@ -17,7 +17,7 @@ import (
 // This file finds what data calls its own label numbers: in columns beside the
 // labels, in classnames.txt, in what Hugging Face writes about a set.
 
-// companionNames are columns that say in words what a label column says in
+// companionNames are columns that give in words what a label column gives in
 // numbers, best first.
 var companionNames = []string{"wnid", "synset", "synset_id", "class_name", "classname", "label_name", "label_text", "category_name", "class_label", "class", "category", "label_names"}
 
@@ -52,7 +52,7 @@ func newCompanions(h tableHead) *companions {
 }
 
 // add takes a row's label and the other cells. A column that contradicts itself,
-// has numbers, or is empty somewhere names nothing.
+// holds numbers, or is empty anywhere names nothing.
 func (c *companions) add(label string, cell func(int) string) {
 	if !c.numbers || len(c.columns) == 0 {
 		return
@@ -150,7 +150,7 @@ func namesNear(ctx context.Context, st storage, dir string, up bool, columns ...
 	return nameList{}, nil
 }
 
-// readSmall reads a file of at most maxList bytes; one that is not there, or
+// readSmall reads a file of at most maxList bytes; one that is missing, or
 // longer, is empty.
 func readSmall(ctx context.Context, st storage, name string) ([]byte, error) {
 	size, dir, err := st.stat(ctx, name)
@@ -228,9 +228,9 @@ func featureNames(features map[string]json.RawMessage, column string) []string {
 	return f.Names
 }
 
-// infosNames reads dataset_infos.json, with the information of each
-// configuration, or dataset_info.json with that of one. Configurations that
-// disagree say nothing.
+// infosNames reads dataset_infos.json, which describes each configuration, or
+// dataset_info.json, which describes one. Configurations that disagree say
+// nothing.
 func infosNames(data []byte, column string) []string {
 	type info struct {
 		Features map[string]json.RawMessage `json:"features"`
@@ -268,8 +268,8 @@ func agreed(lists [][]string) []string {
 	return lists[0]
 }
 
-// cardNames reads a dataset card: the YAML at the top of README.md, in the one
-// form in which "datasets" writes class labels there:
+// cardNames reads a dataset card: the YAML at the top of README.md, in the form
+// in which "datasets" writes class labels there:
 //
 //   - name: label
 //     dtype:

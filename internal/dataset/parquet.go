@@ -95,11 +95,11 @@ func openParquet(ctx context.Context, st storage, names []string, o Options) (Da
 	return d, nil
 }
 
-// readParquet reads everything of a file but image bytes; label is the name of
+// readParquet reads everything in a file but image bytes; label is the name of
 // the label column. images is nil when the table has paths.
 func readParquet(ctx context.Context, st storage, name string, o Options) (p part, images *bytesColumn, label string, err error) {
 	defer func() {
-		// The library reports some damage by panic.
+		// The library reports some damage by panicking.
 		if p := recover(); p != nil {
 			err = fmt.Errorf("damaged Parquet file: %v", p)
 		}
@@ -380,7 +380,7 @@ func eachRow(file *parquetFile, leaf int, f func(i int, values []parquet.Value) 
 // maxPageValues bounds a page: a number in its header could be anything.
 const maxPageValues = 1 << 24
 
-// valuesOf copies the values out of a page and lets go of it.
+// valuesOf copies the values out of a page and releases it.
 func valuesOf(page parquet.Page) ([]parquet.Value, error) {
 	defer parquet.Release(page)
 	if page.NumValues() > maxPageValues {
@@ -436,7 +436,7 @@ func (c *bytesColumn) read(row int64) (data []byte, err error) {
 	defer c.mu.Unlock()
 	whole := false
 	defer func() {
-		if !whole && c.pages != nil { // where it stopped is not known: begin anew
+		if !whole && c.pages != nil { // where it stopped is not known: start over
 			c.pages.Close()
 			c.pages = nil
 		}

@@ -20,9 +20,9 @@ import (
 )
 
 // parquetFile is a Parquet file whose numbers are checked before the library
-// sees them. The library reserves what a footer or a page says; here it gets a
-// footer whose chunks are uncompressed, and from a pageStream pages that were
-// read, unpacked and gone through within the limits below.
+// sees them. The library reserves whatever a footer or a page claims; here it
+// gets a footer whose chunks are uncompressed and, from a pageStream, pages
+// that have been read, unpacked and checked within the limits below.
 type parquetFile struct {
 	*parquet.File
 	ctx    context.Context
@@ -40,7 +40,7 @@ type chunkPlace struct {
 	values     int64 // nulls too
 }
 
-// The limits: how much a file may hold for each of its bytes.
+// The limits: how much a file may claim for each of its bytes.
 const (
 	// rowsPerByte bounds the rows: every one has a picture or a path of its own.
 	rowsPerByte = 64
@@ -48,7 +48,7 @@ const (
 	spareRows  = 1 << 10
 	spareBytes = 16 << 20
 	// unpackRatio bounds what the columns in memory unpack to, and pages of a codec
-	// that packs without bound.
+	// whose ratio has no bound.
 	unpackRatio = 1000
 	// maxPage bounds a page: a picture has a limit too.
 	maxPage = maxImage + 1<<20
@@ -183,7 +183,7 @@ type chunk struct {
 	at     int64
 	plain  []byte // the page that was unpacked last
 
-	pages []pagePlace // those gone past so far
+	pages []pagePlace // those passed so far
 	next  int64       // where the header after them lies
 	rows  int64       // in pages
 
@@ -204,8 +204,8 @@ func (p piece) read(to []byte, off int64) int {
 	return copy(to, p.body[off-int64(len(p.head)):])
 }
 
-// pagePlace is a page that was gone past: where its bytes lie, and the row with
-// which it begins; rows are right for columns without lists only.
+// pagePlace is a page that was passed: where its bytes lie, and the row it
+// begins with; the row is right only for columns without lists.
 type pagePlace struct {
 	header format.PageHeader
 	body   int64
@@ -222,7 +222,7 @@ func (f *parquetFile) chunk(group, leaf int) *chunk {
 }
 
 // glue is how much of a window is worth keeping: less is read again, which costs
-// less than to copy what follows behind it.
+// less than copying what follows.
 const glue = 64 << 10
 
 // bytes are n bytes of the file from off, or what there is of them in the chunk.
@@ -299,7 +299,7 @@ func pageRows(h *format.PageHeader) int32 {
 	return h.DataPageHeader.V.NumValues
 }
 
-// header reads the page header at off and holds it to what is there.
+// header reads the page header at off and checks it against what is there.
 func (c *chunk) header(off int64) (*pagePlace, error) {
 	var head []byte
 	var length int
@@ -462,7 +462,7 @@ type openPages struct {
 func (p *openPages) read() (parquet.Page, error) {
 	page, err := p.pages.ReadPage()
 	if err != nil && p.s.err != nil && !errors.Is(p.s.err, io.EOF) {
-		return nil, p.s.err // the library wraps it in words of its own
+		return nil, p.s.err // the library wraps it in its own words
 	}
 	return page, err
 }
@@ -488,8 +488,8 @@ type pageStream struct {
 	err   error
 }
 
-// ReadAt is called for one byte after the other, as io.Reader would be, and
-// returns what there is.
+// ReadAt is called in sequence, as an io.Reader would be, and returns what
+// there is.
 func (s *pageStream) ReadAt(p []byte, off int64) (int, error) {
 	for off >= s.start+s.piece.size() {
 		if s.err != nil {

@@ -136,8 +136,8 @@ func checkPage(h *format.PageHeader, leaf parquet.LeafColumn, body []byte) error
 // plainDictionary is the old name of RLE_DICTIONARY, which older writers write.
 const plainDictionary format.Encoding = 2
 
-// valueBits is what a plain value of a kind takes; a string takes its length, of
-// 32 bits, besides its bytes.
+// valueBits is how many bits a plain value of a kind takes; a string takes 32
+// for its length besides its bytes.
 func valueBits(kind parquet.Kind, width int) int64 {
 	switch kind {
 	case parquet.Boolean:
@@ -152,7 +152,8 @@ func valueBits(kind parquet.Kind, width int) int64 {
 	return 32
 }
 
-// checkValues holds the bytes of a page to its n values that are not null.
+// checkValues checks the bytes of a page against its n values that are not
+// null.
 func checkValues(e format.Encoding, kind parquet.Kind, width int, n int64, body []byte) error {
 	if n < 0 || n > maxPageValues {
 		return fmt.Errorf("says that it has %d values; at most %d are read", n, maxPageValues)
@@ -253,7 +254,7 @@ func deltaLengths(body []byte, n, limit int64) (rest []byte, count int64, err er
 	return d.data, count, nil
 }
 
-// prefixed takes off a part whose length in bytes stands before it.
+// prefixed takes off a part that is preceded by its length in bytes.
 func prefixed(body []byte) (part, rest []byte, err error) {
 	if len(body) < 4 {
 		return nil, nil, errors.New("ends before its levels")

@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// Plan is a set of tars that is read as a stream: which there are and how many
-// samples each has. The order in which a training reads it is a pure function
-// of seed and position, both ways; nothing is indexed and nothing has to be
-// saved to go on:
+// Plan is a set of tars that is read as a stream: which tars there are and how
+// many samples each has. The order in which a training reads it is a pure
+// function of seed and position, both ways; nothing is indexed and nothing has
+// to be saved to go on:
 //
 // In each pass the tars are permuted, and all samples in that order are cut
 // into lanes of equal size, inside tars too. A lane is read in runs, each as
@@ -23,7 +23,7 @@ type Plan struct {
 	st     storage
 	names  []string
 	counts []int32
-	from   string // where the counts are from, for messages
+	from   string // where the counts come from, for messages
 	total  int64
 	index  bool // tars have Energon's .tar.idx
 	o      Options
@@ -104,8 +104,8 @@ func (a *arrangement) at(c int64) int {
 	return sort.Search(len(a.shards), func(i int) bool { return a.starts[i+1] > c })
 }
 
-// Lane is one of several equal shares of a plan: what one reader reads one
-// after the other. It is not safe for many goroutines.
+// Lane is one of several equal shares of a plan: what one reader reads in
+// sequence. It is not safe for many goroutines.
 type Lane struct {
 	plan        *Plan
 	seed        uint64

@@ -108,7 +108,7 @@ func (s bucketStore) join(dir, name string) string {
 	return s.scheme + path.Join(strings.TrimPrefix(dir, s.scheme), name)
 }
 
-// window: a request costs as much time as some megabytes.
+// window: a request takes as long as some megabytes.
 func (bucketStore) window() int64 { return 4 << 20 }
 
 func (s bucketStore) dir(name string) string {
@@ -240,7 +240,7 @@ func readPatiently(ctx context.Context, what, stamp string, off, n int64, once f
 }
 
 // readOnce sends one request and says how much came; etag is that of the
-// requests before, whose object it has to be.
+// earlier requests, whose object it has to be.
 func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf []byte, etag string) (int64, string, error) {
 	bucket, key := s.split(name)
 	o := minio.GetObjectOptions{}
@@ -257,7 +257,7 @@ func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf [
 		return 0, etag, s.explain(name, err)
 	}
 	defer body.Close()
-	if etag != "" && info.ETag != etag { // not every storage heeds the match
+	if etag != "" && info.ETag != etag { // not every storage honours the condition
 		return 0, etag, changed(fault.Name(name))
 	}
 	n, err := io.ReadFull(body, buf)
@@ -292,8 +292,8 @@ func (e *cutError) Unwrap() error { return e.err }
 // idleLimit is how long a connection may stand still. Tests shorten it.
 var idleLimit = 60 * time.Second
 
-// impatient is a transport that gives up a connection on which nothing has come
-// for idleLimit, whether the head of an answer or the rest of a body.
+// impatient is a transport that gives up on a connection when nothing has come
+// for idleLimit, be it the head of an answer or the rest of a body.
 func impatient(secure bool) (*http.Transport, error) {
 	t, err := minio.DefaultTransport(secure)
 	if err != nil {
@@ -307,8 +307,8 @@ const (
 	// requestAttempts is how often the client itself sends a request, one after
 	// the other.
 	requestAttempts = 3
-	// readAttempts is how often an operation is tried, with a pause that doubles
-	// each time: in a row without a byte of progress, and at all.
+	// readAttempts bounds how often an operation is tried in a row without a
+	// byte of progress, and altogether, with a pause that doubles each time.
 	readAttempts    = 4
 	readAttemptsAll = 12
 )
@@ -340,7 +340,7 @@ func patiently(ctx context.Context, try func() error) error {
 	}
 }
 
-// passing says that an error may not come again: a body that broke off or stood
+// passing says that an error may not recur: a body that broke off or stood
 // still, a connection that failed, a server that is busy. One that never
 // answers has had requestAttempts already.
 func passing(err error) bool {

@@ -17,8 +17,8 @@ import (
 
 // storage is where files lie: the local disk or an object store.
 type storage interface {
-	// list names every file under dir, at any depth, in no order. Links to
-	// folders are followed.
+	// list names every file under dir, at any depth, in no particular order.
+	// Links to folders are followed.
 	list(ctx context.Context, dir string) ([]file, error)
 	// stat says whether name is a folder and, if not, how big it is. A name that
 	// does not exist is an fs.ErrNotExist.
@@ -27,12 +27,13 @@ type storage interface {
 	read(ctx context.Context, name string, off, n int64) ([]byte, error)
 	// stamped is stat of a file, with what changes when the file does.
 	stamped(ctx context.Context, name string) (size int64, dir bool, stamp string, err error)
-	// readOf is read of a file that has the stamp; another one is an error.
+	// readOf is read of a file that has the stamp; with another stamp it is an
+	// error.
 	readOf(ctx context.Context, name, stamp string, off, n int64) ([]byte, error)
 	// join puts a name found in a table beside that table's folder.
 	join(dir, name string) string
 	dir(name string) string
-	// window is how much to read at a time when a file is gone through.
+	// window is how much to read at a time when going through a file.
 	window() int64
 	// glob lists the files that match a pattern in the last part of the name.
 	glob(ctx context.Context, pattern string) ([]string, error)
@@ -57,8 +58,8 @@ func storageFor(ctx context.Context, src string) (storage, error) {
 	return disk{}, nil
 }
 
-// schemeOf is how the name of a file in a storage other than the disk begins,
-// empty for the disk.
+// schemeOf is what the name of a file in storage other than the disk begins
+// with; empty for the disk.
 func schemeOf(name string) string {
 	for _, scheme := range []string{s3Scheme, gsScheme, "https://", "http://"} {
 		if strings.HasPrefix(name, scheme) {
@@ -188,7 +189,7 @@ func readError(name string, off, n int64, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fault.Inputf("%s: ends before offset %d; it has changed since the run started", fault.Name(name), off+n)
 	}
-	var named *fs.PathError // says the name again, as it is
+	var named *fs.PathError // repeats the name as it is
 	if errors.As(err, &named) {
 		err = named.Err
 	}

@@ -37,7 +37,7 @@ type fetched struct {
 	err  error
 }
 
-// openStream begins to read a file from an offset on.
+// openStream starts reading a file at an offset.
 func openStream(ctx context.Context, st storage, name string, off int64, reads chan struct{}) (*stream, error) {
 	size, dir, stamp, err := st.stamped(ctx, name)
 	if err == nil && dir {

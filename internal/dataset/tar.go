@@ -109,7 +109,7 @@ func compressed(magic []byte) string {
 	return ""
 }
 
-// splitKey cuts a member's name as WebDataset does: the key ends at the first
+// splitKey splits a member's name as WebDataset does: the key ends at the first
 // dot of the base name, the rest is the extension in lower case. Names without
 // one, and WebDataset's own __meta__ files, have no key. Keys are in Unicode's
 // composed form: macOS decomposes some of the names in an archive.
@@ -150,8 +150,8 @@ type group struct {
 	split   error // the members of a key do not follow each other
 }
 
-// check is the error of keys that are split, and of a name that is there twice,
-// which only matters when the names are keys.
+// check is the error about split keys and about repeated names, which matter
+// only when the names are keys.
 func (g group) check(kind Kind) error {
 	if g.split == nil && (g.sidecar || kind == WebDataset) {
 		return g.twice

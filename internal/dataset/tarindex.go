@@ -48,8 +48,8 @@ func (x *tarIndex) read(ctx context.Context, from, n int64) ([]int64, error) {
 	return out, nil
 }
 
-// check sees that the tar ends where its index says: one that was written again
-// or appended to since then does not.
+// check makes sure that the tar ends where its index says: one that has been
+// rewritten or appended to since does not.
 func (x *tarIndex) check(ctx context.Context) error {
 	end, err := x.read(ctx, x.samples, 1)
 	if err != nil {
@@ -71,7 +71,8 @@ func (x *tarIndex) check(ctx context.Context) error {
 	return staleIndex(x.tar, fmt.Sprintf("it says that the tar's entries end at offset %d", end[0]))
 }
 
-// staleIndex is the error of an index of another tar, or of this one as it was.
+// staleIndex is the error about an index of another tar, or of this one as it
+// once was.
 func staleIndex(tar, why string) error {
 	return fault.Inputf("%s.idx: is not the index of the tar as it is now (%s); write the index again, or remove it", fault.Name(tar), why)
 }

@@ -34,8 +34,9 @@ const (
 	thriftStruct
 )
 
-// thriftSize is the length of the structure that b begins with, every string and
-// list of which lies in b. It is errThriftShort when b ends before.
+// thriftSize is the length of the structure that b begins with, provided that
+// every string and list in it lies in b. It is errThriftShort when b ends
+// before.
 func thriftSize(b []byte) (int, error) {
 	r := thriftReader{b: b}
 	err := r.structure(0)
@@ -75,7 +76,7 @@ func (r *thriftReader) skip(n uint64) error {
 	return nil
 }
 
-// structure goes over the fields up to the stop byte.
+// structure walks over the fields up to the stop byte.
 func (r *thriftReader) structure(depth int) error {
 	if depth > thriftDepth {
 		return errThriftDeep
@@ -126,8 +127,9 @@ func (r *thriftReader) value(kind byte, depth int) error {
 	return fmt.Errorf("a value of the unknown type %d", kind)
 }
 
-// list goes over the elements of a list. A structure takes two bytes or more, so
-// that the memory for the elements is within a multiple of the bytes for them.
+// list walks over the elements of a list. A structure takes two bytes or more,
+// so that the memory for the elements is within a multiple of the bytes for
+// them.
 func (r *thriftReader) list(depth int) error {
 	if depth > thriftDepth {
 		return errThriftDeep

@@ -16,7 +16,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// webStore is files on web servers that send parts of them. Names are their
+// webStore is files on web servers that serve ranges. Names are their
 // addresses.
 type webStore struct{ client *http.Client }
 
@@ -66,7 +66,7 @@ type webError struct {
 
 func (e *webError) Error() string { return e.text }
 
-// errEmpty is a file without bytes, of which there are no parts.
+// errEmpty is a file without bytes, which has no ranges.
 var errEmpty = errors.New("is empty")
 
 // webPart is a part of a file as a server sends it.
@@ -92,7 +92,7 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, stamp stri
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		var asked *url.Error // says the address again, with its secrets
+		var asked *url.Error // repeats the address, with its secrets
 		if errors.As(err, &asked) {
 			err = asked.Err
 		}
@@ -114,7 +114,7 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, stamp stri
 			return nil, fault.Inputf("%s: the server sent %s instead of %d bytes from offset %d; copy the files to a server that sends ranges", shown, fault.Name(strconv.Quote(res.Header.Get("Content-Range"))), n, off)
 		}
 		now := webStamp(res.Header, size)
-		if stamp != "" && now != stamp { // not every server heeds the match
+		if stamp != "" && now != stamp { // not every server honours the condition
 			return nil, changed(shown)
 		}
 		return &webPart{res.Body, size, now}, nil
@@ -135,8 +135,8 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, stamp stri
 	return nil, fault.Because(fault.Environment, &webError{res.StatusCode, http.StatusText(res.StatusCode)}, "%s: the server answers %d %s", shown, res.StatusCode, http.StatusText(res.StatusCode))
 }
 
-// webStamp is what changes when a file does: the server's word for it, or else
-// the time of its last change, with its size.
+// webStamp changes when a file does: it is the server's ETag, or else the time
+// of its last change, with its size.
 func webStamp(h http.Header, size int64) string {
 	return fmt.Sprintf("%s %d", cmp.Or(h.Get("ETag"), h.Get("Last-Modified")), size)
 }

@@ -133,7 +133,7 @@ func (d *webDataset) readLabels() (all []string, err error) {
 	return all, err
 }
 
-// inFolders says that there are images, all of them in folders.
+// inFolders says whether there are images and all of them are in folders.
 func inFolders(files []file) bool {
 	images, flat := 0, 0
 	for _, f := range files {
@@ -190,7 +190,7 @@ type members struct {
 	plain          bool     // a.seg.png is the image only when there is no a.jpg
 }
 
-// wanted says that a member's bytes are looked at.
+// wanted says whether a member's bytes are needed.
 func wanted(ext string) bool {
 	return isImage(ext) || ext == "txt" || ext == "caption" || ext == "json" || ext == "cls" || ext == "cls.txt"
 }

@@ -63,7 +63,7 @@ func (d *Device) spec(s Sharding) (*distributed.ShardingSpec, error) {
 	return b.S(meshAxis).Done()
 }
 
-// check tells whether a shape can be laid out as s.
+// check says whether a shape can be laid out as s.
 func (d *Device) check(s Sharding, shape shapes.Shape) error {
 	if s == Replicated || d.N() == 1 {
 		return nil
@@ -79,7 +79,7 @@ type Array struct {
 	d        *Device
 	shape    shapes.Shape
 	sharding Sharding
-	buffers  []compute.Buffer // one a device; nil once donated or freed
+	buffers  []compute.Buffer // one per device; nil once donated or freed
 }
 
 // Dims are the logical dimensions.
@@ -94,7 +94,7 @@ func (a *Array) DType() dtypes.DType { return a.shape.DType }
 // Sharding is how the array lies on the devices.
 func (a *Array) Sharding() Sharding { return a.sharding }
 
-// Put copies t to the device(s) and returns when t may be changed again.
+// Put copies t to the device(s) and returns once t may be changed again.
 func (d *Device) Put(s Sharding, t *tensors.Tensor) (*Array, error) {
 	var a *Array
 	err := catch("copy to the device", func() error {
@@ -229,8 +229,8 @@ func (a *Array) fetch(flat any) error {
 	return nil
 }
 
-// Wait returns when the array is there. It reads the array: one of little size
-// says as much about a run as its others.
+// Wait returns once the array is there. It reads the array, so take a small
+// one: it says as much about a run as the others.
 func (a *Array) Wait() error {
 	if a.buffers == nil {
 		return fault.As(fault.Environment, errConsumed)
@@ -277,7 +277,7 @@ func (a *Array) Free() {
 		return
 	}
 	for _, b := range a.buffers {
-		_ = catch("free", b.Finalize) // nothing to be done about it
+		_ = catch("free", b.Finalize) // nothing can be done about it
 	}
 	a.buffers = nil
 }

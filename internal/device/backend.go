@@ -28,7 +28,8 @@ func PlainMemory() { pjrt.PlainMemory() }
 // openGo opens the Go backend. Its own limit on goroutines has to go: workers
 // that wait for workers can take all places under it, and a graph with many
 // independent matrix products never ends. With fewer threads than Go has,
-// operations run one after the other, each on so many; the limit is safe then.
+// operations run one after the other, each on that many; the limit is safe
+// then.
 func openGo(why string, threads int) (*Device, error) {
 	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}}
 	if slow := WithoutSIMD(); slow != "" {

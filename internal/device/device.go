@@ -16,7 +16,7 @@
 //   - go-xla sets TF_CPP_MIN_LOG_LEVEL=3 when a program starts that imports it,
 //     unless it is set.
 //   - The Go backend's table of executors is changed when the program starts;
-//     the entries act for the backends opened here alone (package goexec).
+//     the entries act only for the backends opened here (package goexec).
 //
 // A step: Put uploads the batch, Program.Call runs the compiled graph on
 // arrays that stay on the device, Fetch brings back what is asked for.
@@ -43,14 +43,14 @@ import (
 type Options struct {
 	Backend      string // auto, go, xla, xla:/path/plugin.so[,option…]; "" is auto
 	DeviceCount  int    // 0: all GPUs, one CPU device
-	Threads      int    // how many threads a run may use on a CPU; 0: all cores
+	Threads      int    // how many threads may run on a CPU; 0: one per core
 	CompileCache string // folder; "": the user's cache folder; "off"
 	Log          *slog.Logger
 }
 
 // Info says what was opened and why.
 type Info struct {
-	Backend string `json:"backend"`           // give it as Options.Backend to get the same again
+	Backend string `json:"backend"`           // pass it as Options.Backend to get the same one again
 	Kind    string `json:"kind"`              // one of the Kind constants
 	Plugin  string `json:"plugin,omitempty"`  // path of the plugin
 	Version string `json:"version,omitempty"` // of the plugin's interface
@@ -67,8 +67,8 @@ const (
 	KindCUDA = plugins.CUDA
 )
 
-// SIMD tells whether the Go backend of this binary was built with SIMD.
-// Without it, its matrix products are some twenty times slower.
+// SIMD says whether the Go backend of this binary was built with SIMD. Without
+// it, matrix products are some twenty times slower.
 func SIMD() bool { return WithoutSIMD() == "" }
 
 // WithoutSIMD says why the Go backend of this binary is slow; "" when it is not.
@@ -83,7 +83,7 @@ func WithoutSIMD() string {
 	return ""
 }
 
-// Lacks says, a line each, what this build of evatool does without.
+// Lacks says what this build of evatool lacks, one line each.
 func Lacks() (lines []string) {
 	if !pjrt.Built {
 		lines = append(lines, "no XLA: built without cgo; CGO_ENABLED=1 and a C compiler bring it")
@@ -107,9 +107,9 @@ type Device struct {
 	traffic traffic
 }
 
-// Open opens a backend. With "auto" it takes the CUDA plugin if there is a
-// GPU, else the CPU plugin, else the Go backend, and logs which and why.
-// A backend that was asked for by name and cannot be had is an Environment fault.
+// Open opens a backend. With "auto" it takes the CUDA plugin if there is a GPU,
+// else the CPU plugin, else the Go backend, and logs which and why. Asking by
+// name for a backend that is not available is an Environment fault.
 func Open(ctx context.Context, o Options) (*Device, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func open(o Options) (*Device, error) {
 			return nil, fault.Envf("device count %d: the Go backend has one device; use backend xla", o.DeviceCount)
 		}
 		return openGo("asked for", o.Threads)
-	case KindCPU, KindCUDA: // as logs, results and `evatool backend list` call them
+	case KindCPU, KindCUDA: // as logs, results and `evatool backend list` name them
 		if arg != "" {
 			break
 		}

@@ -27,8 +27,8 @@ func catch(what string, f func() error) (err error) {
 	return nil
 }
 
-// OutOfMemory says whether an error of this package is the device's memory
-// being too small.
+// OutOfMemory says whether an error of this package means that the device's
+// memory is too small.
 func OutOfMemory(err error) bool { return err != nil && strings.Contains(err.Error(), pjrt.NoMemory) }
 
 var errConsumed = errors.New("the array was donated or freed")

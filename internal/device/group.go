@@ -14,7 +14,7 @@ import (
 // Group is the devices of all ranks of a job, with the same number D on every
 // one of the N ranks. Its exchanges are collective, as comm's are. An array that
 // is exchanged whole has the ranks as axis 0 and the devices as axis 1, so that
-// each device has to do with its own 1/D of it alone.
+// each device deals only with its own 1/D of it.
 type Group struct {
 	d         *Device
 	c         comm.Comm
@@ -53,7 +53,8 @@ func (d *Device) Join(c comm.Comm) *Group {
 // N is the number of ranks.
 func (g *Group) N() int { return g.c.Size() }
 
-// split is the sharding with an axis on the devices; one device has all.
+// split is the sharding that cuts an axis over the devices; a single device has
+// all of it.
 func (g *Group) split(axis int) Sharding {
 	if g.d.N() == 1 {
 		return Replicated

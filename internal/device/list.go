@@ -13,19 +13,19 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// Listed is a backend of this machine, or one that it could have.
+// Listed is a backend that this machine has or could have.
 type Listed struct {
 	Info
 	From   string        `json:"from,omitempty"`   // where a plugin was found
 	Name   string        `json:"name,omitempty"`   // of an installed plugin, for its removal
 	SHA256 string        `json:"sha256,omitempty"` // of a plugin's file
-	Trust  plugins.Trust `json:"trust,omitempty"`  // what is known of that hash
+	Trust  plugins.Trust `json:"trust,omitempty"`  // what is known about that hash
 	Error  string        `json:"error,omitempty"`  // why it does not work
 	GFLOPS float64       `json:"gflops,omitempty"` // of a float32 matrix product, both sides 1024
 }
 
-// List opens every backend of this machine and measures it. The one that
-// Open takes by itself is chosen, an index; each says why.
+// List opens every backend of this machine and measures it. chosen is the index
+// of the one that Open takes by itself; each says why.
 func List(ctx context.Context, o Options) (list []Listed, chosen int, err error) {
 	o.Backend = ""
 	if o.Log == nil {

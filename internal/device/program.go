@@ -30,8 +30,8 @@ func Out(specs ...Sharding) ProgramOption { return func(p *Program) { p.out = sp
 // sharding: input → output. Call consumes the donated arrays.
 func Donate(pairs map[int]int) ProgramOption { return func(p *Program) { p.donate = pairs } }
 
-// SaveMemory has the CPU plugin order a program's operations so that little
-// is alive at a time, not so that many can run side by side. The default is
+// SaveMemory makes the CPU plugin order a program's operations so that little
+// memory is live at a time, not so that many can run side by side. The default is
 // right where results count at once; a training step keeps all cores busy anyway.
 func SaveMemory() ProgramOption { return func(p *Program) { p.saveMemory = true } }
 
@@ -74,8 +74,8 @@ func pick(specs []Sharding, i int, def Sharding) Sharding {
 	return specs[min(i, len(specs)-1)]
 }
 
-// Call runs the program; donated arguments are consumed. Results may still be
-// in the making when it returns: Fetch waits for them.
+// Call runs the program; donated arguments are consumed. Results may not be
+// ready when it returns: Fetch waits for them.
 func (p *Program) Call(ctx context.Context, args ...*Array) ([]*Array, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -250,7 +250,7 @@ type Form struct {
 	Sharding Sharding
 }
 
-// Plan is Memory for arguments that are not there: for a program larger than
+// Plan is Memory for arguments that do not exist: for a program larger than
 // this machine, for instance.
 func (p *Program) Plan(args ...Form) (MemoryUse, error) {
 	list := make([]*Array, len(args))

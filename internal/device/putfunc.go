@@ -21,8 +21,8 @@ var hostPool = sync.Pool{New: func() any { return new([]uint64) }}
 // PutFunc makes an array from what fill writes into flat, a slice of the
 // shape's element type that holds anything before. On one device of a CPU
 // backend fill writes straight into the device's memory, so that no copy of a
-// big tensor exists; elsewhere flat is a host slice that is then copied.
-// An error of fill comes back as it is.
+// big tensor exists; elsewhere flat is a host slice that is then copied. fill's
+// error is returned as it is.
 func (d *Device) PutFunc(s Sharding, shape shapes.Shape, fill func(flat any) error) (*Array, error) {
 	direct := d.info.Kind == KindGo || d.info.Kind == KindCPU && d.N() == 1 && shape.ByteSize() >= directBytes
 	if !direct || shape.Size() == 0 {

@@ -17,8 +17,8 @@ type buffer struct {
 }
 
 // staged is the transport through the host's memory: device → host, bytes over
-// the network, host → device. It works everywhere; its host memory is that of
-// one device's part, twice.
+// the network, host → device. It works everywhere; on the host it takes the
+// memory of one device's part, twice.
 type staged struct {
 	d *Device
 	c comm.Comm

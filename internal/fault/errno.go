@@ -8,10 +8,11 @@ import (
 	"syscall"
 )
 
-// environmental are the errors of a system that is in trouble, whatever the
-// data are: storage that fails, is full or went away, limits, permissions, the
-// network. They mean exit status 4 wherever they come out. advice is the cause
-// in the user's words and what to do; where it is empty the system's words do.
+// environmental are the errors of a system in trouble, whatever the data:
+// storage that fails, is full or has gone away, limits, permissions, the
+// network. They mean exit status 4 wherever they surface. advice is the cause
+// in the user's words and what to do; where it is empty, the system's words
+// will do.
 var environmental = []struct {
 	is     error
 	advice string
@@ -35,8 +36,8 @@ var environmental = []struct {
 
 // FromEnvironment reports whether err says something about the machine, its
 // storage or its network, and nothing about the data: what could not be read
-// today may be good. An error of kind Environment does, and so does every
-// other one with such a cause, also below kind Input.
+// today may be good. An error of kind Environment does, and so does any other
+// with such a cause, even one of kind Input.
 func FromEnvironment(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
@@ -54,8 +55,8 @@ func FromEnvironment(err error) bool {
 	return errors.As(err, &late) && late.Timeout()
 }
 
-// Advice is the cause of an error of the environment in the user's words, and
-// what to do; empty when there are no better words than the system's.
+// Advice is the cause of an environment error in the user's words, and what to
+// do; empty when the system's own words are the best.
 func Advice(err error) string {
 	for _, known := range environmental {
 		if known.advice != "" && errors.Is(err, known.is) {

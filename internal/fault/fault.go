@@ -66,8 +66,8 @@ func (e *Error) Unwrap() error { return e.err }
 // Usagef, Inputf, Envf and Checkf make an error of their kind; %w works.
 func Usagef(format string, args ...any) error { return &Error{Usage, fmt.Errorf(format, args...)} }
 
-// Inputf reports bad input: a file, a dataset, a tensor. Where the cause is the
-// environment's it is not the input that is bad: then it is Envf.
+// Inputf reports bad input: a file, a dataset, a tensor. If the environment is
+// the cause, the input is not what is bad: then it is Envf.
 func Inputf(format string, args ...any) error {
 	return inputOr(fmt.Errorf(format, args...))
 }
@@ -135,8 +135,8 @@ func kindOf(err error) Kind {
 }
 
 // Public gives *err, on its way out of a public function, the kind of its exit
-// status, so that errors.As finds one in every error. An error by which ctx
-// ended is an interruption, a deadline too. It is for defer.
+// status, so that errors.As finds one in every error. The error with which ctx
+// ended is an interruption, even a deadline. Call it with defer.
 func Public(ctx context.Context, err *error) {
 	if *err == nil {
 		return
@@ -151,15 +151,15 @@ func Public(ctx context.Context, err *error) {
 	}
 }
 
-// Line is err as one line that a terminal only shows: what a file or a server
-// has put into it is escaped where it is not quoted already.
+// Line is err as one line that is safe to show on a terminal: what a file or a
+// server has put into it is escaped unless it is quoted already.
 func Line(err error) string {
 	return Escape(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
 }
 
-// Escape writes the characters of a text that a terminal or a browser would
-// obey, and bytes that are no UTF-8, as Go escapes. Line breaks, tabs and what
-// joins letters or emoji stay.
+// Escape writes characters that a terminal or a browser would obey, and bytes
+// that are not UTF-8, as Go escapes. Line breaks, tabs and what joins letters
+// or emoji stay.
 func Escape(s string) string {
 	var b strings.Builder
 	from := 0 // of what is not in b yet
@@ -185,10 +185,10 @@ func Escape(s string) string {
 	return b.String()
 }
 
-// Name is s as a message may show it. A name that a file, a server or a user
-// gave stays as it is when a terminal prints it as it is written. One that holds
-// control characters, marks that turn the direction of writing, characters that
-// take no room, or bytes that are no UTF-8 is quoted, with those escaped.
+// Name is s as a message may show it. A name from a file, a server or a user
+// stays as it is when a terminal prints it as written. One with control
+// characters, marks that change the direction of writing, zero-width characters,
+// or bytes that are not UTF-8 is quoted, with those escaped.
 func Name(s string) string {
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
@@ -241,8 +241,8 @@ func RegularFile(path, want string) error {
 	return nil
 }
 
-// ReadFile reads a file that has to be a plain one of at most limit bytes: not
-// a pipe, which may never end, nor a device. want says what was expected there.
+// ReadFile reads a plain file of at most limit bytes: not a pipe, which may
+// never end, nor a device. want says what was expected there.
 func ReadFile(path, want string, limit int64) ([]byte, error) {
 	if err := RegularFile(path, want); err != nil {
 		return nil, err

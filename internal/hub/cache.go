@@ -25,10 +25,10 @@ import (
 type ref struct {
 	repo     string // OWNER/NAME
 	revision string // branch, tag or commit
-	commit   string // what the revision is, where that is known
+	commit   string // what the revision stands for, if that is known
 }
 
-// at is what to ask for.
+// at is the revision to ask for.
 func (r ref) at() string { return cmp.Or(r.commit, r.revision) }
 
 // file is how messages name a file of the repository.
@@ -61,8 +61,8 @@ func (c *client) absent(repo, commit, name string) string {
 	return filepath.Join(c.folder(repo), ".no_exist", commit, filepath.FromSlash(name))
 }
 
-// cachedCommit is the commit that a revision was when it was last asked for;
-// empty when that is not known.
+// cachedCommit is the commit that a revision stood for when it was last asked
+// about; empty when that is not known.
 func (c *client) cachedCommit(r ref) string {
 	if isSHA1(r.at()) {
 		return r.at()
@@ -74,8 +74,8 @@ func (c *client) cachedCommit(r ref) string {
 	return string(b)
 }
 
-// remember notes the commit of a revision. A cache that cannot be written serves
-// all the same.
+// remember notes the commit of a revision. A cache that cannot be written to
+// still serves.
 func (c *client) remember(r ref, commit string) error {
 	if r.revision == commit || c.cachedCommit(ref{repo: r.repo, revision: r.revision}) == commit {
 		return nil
@@ -126,8 +126,8 @@ func (c *client) tag() {
 	}
 }
 
-// link puts a blob into the snapshot of a commit. Where there are no links the
-// file itself is put there.
+// link links a blob into the snapshot of a commit. Where there are no links,
+// the file itself goes there.
 func link(blob, pointer string) error {
 	rel, err := filepath.Rel(filepath.Dir(pointer), blob)
 	if err != nil {
@@ -157,7 +157,8 @@ func blobOf(pointer string) string {
 	return filepath.Base(to)
 }
 
-// local says whether a name that a server states is one of a file below a folder.
+// local says whether a name that a server gives is that of a file below a
+// folder.
 func local(name string) bool {
 	return name != "" && path.Clean(name) == name && filepath.IsLocal(filepath.FromSlash(name)) && !strings.ContainsAny(name, "\\:\x00")
 }

@@ -22,10 +22,10 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// errChanged says that what is being fetched is not what was stated before.
+// errChanged says that what is being fetched is not what the hub had stated.
 var errChanged = errors.New("the file changed while it was fetched")
 
-// corruptError is a file that came whole and has another hash.
+// corruptError is a file that arrived whole but has another hash.
 type corruptError struct{ got, want string }
 
 func (e *corruptError) Error() string {
@@ -33,7 +33,7 @@ func (e *corruptError) Error() string {
 }
 
 // get is the path of a file of a repository in the cache, verified, and the
-// commit it is of. What the cache does not have, or not whole, is fetched.
+// commit it is of. What the cache lacks, or has in part, is fetched.
 func (c *client) get(ctx context.Context, r ref, name string, tries int) (at, commit string, err error) {
 	if !local(name) {
 		return "", "", fault.Inputf("%s: not a name of a file in a repository", r.file(name))
@@ -129,7 +129,7 @@ func (c *client) lock(ctx context.Context, repo, etag string) (unlock func(), er
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if err != nil { // a file system without locks; the hash shows what two writers have done
+	if err != nil { // a file system without locks; the hash reveals what two writers have done
 		c.Log.Debug("no lock", "file", fault.Name(at), "because", fault.Line(err))
 		return func() {}, nil
 	}
@@ -191,7 +191,7 @@ type download struct {
 }
 
 // run fetches what is missing and returns the file's SHA-256, or git hash, which
-// begins as want does; else the file is removed.
+// begins with want; otherwise the file is removed.
 func (d *download) run(ctx context.Context, want string) (sum string, err error) {
 	if d.f, err = os.OpenFile(d.part, os.O_RDWR|os.O_CREATE, 0o666); err != nil {
 		return "", fault.Envf("%s: %w; set HF_HUB_CACHE to a folder that can be written", fault.Name(d.part), err)
@@ -228,7 +228,8 @@ func (d *download) run(ctx context.Context, want string) (sum string, err error)
 	return sum, err
 }
 
-// fill asks for the rest until it is there, again where the connection broke.
+// fill asks for the rest until it is there, continuing where the connection
+// broke.
 func (d *download) fill(ctx context.Context) error {
 	pause := retryPause
 	for n := 1; d.size < 0 || d.have < d.size; n++ {
@@ -264,8 +265,8 @@ type cutError struct{ err error }
 
 func (e *cutError) Error() string { return e.err.Error() }
 
-// pull sends one request for the rest and writes what comes. end says that it
-// was all.
+// pull sends one request for the rest and writes what arrives. end says that
+// this was all.
 func (d *download) pull(ctx context.Context) (end bool, err error) {
 	header := http.Header{}
 	if d.have > 0 {
@@ -281,7 +282,7 @@ func (d *download) pull(ctx context.Context) (end bool, err error) {
 	var a *answer
 	if errors.As(err, &a) && a.status == http.StatusRequestedRangeNotSatisfiable {
 		if d.size < 0 {
-			return true, nil // all of it is there: the hash says whether that is so
+			return true, nil // all of it is there; the hash will tell
 		}
 		return false, errors.Join(errChanged, d.restart())
 	}
@@ -318,7 +319,7 @@ func (d *download) pull(ctx context.Context) (end bool, err error) {
 	return true, nil
 }
 
-// place makes ready for the body of an answer: the rest, or the file from its
+// place prepares for the body of an answer: the rest, or the file from its
 // first byte where the server does not give parts.
 func (d *download) place(resp *http.Response) error {
 	if resp.StatusCode != http.StatusPartialContent {
@@ -356,7 +357,7 @@ func contentRange(s string) (from, total int64) {
 	return number(first), number(all)
 }
 
-// restart forgets what has come.
+// restart discards what has arrived.
 func (d *download) restart() error {
 	if d.progress != nil {
 		d.progress.Add(-d.have)

@@ -23,15 +23,15 @@ import (
 // Found is the file that a name stands for.
 type Found struct {
 	Path    string             // of the weights, or of the index of their shards
-	Files   []string           // all that was needed, Path among them; none where the name is a path
+	Files   []string           // all that was needed, Path among them; none if the name is a path
 	Repo    string             // on the hub, or empty
 	Commit  string             // of Repo
-	Weights *published.Weights // nil where the table does not have them
+	Weights *published.Weights // nil if the table does not have them
 }
 
-// Find is the file of a model: name itself where that is a path that exists, or
-// else what the name stands for, fetched if need be. What is neither is an
-// error as of a file that is not there.
+// Find is the file of a model: name itself if that is an existing path, or else
+// what the name stands for, fetched if need be. If it is neither, the error is
+// that of a missing file.
 func Find(ctx context.Context, name string, o Options) (Found, error) {
 	if _, err := os.Lstat(name); name == "" || err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return Found{Path: name}, nil
@@ -84,8 +84,8 @@ func isAnswer(err error) bool {
 	return errors.As(err, &a)
 }
 
-// IsName says whether name is no path that exists but the name of a model, which
-// Find would fetch. Nothing is asked of any server.
+// IsName says whether name is not an existing path but the name of a model,
+// which Find would fetch. No server is asked.
 func IsName(name string) (bool, error) {
 	if _, err := os.Lstat(name); name == "" || err == nil {
 		return false, nil
@@ -94,14 +94,14 @@ func IsName(name string) (bool, error) {
 	return t != nil, err
 }
 
-// looksLikePath says whether a name is meant to be a file's.
+// looksLikePath says whether a name is meant to be a path.
 func looksLikePath(name string) bool {
 	return slices.Contains(weightEndings, path.Ext(name)) || strings.HasSuffix(name, ".json") ||
 		filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.Count(filepath.ToSlash(name), "/") > 1 || strings.HasSuffix(name, "/")
 }
 
 // Cache looks into the cache: where weights lie in it, and their bytes; empty
-// where they do not. Their content is not looked at.
+// where they do not. Their content is not checked.
 func Cache(o Options) func(e Entry) (at string, size int64) {
 	c, err := newClient(context.Background(), o)
 	if err != nil { // no cache, or settings that say nothing
@@ -229,8 +229,9 @@ func (c *client) fetch(ctx context.Context, t *target, file, commit string, name
 	return f, err
 }
 
-// gather is a file, the shards that it names, and the files beside it that say
-// what it is. Those come first: weights in the cache have all that is theirs.
+// gather fetches a file, the shards that it names, and the files beside it that
+// say what it is. Those come first, so that weights in the cache always have
+// them.
 func (c *client) gather(t *target, file, commit string, names []string, take func(string) (string, error)) (f Found, err error) {
 	f = Found{Repo: t.repo, Commit: commit}
 	for _, name := range besides(file, names) {
@@ -424,7 +425,7 @@ func (t *target) choose(names []string) (string, error) {
 	return "", fault.Usagef("%s: several files could be meant; give one: %s", t.label(), listed(others))
 }
 
-// has says for a message which weights there are.
+// has says, for a message, which weights there are.
 func has(t *target, names []string) string {
 	var list []string
 	for _, n := range names {
@@ -442,7 +443,7 @@ func orNothing(s string) string {
 	return s
 }
 
-// elsewhere takes weights from their own address, where their hash is public.
+// elsewhere takes weights from their own address if their hash is public.
 func (c *client) elsewhere(ctx context.Context, name string, w *published.Weights) (string, error) {
 	at, broken := c.elsewhereCached(w)
 	if at != "" {

@@ -3,8 +3,8 @@
 // layout (each reads the other's), and verifies every byte.
 //
 // A file counts when its SHA-256, or for a small one its git hash, is what the
-// hub states or the table of published weights has. Where neither states one it
-// is refused. The user's token goes to the hub's host and to no other.
+// hub states or the table of published weights has. If neither states one, it
+// is refused. The user's token goes to the hub's host and no other.
 package hub
 
 import (
@@ -29,7 +29,7 @@ import (
 // environment says.
 type Options struct {
 	Cache   string // folder; "": HF_HUB_CACHE, or what huggingface_hub takes without it
-	Offline bool   // the cache alone; HF_HUB_OFFLINE says so too
+	Offline bool   // use the cache only; HF_HUB_OFFLINE does the same
 	ToRun   bool   // weights that evatool cannot run are refused before they are fetched
 	Log     *slog.Logger
 }

@@ -28,7 +28,7 @@ const (
 	openAIPrefix = "openai:"
 )
 
-// parse says what a name stands for; nil when it is no name of a model.
+// parse says what a name stands for; nil when it is not the name of a model.
 func parse(name string) (*target, error) {
 	if rest, ok := strings.CutPrefix(name, hubPrefix); ok {
 		return parseHub(name, rest)
@@ -76,7 +76,8 @@ func parseHub(name, rest string) (*target, error) {
 	return t, nil
 }
 
-// openAIs are the weights that OpenAI calls so, or OpenCLIP; nil for none.
+// openAIs are OpenAI's weights by that name, OpenAI's own or OpenCLIP's; nil
+// for none.
 func openAIs(name string) *published.Weights {
 	for _, w := range published.AllWeights() {
 		if w.Tag != "openai" {
@@ -133,7 +134,7 @@ func lookup(name string) (*published.Weights, error) {
 	return nil, nil
 }
 
-// distinct are the names of weights, the same ones once.
+// distinct are the names of weights, each once.
 func distinct(list []published.Weights) (names []string) {
 	seen := map[string]bool{}
 	for _, w := range list {
@@ -145,7 +146,7 @@ func distinct(list []published.Weights) (names []string) {
 	return names
 }
 
-// listed is a list for a message, of its first names where it is long.
+// listed is a list for a message, cut to its first names if it is long.
 func listed(names []string) string {
 	const most = 12
 	if more := len(names) - most; more > 0 {
@@ -193,7 +194,7 @@ func openAINames() (names []string) {
 	return names
 }
 
-// didYouMean is a question for a message, empty where no name is near.
+// didYouMean is a question for a message, empty if no name is similar.
 func didYouMean(name string) string {
 	all := append(Names(), arch.Names()...)
 	if near := yamlfile.Nearest(name, all); near != "" {
@@ -212,7 +213,7 @@ const (
 	Refused    State = "refused"
 )
 
-// StateOf is the state of weights, and for other than Works the reason.
+// StateOf is the state of weights and, unless it is Works, the reason.
 func StateOf(w published.Weights) (state State, why string) {
 	if _, ok := arch.Named(w.Architecture); !ok {
 		return Refused, "the architecture " + w.Architecture + " is not supported"

@@ -37,7 +37,8 @@ const (
 // retryPause is the first pause between attempts, which doubles. Tests shorten it.
 var retryPause = time.Second
 
-// errNoFile says that the repository and the revision are there and the file is not.
+// errNoFile says that the repository and the revision exist but the file does
+// not.
 var errNoFile = errors.New("no such file in the repository")
 
 // head asks for what the hub states of a file. tries is how often.
@@ -58,8 +59,8 @@ func (c *client) head(ctx context.Context, r ref, name string, tries int) (m met
 	return m, nil
 }
 
-// metaOf reads what the headers of an answer state. An answer that only leads
-// to another address states nothing of that one's size.
+// metaOf reads what the headers of an answer state. An answer that only
+// redirects does not state the target's size.
 func metaOf(resp *http.Response) meta {
 	m := meta{commit: resp.Header.Get("X-Repo-Commit"), size: -1, url: resp.Request.URL.String()}
 	if !isSHA1(m.commit) {
@@ -100,8 +101,8 @@ func (c *client) resolveURL(r ref, name string) string {
 	return fmt.Sprintf("%s/%s/resolve/%s/%s", c.endpoint, r.repo, url.PathEscape(r.at()), strings.Join(parts, "/"))
 }
 
-// request sends a request, again where that may help, and follows redirects as
-// far as enough does not say that an answer will do.
+// request sends a request, more than once if that may help, and follows
+// redirects until enough says that an answer will do.
 func (c *client) request(ctx context.Context, method, at string, header http.Header, tries int, enough func(*http.Response) bool) (*http.Response, error) {
 	pause := retryPause
 	for n := 1; ; n++ {
@@ -141,8 +142,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// follow sends one request and goes after its redirects. The token is sent to
-// the hub's own scheme, host and port, and nowhere else.
+// follow sends one request and follows its redirects. The token is sent to the
+// hub's own scheme, host and port, and nowhere else.
 func (c *client) follow(ctx context.Context, method, at string, header http.Header, enough func(*http.Response) bool) (*http.Response, error) {
 	for range maxRedirects {
 		req, err := http.NewRequestWithContext(ctx, method, at, nil)
@@ -177,7 +178,7 @@ func (c *client) follow(ctx context.Context, method, at string, header http.Head
 	return nil, fmt.Errorf("more than %d redirects", maxRedirects)
 }
 
-// answer is a status that is no success.
+// answer is a status other than success.
 type answer struct {
 	status  int
 	code    string // the hub's word for it
@@ -214,8 +215,8 @@ func (a *answer) Error() string {
 	return s
 }
 
-// passing says that an error may not come again: a busy server, a connection
-// that broke or stood still.
+// passing says that an error may not recur: a busy server, a connection that
+// broke or stood still.
 func passing(err error) bool {
 	var a *answer
 	if errors.As(err, &a) {
@@ -245,8 +246,8 @@ func cause(err error) error {
 	return err
 }
 
-// explain says what the hub's answer about a file means for the user, in one
-// line with what to do.
+// explain says what the hub's answer about a file means for the user, and what
+// to do, in one line.
 func (c *client) explain(r ref, name string, err error) error {
 	var a *answer
 	what := r.file(name)

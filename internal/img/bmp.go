@@ -7,8 +7,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// x/image/bmp is not enough: it reads 8, 24 and 32 bits to a pixel, without
-// run-length coding and masks (TestOwnReaders).
+// x/image/bmp is not enough: it reads 8, 24 and 32 bits a pixel, without
+// run-length coding or masks (TestOwnReaders).
 
 func badBMP(format string, args ...any) error {
 	return fault.Inputf("BMP image: "+format, args...)
@@ -241,7 +241,7 @@ func (h *bmpHeader) setPalette(im *Picture) {
 
 // runs undoes run-length coding into all, which is zero: one index per pixel,
 // bottom row first. What the data does not say stays index 0; nothing is written
-// behind the image. It returns how far it came.
+// past the image. It returns how far it got.
 func (h *bmpHeader) runs(data, all []byte) int {
 	src, total, out := data[h.offset:], len(all), all[:0]
 	zeros := func(n int) { out = all[:min(len(out)+n, total)] }

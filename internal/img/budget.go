@@ -7,31 +7,31 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// DefaultMemory is what the pictures that a process decodes at a time may take
-// together, in bytes, unless a Budget says otherwise.
+// DefaultMemory is how much memory, in bytes, the pictures that a process
+// decodes at a time may take together unless a Budget says otherwise.
 const DefaultMemory = 1 << 30
 
-// Budget bounds the memory of the pictures that are decoded at a time: one that
-// does not fit waits, one that is larger than the whole runs alone. It is for
-// any number of goroutines.
+// Budget bounds the memory of the pictures being decoded at a time: one that
+// does not fit waits, one that is larger than the whole budget runs alone. It
+// may be used from any number of goroutines.
 type Budget struct {
 	size int64
 	sem  *semaphore.Weighted
 }
 
-// NewBudget is a budget of so many bytes.
+// NewBudget makes a budget of that many bytes.
 func NewBudget(bytes int64) *Budget {
 	bytes = max(bytes, 1)
 	return &Budget{bytes, semaphore.NewWeighted(bytes)}
 }
 
-// process is the budget of pictures that name none.
+// process is the budget of pictures that have none of their own.
 var process atomic.Pointer[Budget]
 
 func init() { SetMemory(DefaultMemory) }
 
-// SetMemory makes bytes the budget of the pictures of this process that name
-// none and are decoded from now on.
+// SetMemory makes bytes the budget of the pictures of this process that have
+// none of their own and are decoded from now on.
 func SetMemory(bytes int64) { process.Store(NewBudget(bytes)) }
 
 // take waits for n bytes; the result gives them back.

@@ -7,15 +7,15 @@ import (
 )
 
 // image/gif is not enough: PIL shows the frame on the screen, enlarges the screen
-// for a frame that leaves it, takes codes as they come from damaged data, and
-// has an opinion on what a damaged file still shows (TestOwnReaders).
+// for a frame that extends beyond it, takes codes as they come from damaged data,
+// and has an opinion on what a damaged file still shows (TestOwnReaders).
 
 func badGIF(format string, args ...any) error {
 	return fault.Inputf("GIF image: "+format+"; fetch the file again", args...)
 }
 
 // gifReader reads what comes before the pixels, as PIL does: what does not end
-// the search for a frame is passed over.
+// the search for a frame is skipped.
 type gifReader struct {
 	data []byte
 	at   int
@@ -44,8 +44,8 @@ func (r *gifReader) block() []byte {
 }
 
 // gifPalette reads a colour table; nil stands for the grey ramp, which PIL
-// leaves away. Indices behind the table, which damaged data can have, are black:
-// so Pillow has it since 10.1.
+// leaves out. Indices beyond the table, which damaged data can have, are black,
+// as in Pillow since 10.1.
 func (r *gifReader) gifPalette(flags byte) []byte {
 	p := r.next(3 << (flags&7 + 1))
 	for i, v := range p {
@@ -88,7 +88,7 @@ func openGIF(data []byte) (*Picture, error) {
 	return nil, r.err
 }
 
-// extension passes an extension over, but for the transparent index.
+// extension skips an extension, but for the transparent index.
 func (r *gifReader) extension(f *gifFrame) {
 	kind := r.next(1)[0]
 	b := r.block()
@@ -107,7 +107,7 @@ func (r *gifReader) extension(f *gifFrame) {
 	case kind == 0xFF && len(b) >= 11 && string(b[:11]) == "NETSCAPE2.0":
 		r.block()
 	}
-	// PIL looks for the end of the list behind an empty first block, too.
+	// PIL looks for the end of the list after an empty first block, too.
 	for r.block() != nil {
 		continue
 	}
@@ -120,7 +120,7 @@ func (f *gifFrame) open(r *gifReader, p *Picture) error {
 	p.W, p.H = max(p.W, f.x+f.w), max(p.H, f.y+f.h)
 	if d[8]&0x80 != 0 {
 		// A grey ramp of the frame's own does not replace the screen's colours:
-		// PIL leaves it away, and then finds those.
+		// PIL leaves it out, and then finds those.
 		if own := r.gifPalette(d[8]); own != nil {
 			p.palette = own
 		}
@@ -191,8 +191,8 @@ func (f *gifFrame) decode(p *Picture, to sink) error {
 }
 
 // gifCodes undoes GIF's LZW. Where the data is damaged it does what PIL's
-// decoder does, which reads the file in pieces: behind the end code, and behind
-// the end of the blocks, it goes on as long as there is a next piece.
+// decoder does, which reads the file in pieces: past the end code, and past the
+// end of the blocks, it goes on as long as there is another piece.
 type gifCodes struct {
 	data  []byte
 	at    int // in data

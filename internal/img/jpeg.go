@@ -45,7 +45,7 @@ func otherJPEG(format string, args ...any) error {
 	return fault.Inputf("JPEG image: "+format+" not supported; save it as a baseline JPEG or as PNG", args...)
 }
 
-// otherCoding says what the frame markers stand for that are not read.
+// otherCoding says what the unsupported frame markers stand for.
 var otherCoding = map[byte]string{
 	0xC3: "lossless coding is", 0xC5: "hierarchical coding is", 0xC6: "hierarchical coding is", 0xC7: "hierarchical coding is",
 	0xC9: "arithmetic coding is", 0xCA: "arithmetic coding is", 0xCB: "arithmetic coding is",
@@ -317,7 +317,7 @@ func (d *jpegDecoder) segment() ([]byte, error) {
 	}
 	n := int(d.data[d.pos])<<8 | int(d.data[d.pos+1])
 	if n < 2 {
-		// libjpeg reads on behind the length.
+		// libjpeg reads on past the length.
 		n = 2
 	}
 	if d.pos+n > len(d.data) {

@@ -478,8 +478,8 @@ func (d *jpegDecoder) checkProgression() error {
 	return nil
 }
 
-// readScan decodes the entropy-coded data behind a scan header: with direct
-// into planes, otherwise into the components' coefficients.
+// readScan decodes the entropy-coded data after a scan header: with direct into
+// planes, otherwise into the components' coefficients.
 func (d *jpegDecoder) readScan(direct bool) error {
 	decode, keepsZero, err := d.startScan()
 	if err != nil {
@@ -500,7 +500,7 @@ func (d *jpegDecoder) readScan(direct bool) error {
 		}
 	}
 	toGo := d.restart
-	// A run of blocks that this scan has nothing for is passed over as a whole.
+	// A run of blocks that this scan has nothing for is skipped as a whole.
 	runs := d.progressive && d.ss != 0 && d.ah == 0 && d.restart == 0
 	var one block
 	for my := range rows {

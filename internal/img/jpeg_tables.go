@@ -2,7 +2,7 @@ package img
 
 import "encoding/hex"
 
-// The tables of T.81 K.3, which Motion JPEG frames leave away: counts of code
+// The tables of T.81 K.3, which Motion JPEG frames leave out: counts of code
 // lengths 1 to 16, then the symbols, in hexadecimal.
 const (
 	stdDC0 = "00010501010101010100000000000000000102030405060708090a0b"

@@ -13,9 +13,9 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Picture is an image file of which the headers are read. Its pixels are decoded
-// when they are asked for, row by row where the format allows, so that a crop
-// of a large picture takes little memory. The file's bytes must not change. One
+// Picture is an image file whose headers have been read. Its pixels are decoded
+// when they are asked for, row by row where the format allows, so that a crop of
+// a large picture takes little memory. The file's bytes must not change. One
 // goroutine at a time may use a Picture.
 type Picture struct {
 	Format string // JPEG, PNG, WEBP, GIF, BMP, TIFF or PPM
@@ -192,12 +192,12 @@ func (p *Picture) RandomResizedCrop(b Box, size int) (*RGB, error) {
 type Cropper struct {
 	r         *resizer
 	x, y      int // of the source's corner
-	size      int // of the square where what r makes gets a border, else 0
+	size      int // the side of the square where r's result gets a border, else 0
 	left, top int // of the border
 	fill      byte
 }
 
-// Cropper is Crop for a picture of w x h pixels of which the rows come later.
+// Cropper is Crop for a picture of w x h pixels whose rows come later.
 func (p Preprocess) Cropper(w, h int) *Cropper {
 	rw, rh := p.scaled(w, h)
 	xs, left := p.centre(rw)
@@ -211,7 +211,7 @@ func (p Preprocess) Cropper(w, h int) *Cropper {
 
 // Add takes the next rows, as Picture.Rows gives them.
 func (c *Cropper) Add(y int, b *RGB) {
-	pix := b.Pix[:cap(b.Pix)] // the vector code may read behind the rows
+	pix := b.Pix[:cap(b.Pix)] // the vector code may read past the rows
 	if skip := c.y - y; skip > 0 {
 		if skip >= b.H {
 			return
@@ -262,7 +262,7 @@ func newBands(p *Picture, y int, to sink) *bands {
 		b.n = p.W
 		b.im.Int = make([]int32, 0, b.most*p.W)
 	} else {
-		b.buf = buffer(b.most*b.n + min(b.n, bandBytes)) // room for the resizer to read behind the rows
+		b.buf = buffer(b.most*b.n + min(b.n, bandBytes)) // room for the resizer to read past the rows
 		b.im.Pix = (*b.buf)[:0]
 	}
 	return b
@@ -304,7 +304,8 @@ func (b *bands) close() {
 	}
 }
 
-// Decoder says in reports what decodes pictures: the code of this package.
+// Decoder is what reports name as the decoder of pictures: the code of this
+// package.
 const Decoder = "go"
 
 // MaxPixels is the largest width x height that Decode accepts: the size at

@@ -17,7 +17,7 @@ import (
 )
 
 // image/png is not enough: it gives whole pictures only, 16-bit ones in 8 bytes
-// to a pixel, and is strict where PIL is not.
+// a pixel, and is strict where PIL is not.
 
 func badPNG(format string, args ...any) error {
 	return fault.Inputf("PNG image: "+format+"; fetch the file again", args...)
@@ -51,9 +51,9 @@ var pngModes = map[pngKind]struct {
 // chunkLetters are what PIL takes for the name of a chunk.
 const chunkLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
 
-// openPNG reads the chunks before the pixels. PIL is strict there and not behind
+// openPNG reads the chunks before the pixels. PIL is strict there and not after
 // it: the checksums of the pixels, a missing end, a palette that is not needed,
-// cut or missing do not matter to it. 16-bit grey is mode I, other 16-bit
+// cut short or missing do not matter to it. 16-bit grey is mode I, other 16-bit
 // samples keep their high byte.
 func openPNG(data []byte) (*Picture, error) {
 	f := &pngFile{}
@@ -135,7 +135,7 @@ func (f *pngFile) chunk(kind string, b []byte) error {
 	return nil
 }
 
-// pngPixels reads the bytes of the IDAT chunks, one behind the other.
+// pngPixels reads the bytes of the IDAT chunks, one after another.
 type pngPixels struct {
 	data []byte
 	left int // of the current chunk
@@ -215,8 +215,8 @@ func (z *inflater) free() error {
 }
 
 // end is an error if the data ends here with a wrong checksum, or is damaged:
-// that is what PIL's zlib sees. It does not ask whether there is more, nor miss a
-// checksum that is not there.
+// that is what PIL's zlib sees. It does not ask whether there is more data, and
+// an absent checksum is no error.
 func (z *inflater) end() error {
 	var more [1]byte
 	var corrupt flate.CorruptInputError
@@ -242,7 +242,7 @@ func (f *pngFile) unpack(b *bands, src []byte) {
 	}
 }
 
-// samples makes a row of samples in PIL's mode of a row of the file.
+// samples makes a row of samples in PIL's mode from a row of the file.
 func (f *pngFile) samples(dst []byte, ints []int32, src []byte) {
 	switch {
 	case f.depth == 8:

@@ -30,7 +30,7 @@ func pnmHeader(data []byte) (n [3]int, at int, err error) {
 				for at+1 < len(data) && data[at+1] != '\n' && data[at+1] != '\r' {
 					at++
 				}
-				at++ // the end of the line is no white space either
+				at++ // the end of the line is not white space either
 				continue
 			case c == ' ' || c >= '\t' && c <= '\r':
 				if digits == 0 {

@@ -235,7 +235,7 @@ func newResizer(by Filter, sw, sh, c int, box [4]float32, w, h int, xs, ys span)
 }
 
 // add takes n rows of the source from row y on, the next of those before. The
-// vector code may read what lies behind them in pix.
+// vector code may read what follows them in pix.
 func (r *resizer) add(y int, pix []byte, stride, n int) {
 	if skip := r.first + r.have - y; skip > 0 {
 		if skip >= n {

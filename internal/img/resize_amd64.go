@@ -2,8 +2,8 @@ package img
 
 import "golang.org/x/sys/cpu"
 
-// horizontal4 makes n RGB pixels of four rows, with the weights of words.
-// It reads 4 bytes behind the last pixel and writes 1 behind each row.
+// horizontal4 makes n RGB pixels of four rows, with the weights of words. It
+// reads 4 bytes past the last pixel and writes 1 past each row.
 //
 //go:noescape
 func horizontal4(dst *byte, dstStride int, src *byte, srcStride int, start *int32, k *byte, n, groups int)

@@ -14,8 +14,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// x/image/tiff is not enough: it leaves orientations, planes, CMYK, the other
-// order of bits and half of the depths alone (TestOwnReaders), and gives whole
+// x/image/tiff is not enough: it does not read orientations, planes, CMYK, the
+// other order of bits and half of the depths (TestOwnReaders), and gives whole
 // pictures only.
 
 // Tags of a TIFF directory (TIFF 6.0).
@@ -160,7 +160,7 @@ var tiffModes = func() map[tiffKind]string {
 	return m
 }()
 
-// openTIFF reads the first directory. Unlike other formats its orientation
+// openTIFF reads the first directory. Unlike in other formats, the orientation
 // counts, as it does for PIL.
 func openTIFF(data []byte) (*Picture, error) {
 	t, err := readTIFF(data)
@@ -313,7 +313,7 @@ func (l *tiffBlocks) each(row func(src []byte)) error {
 	return nil
 }
 
-// spread unpacks samples and puts them step samples apart.
+// spread unpacks samples and places them step samples apart.
 func (t *tiffFile) spread(dst, src []byte, step int) {
 	switch bits := t.kind.bits; {
 	case bits >= 8 && step == 1:
@@ -601,7 +601,7 @@ func (b *tiffReader) next() ([]byte, error) {
 	return b.row, nil
 }
 
-// end reads the rows of a tile that lie behind the picture, which must be there,
+// end reads the rows of a tile that lie below the picture, which must be there,
 // and the checksum.
 func (b *tiffReader) end() error {
 	for b.r != nil && b.more > 0 {

@@ -82,7 +82,7 @@ func outer(out []float64, ldo int, r []float64, ldr int, x []float64, n int) {
 	archsimd.ClearAVXUpperBits()
 }
 
-// start is where s lies; it has n values at least.
+// start is where s lies; s has at least n values.
 func start(s []float64, n int) unsafe.Pointer {
 	_ = s[n-1]
 	return unsafe.Pointer(unsafe.SliceData(s))

@@ -3,7 +3,7 @@ package logistic
 import "math"
 
 // memory is how many steps of n values the Hessian is approximated from: many
-// where they are small.
+// if they are small.
 func memory(n int) int { return min(max(10, 20_000_000/n), 100) }
 
 // lbfgs minimises a convex function by limited-memory BFGS (Nocedal and Wright,
@@ -15,8 +15,8 @@ type lbfgs struct {
 	s, y [][]float64 // steps and changes of the gradient, the newest last
 }
 
-// minimize moves v to the minimum: until a step promises less than tolerance of
-// f, or after most steps.
+// minimize moves v to the minimum, until a step promises less than tolerance of
+// f or most steps have been made.
 func (l *lbfgs) minimize(v []float64, tolerance float64, most int) (f float64, steps int, converged bool, err error) {
 	g, h, next, gn, hn := vec(v), vec(v), vec(v), vec(v), vec(v)
 	if f, err = l.at(v, g, h); err != nil {
@@ -41,7 +41,7 @@ func (l *lbfgs) minimize(v []float64, tolerance float64, most int) (f float64, s
 				break
 			}
 			if math.Abs(fn-f) <= 1e-13*math.Abs(f) && math.Abs(product(gn, d)) <= -0.9*slope {
-				break // rounding hides what is gained, the slope shows it
+				break // rounding hides the gain, the slope shows it
 			}
 			if try == 40 { // no better value near v can be computed
 				return f, steps, -slope/2 <= 100*tolerance*math.Abs(f), nil

@@ -1,6 +1,6 @@
 // Package logistic fits multinomial logistic regression to rows of features, and
-// finds nearest neighbours. Sums run in float64, in an order that depends on no
-// number of threads: the same rows give the same bits.
+// finds nearest neighbours. Sums run in float64, in an order that does not
+// depend on the number of threads: the same rows give the same bits.
 package logistic
 
 import (
@@ -14,8 +14,8 @@ import (
 	"gonum.org/v1/gonum/mat"
 )
 
-// Rows are features [Len,Dim], in memory or on a disk. Read writes rows lo to
-// hi into dst; it is called from one goroutine at a time.
+// Rows are features [Len,Dim], in memory or on disk. Read copies rows lo to hi
+// into dst; one goroutine calls it at a time.
 type Rows interface {
 	Len() int
 	Dim() int
@@ -26,25 +26,26 @@ type Rows interface {
 type Model struct {
 	W [][]float64 // [classes,dim]
 	B []float64
-	// Loss is what was minimised, a row: (Σ −log p(y) + l2/2·|W|²) / n; of two
-	// classes with |W[1] − W[0]|² for |W|².
+	// Loss is what was minimised, per row: (Σ −log p(y) + l2/2·|W|²) / n; for
+	// two classes with |W[1] − W[0]|² in place of |W|².
 	Loss float64
 	// L2 is the factor l2: 1/C of scikit-learn's LogisticRegression.
 	L2         float64
 	Iterations int
-	// Converged says whether the loss is its minimum but for Options.Tolerance.
+	// Converged says whether the loss is within Options.Tolerance of its
+	// minimum.
 	Converged bool
 
-	v []float64 // as the optimizer has it: for a start
+	v []float64 // as the optimizer has it, for Options.Start
 }
 
 // Options of a fit.
 type Options struct {
 	L2 float64
-	// Tolerance is how far above its minimum the loss may end, of its value; 0 is
-	// 1e-13.
+	// Tolerance is how far above its minimum the loss may end, relative to its
+	// value; 0 is 1e-13.
 	Tolerance float64
-	// Most is how many iterations there are at most; 0 is 5000.
+	// Most is the largest number of iterations; 0 is 5000.
 	Most int
 	// Start is where to begin: a model of the same basis and classes, or nil.
 	Start *Model
@@ -55,7 +56,7 @@ const block = 256
 
 // Basis are coordinates in which a fit needs few steps: the principal axes of
 // the rows, seen from their mean. The penalty is the same in them, and the
-// unpenalised intercept takes the mean up.
+// unpenalised intercept absorbs the mean.
 type Basis struct {
 	mean     []float64
 	axes     matrix // row j: axis j
@@ -124,7 +125,7 @@ type problem struct {
 
 	reading sync.Mutex
 	weight  matrix    // [classes,dim], of the rows as they are
-	across  []float64 // [dim,padded]: weight turned round, for the products
+	across  []float64 // [dim,padded]: weight transposed, for the products
 	padded  int       // classes, a multiple of 4
 	offset  []float64
 	parts   []*portion
@@ -149,8 +150,8 @@ type scratch struct {
 	rest   matrix    // [block,padded]: p − [class is y]
 }
 
-// maxPortions is how many parts the rows are summed in at most, portionBytes what
-// their gradients may take together where there are more than two.
+// maxPortions is the largest number of parts that the rows are summed in,
+// portionBytes what their gradients may take together if there are more than two.
 const (
 	maxPortions  = 16
 	portionBytes = 64 << 20

@@ -46,9 +46,9 @@ func parallel(n int, f func(i int)) {
 	wg.Wait()
 }
 
-// matrix is rows of float64 with space behind each: a row begins at another
-// place of the cache's sets than the one before, and its length is a multiple of
-// 8 values, zeros at the end.
+// matrix is rows of float64 with space after each: a row begins in another cache
+// set than the one before, and its length is a multiple of 8 values, with zeros
+// at the end.
 type matrix struct {
 	v                []float64
 	rows, wide, step int

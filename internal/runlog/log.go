@@ -1,4 +1,4 @@
-// Package runlog is what a run tells the outside: log lines, progress,
+// Package runlog is what a run tells the outside world: log lines, progress,
 // metrics.jsonl, TensorBoard events, JSON results and HTML reports.
 package runlog
 
@@ -45,8 +45,8 @@ func (discard) Handle(context.Context, slog.Record) error { return nil }
 func (d discard) WithAttrs([]slog.Attr) slog.Handler      { return d }
 func (d discard) WithGroup(string) slog.Handler           { return d }
 
-// PeakRSS is the largest resident set of this process so far, in bytes; 0
-// where the system does not tell.
+// PeakRSS is the largest resident set of this process so far, in bytes; 0 if
+// the system does not tell.
 func PeakRSS() int64 {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -17,8 +17,8 @@ const (
 // logEvery is the pace of progress lines where there is no terminal.
 var logEvery = 30 * time.Second
 
-// Progress shows how far a job is: on a terminal one line with a bar, elsewhere
-// a line every 30 seconds. Both say the rate of the last while and the time left.
+// Progress shows how far along a job is: on a terminal one line with a bar,
+// elsewhere a line every 30 seconds. Both give the recent rate and the time left.
 type Progress struct {
 	label, unit string
 	total       int64
@@ -71,8 +71,8 @@ func (p *Progress) Add(n int64) {
 	p.pace.add(time.Now(), p.pace.done()+n)
 }
 
-// Begin says that n units were done before this job: they count for how far it
-// is, not for its rate.
+// Begin says that n units were done before this job: they count towards its
+// progress, not its rate.
 func (p *Progress) Begin(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,8 +86,8 @@ func (p *Progress) Note(figures ...string) {
 	p.notes = figures
 }
 
-// Phase says what the job does instead of counting, such as "compiling"; empty:
-// it counts again. The time between does not count for the rate.
+// Phase says what the job is doing instead of counting, such as "compiling";
+// empty: it counts again. The time in between does not count towards the rate.
 func (p *Progress) Phase(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,8 +123,8 @@ func (p *Progress) sentence() string {
 	return p.label + ": " + strings.Join(append([]string{count}, p.rest(time.Now())...), ", ")
 }
 
-// line is the state in at most columns columns: what matters least goes first
-// where it is too long.
+// line is the state in at most columns columns: if it is too long, what matters
+// least goes first.
 func (p *Progress) line(columns int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,7 +211,7 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%dd%dh", s/86400, s/3600%24)
 }
 
-// pace is the count over the last while, from which the rate follows.
+// pace is the recent history of the count, which gives the rate.
 type pace struct{ marks []mark }
 
 type mark struct {
@@ -221,7 +221,7 @@ type mark struct {
 
 const (
 	marksKept = 60
-	markEvery = 500 * time.Millisecond // counts that follow closer share a mark
+	markEvery = 500 * time.Millisecond // counts closer together share a mark
 )
 
 func (p *pace) done() int64 { return p.marks[len(p.marks)-1].n }
@@ -249,8 +249,8 @@ func (p *pace) pause(d time.Duration) {
 	}
 }
 
-// rate is in units per second, 0 where nothing is known yet. A count that is
-// late, as seen from the ones before it, lowers it.
+// rate is in units per second, 0 if nothing is known yet. A count that is
+// overdue, judging by those before, lowers it.
 func (p *pace) rate(now time.Time) float64 {
 	k := len(p.marks)
 	first, last := p.marks[0], p.marks[k-1]
@@ -265,7 +265,7 @@ func (p *pace) rate(now time.Time) float64 {
 }
 
 // LogWriter writes each line that is written to it into a log: a display for
-// where there is no stream of one's own.
+// code without a stream of its own.
 func LogWriter(log *slog.Logger) io.Writer { return logWriter{log} }
 
 type logWriter struct{ log *slog.Logger }

@@ -18,11 +18,11 @@ type Screen struct {
 
 	mu    sync.Mutex
 	bar   *Progress // whose line is shown; nil for none
-	shown string    // what of it stands on the terminal now
+	shown string    // what of it is on the terminal now
 	open  bool      // the last line written has no end yet
 }
 
-// NewScreen makes a screen of w. It is a terminal when w is a file that is one.
+// NewScreen makes a screen of w. It is a terminal if w is.
 func NewScreen(w io.Writer) *Screen {
 	s := &Screen{w: w}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -105,6 +105,6 @@ func (s *Screen) draw() {
 	if s.shown != "" {
 		erase = eraseLine
 	}
-	io.WriteString(s.w, erase+text) // a terminal that is gone ends no run
+	io.WriteString(s.w, erase+text) // a vanished terminal does not end a run
 	s.shown = text
 }

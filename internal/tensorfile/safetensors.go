@@ -41,8 +41,8 @@ type Header struct {
 // bytes. It is the one place that knows the rules of the format: a header of at
 // most 100 MB that starts with '{' and ends in spaces only, valid UTF-8, no key
 // twice, string metadata, known element types, byte ranges that match the
-// shapes, and data without holes, overlaps or bytes left over.
-// Offsets in the result count from the start of the file.
+// shapes, and data without holes, overlaps or leftover bytes. Offsets in the
+// result count from the start of the file.
 func ParseHeader(r io.ReaderAt, size int64) (*Header, error) {
 	var lenBuf [8]byte
 	if size < 8 {

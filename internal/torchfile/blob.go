@@ -14,7 +14,7 @@ import (
 type blob struct {
 	name     string // for errors
 	r        io.ReaderAt
-	f        *os.File // nil when the file was not opened from a path
+	f        *os.File // nil unless the file was opened from a path
 	off      int64    // where the (compressed) bytes start
 	packed   int64    // how many they are
 	size     int64    // how many they become

@@ -16,7 +16,7 @@ import (
 type dtype string
 
 // elemTypes maps torch's element types to those of safetensors. Types that
-// safetensors lacks have only a size, by which a file can be followed.
+// safetensors lacks have only a size, which is enough to follow a file.
 var elemTypes = map[dtype]struct {
 	st   tensorfile.DType
 	size int64

@@ -229,7 +229,7 @@ func lookup(v any, path string) (any, bool) {
 }
 
 // flat lists the tensors of a state dict, a dict of names to tensors. Values
-// that are no tensors are left to AllTensors and Other.
+// that are not tensors are left to AllTensors and Other.
 func flat(state any) ([]named, error) {
 	e, ok := entries(state)
 	if !ok {

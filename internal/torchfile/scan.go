@@ -110,8 +110,8 @@ var ops = [256]op{
 	'\x96': {name: "BYTEARRAY8", arg: argLen8, push: 1, cost: 48},
 }
 
-// scanner checks one pickle stream before anything is built from it, and copies
-// it into a smaller language that the virtual machine handles safely: no
+// scanner checks one pickle stream before anything is built from it, and
+// rewrites it in a smaller language that the virtual machine handles safely: no
 // frames, no empty integers, and class names as persistent ids (see vm.find).
 type scanner struct {
 	r        *bufio.Reader

@@ -45,8 +45,8 @@ func rebuildTensor(args []any) (any, error) {
 }
 
 // lazy refuses a tensor whose metadata, if there is any at args[i], says that
-// its values are others than its bytes: the negation or conjugation of a view
-// that torch has not carried out.
+// its values differ from its bytes: the negation or conjugation of a view that
+// torch has not carried out.
 func lazy(args []any, i int) func(any, error) (any, error) {
 	return func(v any, err error) (any, error) {
 		t, ok := v.(*tensor)

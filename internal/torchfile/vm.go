@@ -90,8 +90,8 @@ func (v *vm) persistent(id any) (any, error) {
 }
 
 // find is the allow-list: the meaning of every class and function name that a
-// checkpoint may use. gopickle answers some names before it would ask its
-// FindClass, so names reach us through persistent ids instead.
+// checkpoint may use. gopickle answers some names itself, before it asks its
+// Unpickler's FindClass, so names reach us through persistent ids instead.
 func (v *vm) find(module, name string) (any, error) {
 	for _, r := range renamed {
 		if module == r.old || strings.HasPrefix(module, r.old+".") {

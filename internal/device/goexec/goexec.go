@@ -3,14 +3,14 @@
 // The backend has one table of executors by operation for the whole process,
 // and does not export it. It is reached by its linker name, and only in exactly
 // the version that this was written for; in any other one, in a build without
-// SIMD and on a processor without AVX2 the backend stays as it is. What an
-// executor is given is read with reflection and through the interfaces of
-// compute; what it does not handle it leaves to the one that was there before.
+// SIMD and on a processor without AVX2 the backend stays as it is. An executor
+// reads what it is given by reflection and through the interfaces of compute;
+// what it does not handle it leaves to the executor that was there before.
 //
 // The entries are replaced when the program starts: later another goroutine
 // could be reading them. They only act for backends that were given to Use; a
-// backend that anyone else in the process opens runs what it would run without
-// this package, at the cost of one look-up for each operation.
+// backend opened by anyone else in the process runs what it would run without
+// this package, at the cost of one look-up per operation.
 package goexec
 
 import (
@@ -18,9 +18,9 @@ import (
 	"github.com/gomlx/compute"
 )
 
-// Use has a Go backend run these executors, on so many threads at most (0: all
-// of GOMAXPROCS); it tells whether it does. The backend has run nothing yet,
-// and Release follows when it is closed.
+// Use makes a Go backend run these executors, on at most that many threads (0:
+// all of GOMAXPROCS), and says whether it does. The backend must not have run
+// anything yet; call Release when it is closed.
 func Use(b compute.Backend, threads int) bool { return use(b, kernels.Threads(threads)) }
 
 // Release forgets a backend.

@@ -18,9 +18,9 @@ import (
 	"github.com/evatool/evatool/internal/device/pin"
 )
 
-// executor is the backend's NodeExecutor: pointers to its Backend, Node and
-// Buffers. It may take over the memory of an input that is owned, by setting
-// it to nil in inputs.
+// executor is gobackend's NodeExecutor: pointers to its Backend, Node and
+// Buffers. It may take over the memory of an input that is owned, by setting it
+// to nil in inputs.
 type executor = func(backend, node unsafe.Pointer, inputs []unsafe.Pointer, owned []bool) (unsafe.Pointer, error)
 
 //go:linkname nodeExecutors github.com/gomlx/compute/internal/gobackend.nodeExecutors
@@ -35,8 +35,8 @@ var (
 	shapeField, dataField []int
 )
 
-// known finds the types, with the first backend given to Use, and tells
-// whether all is as expected.
+// known finds the types, from the first backend given to Use, and says whether
+// everything is as expected.
 var known = sync.OnceValue(func() bool {
 	b, err := gobackend.New("")
 	if err != nil {
@@ -67,7 +67,8 @@ type user struct {
 	threads kernels.Threads
 }
 
-// users are all of them, few. The slice is never changed: a new one takes its place.
+// users are all of them; there are few. The slice is never changed, only
+// replaced.
 var (
 	users   atomic.Pointer[[]user]
 	usersMu sync.Mutex
@@ -92,7 +93,7 @@ func release(b compute.Backend) {
 	users.Store(&left)
 }
 
-// userOf is the user that a backend is, or nil.
+// userOf is the user that stands for a backend, or nil.
 func userOf(backend unsafe.Pointer) *user {
 	all := *users.Load()
 	for i := range all {
@@ -103,7 +104,7 @@ func userOf(backend unsafe.Pointer) *user {
 	return nil
 }
 
-// installed tells whether the executors are in the table.
+// installed says whether the executors are in the table.
 var installed = install()
 
 func install() bool {
@@ -167,16 +168,16 @@ func load(p unsafe.Pointer) (tensor, bool) {
 // in is input i, if it is float32.
 func (c *call) in(i int) (tensor, bool) { return load(c.inputs[i]) }
 
-// data is what the operation was made with.
+// data holds the operation's parameters.
 func (c *call) data() any { return c.node.FieldByIndex(dataField).Interface() }
 
-// field is a field of what the operation was made with, a pointer to a struct.
+// field is a field of the operation's parameters, a pointer to a struct.
 func (c *call) field(name string) reflect.Value {
 	return reflect.ValueOf(c.data()).Elem().FieldByName(name)
 }
 
-// out makes the output: the memory of the first of the inputs reuse that may
-// be taken and has as many elements, else new memory.
+// out makes the output, in the memory of the first of the inputs in reuse that
+// may be taken and has as many elements, else in new memory.
 func (c *call) out(reuse ...int) (tensor, bool) {
 	shape := c.node.FieldByIndex(shapeField).Interface().(shapes.Shape)
 	for _, i := range reuse {

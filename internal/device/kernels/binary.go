@@ -53,7 +53,7 @@ func from1(x []float32, from, to, stride int) []float32 {
 	return x[from:to]
 }
 
-// axis is one axis of out: its length and how far a and b go on along it.
+// axis is one axis of out: its length, and the strides of a and b along it.
 type axis struct{ n, a, b int }
 
 // merge gives the axes of out, with as few as possible.

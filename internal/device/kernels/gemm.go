@@ -40,7 +40,7 @@ func (t Threads) matMul(u kernel, out, a, b []float32, p Product) {
 	}
 	blocks := (p.N + u.block - 1) / u.block
 	// Work for all threads even when there are few columns: cut the rows too,
-	// although each part then packs its columns once more.
+	// though each part then packs its columns again.
 	parts := 1
 	if n := p.Batch * blocks; n < 2*t.count() {
 		parts = min((2*t.count()+n-1)/n, (p.M+47)/48)

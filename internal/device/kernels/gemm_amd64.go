@@ -4,10 +4,10 @@ package kernels
 
 import "golang.org/x/sys/cpu"
 
-// Fast tells whether this processor has the instructions that the kernels need.
+// Fast says whether this processor has the instructions that the kernels need.
 var Fast = cpu.X86.HasAVX2 && cpu.X86.HasFMA
 
-// Wide tells whether it has AVX-512, too, which the products use then.
+// Wide says whether it has AVX-512 too, which the products then use.
 var Wide = Fast && cpu.X86.HasAVX512F
 
 // kernel computes tiles of rows by cols sums that stay in registers: C = A·B

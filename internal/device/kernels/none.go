@@ -2,7 +2,7 @@
 
 package kernels
 
-// Fast tells whether this build and this processor can run the kernels.
+// Fast says whether this build and this processor can run the kernels.
 const Fast = false
 
 // Threads is how many threads the kernels would use.

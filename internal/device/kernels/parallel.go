@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 )
 
-// Threads runs the kernels on as many threads at most, and on no more than
+// Threads makes the kernels run on at most that many threads, and no more than
 // GOMAXPROCS; 0 is GOMAXPROCS.
 type Threads int
 

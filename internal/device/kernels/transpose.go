@@ -101,7 +101,7 @@ func mergeOrder(dims, perm []int) (d, p []int) {
 	return d, p
 }
 
-// follows tells whether b comes after a, with only axes of length 1 between.
+// follows says whether b comes after a, with only axes of length 1 between.
 func follows(dims []int, a, b int) bool {
 	if b <= a {
 		return false

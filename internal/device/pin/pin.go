@@ -1,6 +1,6 @@
-// Package pin names the modules whose insides evatool reaches into, each in
-// the one version that this was written for. A program that uses evatool as a
-// library may be linked with another version: then what reaches in is left
+// Package pin names the modules whose insides evatool reaches into, each in the
+// one version that this was written for. A program that uses evatool as a
+// library may be linked with another version: then whatever reaches in is left
 // out, and results are the same, only slower.
 package pin
 
@@ -24,7 +24,7 @@ var build = sync.OnceValue(func() *debug.BuildInfo {
 	return info
 })
 
-// Linked tells whether this program holds the modules in exactly these versions.
+// Linked says whether this program holds the modules in exactly these versions.
 func Linked(modules ...Module) bool {
 	for _, m := range modules {
 		if !m.in(build()) {
@@ -34,8 +34,8 @@ func Linked(modules ...Module) bool {
 	return true
 }
 
-// in tells whether a build has m. A build that does not list it says nothing:
-// so is a test's, and there TestVersions looks at go.mod.
+// in tells whether a build has m. A build that does not list it says nothing: a
+// test's is like that, and there TestVersions looks at go.mod.
 func (m Module) in(info *debug.BuildInfo) bool {
 	if info == nil {
 		return true

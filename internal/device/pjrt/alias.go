@@ -11,7 +11,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// pinned tells whether go-xla and GoMLX are the versions that are known here.
+// pinned says whether go-xla and GoMLX are the versions known here.
 var pinned = pin.Linked(pin.GoXLA, pin.GoMLX, pin.Compute)
 
 // field returns an unexported field of *struct v, addressable.
@@ -20,11 +20,11 @@ func field(v reflect.Value, name string) reflect.Value {
 	return reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem()
 }
 
-// Alias makes input in of an XLA graph under construction share its memory
-// with output out. go-xla donates buffers but does not say which output
-// may have them, and without that XLA reuses none: this reaches into the
-// StableHLO function for the attribute that does. In versions that pin does not
-// name it does nothing.
+// Alias makes input in of an XLA graph under construction share its memory with
+// output out. go-xla donates buffers but does not say which output may have
+// them, and without that XLA reuses none: this reaches into the StableHLO
+// function for the attribute that does. With versions that pin does not name it
+// does nothing.
 func Alias(g *graph.Graph, in, out int) {
 	if !pinned {
 		return

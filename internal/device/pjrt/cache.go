@@ -31,7 +31,7 @@ import (
 const cacheBytes = 2 << 30
 
 // cacheMagic begins a cached program. The SHA-256 of its key and the program
-// follows, then the program: under another key an entry is a damaged one.
+// follows, then the program: under another key an entry counts as damaged.
 const cacheMagic = "evatool program 2\n"
 
 func checksum(key string, body []byte) []byte {
@@ -156,7 +156,7 @@ func (c *cache) key(program, options []byte) string {
 func (c *cache) path(key string) string { return filepath.Join(c.dir, key+".xla") }
 
 // get returns the program, or nil when there is none that can be trusted.
-// What is in its place and is not one is removed, or passed by if it cannot be.
+// Anything else in its place is removed, or ignored if it cannot be.
 func (c *cache) get(key string) []byte {
 	data, err := readEntry(c.path(key), c.max)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -189,8 +189,8 @@ func (c *cache) get(key string) []byte {
 // one. It may be good for its owner, so it stays.
 var errForeign = errors.New("it belongs to another user")
 
-// readEntry reads a plain file of this user (or of root) of most bytes at
-// most. It waits for nothing, whatever lies at path.
+// readEntry reads a plain file of this user (or of root) of most bytes at most.
+// It never blocks, whatever lies at path.
 func readEntry(path string, most int64) ([]byte, error) {
 	check := func(st fs.FileInfo, err error) error {
 		if err != nil {
@@ -231,7 +231,7 @@ func (c *cache) drop(key string, why error) {
 	c.log.Debug("cached program dropped", "file", c.path(key), "reason", why, "removed", err == nil)
 }
 
-// put stores a program; two processes that do so at once both leave a whole file.
+// put stores a program; two processes that do so at once leave a whole file.
 func (c *cache) put(key string, body []byte) {
 	err := func() error {
 		f, err := atomicfile.Create(c.path(key))

@@ -19,7 +19,7 @@ import (
 	"github.com/gomlx/go-xla/pjrt"
 )
 
-// Built tells whether plugins can be loaded.
+// Built says whether plugins can be loaded.
 const Built = true
 
 // Client is a plugin with its devices.

@@ -16,8 +16,8 @@ import (
 	"github.com/evatool/evatool/internal/device/plugins"
 )
 
-// compiling is what the plugin's Compile has to know about the program that
-// is being compiled, and what it finds out.
+// compiling is what the plugin's Compile needs to know about the program being
+// compiled, and what it finds out.
 type compiling struct {
 	client   *Client
 	attempts [][]byte // what is added to the compile options, tried in this order

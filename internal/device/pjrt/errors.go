@@ -11,7 +11,7 @@ const NoMemory = "not enough memory on the device"
 
 const lessMemory = NoMemory + "; use a smaller batch or micro_batch, or gradient checkpointing"
 
-// known explains what XLA and its plugins say about the machine.
+// known explains what XLA and its plugins report about the machine.
 var known = []struct{ text, means string }{
 	{"RESOURCE_EXHAUSTED", lessMemory},
 	{"Out of memory", lessMemory},
@@ -24,7 +24,7 @@ var known = []struct{ text, means string }{
 	{"CUDA_ERROR_UNSUPPORTED_PTX_VERSION", "the NVIDIA driver is too old for this plugin; update the driver"},
 }
 
-// Explain replaces an error of XLA that users meet by what it means.
+// Explain replaces an XLA error that users run into with what it means.
 func Explain(err error) error {
 	if err == nil {
 		return nil

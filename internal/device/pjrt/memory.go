@@ -40,8 +40,8 @@ func (c *Client) Close() {
 func dropBlocks() { C.drop_blocks() }
 
 // MemoryOf is what the compiler says about a compiled program. go-xla knows it
-// and does not show it: this reaches into its executable. In versions that pin
-// does not name it is zero.
+// but does not expose it: this reaches into its executable. With versions that
+// pin does not name it is zero.
 func MemoryOf(e compute.Executable) MemoryUse {
 	if !pinned {
 		return MemoryUse{}

@@ -12,7 +12,7 @@ import (
 // A build without cgo has no plugins: they are C libraries. It computes on the
 // Go backend.
 
-// Built tells whether plugins can be loaded.
+// Built says whether plugins can be loaded.
 const Built = false
 
 // Plugin is a plugin that cannot be loaded.
@@ -26,10 +26,10 @@ func Load(string, string) (*Plugin, error) {
 	return nil, fault.Envf("this evatool was built without cgo and has no XLA; use Options.Backend go, or build it with CGO_ENABLED=1 and a C compiler")
 }
 
-// Client is one that there never is.
+// Client is a client that never exists.
 type Client struct{ Backend compute.Backend }
 
-// The methods of a client that there never is.
+// The methods of a client that never exists.
 
 func (*Plugin) NewClient(Options) (*Client, error)         { _, err := Load("", ""); return nil, err }
 func (*Client) Zeros(shapes.Shape) (compute.Buffer, error) { _, err := Load("", ""); return nil, err }

@@ -61,7 +61,7 @@ func nvidiaFolders(plugin string) (libs, cuda []string) {
 
 // prepareCUDA loads NVIDIA's libraries, so that the plugin finds them wherever
 // they are. It returns what identifies their versions, and the CUDA folder that
-// XLA has to be told of.
+// XLA has to be told about.
 func prepareCUDA(plugin string) (id, folder string, err error) {
 	libs, cuda := nvidiaFolders(plugin)
 	var missing []string

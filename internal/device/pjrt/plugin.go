@@ -1,7 +1,7 @@
 // Package pjrt opens XLA plugins (PJRT) with go-xla and gives them what go-xla
-// does not: compiled programs come from a cache on disk, executions do not
-// wait for their end, outputs take over the memory of donated inputs, and
-// NVIDIA's libraries are found wherever they are.
+// does not: compiled programs come from a cache on disk, executions do not wait
+// to finish, outputs take over the memory of donated inputs, and NVIDIA's
+// libraries are found wherever they are.
 //
 // A plugin hands out a table of C functions. go-xla gets a copy of it in which
 // three are ours (table.c): Compile, and on a GPU Execute and Event_Await. The
@@ -39,7 +39,7 @@ type Plugin struct {
 	slot      int    // of its table
 	name      string // under which go-xla knows it
 	libraries string // what identifies the versions of NVIDIA's libraries
-	cuda      string // the CUDA folder for XLA, "" when the user or nobody names one
+	cuda      string // the CUDA folder for XLA, "" when the user names one or there is none
 	err       error
 
 	mu  sync.Mutex // held while compiling: now is about the program that is compiled

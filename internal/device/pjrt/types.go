@@ -11,7 +11,7 @@ type Options struct {
 	Log         *slog.Logger
 }
 
-// Compiled says what came of a compilation.
+// Compiled says how a compilation went.
 type Compiled struct {
 	Fused   int    // fused attention operations in the program
 	Refused string // why the attempt before the one that succeeded failed, "" when there was none

@@ -32,13 +32,13 @@ type Plugin struct {
 
 const fromCache = "cache"
 
-// Installed tells whether the plugin lies where Install puts them.
+// Installed says whether the plugin lies where Install puts plugins.
 func (p Plugin) Installed() bool { return p.From == fromCache }
 
 // Name is the name under which Remove knows a plugin of the cache folder.
 func (p Plugin) Name() string { return filepath.Base(filepath.Dir(p.Path)) }
 
-// KindOf is the kind that a plugin's path tells, or "".
+// KindOf is the kind that a plugin's path implies, or "".
 func KindOf(path string) string {
 	p := strings.ToLower(path)
 	switch {
@@ -50,7 +50,7 @@ func KindOf(path string) string {
 	return ""
 }
 
-// HasNVIDIA tells whether the kernel shows an NVIDIA GPU.
+// HasNVIDIA says whether the kernel shows an NVIDIA GPU.
 var HasNVIDIA = sync.OnceValue(func() bool {
 	gpus, _ := filepath.Glob("/dev/nvidia[0-9]*")
 	wsl, _ := filepath.Glob("/usr/lib/wsl/lib/libcuda.so*")

@@ -43,7 +43,7 @@ var releases = map[string]release{
 // InstallOptions say where a plugin comes from.
 type InstallOptions struct {
 	Wheel  string // a wheel file; "": the pinned one, downloaded
-	SHA256 string // of a wheel that is not the pinned one: what the user knows it to be
+	SHA256 string // of a wheel other than the pinned one, as the user knows it
 	Trust  bool   // the user vouches for the wheel, whatever it is
 	Log    *slog.Logger
 }
@@ -56,7 +56,7 @@ type Installed struct {
 	Version string `json:"version"`
 	SHA256  string `json:"sha256"`  // of the wheel
 	Trust   Trust  `json:"trust"`   // pinned or given
-	Already bool   `json:"already"` // it was there, nothing was done
+	Already bool   `json:"already"` // it was there already; nothing was done
 	Method  string `json:"method,omitempty"`
 	Before  string `json:"before,omitempty"` // the name of one that is loaded before it
 }
@@ -64,8 +64,8 @@ type Installed struct {
 // Install puts the plugin "cpu" or "cuda" into Folder. It takes it from the
 // wheel file when one is given, else from the Python package index, with
 // go-xla's downloader or with pip. A wheel other than the pinned one needs the
-// user's word for it. Done twice it does nothing the second time; a plugin that
-// is no longer what was installed is put in anew.
+// user's word for it. A second call does nothing; a plugin that is no longer
+// what was installed is installed again.
 func Install(ctx context.Context, what string, o InstallOptions) (*Installed, error) {
 	r, ok := releases[what]
 	if !ok {
@@ -117,7 +117,7 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 		return fail(err)
 	}
 	sweep(folder)
-	// Everything is put together here and then moved into place in one step.
+	// Everything is assembled here and then moved into place in one step.
 	tmp, err := os.MkdirTemp(folder, ".install-")
 	if err != nil {
 		return fail(err)
@@ -161,7 +161,7 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 	return in, nil
 }
 
-// vouched tells whether a wheel may be installed.
+// vouched says whether a wheel may be installed.
 func (o InstallOptions) vouched(sum string, r release) error {
 	switch {
 	case o.SHA256 != "" && o.SHA256 != sum:
@@ -173,7 +173,7 @@ func (o InstallOptions) vouched(sum string, r release) error {
 		fault.Name(o.Wheel), sum, r.pkg, r.version, r.wheel, sum)
 }
 
-// fits tells whether the plugin of a path is the one of the record.
+// fits says whether the plugin at a path is the one in the record.
 func (r record) fits(path string) bool {
 	if there := readRecord(path); there != nil && there.Wheel == r.Wheel && r.Library == "" {
 		r.Library = there.Library

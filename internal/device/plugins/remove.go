@@ -12,7 +12,7 @@ import (
 
 // Remove removes installed plugins: one by its name, the last folder of its
 // path, or all of a kind, "cpu" or "cuda". It returns the paths of the files
-// that are gone. Plugins that Install did not put where they are stay.
+// that are gone. Plugins that Install did not put there stay.
 func Remove(name string) ([]string, error) {
 	var names, removed []string
 	for _, p := range Find() {
@@ -48,7 +48,7 @@ func Remove(name string) ([]string, error) {
 	return nil, fault.Usagef("backend remove %s: not installed; give cpu, cuda or one of %s", fault.Name(name), strings.Join(slices.Compact(names), ", "))
 }
 
-// sweep removes what installations left that were killed.
+// sweep removes what killed installations left behind.
 func sweep(folder string) {
 	left, _ := filepath.Glob(filepath.Join(folder, ".[ir]*-*"))
 	for _, path := range left {

@@ -10,10 +10,10 @@ import (
 )
 
 // A plugin is code that runs with its user's rights. Trust says what is known
-// about where it comes from.
+// about its origin.
 type Trust string
 
-// What may be known of a plugin's SHA-256.
+// What may be known about a plugin's SHA-256.
 const (
 	Pinned  Trust = "pinned"  // the one that this program names: tested
 	Given   Trust = "given"   // one that the user vouched for at installation
@@ -24,10 +24,10 @@ const (
 // recordFile lies beside a plugin that Install put there.
 const recordFile = "installed.json"
 
-// record is what Install knows of a plugin.
+// record is what Install knows about a plugin.
 type record struct {
 	Package string `json:"package"`
-	Version string `json:"version,omitempty"` // "" for another wheel than the pinned one
+	Version string `json:"version,omitempty"` // "" for a wheel other than the pinned one
 	Wheel   string `json:"wheel_sha256"`
 	Library string `json:"library_sha256"`
 	By      string `json:"trusted_by"` // pinned, sha256 or trust
@@ -44,7 +44,7 @@ func readRecord(plugin string) *record {
 	return r
 }
 
-// Trust hashes the plugin's file and says what is known of it.
+// Trust hashes the plugin's file and says what is known about it.
 func (p Plugin) Trust() (sha256 string, t Trust, err error) {
 	if sha256, err = fileSHA256(p.Path, "a plugin"); err != nil {
 		return "", Unknown, err
