@@ -100,14 +100,14 @@ func (c *cachedPrograms) drawGraph(x *values[*Node]) *values[*Node] {
 }
 
 func (c *cachedPrograms) embedGraph(x *values[*Node]) *values[*Node] {
-	var keep func(in *Node, tower arch.Tower, layer int) *Node
+	var block blockFunc
 	if c.residuals {
-		keep = func(in *Node, _ arch.Tower, _ int) *Node {
+		block = func(in *Node, _ arch.Tower, _ int, run runFunc) *Node {
 			x.residuals = append(x.residuals, in)
-			return in
+			return run(in, nil)
 		}
 	}
-	x.img, x.txt = c.m.features(x, keep)
+	x.img, x.txt = c.m.features(x, block)
 	return x
 }
 
@@ -144,96 +144,13 @@ func (c *cachedPrograms) zerosGraph(x *values[*Node]) *values[*Node] {
 // backGraph adds one part's gradients to the sums. The loss scale multiplies
 // here, in front of the half-precision part of the backward pass.
 func (c *cachedPrograms) backGraph(x *values[*Node]) *values[*Node] {
-	if c.residuals {
-		return c.backFromResiduals(x)
-	}
-	img, txt := c.m.features(x, nil)
-	for i, g := range Gradient(Mul(pushed(img, txt, x), x.scale), x.params...) {
-		x.sums[i] = Add(x.sums[i], g)
-	}
+	c.m.pull(x, func(img, txt *Node) *Node { return pushed(img, txt, x) })
 	return x
 }
 
 // pushed has the gradient of the loss, as far as it comes through features.
 func pushed(img, txt *Node, x *values[*Node]) *Node {
 	return Add(ReduceAllSum(Mul(img, x.dImg)), ReduceAllSum(Mul(txt, x.dTxt)))
-}
-
-// backFromResiduals is backGraph where each block begins at its residual. What
-// lies between two residuals is a graph of its own, with a gradient of its own:
-// the last blocks come first, each gives the one below the gradient of its input.
-// Of the forward pass nothing runs but what these gradients ask for.
-func (c *cachedPrograms) backFromResiduals(x *values[*Node]) *values[*Node] {
-	type joint struct{ below, residual *Node } // the same value, computed and handed over
-	joints := map[arch.Tower][]joint{}
-	taken := 0
-	img, txt := c.m.features(x, func(in *Node, tower arch.Tower, _ int) *Node {
-		r := x.residuals[taken]
-		taken++
-		joints[tower] = append(joints[tower], joint{in.StopCheckpoint(), r})
-		return r
-	})
-	// pull adds the gradients of what lies between starts and ends to the sums,
-	// and returns those of starts.
-	pull := func(of *Node, starts []*Node, ends ...*Node) []*Node {
-		used := reached(ends, starts, x.params)
-		wanted := slices.Clone(starts)
-		for _, i := range used {
-			wanted = append(wanted, x.params[i])
-		}
-		if len(wanted) == 0 {
-			return nil
-		}
-		g := Gradient(of, wanted...)
-		for k, i := range used {
-			x.sums[i] = Add(x.sums[i], g[len(starts)+k])
-		}
-		return g[:len(starts)]
-	}
-	towers := []arch.Tower{arch.TextTower, arch.VisualTower}
-	var tops []*Node
-	for _, t := range towers {
-		tops = append(tops, joints[t][len(joints[t])-1].residual)
-	}
-	gradients := pull(Mul(pushed(img, txt, x), x.scale), tops, img, txt)
-	for k, t := range towers {
-		g := gradients[k]
-		for i := len(joints[t]) - 1; i >= 0; i-- {
-			var starts []*Node
-			if i > 0 {
-				starts = []*Node{joints[t][i-1].residual}
-			}
-			below := joints[t][i].below
-			if list := pull(ReduceAllSum(Mul(below, StopGradient(g))), starts, below); i > 0 {
-				g = list[0]
-			}
-		}
-	}
-	return x
-}
-
-// reached are the numbers of the params from which ends are computed, not
-// looking beyond starts.
-func reached(ends, starts, params []*Node) (list []int) {
-	seen := map[*Node]bool{}
-	for _, n := range starts {
-		seen[n] = true
-	}
-	todo := slices.Clone(ends)
-	for len(todo) > 0 {
-		n := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		if !seen[n] {
-			seen[n] = true
-			todo = append(todo, n.Inputs()...)
-		}
-	}
-	for i, p := range params {
-		if seen[p] {
-			list = append(list, i)
-		}
-	}
-	return list
 }
 
 func (c *cachedPrograms) applyGraph(x *values[*Node]) *values[*Node] {

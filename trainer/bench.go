@@ -70,13 +70,13 @@ func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err 
 	if err != nil {
 		return nil, err
 	}
-	plan, err := r.plan(dev.N(), 0)
+	plan, err := r.plan(dev.N(), 0, 0)
 	if err != nil {
 		return nil, err
 	}
 	once := *r
 	once.GradCheckpointing, once.MicroBatch = false, 0
-	model, err := once.plan(dev.N(), 0)
+	model, err := once.plan(dev.N(), 0, 0)
 	if err != nil {
 		return nil, err
 	}

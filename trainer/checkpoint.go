@@ -53,6 +53,7 @@ type savedState struct {
 	Data      []string          `json:"data,omitempty"`    // fingerprints of the sources
 	Recipe    string            `json:"recipe"`            // SHA-256 of recipe.yaml without what may change
 	Bad       int64             `json:"bad_samples"`
+	Parts     string            `json:"accumulation,omitempty"`   // what parts did: with accumulation auto they go on so
 	Gaps      []gap             `json:"missing_shards,omitempty"` // pieces of tars that the run does without
 	SHA256    map[string]string `json:"sha256"`
 }

@@ -23,14 +23,15 @@ type Plan struct {
 	Samples          int64         `json:"samples"`
 	Batch            int           `json:"batch"`
 	Devices          int           `json:"devices"`
-	MicroBatch       int           `json:"micro_batch"`       // rows of a part on a device
-	Padding          int           `json:"padding"`           // rows that fill up the devices and do not count
-	Parts            int           `json:"parts"`             // of one batch, with feature-cached accumulation when above 1
-	BytesState       int64         `json:"bytes_state"`       // per device: parameters, moments, gradients
-	BytesActivations int64         `json:"bytes_activations"` // per device, estimated
-	BytesLoss        int64         `json:"bytes_loss"`        // per device: logits of the global batch, or of a block of it
-	BytesResiduals   int64         `json:"bytes_residuals"`   // per device: what parts keep with accumulation: residuals
-	LossInBlocks     bool          `json:"loss_in_blocks"`    // not as one matrix
+	MicroBatch       int           `json:"micro_batch"`            // rows of a part on a device
+	Padding          int           `json:"padding"`                // rows that fill up the devices and do not count
+	Parts            int           `json:"parts"`                  // of one batch, with feature-cached accumulation when above 1
+	BytesState       int64         `json:"bytes_state"`            // per device: parameters, moments, gradients
+	BytesActivations int64         `json:"bytes_activations"`      // per device, estimated
+	BytesLoss        int64         `json:"bytes_loss"`             // per device: logits of the global batch, or of a block of it
+	BytesResiduals   int64         `json:"bytes_residuals"`        // per device: what parts keep with accumulation: residuals
+	Accumulation     string        `json:"accumulation,omitempty"` // of a batch in parts: residuals or recompute; auto keeps residuals where they fit Memory
+	LossInBlocks     bool          `json:"loss_in_blocks"`         // not as one matrix
 	BytesDevice      int64         `json:"bytes_device"`
 	BytesHost        int64         `json:"bytes_host"`             // of the host: pictures and tokens of the batches in use and ahead; of one process for all devices
 	BytesMemory      int64         `json:"bytes_memory,omitempty"` // of a device, as given
@@ -77,7 +78,7 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 	}
 	n, hosts := max(1, o.DeviceCount), max(1, o.Hosts)
 	devices := n * hosts
-	p, err := r.plan(devices, o.Rate)
+	p, err := r.plan(devices, o.Rate, o.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func (r *Recipe) microBatchWithin(devices int, memory int64) int {
 	fits := func(micro int) bool {
 		other := *r
 		other.MicroBatch = micro
-		p, err := other.plan(devices, 0)
+		p, err := other.plan(devices, 0, memory)
 		return err == nil && p.Parts > 1 && p.BytesDevice <= memory
 	}
 	var list []int
@@ -157,7 +158,8 @@ func (r *Recipe) microBatchWithin(devices int, memory int64) int {
 	return 0
 }
 
-func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
+// plan prices the recipe on devices that have memory bytes; 0: not known.
+func (r *Recipe) plan(devices int, rate float64, memory int64) (*Plan, error) {
 	cfg, err := r.config()
 	if err != nil {
 		return nil, err
@@ -172,43 +174,26 @@ func (r *Recipe) plan(devices int, rate float64) (*Plan, error) {
 	}
 	p.Parts, p.MicroBatch, p.Padding = parts, rows/devices/parts, rows-r.Batch
 	image, text := cfg.GFLOPs()
-	keptShare := 1.0
-	if !cfg.IsResNet() {
-		keptShare = float64(1+r.kept(cfg)) / float64(cfg.Tokens())
-	}
-	once := image*keptShare + text
+	once := image*float64(r.tokens(cfg))/float64(cfg.Tokens()) + text
 	passes := 3.0 // forward 1, backward 2
 	p.GFLOPsPerSample = passes * once
-	if r.GradCheckpointing {
+	step := r.planStep(cfg, devices, parts, float64(memory))
+	if !step.whole {
 		passes++
 	}
-	if p.Parts > 1 {
+	if r.GradCheckpointing && !step.residuals { // which are that
 		passes++
 	}
 	p.GFLOPsExecuted = passes * once
 	p.PFLOPs = p.GFLOPsPerSample * float64(p.Samples) / 1e6
 
-	p.BytesState = int64(stateBytes(cfg, r, devices)) + 4*p.Params
-	kept := activations(cfg, r, keptShare) * float64(p.MicroBatch)
-	if kept > 1<<60 {
-		return nil, fault.Usagef("model: %d pairs keep %.3g bytes on a device; no device has that, take a smaller image_size, context_length or micro_batch", p.MicroBatch, kept)
+	b := r.deviceBytes(cfg, devices, parts, step)
+	if b.activations > 1<<60 {
+		return nil, fault.Usagef("model: %d pairs keep %.3g bytes on a device; no device has that, take a smaller image_size, context_length or micro_batch", p.MicroBatch, b.activations)
 	}
-	p.BytesActivations = int64(kept)
-	step := r.planStep(devices, parts)
-	p.LossInBlocks = step.blocks
-	if step.blocks {
-		p.BytesLoss = int64(blockLossBytes(cfg, r.Batch, devices, lossTile("", r.Batch)))
-	} else {
-		p.BytesLoss = int64(matrixLossBytes(r.Batch, devices))
-	}
-	if step.residuals {
-		p.BytesResiduals = int64(residualBytes(cfg, r, devices))
-	}
-	if step.whole {
-		p.BytesDevice = p.BytesState + p.BytesActivations + p.BytesLoss
-	} else { // one after the other; the optimizer has clipped gradients beside those that come
-		p.BytesDevice = p.BytesState + p.BytesResiduals + max(p.BytesActivations, p.BytesLoss, 4*p.Params)
-	}
+	p.LossInBlocks, p.Accumulation = step.blocks, step.accumulation()
+	p.BytesState, p.BytesActivations, p.BytesLoss, p.BytesResiduals = int64(b.state), int64(b.activations), int64(b.loss), int64(b.residuals)
+	p.BytesDevice = int64(b.total)
 	if r.Data[0].Tensors == "" {
 		p.BytesHost = int64(r.hostBytes(cfg, r.Batch))
 	}
@@ -227,21 +212,21 @@ func (r *Recipe) parts(n int) (rows, parts int, err error) {
 	return r.Batch, r.Batch / (n * r.MicroBatch), nil
 }
 
-// card is a GPU with its published peaks in FLOP/s: dense products in half
-// precision, and in float32 (B200: TF32 units, the others: vector units).
+// card is a GPU with its published peaks of dense products in FLOP/s: in half
+// precision, and in float32, which the CUDA plugin computes as TF32. Where a data
+// sheet prints what sparsity gives, half of it is dense.
 type card struct {
 	Name        string
 	half, float float64
-	source      string
 }
 
 var cards = []card{
-	{"A100", 312e12, 19.5e12, "NVIDIA A100 Tensor Core GPU data sheet"},
-	{"H100", 989e12, 67e12, "NVIDIA H100 Tensor Core GPU data sheet, SXM"},
-	{"H200", 989e12, 67e12, "NVIDIA H200 Tensor Core GPU data sheet, SXM"},
-	{"B200", 2.25e15, 1.12e15, "NVIDIA HGX B200 data sheet"},
-	{"L4", 121e12, 30.3e12, "NVIDIA L4 Tensor Core GPU data sheet"},
-	{"L40S", 362e12, 91.6e12, "NVIDIA L40S data sheet"},
+	{"A100", 312e12, 156e12},         // NVIDIA A100 Tensor Core GPU data sheet
+	{"H100", 989.4e12, 494.7e12},     // NVIDIA H100 Tensor Core GPU Architecture (white paper), H100 SXM5; data sheet: 1,979 and 989 with sparsity
+	{"H200", 989.4e12, 494.7e12},     // NVIDIA H200 Tensor Core GPU data sheet, H200 SXM: 1,979 and 989 with sparsity, as H100
+	{"B200", 4.5e15 / 2, 2.2e15 / 2}, // NVIDIA Blackwell data sheet, HGX B200, one GPU: 4,500 and 2,200 with sparsity
+	{"L4", 242e12 / 2, 120e12 / 2},   // NVIDIA L4 Tensor Core GPU data sheet: 242 and 120 with sparsity
+	{"L40S", 362.05e12, 183e12},      // NVIDIA L40S data sheet
 }
 
 func (c card) peak(precision string) float64 {
@@ -269,33 +254,6 @@ func (p *Plan) judgeRate(precision string) {
 	}
 }
 
-// activations estimates the bytes that one pair keeps for the backward pass:
-// per block about 14 rows of the width, 3 of the hidden width and the
-// attention weights; with checkpointing the block's input, and one block whole.
-func activations(cfg *arch.Config, r *Recipe, keptShare float64) float64 {
-	size := 4.0
-	if r.Precision != "fp32" {
-		size = 2
-	}
-	tower := func(tokens, width, hidden, heads, layers float64) float64 {
-		block := tokens*(14*width+3*hidden) + 2*heads*tokens*tokens
-		if r.GradCheckpointing {
-			return layers*tokens*width + block
-		}
-		return layers * block
-	}
-	t := cfg.Text
-	sum := tower(float64(t.ContextLength), float64(t.Width), float64(cfg.TextHidden()), float64(t.Heads), float64(t.Layers))
-	if !cfg.IsResNet() {
-		v := cfg.Vision
-		sum += tower(float64(cfg.Tokens())*keptShare, float64(v.Width), float64(cfg.VisionHidden()), float64(cfg.VisionHeads()), float64(cfg.Layers(arch.VisualTower)))
-	} else {
-		side := float64(cfg.Vision.ImageSize)
-		sum += 24 * side * side * float64(cfg.Vision.Width)
-	}
-	return sum * size
-}
-
 // String is the plan for people.
 func (p *Plan) String() string {
 	var b strings.Builder
@@ -318,6 +276,8 @@ func (p *Plan) String() string {
 	memory := fmt.Sprintf("%s: state %s, activations about %s, loss %s %s", gib(p.BytesDevice), gib(p.BytesState), gib(p.BytesActivations), loss, gib(p.BytesLoss))
 	if p.BytesResiduals > 0 {
 		memory += ", residuals " + gib(p.BytesResiduals)
+	} else if p.Accumulation != "" {
+		memory += ", residuals none (accumulation: " + p.Accumulation + ")"
 	}
 	row("memory per device", "%s", memory)
 	if p.Exchange != nil {

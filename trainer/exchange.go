@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 
@@ -103,8 +104,11 @@ func (p *Plan) over(r *Recipe, cfg *arch.Config, hosts, n int, net float64) (err
 	if p.Rate > 0 {
 		p.Exchange.Share = p.Exchange.Seconds / (p.Exchange.Seconds + float64(p.Batch)/p.Rate)
 	}
-	if p.Parts == 1 && r.Accumulation != accumulateResiduals { // a second forward pass
-		p.GFLOPsExecuted += p.GFLOPsPerSample / 3
+	if p.Accumulation == "" { // not in parts, but forward and backward are programs of their own
+		p.Accumulation = cmp.Or(r.Accumulation, accumulateAgain)
+		if !r.GradCheckpointing || p.Accumulation == accumulateAgain {
+			p.GFLOPsExecuted += p.GFLOPsPerSample / 3
+		}
 	}
 	// Parameters and gradients whole; masters and moments cut over all devices.
 	var all, trained int64

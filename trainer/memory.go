@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gomlx/compute/dtypes"
+
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
@@ -52,20 +54,37 @@ func (r *Recipe) hostBytes(cfg *arch.Config, rows int) float64 {
 
 // hostMemory is the host's memory in bytes, or what a container may have of it,
 // and much where that is not known.
-func hostMemory() float64 {
-	have := float64(1 << 40)
-	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
-		var kb float64
-		if _, err := fmt.Sscanf(string(text), "MemTotal: %f", &kb); err == nil {
-			have = kb * 1024
+func hostMemory() float64 { return min(memoryInfo("MemTotal"), containerMemory()) }
+
+// freeMemory is what a program may still take of it.
+func freeMemory() float64 { return min(memoryInfo("MemAvailable"), containerMemory()) }
+
+const muchMemory = 1 << 40
+
+// memoryInfo is a line of Linux's /proc/meminfo.
+func memoryInfo(name string) float64 {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err == nil {
+		for line := range strings.Lines(string(text)) {
+			var kb float64
+			if _, err := fmt.Sscanf(line, name+": %f", &kb); err == nil {
+				return kb * 1024
+			}
 		}
 	}
-	if text, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
-		if most, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64); err == nil {
-			have = min(have, most)
+	return muchMemory
+}
+
+// containerMemory is a container's limit, by either version of Linux's control groups.
+func containerMemory() float64 {
+	for _, path := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		if text, err := os.ReadFile(path); err == nil {
+			if most, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64); err == nil {
+				return most
+			}
 		}
 	}
-	return have
+	return muchMemory
 }
 
 // matrixLossMost is how many bytes of a device the loss may take as one matrix
@@ -158,19 +177,153 @@ func stateBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
 
 // stepPlan is how a step is computed.
 type stepPlan struct {
-	whole     bool // in one program
-	blocks    bool // the loss, not as one matrix
-	residuals bool // parts hand over what their backward passes need
+	whole     bool   // in one program
+	blocks    bool   // the loss, not as one matrix
+	residuals bool   // parts hand over what their backward passes need
+	why       string // residuals or not
 }
 
-// planStep chooses by the bytes that the loss takes of a device. Parts run a
-// second forward pass unless the recipe wants their residuals kept: that is
-// faster where it was measured.
-func (r *Recipe) planStep(devices, parts int) (p stepPlan) {
+// planStep chooses by the bytes that the loss takes of a device, and parts hand
+// over their residuals where that fits: the blocks' inputs and what else the step
+// takes (deviceBytes), and deviceMargin more, within room bytes. room is 0 where
+// it is not known.
+func (r *Recipe) planStep(cfg *arch.Config, devices, parts int, room float64) (p stepPlan) {
 	p.blocks = parts > 1 || matrixLossBytes(r.Batch, devices) > matrixLossMost
 	p.whole = parts == 1 && (!p.blocks || devices == 1)
-	p.residuals = !p.whole && r.Accumulation == accumulateResiduals
+	if !p.whole {
+		p.settle(r, cfg, devices, parts, room)
+	}
 	return p
+}
+
+// settle says what parts do.
+func (p *stepPlan) settle(r *Recipe, cfg *arch.Config, devices, parts int, room float64) {
+	if r.Accumulation != "" {
+		p.residuals, p.why = r.Accumulation == accumulateResiduals, "as accumulation says"
+		return
+	}
+	p.residuals = true
+	need := r.deviceBytes(cfg, devices, parts, *p)
+	p.residuals = need.total*deviceMargin <= room
+	p.why = fmt.Sprintf("with residuals of %.3g GB a device needs %.3g GB, with %.0f %% to spare %.3g GB, and has %.3g GB",
+		need.residuals/1e9, need.total/1e9, 100*(deviceMargin-1), need.total*deviceMargin/1e9, room/1e9)
+	if room == 0 {
+		p.why = "the device's memory is not known"
+	}
+}
+
+// deviceMargin is what the count of bytes may be too low by.
+const deviceMargin = 1.15
+
+// counted is the recipe as its bytes are counted on this device, which may compute
+// in float32 what says half precision.
+func (m *machine) counted() *Recipe {
+	r := *m.recipe
+	if m.compute == dtypes.Float32 {
+		r.Precision = "fp32"
+	}
+	return &r
+}
+
+// room is how many bytes the step may take of a device; 0 where that is not known.
+// CPU devices have what batches and lanes leave of the host's memory: of what is
+// free, or in a job, whose processes must all find the same and may be on one host,
+// of their share of all.
+func (m *machine) room(rows, processes int) float64 {
+	if m.dev.Info().Kind == device.KindCUDA {
+		return float64(m.dev.MemoryLimit())
+	}
+	have := freeMemory()
+	if processes > 1 {
+		have = hostMemory() / float64(processes)
+	}
+	lanes, _ := m.recipe.lanesBytes(rows)
+	return max(0, have-m.recipe.hostBytes(m.cfg, rows)-lanes) / float64(m.dev.N())
+}
+
+// deviceBytes are what a step takes of a device.
+type deviceBytes struct{ state, activations, loss, residuals, total float64 }
+
+// deviceBytes counts what a step of this kind takes of each device. Gradients come
+// while activations go: there is the larger of the two.
+func (r *Recipe) deviceBytes(cfg *arch.Config, devices, parts int, s stepPlan) (b deviceBytes) {
+	rows := float64((r.Batch + devices - 1) / devices / parts)
+	grads := 4 * float64(cfg.TotalParams())
+	kept, working := activations(cfg, r, s)
+	kept, working = rows*kept, rows*working
+	pixels := rows * 3 * float64(r.Image.Size) * float64(r.Image.Size)
+	b.state, b.activations = stateBytes(cfg, r, devices)+grads, kept+working
+	if s.blocks {
+		b.loss = blockLossBytes(cfg, r.Batch, devices, lossTile("", r.Batch))
+	} else {
+		b.loss = matrixLossBytes(r.Batch, devices)
+	}
+	if s.residuals {
+		b.residuals = residualBytes(cfg, r, devices)
+	}
+	if s.whole {
+		b.total = b.state - grads + pixels + max(kept, grads) + working + b.loss
+		b.total = max(b.total, b.state+grads) // the optimizer has clipped gradients beside those that come
+	} else { // programs one after the other; sums of gradients are there all the time
+		b.total = b.state + max(b.residuals+pixels+kept+working, b.residuals+b.loss, grads)
+	}
+	return b
+}
+
+// activations are the bytes of one pair on a device: what its forward pass keeps,
+// and what the block at hand takes beside it in the backward pass.
+//
+// A block of a transformer keeps, per token, some rows of its width (inputs, norms,
+// q, k and v and their rotations, sums) and of its hidden width (an MLP's products,
+// what it makes of them, its norm), and its attention weights three times. How many
+// was read off what XLA plans: in float32 for a CPU, which keeps norms' weights as
+// rows, too; in half precision for a GPU, whose fused attention keeps no weights.
+// The last block keeps inputs, keys and values, where one token of it is used.
+// With checkpointing blocks keep their inputs, with residuals nothing, and the one
+// at hand is whole.
+func activations(cfg *arch.Config, r *Recipe, s stepPlan) (kept, working float64) {
+	size := computeBytes(r)
+	tower := func(tokens, width, hidden, heads, layers int, gated bool) {
+		n, w, h := float64(tokens), float64(width), float64(hidden)
+		block := n*(13*w+2*h) + 3*float64(heads)*n*n
+		if gated {
+			block = n*(14*w+4*h) + 3*float64(heads)*n*n
+		}
+		if size == 2 {
+			block = n * (8*w + 2*h)
+			if gated {
+				block = n * (10*w + 4*h)
+			}
+		}
+		switch {
+		case s.residuals:
+			working = max(working, block+n*h)
+		case r.GradCheckpointing:
+			kept += float64(layers) * n * w
+			working = max(working, block+n*h)
+		default:
+			kept += float64(layers-1)*block + 5*n*w
+			working = max(working, 2*n*h)
+		}
+	}
+	t, v := &cfg.Text, &cfg.Vision
+	tower(t.ContextLength, t.Width, cfg.TextHidden(), t.Heads, t.Layers, false)
+	if !cfg.IsResNet() {
+		tower(r.tokens(cfg), v.Width, cfg.VisionHidden(), cfg.VisionHeads(), cfg.Layers(arch.VisualTower), v.SwiGLU)
+		kept += float64(r.tokens(cfg)) * 3 * float64(v.PatchSize*v.PatchSize) // the pixels of the patches
+	} else {
+		side := float64(v.ImageSize)
+		kept += 24 * side * side * float64(v.Width)
+	}
+	return kept * size, working * size
+}
+
+// tokens are those of a picture in the blocks.
+func (r *Recipe) tokens(cfg *arch.Config) int {
+	if cfg.IsResNet() {
+		return cfg.Tokens()
+	}
+	return 1 + r.kept(cfg)
 }
 
 // The values of Recipe.Accumulation beside "".
@@ -179,17 +332,25 @@ const (
 	accumulateAgain     = "recompute"
 )
 
+// accumulation is what parts do, in the words of a recipe; "" without parts.
+func (p stepPlan) accumulation() string {
+	switch {
+	case p.whole:
+		return ""
+	case p.residuals:
+		return accumulateResiduals
+	}
+	return accumulateAgain
+}
+
 // log says how the steps of a run are computed.
 func (p stepPlan) log(log *slog.Logger, batch int, t tile) {
 	args := []any{"loss", "one matrix"}
 	if p.blocks {
 		args[1] = fmt.Sprintf("blocks of %d × %d logits", min(batch, t.rows), min(batch, t.columns))
 	}
-	switch {
-	case p.residuals:
-		args = append(args, "accumulation", accumulateResiduals)
-	case !p.whole:
-		args = append(args, "accumulation", accumulateAgain)
+	if a := p.accumulation(); a != "" {
+		args = append(args, "accumulation", a, "why", p.why)
 	}
 	log.Info("step", args...)
 }

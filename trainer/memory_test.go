@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"image"
 	"image/jpeg"
+	"log/slog"
 	"math"
 	"os"
 	"os/exec"
@@ -114,21 +115,41 @@ func TestBlockLossMemory(t *testing.T) {
 }
 
 // TestPlanMemory: what the dry run says a device needs is within 15 % of what the
-// compiler plans for the programs of a step.
+// compiler plans for the programs of a step: with checkpointing and without, whole
+// and in parts, whose blocks' inputs are kept or not, narrow models and wide ones.
 func TestPlanMemory(t *testing.T) {
+	parts := func(sets ...string) []string { return append([]string{"batch=512", "micro_batch=128"}, sets...) }
+	const checkpointing, again, kept = "grad_checkpointing=true", "accumulation=recompute", "accumulation=residuals"
+	narrow := []string{"batch=512", "model.vision_cfg.width=32", "model.vision_cfg.head_width=16", "model.text_cfg.width=32", "model.text_cfg.heads=2"}
+	deep := []string{"batch=256", "patch_dropout=0", "model.vision_cfg.layers=12"}
+	// Two blocks a tower as wide as EVA02-CLIP-B-16's.
+	wide := []string{"batch=32", "patch_dropout=0", "image.size=224", "model.embed_dim=512", "model.vision_cfg.image_size=224", "model.vision_cfg.patch_size=16",
+		"model.vision_cfg.width=768", "model.vision_cfg.layers=2", "model.vision_cfg.head_width=64", "model.text_cfg.width=512", "model.text_cfg.heads=8", "model.text_cfg.context_length=77"}
 	for i, c := range []struct {
 		recipe  string
 		devices int
 		sets    []string
 	}{
+		{"emoji-lamb", 1, parts(checkpointing, kept)},
 		{"emoji-lamb", 1, nil},
 		{"emoji-lamb", 1, []string{"batch=512"}},
+		{"emoji-lamb", 1, []string{"batch=512", checkpointing}},
 		{"emoji-lamb", 2, []string{"batch=512", "zero_stage=1"}},
-		{"emoji-lamb", 1, []string{"batch=512", "micro_batch=128"}},
-		{"emoji-lamb", 2, []string{"batch=1024", "micro_batch=128"}},
+		{"emoji-lamb", 1, parts(again)},
+		{"emoji-lamb", 1, parts(checkpointing, again)},
+		{"emoji-lamb", 1, parts(kept)},
+		{"emoji-lamb", 2, []string{"batch=1024", "micro_batch=128", checkpointing, kept}},
+		{"emoji-lamb", 1, narrow},
+		{"emoji-lamb", 1, append(narrow, checkpointing)},
+		{"emoji-lamb", 1, deep},
+		{"emoji-lamb", 1, append(deep, checkpointing)},
+		{"emoji-lamb", 1, wide},
+		{"emoji-lamb", 1, append(wide, checkpointing)},
 		{"EVA02-CLIP-B-16", 1, []string{"batch=16", "micro_batch=0", "precision=fp32", "grad_checkpointing=false"}},
+		{"EVA02-CLIP-B-16", 1, []string{"batch=32", "micro_batch=0", "precision=fp32"}},
+		{"EVA02-CLIP-B-16", 1, []string{"batch=64", "micro_batch=16", "precision=fp32", kept}},
 	} {
-		t.Run(fmt.Sprint(c.recipe, c.devices, c.sets), func(t *testing.T) {
+		t.Run(fmt.Sprint(i, c.recipe, c.devices, c.sets), func(t *testing.T) {
 			if i > 0 && !*fullFlag {
 				t.Skip("takes long to compile; -evatool.full runs it")
 			}
@@ -138,7 +159,7 @@ func TestPlanMemory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := r.plan(c.devices, 0)
+			p, err := r.plan(c.devices, 0, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,9 +171,13 @@ func TestPlanMemory(t *testing.T) {
 			if m.whole != nil {
 				want = m.memory(t, m.whole).Peak()
 			} else {
-				// Moments are there all the time; the optimizer takes them in.
-				moments := int64(stateBytes(m.cfg, r, c.devices)) - 4*p.Params
-				want = max(m.memory(t, m.cached.back).Peak()+moments, m.memory(t, m.cached.apply).Peak())
+				// Moments are there all the time, and so are the other parts' residuals;
+				// the optimizer takes the moments in.
+				others := int64(stateBytes(m.cfg, r, c.devices)) - 4*p.Params
+				if m.plan.residuals {
+					others += int64(residualBytes(m.cfg, r, c.devices)) * int64(p.Parts-1) / int64(p.Parts)
+				}
+				want = max(m.memory(t, m.cached.back).Peak()+others, m.memory(t, m.cached.apply).Peak())
 			}
 			off := float64(p.BytesDevice)/float64(want) - 1
 			t.Logf("%.1f MB, the compiler plans %.1f MB: %+.1f %%", float64(p.BytesDevice)/1e6, float64(want)/1e6, 100*off)
@@ -160,6 +185,68 @@ func TestPlanMemory(t *testing.T) {
 				t.Errorf("off by %.0f %%", 100*off)
 			}
 		})
+	}
+}
+
+// TestAccumulationChosen: with auto, parts keep their residuals where the device has
+// room for them and for what the count may be off by; a recipe that says what to
+// do, and a checkpoint that says what was done, are followed.
+func TestAccumulationChosen(t *testing.T) {
+	r := tinyTraining(t, 32, "batch=64", "micro_batch=8", "grad_checkpointing=true")
+	cfg, err := r.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := r.deviceBytes(cfg, 1, 8, stepPlan{blocks: true, residuals: true})
+	again := r.deviceBytes(cfg, 1, 8, stepPlan{blocks: true})
+	// 64 pairs, one block a tower: 16 tokens and 17, of width 32.
+	if want := 64.0 * (16 + 17) * 32 * 4; kept.residuals != want || again.residuals != 0 {
+		t.Errorf("residuals of %v and %v bytes, want %v and 0", kept.residuals, again.residuals, want)
+	}
+	limit := kept.total * deviceMargin
+	for _, c := range []struct {
+		accumulation string
+		room         float64
+		want         string
+	}{
+		{"", limit, accumulateResiduals}, {"", limit - 1, accumulateAgain}, {"", 0, accumulateAgain}, {"", muchMemory, accumulateResiduals},
+		{accumulateResiduals, 1, accumulateResiduals}, {accumulateAgain, muchMemory, accumulateAgain},
+	} {
+		o := *r
+		o.Accumulation = c.accumulation
+		p := o.planStep(cfg, 1, 8, c.room)
+		if p.accumulation() != c.want {
+			t.Errorf("accumulation %q, %.0f bytes of %.0f: %s", c.accumulation, c.room, limit, p.accumulation())
+		}
+		var log bytes.Buffer
+		p.log(slog.New(slog.NewTextHandler(&log, nil)), o.Batch, tile{1, 1})
+		says := "accumulation=" + c.want
+		switch {
+		case c.accumulation != "":
+			says += ` why="as accumulation says"`
+		case c.room == 0:
+			says += ` why="the device's memory is not known"`
+		default:
+			says += fmt.Sprintf(` why="with residuals of %.3g GB a device needs %.3g GB`, kept.residuals/1e9, kept.total/1e9)
+		}
+		if !strings.Contains(log.String(), says) {
+			t.Errorf("%q says not %s", log.String(), says)
+		}
+	}
+	for parts, want := range map[string]string{"": accumulateAgain, accumulateResiduals: accumulateResiduals, accumulateAgain: accumulateAgain} {
+		if got := r.goOn(&savedState{Parts: parts}).Accumulation; got != want {
+			t.Errorf("after %q: %q", parts, got)
+		}
+	}
+	if r.goOn(nil) != r {
+		t.Error("a run that begins is told what to do")
+	}
+	p, err := DryRun(r, DryRunOptions{Memory: int64(limit) + 1})
+	if err != nil || p.Accumulation != accumulateResiduals || p.BytesResiduals != int64(kept.residuals) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if p, err = DryRun(r, DryRunOptions{Memory: int64(limit) - 1}); err != nil || p.Accumulation != accumulateAgain || p.BytesResiduals != 0 {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 
@@ -271,6 +358,22 @@ warmup_steps: 0
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestCards: peaks are those of dense products: on tensor cores TF32 has half of
+// what half precision has, and no card has a figure with sparsity.
+func TestCards(t *testing.T) {
+	for name, want := range map[string]float64{"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12, "L40S": 362e12} {
+		c, err := (&DryRunOptions{Card: name}).card()
+		if err != nil {
+			t.Fatal(err)
+		}
+		near(t, name, c.peak("bf16"), want, 1e-3*want)
+		near(t, name+" in float32", c.peak("fp32"), want/2, 0.03*want/2)
+	}
+	if len(cards) != 6 {
+		t.Errorf("%d cards, 6 are checked", len(cards))
+	}
 }
 
 // TestDryRunDevice: memory, micro_batch and card of a dry run.

@@ -102,6 +102,7 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err := r.compareData(from); err != nil {
 		return err
 	}
+	recipe := r.recipe.goOn(from.state)
 	pixels := r.pairs != nil
 	t, _ := source.(*tensorFeed)
 	replay := t != nil && t.batches[0].keep != nil
@@ -114,9 +115,9 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		if err := r.job.compare(list); err != nil {
 			return err
 		}
-		r.machine, err = newRemote(r.dev, r.recipe, pixels, replay, r.job, bucketBytes)
+		r.machine, err = newRemote(r.dev, recipe, pixels, replay, r.job, bucketBytes)
 	} else {
-		r.machine, err = newMachine(r.dev, r.recipe, pixels, replay)
+		r.machine, err = newMachine(r.dev, recipe, pixels, replay)
 	}
 	if err != nil {
 		return err

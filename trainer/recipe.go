@@ -31,7 +31,7 @@ type Recipe struct {
 	Augment           Augment      `yaml:"augment,omitempty"`
 	Batch             int          `yaml:"batch"`                  // global
 	MicroBatch        int          `yaml:"micro_batch"`            // per device; 0: batch / devices
-	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: recompute (also when empty) or residuals
+	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: residuals, recompute, or what fits (auto, empty)
 	Comm              Comm         `yaml:"comm,omitempty"`         // between the processes of a job
 	Samples           int64        `yaml:"samples,omitempty"`
 	Steps             int64        `yaml:"steps"` // samples / batch when absent

@@ -95,7 +95,8 @@ func newRemote(dev *device.Device, r *Recipe, pixels, replay bool, world comm.Co
 		return nil, err
 	}
 	m.rows, m.micros = rows, parts
-	m.plan = stepPlan{blocks: true, residuals: r.Accumulation == accumulateResiduals}
+	m.plan = stepPlan{blocks: true}
+	m.plan.settle(m.counted(), m.cfg, world.Size()*dev.N(), parts, m.room(rows, world.Size()))
 	k := &remote{m: m, c: m.newCached(m.plan.residuals), world: world, group: dev.Join(world), rows: r.ownRows(world.Rank(), world.Size())}
 	m.remote = k
 	var sizes []int

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -270,6 +271,18 @@ func (r *Recipe) complete(s *savedState) *Recipe {
 	if out.Steps != r.Samples/int64(r.Batch) {
 		out.Samples = 0 // steps says it
 	}
+	return &out
+}
+
+// goOn is the recipe with what accumulation auto has come to before, whatever
+// memory there is now: so a run that was stopped ends with the same bits. A
+// checkpoint that does not say is from before there was a choice.
+func (r *Recipe) goOn(s *savedState) *Recipe {
+	if s == nil || r.Accumulation != "" {
+		return r
+	}
+	out := *r
+	out.Accumulation = cmp.Or(s.Parts, accumulateAgain)
 	return &out
 }
 

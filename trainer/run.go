@@ -351,7 +351,7 @@ func (r *run) checkpoint(ctx context.Context) error {
 }
 
 func (r *run) position() savedState {
-	st := savedState{Step: r.step, Samples: r.samples(r.step), Recipe: r.recipe.identity(), Bad: r.bad.count(), Data: r.data}
+	st := savedState{Step: r.step, Samples: r.samples(r.step), Recipe: r.recipe.identity(), Bad: r.bad.count(), Data: r.data, Parts: r.machine.plan.accumulation()}
 	if r.pairs != nil {
 		st.Sources, st.Gaps = r.pairs.given(st.Samples), r.pairs.gapsNow()
 	}

@@ -35,31 +35,35 @@ func (m *machine) stepGraph(x *values[*Node]) *values[*Node] {
 
 // lossAndGradients is the loss of the whole batch and its gradient, multiplied
 // with the loss scale.
-func (m *machine) lossAndGradients(x *values[*Node]) (*Node, []*Node) {
-	img, txt := m.features(x, nil)
+func (m *machine) lossAndGradients(x *values[*Node]) (loss *Node, gradients []*Node) {
 	logitScale := m.logitScale(x.params)
+	m.pull(x, func(img, txt *Node) *Node {
+		if m.plan.blocks {
+			loss = m.lossInBlocks(x, img, txt, logitScale)
+			return pushed(img, txt, x)
+		}
+		// Rows that only fill up the devices do not count.
+		img, txt = Slice(img, AxisRange(0, m.recipe.Batch)), Slice(txt, AxisRange(0, m.recipe.Batch))
+		loss = contrastive(img, txt, logitScale)
+		return loss
+	})
 	if m.plan.blocks {
-		return m.lossInBlocks(x, img, txt, logitScale)
+		x.sums[m.logitScaleIndex()] = Mul(x.dLogitScale, x.scale)
 	}
-	// Rows that only fill up the devices do not count.
-	img, txt = Slice(img, AxisRange(0, m.recipe.Batch)), Slice(txt, AxisRange(0, m.recipe.Batch))
-	loss := contrastive(img, txt, logitScale)
-	return loss, Gradient(Mul(loss, x.scale), x.params...)
+	return loss, x.sums
 }
 
-// lossInBlocks is lossAndGradients where the matrix of logits would be too
-// large. It is for one device: on several XLA would cut the columns, and send
-// logits around instead of features.
-func (m *machine) lossInBlocks(x *values[*Node], img, txt, logitScale *Node) (*Node, []*Node) {
+// lossInBlocks is the loss where the matrix of logits would be too large, and its
+// gradients of features and logit_scale. It is for one device: on several XLA
+// would cut the columns, and send logits around instead of features.
+func (m *machine) lossInBlocks(x *values[*Node], img, txt, logitScale *Node) *Node {
 	b := m.blockLoss()
 	own := ownRows{img: []*Node{StopGradient(img)}, txt: []*Node{StopGradient(txt)}}
 	own.imgSums = b.rowSums(own.img, own.txt[0], logitScale)
 	own.txtSums = b.rowSums(own.txt, own.img[0], logitScale)
 	g := b.gradients(own, allRows{own.img[0], own.txt[0], own.imgSums[0], own.txtSums[0]}, logitScale, m.recipe.Batch)
-	x.dImg, x.dTxt = StopGradient(g.img[0]), StopGradient(g.txt[0])
-	gradients := Gradient(Mul(pushed(img, txt, x), x.scale), x.params...)
-	gradients[m.logitScaleIndex()] = Mul(g.logitScale, x.scale)
-	return g.loss, gradients
+	x.dImg, x.dTxt, x.dLogitScale = StopGradient(g.img[0]), StopGradient(g.txt[0]), g.logitScale
+	return g.loss
 }
 
 // blockLoss is the loss of this batch in blocks.
@@ -100,8 +104,8 @@ func (m *machine) drawOwn(x *values[*Node], rows int, own rowRange) {
 }
 
 // features are the L2-normalised embeddings of both towers, float32 [B, E]. Text
-// comes first; residual, which may be nil, is clip.Options.Residual.
-func (m *machine) features(x *values[*Node], residual func(x *Node, tower arch.Tower, layer int) *Node) (img, txt *Node) {
+// comes first; block, which may be nil, is clip.Options.Block.
+func (m *machine) features(x *values[*Node], block blockFunc) (img, txt *Node) {
 	w := clip.Weights{}
 	for i, p := range m.params {
 		w[p.Name] = x.params[i]
@@ -109,7 +113,7 @@ func (m *machine) features(x *values[*Node], residual func(x *Node, tower arch.T
 	for i, p := range m.frozen {
 		w[p.Name] = x.frozen[i]
 	}
-	opt := clip.Options{DType: m.compute, Checkpoint: m.recipe.GradCheckpointing || residual != nil, Residual: residual}
+	opt := clip.Options{DType: m.compute, Block: block}
 	txt = clip.Normalize(clip.Text(m.cfg, w, x.tokens, opt))
 	opt.KeepPatches = x.keep
 	if x.path != nil {
@@ -132,17 +136,15 @@ func (m *machine) normalised(images *Node) *Node {
 
 // dropPath is stochastic depth: a residual branch of block i is dropped for a
 // sample with probability p·i/(layers−1), and scaled up otherwise. uniform is
-// [2·layers, B]; each block asks twice.
-func (m *machine) dropPath(uniform *Node) func(x *Node, tower arch.Tower, layer int) *Node {
+// [2·layers, B]; a block has two branches at most.
+func (m *machine) dropPath(uniform *Node) func(x *Node, tower arch.Tower, layer, branch int) *Node {
 	layers := m.cfg.Layers(arch.VisualTower)
-	asked := make([]int, layers)
-	return func(x *Node, tower arch.Tower, layer int) *Node {
+	return func(x *Node, tower arch.Tower, layer, branch int) *Node {
 		p := m.recipe.DropPath * float64(layer) / float64(max(1, layers-1))
 		if tower != arch.VisualTower || p == 0 {
 			return x
 		}
-		row := Reshape(SliceAxis(uniform, 0, AxisElem(2*layer+asked[layer]%2)), -1)
-		asked[layer]++
+		row := Reshape(SliceAxis(uniform, 0, AxisElem(2*layer+branch%2)), -1)
 		stays := ConvertDType(GreaterOrEqual(row, Scalar(x.Graph(), row.DType(), p)), x.DType())
 		dims := make([]int, x.Rank())
 		for i := range dims {

@@ -30,15 +30,14 @@ type Options struct {
 	// 0…patches-1; nil keeps all. They keep their own positions (embedding and
 	// RoPE), and the class token stays.
 	KeepPatches *Node
-	// DropPath is applied to the output of every residual branch, which is
-	// [B,tokens,width]; nil does nothing.
-	DropPath func(x *Node, tower arch.Tower, layer int) *Node
-	// Checkpoint recomputes each block in the backward pass.
-	Checkpoint bool
-	// Residual is given the input of each block and says what the block takes
-	// instead: the same value from an earlier pass. With it Checkpoint leaves out
-	// the last block, whose backward pass comes first.
-	Residual func(x *Node, tower arch.Tower, layer int) *Node
+	// DropPath is applied to the output of every residual branch, the first of a
+	// block has number 0; it is [B,tokens,width]. nil does nothing.
+	DropPath func(x *Node, tower arch.Tower, layer, branch int) *Node
+	// Block is called for each block, with what the one before gave, and returns
+	// what the next one takes. run computes the block, of another input and another
+	// time too; with, unless it is nil, gives what is used in place of a weight.
+	// nil runs each block once.
+	Block func(x *Node, tower arch.Tower, layer int, run func(x *Node, with func(w *Node) *Node) *Node) *Node
 	// Capture is called with the output of every block and of a few other
 	// modules, under the names that these have in the eva layout. It makes the
 	// last block compute every token.
@@ -56,6 +55,10 @@ type tower struct {
 	// norm is what the configuration has for LayerNorm.
 	norm func(x *Node, name string, eps float64) *Node
 	act  func(x *Node) *Node // of OpenAI's blocks
+
+	// Of the block that is computed:
+	with  func(w *Node) *Node // what is used in place of a weight; may be nil
+	asked int                 // how many residual branches it had
 }
 
 func newTower(cfg *arch.Config, w Weights, opt Options, which arch.Tower) *tower {
@@ -79,34 +82,26 @@ func (t *tower) weight(name string) *Node {
 	if !ok {
 		panic(fmt.Errorf("clip: the weights have no tensor %s", name))
 	}
+	if t.with != nil {
+		n = t.with(n)
+	}
 	return n
 }
 
 // cast is the tensor in the compute dtype.
 func (t *tower) cast(name string) *Node { return to(t.weight(name), t.dtype) }
 
-// enter is called on the input of block layer.
-func (t *tower) enter(x *Node, layer int) *Node {
-	if t.opt.Residual != nil {
-		x = t.opt.Residual(x, t.which, layer)
+// block is f, the block of this number, on x.
+func (t *tower) block(x *Node, layer int, f func(x *Node) *Node) *Node {
+	run := func(x *Node, with func(w *Node) *Node) *Node {
+		t.with, t.asked = with, 0
+		defer func() { t.with = nil }()
+		return f(x)
 	}
-	if t.checkpoints(layer) {
-		x = x.Checkpoint()
+	if t.opt.Block == nil {
+		return run(x, nil)
 	}
-	return x
-}
-
-// checkpoints says whether a block is recomputed in the backward pass.
-func (t *tower) checkpoints(layer int) bool {
-	return t.opt.Checkpoint && (t.opt.Residual == nil || layer < t.cfg.Layers(t.which)-1)
-}
-
-// leave ends what enter began, on the output of the last block.
-func (t *tower) leave(x *Node) *Node {
-	if t.checkpoints(t.cfg.Layers(t.which) - 1) {
-		x = x.StopCheckpoint()
-	}
-	return x
+	return t.opt.Block(x, t.which, layer, run)
 }
 
 func (t *tower) capture(name string, x *Node) {

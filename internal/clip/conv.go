@@ -24,8 +24,8 @@ func (t *tower) convolve(x *Node, name string, stride, pad int) *Node {
 	} else {
 		y = denseConv(x, w, stride, pad)
 	}
-	if b, ok := t.w[name+".bias"]; ok {
-		y = addVector(y, b)
+	if t.has(name + ".bias") {
+		y = addVector(y, t.weight(name+".bias"))
 	}
 	return y
 }
@@ -128,8 +128,8 @@ func meanMap(x *Node) *Node {
 func (t *tower) project(x *Node) *Node {
 	linear := func(x *Node, name string) *Node {
 		x = product(x, t.cast(name+".weight"))
-		if b, ok := t.w[name+".bias"]; ok {
-			x = addVector(x, b)
+		if t.has(name + ".bias") {
+			x = addVector(x, t.weight(name+".bias"))
 		}
 		return x
 	}

@@ -17,17 +17,20 @@ func (t *tower) convnext(images *Node) *Node {
 	layer := 0
 	for stage, depth := range v.Layers {
 		p := fmt.Sprintf("visual.stages.%d.", stage)
-		if stage > 0 {
-			x = t.layerNorm(x, p+"downsample.0", t.eps)
-			x = t.convolve(x, p+"downsample.1", 2, 0)
-		}
 		for i := range depth {
-			x = t.convnextBlock(t.enter(x, layer), fmt.Sprintf("%sblocks.%d.", p, i), layer)
+			at := layer
+			x = t.block(x, at, func(x *Node) *Node {
+				if stage > 0 && i == 0 {
+					x = t.layerNorm(x, p+"downsample.0", t.eps)
+					x = t.convolve(x, p+"downsample.1", 2, 0)
+				}
+				return t.convnextBlock(x, fmt.Sprintf("%sblocks.%d.", p, i), at)
+			})
 			layer++
 		}
 		t.captureMap(p[:len(p)-1], x)
 	}
-	x = meanMap(t.leave(x))
+	x = meanMap(x)
 	return t.project(t.layerNorm(x, "visual.head.norm", t.eps))
 }
 

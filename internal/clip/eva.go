@@ -53,7 +53,8 @@ func (t *tower) assemble(x, class, position *Node) *Node {
 // residual is x + branch, with drop path on the branch.
 func (t *tower) residual(x, branch *Node, layer int) *Node {
 	if t.opt.DropPath != nil {
-		branch = t.opt.DropPath(branch, t.which, layer)
+		branch = t.opt.DropPath(branch, t.which, layer, t.asked)
+		t.asked++
 	}
 	return graph.Add(x, branch)
 }
@@ -66,9 +67,8 @@ func (t *tower) blocks(x *Node, pick func(*Node) *Node, block func(x *Node, laye
 		if i < n-1 || t.opt.Capture != nil {
 			last = nil
 		}
-		x = block(t.enter(x, i), i, last)
+		x = t.block(x, i, func(x *Node) *Node { return block(x, i, last) })
 	}
-	x = t.leave(x)
 	if pick != nil && t.opt.Capture != nil {
 		x = pick(x)
 	}

@@ -21,26 +21,27 @@ func (t *tower) fastvit(images *Node) *Node {
 	layer := 0
 	for stage, depth := range t.cfg.Vision.Layers {
 		p := fmt.Sprintf("visual.stages.%d.", stage)
-		if stage > 0 {
-			x = t.downsample(x, p+"downsample.proj.")
-		}
 		attends := t.cfg.Attends(stage)
-		if attends {
-			x = graph.Add(x, t.convolve(x, p+"pos_emb.pos_enc", 1, 3))
-		}
 		for i := range depth {
-			block := fmt.Sprintf("%sblocks.%d.", p, i)
-			x = t.enter(x, layer)
-			if attends {
-				x = t.attentionBlock(x, block, layer)
-			} else {
-				x = t.repMixerBlock(x, block, layer)
-			}
+			at := layer
+			x = t.block(x, at, func(x *Node) *Node {
+				if stage > 0 && i == 0 {
+					x = t.downsample(x, p+"downsample.proj.")
+				}
+				if attends && i == 0 {
+					x = graph.Add(x, t.convolve(x, p+"pos_emb.pos_enc", 1, 3))
+				}
+				block := fmt.Sprintf("%sblocks.%d.", p, i)
+				if attends {
+					return t.attentionBlock(x, block, at)
+				}
+				return t.repMixerBlock(x, block, at)
+			})
 			layer++
 		}
 		t.captureMap(p[:len(p)-1], x)
 	}
-	x = t.mobileOne(t.leave(x), "visual.final_conv.", 3, 1)
+	x = t.mobileOne(x, "visual.final_conv.", 3, 1)
 	return t.dense(meanMap(x), "visual.head.fc")
 }
 

@@ -86,8 +86,8 @@ func TestKeepPatches(t *testing.T) {
 	}
 }
 
-// Checkpoint and Capture change memory and work, not values or gradients.
-func TestCheckpointGradient(t *testing.T) {
+// Capture changes work, not values or gradients.
+func TestCaptureGradient(t *testing.T) {
 	c := openTiny(t, "go", "eva02-b-tiny", "fp32")
 	gradient := func(opt Options) []float32 {
 		return c.run(make([]int32, 3), 1, func(w Weights, images, _ *Node) *Node {
@@ -98,9 +98,6 @@ func TestCheckpointGradient(t *testing.T) {
 		})
 	}
 	plain := gradient(Options{})
-	if e := diff(t, gradient(Options{Checkpoint: true}), plain); e > 1e-5 {
-		t.Errorf("checkpointing changes the gradient by %.2g", e)
-	}
 	if e := diff(t, gradient(Options{Capture: func(string, *Node) {}}), plain); e > 1e-5 {
 		t.Errorf("computing all tokens of the last block changes the gradient by %.2g", e)
 	}
@@ -118,7 +115,7 @@ func TestCheckpointGradient(t *testing.T) {
 func TestDropPath(t *testing.T) {
 	c := openTiny(t, "go", "eva01-tiny", "fp32")
 	var layers []int
-	drop := func(x *Node, tower arch.Tower, layer int) *Node {
+	drop := func(x *Node, tower arch.Tower, layer, branch int) *Node {
 		if tower != arch.VisualTower {
 			t.Errorf("tower %v", tower)
 		}

@@ -32,12 +32,12 @@ func (t *tower) resnet(img *Node) *Node {
 			stage++
 			left = t.cfg.Vision.Layers[stage-1]
 		}
-		x = t.bottleneck(t.enter(x, i), b, i)
+		x = t.block(x, i, func(x *Node) *Node { return t.bottleneck(x, b, i) })
 		if left--; left == 0 {
 			t.captureMap(fmt.Sprintf("visual.layer%d", stage), x)
 		}
 	}
-	x = t.attentionPool(t.leave(x))
+	x = t.attentionPool(x)
 	t.capture("visual.attnpool", x)
 	return x
 }

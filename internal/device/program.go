@@ -11,6 +11,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
 )
@@ -287,4 +288,19 @@ func (d *Device) Memory() (inUse, peak, limit int64, ok bool) {
 		return 0, 0, 0, false
 	}
 	return d.client.Memory()
+}
+
+// MemoryLimit is how many bytes programs may take of a GPU; 0 where the plugin
+// does not say.
+func (d *Device) MemoryLimit() int64 {
+	if _, _, limit, ok := d.Memory(); ok {
+		return limit
+	}
+	// A plugin says so from its first compilation on.
+	p := d.Program("nothing", func(in []*graph.Node) []*graph.Node { return in })
+	if _, err := p.Plan(Form{Shape: shapes.Make(dtypes.Float32), Sharding: Replicated}); err != nil {
+		return 0
+	}
+	_, _, limit, _ := d.Memory()
+	return limit
 }
