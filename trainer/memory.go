@@ -310,7 +310,11 @@ func activations(cfg *arch.Config, r *Recipe, s stepPlan) (kept, working float64
 	tower(t.ContextLength, t.Width, cfg.TextHidden(), t.Heads, t.Layers, false)
 	if !cfg.IsResNet() {
 		tower(r.tokens(cfg), v.Width, cfg.VisionHidden(), cfg.VisionHeads(), cfg.Layers(arch.VisualTower), v.SwiGLU)
-		kept += float64(r.tokens(cfg)) * 3 * float64(v.PatchSize*v.PatchSize) // the pixels of the patches
+		patches := r.tokens(cfg)
+		if r.PatchDropout > 0 { // those that stay are taken out of all
+			patches += cfg.Tokens()
+		}
+		kept += float64(patches) * 3 * float64(v.PatchSize*v.PatchSize) // their pixels
 	} else {
 		side := float64(v.ImageSize)
 		kept += 24 * side * side * float64(v.Width)
