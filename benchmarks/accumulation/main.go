@@ -18,7 +18,6 @@ import (
 	"syscall"
 
 	"github.com/evatool/evatool/benchmarks/paired"
-	"github.com/evatool/evatool/internal/device/hugepages"
 	"github.com/evatool/evatool/internal/runlog"
 	"github.com/evatool/evatool/trainer"
 )
@@ -50,7 +49,6 @@ type options struct {
 }
 
 func main() {
-	log := runlog.NewLogger(os.Stderr, false, true)
 	var o options
 	way := flag.Int("as", -1, "internal: measure one way and print JSON")
 	flag.StringVar(&o.backend, "backend", "xla", "evatool's backend")
@@ -63,7 +61,6 @@ func main() {
 	flag.Parse()
 	var err error
 	if *way >= 0 {
-		hugepages.Reexec(o.backend, log)
 		err = o.measure(*way)
 	} else {
 		err = o.compare()
