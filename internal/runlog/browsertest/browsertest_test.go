@@ -32,6 +32,7 @@ func TestLook(t *testing.T) {
 		{"a cut label", `<p>`, `<p style="width:20px;overflow:hidden;white-space:nowrap">`, "cut: words"},
 		{"a label outside of its drawing", `</svg>`, `<text x="9" y="5" font-size="12">label</text></svg>`, "cut: label"},
 		{"small text", `<p>`, `<p style="font-size:9px">`, "text of 9.0 pixels: words"},
+		{"text in a smaller scale", `<p>`, `<p style="transform:scale(.6)">`, "text of 9.6 pixels: words"},
 		{"a drawing that shrinks its text", `</svg>`, `<text x="1" y="5" font-size="2">l</text></svg>`, "text of 10.0 pixels: l"},
 		{"pale text", `<p>`, `<p style="color:#888">`, "light: contrast 3.54: words"},
 		{"dark text on dark", `<p>`, `<p style="color:#555">`, "dark: contrast"},

@@ -61,7 +61,7 @@
     if (!rects.length) continue;
     seen.texts++;
     const style = getComputedStyle(e), svg = e.closest("svg");
-    const scale = svg && e.getScreenCTM ? Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) : 1;
+    const scale = svg && e.getScreenCTM ? Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) : e.offsetWidth > 20 ? e.getBoundingClientRect().width / e.offsetWidth : 1;
     const size = parseFloat(style.fontSize) * scale;
     if (size < 11) fault("text of " + size.toFixed(1) + " pixels", text);
     const ink = colour(svg ? style.fill : style.color).slice(0, 3), ratio = contrast(ink, behind(e));
