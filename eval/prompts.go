@@ -260,6 +260,26 @@ func (o Options) readWords(suite bool) (Options, error) {
 	return o, nil
 }
 
+// Words reads the files of class names and templates that o names into o, as
+// ZeroShot does: for whoever wants to find a wrong one early. classes are what
+// the data calls its classes, for the benchmark folder; nil where that is not known.
+func (o Options) Words(classes []string) (_ Options, err error) {
+	defer fault.Public(context.Background(), &err)
+	if o, err = o.readWords(false); err != nil {
+		return o, err
+	}
+	w, err := promptsFor(o)
+	if err != nil {
+		return o, err
+	}
+	if len(w.names) == 0 {
+		for _, f := range classes {
+			w.names = append(w.names, spoken(f))
+		}
+	}
+	return o, w.complete()
+}
+
 // classNamesOf reads a list as ClassNames does, or JSON: a list of names, or
 // CLIP_benchmark's lists by set.
 func classNamesOf(path, set string, suite bool) (folders, names []string, err error) {
@@ -327,14 +347,17 @@ func wordsOf(path, what, set string, suite bool) (json.RawMessage, error) {
 		return nil, fault.Inputf("%s: want JSON, a list of %s or lists by set: %w", fault.Name(path), what, err)
 	}
 	own, known := dataset.LookupBenchmark(set)
-	keys, bySet := slices.Sorted(maps.Keys(sets)), false
+	keys, ofSets := slices.Sorted(maps.Keys(sets)), 0
 	for _, key := range keys {
 		other, ok := dataset.LookupBenchmark(key)
 		if key == set || known && ok && other.Name == own.Name {
 			return bytes.TrimSpace(sets[key]), nil
 		}
-		bySet = bySet || ok
+		if ok || key == folder {
+			ofSets++
+		}
 	}
+	bySet := 2*ofSets > len(keys) // a class may be called flowers, too
 	switch {
 	case bySet && suite:
 		return nil, nil

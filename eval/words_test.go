@@ -43,6 +43,7 @@ func TestWordFiles(t *testing.T) {
 		{bySet, "", false, nil, 0, "no templates of folder"},
 		{cupl, "imagenet1k", false, nil, 2, ""},
 		{bare, "", false, nil, 2, ""},
+		{file("plants.json", `{"flowers": ["a flower"], "trees": ["a tree"], "ferns": ["a fern"]}`), "", false, nil, 3, ""}, // flowers is a set, too
 		{file("n.json", `["no place"]`), "", false, nil, 0, "no place for the class name"},
 		{file("b.json", `{"ant": ["x", " "]}`), "", false, nil, 0, "number 1 is blank"},
 		{file("o.json", `{"ant": "x"}`), "", false, nil, 0, "want a list of texts"},

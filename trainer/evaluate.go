@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/evatool/evatool/eval"
@@ -71,44 +73,51 @@ func (r *run) evaluationsDue() (list []int) {
 	return list
 }
 
-// words reads the class names and templates that an evaluation names.
-func (r *Recipe) words(e Evaluation) (folders, names, templates []string, err error) {
+// scoring says what an evaluation scores, with which words.
+func (r *Recipe) scoring(e Evaluation) eval.Options {
+	o := eval.Options{Benchmark: e.Benchmark, Data: r.path(e.Data)}
 	if e.ClassNames != "" {
-		if folders, names, err = eval.ClassNames(r.path(e.ClassNames)); err != nil {
-			return nil, nil, nil, err
-		}
+		o.ClassNamesFile = r.path(e.ClassNames)
 	}
 	if e.Templates != "" {
-		templates, err = eval.Templates(r.path(e.Templates))
+		o.TemplatesFile = r.path(e.Templates)
 	}
-	return folders, names, templates, err
+	return o
 }
 
-// checkEvaluations finds a wrong name or path before the training begins, not
-// hours later.
+// checkEvaluations finds a wrong name, path or list of words before the training
+// begins, not hours later.
 func (r *run) checkEvaluations(ctx context.Context) error {
 	for i, e := range r.recipe.Eval {
 		if _, ok := dataset.LookupBenchmark(e.Benchmark); !ok && e.Benchmark != "folder" {
 			return fault.Usagef("eval.%d.benchmark: %q is unknown; evatool zeroshot list prints the known ones, folder is any labelled set", i, e.Benchmark)
 		}
-		if _, _, _, err := r.recipe.words(e); err != nil {
-			return fmt.Errorf("eval.%d: %w", i, err)
-		}
-		path := r.recipe.path(e.Data)
-		if filepath.Ext(path) == ".safetensors" {
-			if err := fault.RegularFile(path, "ready images and labels"); err != nil {
+		o := r.recipe.scoring(e)
+		var classes []string
+		if filepath.Ext(o.Data) == ".safetensors" {
+			if err := fault.RegularFile(o.Data, "ready images and labels"); err != nil {
 				return fmt.Errorf("eval.%d: %w", i, err)
 			}
-			continue
+		} else {
+			d, err := dataset.Open(ctx, o.Data, dataset.Options{})
+			if err != nil {
+				return fmt.Errorf("eval.%d: %w", i, err)
+			}
+			classes = d.Classes()
+			d.Close()
 		}
-		d, err := dataset.Open(ctx, path, dataset.Options{})
-		if err != nil {
-			return fmt.Errorf("eval.%d: %w", i, err)
+		if _, err := o.Words(classes); err != nil {
+			return fault.Because(fault.Kind(fault.Code(err)), err, "eval.%d: %s", i, evalField.ReplaceAllStringFunc(err.Error(), inRecipe))
 		}
-		d.Close()
 	}
 	return nil
 }
+
+// evalField is how package eval names a field; its key in a recipe is the name in
+// lower case.
+var evalField = regexp.MustCompile(`Options\.[A-Z]\w*`)
+
+func inRecipe(field string) string { return strings.ToLower(strings.TrimPrefix(field, "Options.")) }
 
 // name is the benchmark, numbered when the recipe has it more than once.
 func (e Evaluation) name(i int, r *Recipe) string {
@@ -144,15 +153,11 @@ func (r *run) scored(ctx context.Context, row Eval) error {
 
 // scoreShare scores part i of n of an evaluation.
 func (r *run) scoreShare(ctx context.Context, e Evaluation, name string, i, n int) (*eval.Result, error) {
-	o := eval.Options{
-		Benchmark: e.Benchmark, Data: r.recipe.path(e.Data), Limit: e.Limit, Spread: true, Shard: i, Shards: n,
-		OpenOptions: eval.OpenOptions{Batch: evalBatch, Workers: r.workers, Log: r.log}, MaxBad: evalMaxBad,
-	}
-	var err error
-	if o.Folders, o.ClassNames, o.Templates, err = r.recipe.words(e); err != nil {
-		return nil, err
-	}
+	o := r.recipe.scoring(e)
+	o.Limit, o.Spread, o.Shard, o.Shards, o.MaxBad = e.Limit, true, i, n, evalMaxBad
+	o.OpenOptions = eval.OpenOptions{Batch: evalBatch, Workers: r.workers, Log: r.log}
 	if r.encoder == nil {
+		var err error
 		if r.encoder, err = newEncoder(r.machine); err != nil {
 			return nil, err
 		}

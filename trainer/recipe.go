@@ -124,8 +124,8 @@ type Evaluation struct {
 	Benchmark  string `yaml:"benchmark"`
 	Data       string `yaml:"data"`
 	Limit      int    `yaml:"limit,omitempty"`
-	ClassNames string `yaml:"classnames,omitempty"` // file, for benchmark folder
-	Templates  string `yaml:"templates,omitempty"`  // file, for benchmark folder
+	ClassNames string `yaml:"classnames,omitempty"` // file, as eval.Options.ClassNamesFile
+	Templates  string `yaml:"templates,omitempty"`  // file, as eval.Options.TemplatesFile
 }
 
 func defaults() *Recipe {
