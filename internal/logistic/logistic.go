@@ -161,7 +161,7 @@ func newProblem(x Rows, y []int, classes int, l2 float64, basis *Basis) *problem
 	d := x.Dim()
 	p := &problem{x: x, y: y, classes: classes, l2: l2, basis: basis, weight: newMatrix(classes, d), offset: make([]float64, classes)}
 	p.padded = (classes + 3) &^ 3
-	p.across = make([]float64, d*p.padded)
+	p.across = make([]float64, d*p.padded+1) // outer reads one more
 	blocks := (x.Len() + block - 1) / block
 	n := min(max(2, min(maxPortions, portionBytes/(8*d*p.padded))), blocks)
 	for i := range n {
