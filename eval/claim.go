@@ -105,7 +105,7 @@ func occupied(dir, why string, held *identity, mine string, force bool) error {
 		}
 		return fault.Usagef("%s: holds %s, and this is %s: %s; give another Options.Out, or Options.Force to put it in its place", fault.Name(dir), has, mine, why)
 	}
-	for _, name := range []string{resultFile, rowsFile, reportFile, tableFile} {
+	for _, name := range []string{resultFile, rowsFile, headFile, reportFile, tableFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fault.File(dir, "a folder that can be written, as Options.Out", err)
 		}

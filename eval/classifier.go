@@ -130,10 +130,7 @@ type partial struct {
 const partDone = "evatool.prompts"
 
 func (p partial) save(sums []float64, done int) error {
-	data := make([]byte, 8*len(sums))
-	for i, v := range sums {
-		binary.LittleEndian.PutUint64(data[8*i:], math.Float64bits(v))
-	}
+	data := tensorfile.EncodeFloat64s(sums)
 	if err := os.MkdirAll(filepath.Dir(p.path), 0o755); err != nil {
 		return err
 	}
@@ -162,9 +159,7 @@ func (p partial) load(sums []float64) int {
 	if err != nil || digest(data) != meta["evatool.digest"] {
 		return 0
 	}
-	for i := range sums {
-		sums[i] = math.Float64frombits(binary.LittleEndian.Uint64(data[8*i:]))
-	}
+	copy(sums, tensorfile.DecodeFloat64s(data))
 	return done
 }
 

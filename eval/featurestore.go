@@ -31,6 +31,8 @@ type featureSet struct {
 	files   []storedFile
 	rows    []float32 // all of them, or nil: they stay on the disk
 	skipped []Skipped
+	named   bool     // whether keys are kept
+	keys    []string // of the rows, as the data names them
 }
 
 type storedFile struct {
@@ -49,11 +51,11 @@ func featureFolder(dir string) (string, error) {
 
 // store encodes what is missing of the set's features, part r.o.Shard of
 // r.o.Shards of its files, and opens them when that is all.
-func (r *run) store(ctx context.Context, dir, label string, perFile int) (*featureSet, error) {
+func (r *run) store(ctx context.Context, dir, label string, perFile int, named bool) (*featureSet, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fault.File(dir, "a folder that can be written, as Options.Features", err)
 	}
-	s := &featureSet{dim: r.cfg.EmbedDim}
+	s := &featureSet{dim: r.cfg.EmbedDim, named: named}
 	n := r.data.Len()
 	files := (n + perFile - 1) / perFile
 	lo, hi := shard.Range(files, r.o.Shard, r.o.Shards)
@@ -61,12 +63,12 @@ func (r *run) store(ctx context.Context, dir, label string, perFile int) (*featu
 	defer meter.Done()
 	for i := lo; i < hi; i++ {
 		first, end := i*perFile, min((i+1)*perFile, n)
-		path := filepath.Join(dir, fmt.Sprintf("%.32s-%05d.safetensors", r.key, i))
+		path := filepath.Join(dir, storedName(r.key, i))
 		if err := s.load(path, r.key); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				r.o.Log.Warn("features not usable, encoding again", "file", path, "error", fault.Line(err))
 			}
-			if err := r.encodeTo(ctx, path, first, end); err != nil {
+			if err := r.encodeTo(ctx, path, storedPlace{i, files}, first, end); err != nil {
 				return nil, err
 			}
 			if err := s.load(path, r.key); err != nil {
@@ -101,7 +103,7 @@ func (s *featureSet) keep() error {
 }
 
 // encodeTo writes the features of images first to end.
-func (r *run) encodeTo(ctx context.Context, path string, first, end int) error {
+func (r *run) encodeTo(ctx context.Context, path string, at storedPlace, first, end int) error {
 	enc, err := r.encoder()
 	if err != nil {
 		return err
@@ -110,12 +112,10 @@ func (r *run) encodeTo(ctx context.Context, path string, first, end int) error {
 	for i := range ids {
 		ids[i] = first + i
 	}
-	var rows []float32
-	var labels []int64
-	skipped := []Skipped{}
+	var out stored
 	dim, pixels := r.cfg.EmbedDim, 3*r.pre.Size*r.pre.Size
 	_, err = load(ctx, r.data, ids, min(r.o.Batch, len(ids)), pixels, r.o.Workers, func(b *batchOf) error {
-		out, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
+		rows, err := enc.Images(ctx, b.pixels[:len(b.ids)*pixels], len(b.ids))
 		if err != nil {
 			return err
 		}
@@ -124,31 +124,62 @@ func (r *run) encodeTo(ctx context.Context, path string, first, end int) error {
 				return fault.Inputf("%s: %s has no label; a probe needs one per image%s", fault.Name(r.o.Data), fault.Name(b.got[i].Key), b.got[i].because())
 			}
 			if b.bad[i] != nil {
-				skipped = append(skipped, Skipped{id, b.got[i].Key, fault.Line(b.bad[i])})
+				out.skipped = append(out.skipped, Skipped{id, b.got[i].Key, fault.Line(b.bad[i])})
 				continue
 			}
-			f := out[i*dim : (i+1)*dim]
+			f := rows[i*dim : (i+1)*dim]
 			if !normalize(f) {
 				return fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or Options.DType fp32", fault.Name(b.got[i].Key))
 			}
-			rows, labels = append(rows, f...), append(labels, int64(b.got[i].Label))
+			out.rows, out.labels, out.keys = append(out.rows, f...), append(out.labels, int64(b.got[i].Label)), append(out.keys, b.got[i].Key)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	bad, err := json.Marshal(skipped)
+	return out.write(path, r.key, at, dim)
+}
+
+// stored is what a file of features holds.
+type stored struct {
+	rows    []float32 // [images,dim]
+	labels  []int64
+	keys    []string
+	skipped []Skipped
+}
+
+// storedPlace is file i of n of a set's.
+type storedPlace struct{ i, n int }
+
+func (p storedPlace) String() string { return fmt.Sprintf("%d/%d", p.i, p.n) }
+
+func storedName(key string, i int) string { return fmt.Sprintf("%.32s-%05d.safetensors", key, i) }
+
+func (s stored) write(path, key string, at storedPlace, dim int) error {
+	keys, err := json.Marshal(append([]string{}, s.keys...))
 	if err != nil {
 		return err
 	}
-	data := tensorfile.EncodeFloat32s(rows)
-	ints := tensorfile.EncodeInt64s(labels)
+	bad, err := json.Marshal(append([]Skipped{}, s.skipped...))
+	if err != nil {
+		return err
+	}
+	n, data, ints := int64(len(s.labels)), tensorfile.EncodeFloat32s(s.rows), tensorfile.EncodeInt64s(s.labels)
 	return tensorfile.WriteFile(path, []tensorfile.Tensor{
-		{Info: tensorfile.Info{Name: "features", DType: tensorfile.F32, Shape: []int64{int64(len(labels)), int64(dim)}}, Data: data},
-		{Info: tensorfile.Info{Name: "labels", DType: tensorfile.I64, Shape: []int64{int64(len(labels))}}, Data: ints},
-	}, map[string]string{"evatool.features": r.key, "evatool.digest": digest(slices.Concat(data, ints)), "evatool.skipped": string(bad)})
+		{Info: tensorfile.Info{Name: "features", DType: tensorfile.F32, Shape: []int64{n, int64(dim)}}, Data: data},
+		{Info: tensorfile.Info{Name: "labels", DType: tensorfile.I64, Shape: []int64{n}}, Data: ints},
+	}, map[string]string{
+		featuresKey: key, featuresPart: at.String(), "evatool.keys": string(keys), "evatool.skipped": string(bad),
+		"evatool.digest": digest(slices.Concat(data, ints, keys, bad)),
+	})
 }
+
+// Metadata of a file of features: what it is of, and which of the set's files.
+const (
+	featuresKey  = "evatool.features"
+	featuresPart = "evatool.part"
+)
 
 // load adds a file's labels, once its content is what was written.
 func (s *featureSet) load(path, key string) error {
@@ -164,7 +195,8 @@ func (s *featureSet) load(path, key string) error {
 	}
 	defer f.Close()
 	features, ok := findTensor(f, "features")
-	if f.Metadata()["evatool.features"] != key || !ok || features.DType != tensorfile.F32 || len(features.Shape) != 2 || features.Shape[1] != int64(s.dim) {
+	meta := f.Metadata()
+	if meta[featuresKey] != key || !ok || features.DType != tensorfile.F32 || len(features.Shape) != 2 || features.Shape[1] != int64(s.dim) {
 		return fault.Inputf("%s: features of something else", fault.Name(path))
 	}
 	labels, err := tensorfile.Int64s(f, "labels")
@@ -176,7 +208,10 @@ func (s *featureSet) load(path, key string) error {
 		return err
 	}
 	var bad []Skipped
-	if digest(slices.Concat(data, tensorfile.EncodeInt64s(labels))) != f.Metadata()["evatool.digest"] || int64(len(labels)) != features.Shape[0] || json.Unmarshal([]byte(f.Metadata()["evatool.skipped"]), &bad) != nil {
+	var keys []string
+	words := meta["evatool.keys"] + meta["evatool.skipped"]
+	if digest(slices.Concat(data, tensorfile.EncodeInt64s(labels), []byte(words))) != meta["evatool.digest"] || int64(len(labels)) != features.Shape[0] ||
+		json.Unmarshal([]byte(meta["evatool.keys"]), &keys) != nil || len(keys) != len(labels) || json.Unmarshal([]byte(meta["evatool.skipped"]), &bad) != nil {
 		return fault.Inputf("%s: its content does not match its digest", fault.Name(path))
 	}
 	s.files = append(s.files, storedFile{path, len(s.labels), len(labels)})
@@ -184,7 +219,25 @@ func (s *featureSet) load(path, key string) error {
 		s.labels = append(s.labels, int(l))
 	}
 	s.skipped = append(s.skipped, bad...)
+	if s.named {
+		s.keys = append(s.keys, keys...)
+	}
 	return nil
+}
+
+// indices are the places of the rows in the data, where skipped images have one too.
+func (s *featureSet) indices() []int {
+	bad := map[int]bool{}
+	for _, b := range s.skipped {
+		bad[b.Index] = true
+	}
+	list := make([]int, 0, len(s.labels))
+	for i := 0; len(list) < len(s.labels); i++ {
+		if !bad[i] {
+			list = append(list, i)
+		}
+	}
+	return list
 }
 
 func (s *featureSet) Len() int { return len(s.labels) }

@@ -42,7 +42,7 @@ type ProbeOptions struct {
 	Neighbours int     // that vote; 0: 20
 
 	Features string // folder of the features; "": the user's cache folder
-	Out      string // folder of result.json and report.html; "": none
+	Out      string // folder of result.json, rows.csv, the head and report.html; "": none
 	Force    bool   // as in Options
 
 	MaxBad int // images of each set that may fail to decode
@@ -60,8 +60,11 @@ type ProbeResult struct {
 	Val        *ProbeSet         `json:"val,omitempty"` // absent where a fifth of Train was held out
 	Data       ProbeSet          `json:"data"`
 	Classes    int               `json:"classes"`
-	Probe      *ProbeScore       `json:"probe,omitempty"` // absent of a part
-	Sweep      []SweepStep       `json:"sweep"`           // penalties that were tried, ascending
+	ClassNames []string          `json:"class_names,omitempty"` // where there are some
+	Labels     []string          `json:"labels,omitempty"`      // what the sets call the classes, in order
+	Probe      *ProbeScore       `json:"probe,omitempty"`       // absent of a part
+	Head       *HeadInfo         `json:"head,omitempty"`        // the regression's file in Options.Out
+	Sweep      []SweepStep       `json:"sweep"`                 // penalties that were tried, ascending
 	Shots      []ShotScore       `json:"shots"`
 	Neighbours *NeighbourScore   `json:"neighbours,omitempty"`
 	ZeroShot   *ZeroShotLine     `json:"zero_shot,omitempty"` // where the classes have names
@@ -92,7 +95,10 @@ type ProbeScore struct {
 	Top1         float64    `json:"top1"`
 	Top5         float64    `json:"top5"`
 	MeanPerClass float64    `json:"mean_per_class"`
+	Correct1     int        `json:"correct1"`
+	Correct5     int        `json:"correct5"`
 	N            int        `json:"n"`
+	Ties         int        `json:"ties"`
 	CI95         [2]float64 `json:"ci95_top1"`
 }
 
@@ -142,6 +148,8 @@ func (o *ProbeOptions) check() error {
 		return fault.Usagef("Options.Seeds %d: want 0 or more", o.Seeds)
 	case o.Neighbours < 0:
 		return fault.Usagef("Options.Neighbours %d: want 0 or more", o.Neighbours)
+	case o.Out != "" && o.Shards > 1:
+		return fault.Usagef("Options.Out: a part has features and no result; leave it out, and give Options.Features")
 	}
 	for _, k := range o.Shots {
 		if k < 1 {
@@ -164,7 +172,7 @@ func (o *ProbeOptions) check() error {
 		}
 	}
 	if o.Out != "" {
-		if err := atomicfile.Folder(o.Out, []string{resultFile, reportFile}, inputs); err != nil {
+		if err := atomicfile.Folder(o.Out, []string{resultFile, rowsFile, headFile, reportFile}, inputs); err != nil {
 			return err
 		}
 	}
@@ -222,6 +230,9 @@ type probe struct {
 	own              map[string][]string // their prompts, instead of templates
 	train, val, test *featureSet
 	basis            *logistic.Basis
+
+	head    *learned
+	answers []row // to the test images, in order
 }
 
 func (p *probe) score(ctx context.Context) (*ProbeResult, error) {
@@ -254,6 +265,7 @@ func (p *probe) score(ctx context.Context) (*ProbeResult, error) {
 	if p.test, err = p.features(ctx, dir, "test", p.o.Data, &order, &p.res.Data); err != nil {
 		return nil, err
 	}
+	p.res.ClassNames, p.res.Labels = p.names, order
 	if p.res.Shard != nil {
 		return p.res, nil
 	}
@@ -299,9 +311,9 @@ func (p *probe) features(ctx context.Context, dir, label, src string, order *[]s
 			p.names = append(p.names, spoken(f))
 		}
 	}
-	r.key = contentKey("features 1", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), r.o.DType, r.backend,
+	r.key = contentKey("features 2", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), r.o.DType, r.backend,
 		r.data.Fingerprint(), contentKey(*order...), strconv.Itoa(p.perFile))
-	set, err := r.store(ctx, dir, label, p.perFile)
+	set, err := r.store(ctx, dir, label, p.perFile, label == "test")
 	if err != nil {
 		return nil, err
 	}
@@ -331,15 +343,16 @@ func (p *probe) learn(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := l.score(ctx, all(p.test), p.res.Classes)
+	t, err := l.score(ctx, all(p.test), p.res.Classes, func(r row) { p.answers = append(p.answers, r) })
 	if err != nil {
 		return err
 	}
 	if !l.model.Converged {
 		p.run.o.Log.Warn("the regression did not converge; a larger Options.L2 is easier", "iterations", l.model.Iterations)
 	}
-	p.res.Probe = &ProbeScore{L2: l2, Loss: l.model.Loss, NTrain: both.Len(), Iterations: l.model.Iterations, Converged: l.model.Converged,
-		Top1: s.Top1, Top5: s.Top5, MeanPerClass: s.MeanPerClass, N: s.N, CI95: s.CI95.Top1}
+	p.head = l
+	p.res.Probe = &ProbeScore{L2: l2, Loss: l.model.Loss, NTrain: both.Len(), Iterations: l.model.Iterations, Converged: l.model.Converged}
+	p.res.Probe.count(t)
 	if err := p.shots(ctx, fit, val); err != nil {
 		return err
 	}
@@ -396,12 +409,6 @@ func (p *probe) drawn(x picked, seed int) [][]int {
 	return rows
 }
 
-// learned is a regression over the classes that its training set has.
-type learned struct {
-	model   *logistic.Model
-	classes []int
-}
-
 // fit learns x. A class without images has no finite intercept and is left out,
 // as scikit-learn does.
 func (p *probe) fit(ctx context.Context, x picked, l2 float64, o logistic.Options, start *learned) (*learned, error) {
@@ -432,27 +439,18 @@ func (p *probe) fit(ctx context.Context, x picked, l2 float64, o logistic.Option
 	return l, err
 }
 
-// score counts the answers for x.
-func (l *learned) score(ctx context.Context, x picked, classes int) (*Result, error) {
+// score counts the answers for x, and hands them to use, unless that is nil.
+func (l *learned) score(ctx context.Context, x picked, classes int, use func(row)) (*tally, error) {
 	t := newTally(make([]string, classes))
-	shifted := make([]float32, len(l.classes))
 	err := l.model.Logits(ctx, x, func(i int, logits []float64) {
-		most := slices.Max(logits)
-		for k, v := range logits {
-			shifted[k] = float32(v - most) // exact where it decides
-		}
-		r := row{Index: i, Label: x.label(i)}
-		r.rank(shifted)
-		for k, c := range r.Top {
-			if c >= 0 {
-				r.Top[k] = l.classes[c]
-			}
-		}
+		r := row{Label: x.label(i)}
+		l.rank(&r, logits)
 		t.add(r)
+		if use != nil {
+			use(r)
+		}
 	})
-	res := &Result{}
-	t.fill(res)
-	return res, err
+	return t, err
 }
 
 // sweepSteps is how many steps of an eighth of a decade lie between 1e-6 and 1e6.
@@ -476,12 +474,12 @@ func (p *probe) sweep(ctx context.Context, fit, val picked) (best float64, tried
 		if err != nil {
 			return err
 		}
-		s, err := l.score(ctx, val, p.res.Classes)
+		t, err := l.score(ctx, val, p.res.Classes, nil)
 		if err != nil {
 			return err
 		}
-		last, top[step] = l, s.Top1
-		tried = append(tried, SweepStep{penalty(step), s.Top1})
+		last, top[step] = l, ratio(t.top1, t.n)
+		tried = append(tried, SweepStep{penalty(step), top[step]})
 		return nil
 	}
 	peak := 0
@@ -535,11 +533,11 @@ func (p *probe) shots(ctx context.Context, fit, val picked) error {
 			if err != nil {
 				return err
 			}
-			s, err := l.score(ctx, all(p.test), p.res.Classes)
+			t, err := l.score(ctx, all(p.test), p.res.Classes, nil)
 			if err != nil {
 				return err
 			}
-			p.res.Shots = append(p.res.Shots, ShotScore{k, seed, l2, few.Len(), l.model.Loss, s.Top1})
+			p.res.Shots = append(p.res.Shots, ShotScore{k, seed, l2, few.Len(), l.model.Loss, ratio(t.top1, t.n)})
 		}
 	}
 	return nil
@@ -598,12 +596,18 @@ func (p *probe) zeroShot(ctx context.Context) error {
 	return nil
 }
 
-// write writes result.json and report.html.
-func (p *probe) write() error {
+// write writes the head, rows.csv, report.html and last result.json.
+func (p *probe) write() (err error) {
 	if err := os.MkdirAll(p.o.Out, 0o755); err != nil {
 		return fault.File(p.o.Out, "a folder that can be written, as Options.Out", err)
 	}
 	res := p.res
+	if res.Head, err = p.head.save(p.o.Out, res); err != nil {
+		return err
+	}
+	if err := writeCSV(filepath.Join(p.o.Out, rowsFile), p.rows(p.test, p.answers)); err != nil {
+		return err
+	}
 	page := runlog.NewPage("Probe", fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Data.Source))
 	s := res.Probe
 	stats := []runlog.Stat{

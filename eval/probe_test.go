@@ -121,6 +121,66 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// Features of parts in several folders merge to those of one, out of which a probe
+// goes on; parts that lack something or are there twice are refused.
+func TestMergeFeatures(t *testing.T) {
+	train, test := colours(t, 12, 1, "ant", "bee", "cat"), colours(t, 5, 2, "ant", "bee") // three files, and one
+	o := ProbeOptions{Train: train, Data: test, Features: t.TempDir(), L2: 0.1}
+	want, err := probed(t, newFake(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dirs []string
+	for i := range 4 {
+		part := o
+		part.Shard, part.Shards, part.Features = i, 4, t.TempDir()
+		if _, err := probed(t, newFake(), part); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, part.Features)
+	}
+	whole := o
+	whole.Features = filepath.Join(t.TempDir(), "whole")
+	res, err := MergeFeatures(dirs, MergeOptions{Out: whole.Features})
+	if err != nil || res.Sets != 2 || res.Files != 4 || res.Images != 46 || !IsFeatures(dirs...) {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	enc := newFake()
+	got, err := probed(t, enc, whole)
+	if err != nil || enc.images.Load() != 0 || !cmp.Equal(got.Probe, want.Probe) || !cmp.Equal(got.Neighbours, want.Neighbours) {
+		t.Errorf("%d images encoded, %+v, %v", enc.images.Load(), got, err)
+	}
+	part, err := os.ReadDir(dirs[1])
+	if err != nil || len(part) == 0 {
+		t.Fatal(part, err)
+	}
+	damaged := filepath.Join(t.TempDir(), part[0].Name())
+	b, err := os.ReadFile(filepath.Join(dirs[1], part[0].Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-5] ^= 1
+	write(t, damaged, b)
+	for _, c := range []struct {
+		dirs   []string
+		status int
+		want   string
+	}{
+		{[]string{dirs[0], dirs[2], dirs[3]}, 3, "is in no part"},
+		{append(dirs, dirs[1]), 3, "give every part once"},
+		{[]string{dirs[0], filepath.Dir(damaged), dirs[2], dirs[3]}, 3, "does not match its digest"},
+		{[]string{dirs[0], "missing"}, 3, "missing"},
+		{[]string{dirs[0], whole.Features}, 2, "is one of the parts"},
+	} {
+		if _, err := MergeFeatures(c.dirs, MergeOptions{Out: whole.Features}); err == nil || fault.Code(err) != c.status || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want status %d and %q", c.dirs, err, c.status, c.want)
+		}
+	}
+	if IsFeatures(t.TempDir()) {
+		t.Error("an empty folder has features")
+	}
+}
+
 // Parts of the features come from several calls; the set that is read from the disk
 // is the set in memory.
 func TestFeatureParts(t *testing.T) {
@@ -193,6 +253,7 @@ func TestProbeRefuses(t *testing.T) {
 		{"no train", ProbeOptions{Data: two}, 2, "Options.Train"},
 		{"negative penalty", ProbeOptions{Train: two, Data: two, L2: -1}, 2, "Options.L2 -1"},
 		{"penalty and validation", ProbeOptions{Train: two, Data: two, Val: two, L2: 1}, 2, "Options.Val"},
+		{"a result of a part", ProbeOptions{Train: two, Data: two, L2: 1, Shards: 2, Out: "out"}, 2, "Options.Out: a part has features"},
 		{"no shots", ProbeOptions{Train: two, Data: two, Shots: []int{0}}, 2, "Options.Shots 0"},
 		{"one class", ProbeOptions{Train: one, Data: one, L2: 1}, 3, "a regression needs two"},
 		{"too few to hold out", ProbeOptions{Train: two, Data: two}, 3, "give Options.Val or Options.L2"},

@@ -268,6 +268,8 @@ type entry struct {
 	row
 	Bad   string `json:"bad,omitempty"`
 	Found *found `json:"f,omitempty"` // where features are kept
+
+	seen *seen // of a verification
 }
 
 // fits says whether the row's classes are among n.
@@ -275,8 +277,8 @@ func (e entry) fits(n int) bool {
 	if e.Bad != "" {
 		return true
 	}
-	for _, c := range e.Top {
-		if c < -1 || c >= n {
+	for i, c := range e.Top {
+		if c < -1 || c >= n || c >= 0 && slices.Contains(e.Top[:i], c) {
 			return false
 		}
 	}

@@ -22,7 +22,7 @@ func (r *run) images(ctx context.Context, todo []int, bad []entry, j *journal) (
 		return out, nil
 	}
 	var c *classifier // of a set with classes
-	if !r.w.fromFeatures() {
+	if !r.w.fromFeatures() && r.head == nil {
 		var err error
 		if c, err = r.classifier(ctx); err != nil {
 			return nil, err
@@ -114,12 +114,18 @@ func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32)
 	if !normalize(feature) {
 		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or Options.DType fp32", s.Key)
 	}
+	if r.head != nil {
+		r.head.answer(&e.row, feature)
+		r.see(&e, func(class int) float64 { return r.head.logit(class, feature) })
+		return e, nil
+	}
 	if c == nil {
 		e.Found = &found{Image: slices.Clone(feature), Captions: s.Captions, Questions: s.Questions}
 		return e, nil
 	}
 	c.logits(logits, feature)
 	e.rank(logits)
+	r.see(&e, func(class int) float64 { return float64(logits[class]) })
 	if r.w.kind == dataset.MultiLabel {
 		e.Scores = slices.Clone(logits)
 	}
@@ -243,6 +249,9 @@ func (r *run) readTexts(ctx context.Context, enc encoder, entries []entry) error
 		for t := range n {
 			places = append(places, place{i, t})
 		}
+	}
+	if len(places) == 0 {
+		return nil
 	}
 	width := enc.Config().Text.ContextLength
 	tok, err := r.tokenizer(ctx)

@@ -16,7 +16,10 @@ func IsSuite(dir string) bool { return kindOfResult(dir) == "suite" }
 func IsRetrieval(dir string) bool { return kindOfResult(dir) == "retrieval" }
 
 func kindOfResult(dir string) string {
-	var what struct{ Suite, Set string }
+	var what struct {
+		Suite, Set string
+		Train      *ProbeSet
+	}
 	if readJSON(filepath.Join(dir, resultFile), "a result", &what) != nil {
 		return ""
 	}
@@ -25,6 +28,8 @@ func kindOfResult(dir string) string {
 		return "suite"
 	case what.Set != "":
 		return "retrieval"
+	case what.Train != nil:
+		return "probe"
 	}
 	return "set"
 }

@@ -17,7 +17,7 @@ import (
 // VerifyOptions say how a result is checked.
 type VerifyOptions struct {
 	// Dir is the folder of a finished run: of a set with classes, the whole or a
-	// part, of choices, of a retrieval, or of a suite.
+	// part, of choices, of a retrieval, of a probe, or of a suite.
 	Dir string
 	// Sample is how many of its rows are scored anew, of a suite so many of each
 	// set; 0 is 500.
@@ -26,8 +26,9 @@ type VerifyOptions struct {
 	// Split, ImageColumn and CaptionColumn are of a retrieval, as the run had them.
 	Split, ImageColumn, CaptionColumn string
 	// Options say with which model, on which data, with which words; what the
-	// result itself says (benchmark, limit, part) is not given again. Data of a
-	// suite is the folder that its sets lie in.
+	// result itself says (benchmark, limit, part; all words of a probe) is not given
+	// again. Data of a suite is the folder that its sets lie in, of a probe what was
+	// scored.
 	Options
 }
 
@@ -35,13 +36,15 @@ type VerifyOptions struct {
 type Verification struct {
 	Dir    string `json:"dir"`
 	Set    string `json:"set,omitempty"` // its key, of a suite
-	Rows   int    `json:"rows"`          // of the result: images, or questions
+	Rows   int    `json:"rows"`          // of the result: images, skipped ones too, or questions
 	Sample int    `json:"sample"`
 	// Differs counts the rows of the sample that are others: label, first five
 	// answers, or a logit further away than Tolerance; of choices a score, of a
 	// retrieval the features or captions of an image.
-	Differs   int       `json:"differs"`
-	Tolerance float64   `json:"tolerance"` // of logits: 100 times a cosine
+	Differs int `json:"differs"`
+	// Tolerance and MaxLogit are of logits that are 100 times a cosine; where a
+	// class's vector has another length than 100, in proportion.
+	Tolerance float64   `json:"tolerance"`
 	MaxLogit  float64   `json:"max_logit_difference"`
 	Differing []RowDiff `json:"differing"` // the first ten
 	// AtMost is the share of rows that differ at most, with 95 % confidence: the
@@ -49,6 +52,11 @@ type Verification struct {
 	// Of a suite all sets' bounds hold together (Bonferroni).
 	AtMost float64         `json:"at_most_95"`
 	Sets   []*Verification `json:"sets,omitempty"` // of a suite
+	// NotCovered are fields of a probe's result that its rows say nothing about:
+	// train is that the head was learned from those images.
+	NotCovered []string `json:"not_covered,omitempty"`
+
+	lengths []float64 // of the classes' vectors; nil: 100 each
 }
 
 // RowDiff is a row that another scoring has otherwise.
@@ -80,6 +88,8 @@ func Verify(ctx context.Context, o VerifyOptions) (_ *Verification, err error) {
 		verify = o.suite
 	case "retrieval":
 		verify = o.retrieval
+	case "probe":
+		verify = o.probe
 	}
 	job, err := verify()
 	if err != nil {
@@ -132,9 +142,7 @@ func (o VerifyOptions) set() (verification, error) {
 			return nil, err
 		}
 		defer r.data.Close()
-		if p.res.Model.SHA256 != r.model.SHA256 || p.res.Data.Fingerprint != r.data.Fingerprint() {
-			r.o.Log.Warn("the result was made of another model file or other data; its rows say whether that matters")
-		}
+		r.warnOther(p.res.Model, p.res.Data.Fingerprint)
 		v := o.begin(r)
 		if p.res.Kind == dataset.Choice {
 			err = r.verifyChoices(ctx, p, o, v)
@@ -163,9 +171,6 @@ func (o VerifyOptions) draw(n int) []int {
 
 // verify scores the sample with the run's model, data and words.
 func (r *run) verify(ctx context.Context, p part, o VerifyOptions, v *Verification) error {
-	if p.res.Data.N > r.data.Len() {
-		return fault.Inputf("%s: is of %d images, the data has %d; verify with the data it was made of", fault.Name(p.dir), p.res.Data.N, r.data.Len())
-	}
 	names := make([]string, len(p.res.PerClass))
 	for i, c := range p.res.PerClass {
 		names[i] = c.Name
@@ -173,26 +178,47 @@ func (r *run) verify(ctx context.Context, p part, o VerifyOptions, v *Verificati
 	if !slices.Equal(names, r.w.names) {
 		return fault.Inputf("%s: has other class names than these; give Options.ClassNames as the run had them", fault.Name(p.dir))
 	}
-	var rows []entry
-	for _, e := range p.entries {
-		if e.Bad == "" {
-			rows = append(rows, e)
-		}
+	if err := r.covers(p); err != nil {
+		return err
 	}
-	var sample []entry
-	var ids []int
-	for _, i := range o.draw(len(rows)) {
-		sample, ids = append(sample, rows[i]), append(ids, rows[i].Index)
+	sample, ids := o.sample(p.entries, v)
+	r.claims = map[int]row{}
+	for _, e := range sample {
+		r.claims[e.Index] = e.row
 	}
 	again, err := r.anew(ctx, ids)
 	if err != nil {
 		return err
 	}
-	v.Rows, v.Sample = len(rows), len(sample)
 	for _, e := range sample {
 		v.compare(e, again[e.Index])
 	}
 	return nil
+}
+
+// covers says whether a result is of the images of its part of the data, each once.
+func (r *run) covers(p part) error {
+	if n := p.res.Data.N; n > r.data.Len() {
+		return fault.Inputf("%s: is of %d images, the data has %d; verify with the data it was made of", fault.Name(p.dir), n, r.data.Len())
+	}
+	s := p.res.Shard
+	var of []int
+	for _, e := range p.entries {
+		of = append(of, e.Index)
+	}
+	if s.Lo < 0 || s.Hi < s.Lo || s.Hi > len(r.scored) || !slices.Equal(of, r.scored[s.Lo:s.Hi]) {
+		return fault.Inputf("%s: is not of images %d to %d of the data, each once; run it again", fault.Name(p.dir), s.Lo, s.Hi-1)
+	}
+	return nil
+}
+
+// sample draws images of a result, skipped ones too.
+func (o VerifyOptions) sample(entries []entry, v *Verification) (sample []entry, ids []int) {
+	for _, i := range o.draw(len(entries)) {
+		sample, ids = append(sample, entries[i]), append(ids, entries[i].Index)
+	}
+	v.Rows, v.Sample = len(entries), len(sample)
+	return sample, ids
 }
 
 // anew scores images once more; those that do not decode are rows that differ.
@@ -204,14 +230,20 @@ func (r *run) anew(ctx context.Context, ids []int) (map[int]entry, error) {
 // verifyChoices compares the scores of a sample of questions.
 func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Verification) error {
 	asked := map[string]question{}
+	var order []string
 	for i := range r.data.Len() {
 		for _, q := range r.data.(*pictures).Dataset.(*choices).Questions(i) {
 			asked[q.ID] = q
+			order = append(order, q.ID)
 		}
+	}
+	skipped, err := leftOut(p, asked, order)
+	if err != nil {
+		return err
 	}
 	v.Rows = len(p.answers)
 	var sample []answer
-	var ids []int
+	ids := skipped[:min(len(skipped), o.Sample)]
 	for _, i := range o.draw(len(p.answers)) {
 		a := p.answers[i]
 		sample = append(sample, a)
@@ -220,10 +252,16 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 			ids = append(ids, q.Images...)
 		}
 	}
+	skipped = skipped[:min(len(skipped), o.Sample)]
 	slices.Sort(ids)
 	again, err := r.anew(ctx, slices.Compact(ids))
 	if err != nil {
 		return err
+	}
+	for _, i := range skipped {
+		if e := again[i]; e.Bad == "" {
+			v.note("decodes now, its questions were left out", i, e.Key)
+		}
 	}
 	entries := slices.Collect(maps.Values(again))
 	slices.SortFunc(entries, func(a, b entry) int { return a.Index - b.Index })
@@ -260,6 +298,30 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 	return nil
 }
 
+// leftOut are the pictures that a result of choices has skipped. Of the questions
+// up to its last one, which a limit may end, each is there once, or has such a picture.
+func leftOut(p part, asked map[string]question, order []string) (skipped []int, err error) {
+	for _, s := range p.res.Skipped {
+		skipped = append(skipped, s.Index)
+	}
+	at := 0
+	for _, a := range p.answers {
+		if _, ok := asked[a.ID]; !ok { // a row that differs
+			continue
+		}
+		for ; at < len(order) && order[at] != a.ID; at++ {
+			if !slices.ContainsFunc(asked[order[at]].Images, func(i int) bool { return slices.Contains(skipped, i) }) {
+				return nil, fault.Inputf("%s: the question %s is not there once in the data's order; run it again", filepath.Join(p.dir, rowsFile), fault.Name(order[at]))
+			}
+		}
+		if at == len(order) {
+			return nil, fault.Inputf("%s: the question %s is there twice or not in the data's order; run it again", filepath.Join(p.dir, rowsFile), fault.Name(a.ID))
+		}
+		at++
+	}
+	return skipped, nil
+}
+
 // note counts a row that differs in what, which is empty when it does not.
 func (v *Verification) note(what string, index int, key string) {
 	if what == "" {
@@ -292,26 +354,13 @@ func (o VerifyOptions) retrieval() (verification, error) {
 			return nil, err
 		}
 		defer r.data.Close()
-		if res.Model.SHA256 != r.model.SHA256 || res.Fingerprint != r.data.Fingerprint() {
-			r.o.Log.Warn("the result was made of another model file or other data; its rows say whether that matters")
-		}
-		var rows []entry
-		for _, e := range entries {
-			if e.Bad == "" {
-				rows = append(rows, e)
-			}
+		r.warnOther(res.Model, res.Fingerprint)
+		whole := part{dir: o.Dir, entries: entries, res: Result{Data: DataInfo{N: res.N}, Shard: &ShardInfo{Hi: res.N}}}
+		if err := r.covers(whole); err != nil {
+			return nil, err
 		}
 		v := o.begin(r)
-		v.Rows = len(rows)
-		var sample []entry
-		var ids []int
-		for _, i := range o.draw(len(rows)) {
-			if rows[i].Index >= r.data.Len() {
-				return nil, fault.Inputf("%s: has image %d, the data has %d; verify with the data it was made of", fault.Name(o.Dir), rows[i].Index, r.data.Len())
-			}
-			sample, ids = append(sample, rows[i]), append(ids, rows[i].Index)
-		}
-		v.Sample = len(sample)
+		sample, ids := o.sample(entries, v)
 		again, err := r.anew(ctx, ids)
 		if err != nil {
 			return nil, err
@@ -327,10 +376,9 @@ func (o VerifyOptions) retrieval() (verification, error) {
 // features compares an image's feature and those of its captions. No cosine with
 // a vector of length 1 can be further away than two features are.
 func (v *Verification) features(was, is entry) {
-	what := ""
+	what := skippedOnce(was, is)
 	switch {
-	case is.Bad != "":
-		what = "does not decode now: " + is.Bad
+	case what != "" || was.Bad != "":
 	case was.Key != is.Key:
 		what = "is " + is.Key
 	case !slices.Equal(was.Found.Captions, is.Found.Captions):
@@ -355,6 +403,66 @@ func (v *Verification) features(was, is entry) {
 		}
 	}
 	v.note(what, was.Index, was.Key)
+}
+
+// probe reads the result of a probe. Its answers follow from the head that it
+// keeps and the images; what the head was learned from is not looked at.
+func (o VerifyOptions) probe() (verification, error) {
+	res, head, p, err := readProbe(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	one, err := o.Options.readWords(false)
+	if err != nil {
+		return nil, err
+	}
+	one.Benchmark, one.Out, one.Limit, one.Shards = folder, "", 0, 0
+	if err := one.check(); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, m *Model, alpha float64) (*Verification, error) {
+		r := newRun(ctx, m, one)
+		defer r.release()
+		if dim := len(head.model.W[0]); dim != r.cfg.EmbedDim {
+			return nil, fault.Inputf("%s: the head takes features of %d values, %s has %d; verify with the model it was made of", fault.Name(o.Dir), dim, fault.Name(o.Model), r.cfg.EmbedDim)
+		}
+		if r.data, err = openSource(ctx, o.Data, dataset.Options{ClassNames: res.Labels, Log: r.o.Log}, r.pre); err != nil {
+			return nil, err
+		}
+		defer r.data.Close()
+		if r.w.names = one.ClassNames; r.w.names == nil { // else they must be the result's
+			r.w.names = res.names()
+		}
+		if n := p.res.Data.N; n != r.data.Len() {
+			return nil, fault.Inputf("%s: is of %d images, the data has %d; verify with the data it was made of", fault.Name(o.Dir), n, r.data.Len())
+		}
+		r.head = head
+		r.choose()
+		r.warnOther(res.Model, res.Data.Fingerprint)
+		v := o.begin(r)
+		v.lengths = head.lengths(res.Classes)
+		v.NotCovered = []string{"train"}
+		for _, field := range []struct {
+			name  string
+			there bool
+		}{{"sweep", len(res.Sweep) > 0}, {"shots", len(res.Shots) > 0}, {"neighbours", res.Neighbours != nil}, {"zero_shot", res.ZeroShot != nil}} {
+			if field.there {
+				v.NotCovered = append(v.NotCovered, field.name)
+			}
+		}
+		if err := r.verify(ctx, p, o, v); err != nil {
+			return nil, err
+		}
+		v.AtMost = atMost(v.Rows, v.Sample, v.Differs, alpha)
+		return v, nil
+	}, nil
+}
+
+// warnOther says so where a result was made of something else.
+func (r *run) warnOther(model ModelInfo, fingerprint string) {
+	if model.SHA256 != r.model.SHA256 || fingerprint != r.data.Fingerprint() {
+		r.o.Log.Warn("the result was made of another model file or other data; its rows say whether that matters")
+	}
 }
 
 // suite reads the result of a suite and of each of its sets.
@@ -415,43 +523,92 @@ func (o VerifyOptions) suite() (verification, error) {
 	}, nil
 }
 
+// skippedOnce says so where one scoring has skipped the image and the other has not.
+func skippedOnce(was, is entry) string {
+	switch {
+	case was.Bad == "" && is.Bad != "":
+		return "does not decode now: " + is.Bad
+	case was.Bad != "" && is.Bad == "":
+		return "decodes now, was skipped: " + was.Bad
+	}
+	return ""
+}
+
+// seen are logits of an image that is scored anew: of its own five answers, and
+// of those that a row claims.
+type seen struct{ top, claimed [5]float64 }
+
+// see keeps them for the comparison with what is claimed.
+func (r *run) see(e *entry, logit func(class int) float64) {
+	was, ok := r.claims[e.Index]
+	if !ok {
+		return
+	}
+	e.seen = &seen{}
+	for i := range e.Top {
+		e.seen.top[i], e.seen.claimed[i] = math.Inf(-1), math.Inf(-1)
+		if c := e.Top[i]; c >= 0 {
+			e.seen.top[i] = logit(c)
+		}
+		if c := was.Top[i]; c >= 0 {
+			e.seen.claimed[i] = logit(c)
+		}
+	}
+}
+
 // compare counts a row that the second scoring has otherwise. Answers whose
 // logits are closer than the tolerance may change places.
 func (v *Verification) compare(was, is entry) {
-	off := math.Abs(float64(was.Logit - is.Logit))
-	v.MaxLogit = max(v.MaxLogit, off)
-	what := ""
+	what := skippedOnce(was, is)
 	switch {
-	case is.Bad != "":
-		what = "does not decode now: " + is.Bad
+	case what != "" || was.Bad != "":
 	case !slices.Equal(was.Meta, is.Meta):
 		what = fmt.Sprintf("has the classes or groups %v, had %v", is.Meta, was.Meta)
-	case was.Label != is.Label || was.Key != is.Key:
+	case was.Label != is.Label || fault.Name(was.Key) != fault.Name(is.Key):
 		what = fmt.Sprintf("is label %d of %s, was %d of %s", is.Label, is.Key, was.Label, was.Key)
-	case off > v.Tolerance:
+	case !v.same(was.Top[0], float64(was.Logit), float64(is.Logit)):
 		what = fmt.Sprintf("logit %g, was %g", is.Logit, was.Logit)
-	case !sameAnswers(was, is, v.Tolerance):
+	case !v.sameAnswers(was, is):
 		what = fmt.Sprintf("answers %v, were %v", is.Top, was.Top)
+	case was.Tied && is.seen.top[0]-is.seen.top[1] > v.room(is.Top[0])+v.room(is.Top[1]):
+		what = "has no other class with the first logit, had one"
+	}
+	for c, logit := range was.Scores { // all logits of a set of several labels
+		if what != "" {
+			break
+		}
+		if !v.same(c, float64(logit), float64(is.Scores[c])) {
+			what = fmt.Sprintf("logit %g of class %d, was %g", is.Scores[c], c, logit)
+		}
 	}
 	v.note(what, was.Index, was.Key)
 }
 
-// sameAnswers says whether both rows rank alike, but for answers that are as
-// good as equal: their logits follow from the probabilities of the second.
-func sameAnswers(was, is entry, tolerance float64) bool {
+// room is how far two logits of a class may be apart.
+func (v *Verification) room(class int) float64 { return v.Tolerance * v.length(class) }
+
+// length is that of the class's vector over zero-shot's.
+func (v *Verification) length(class int) float64 {
+	if v.lengths == nil {
+		return 1
+	}
+	return max(v.lengths[class]/100, 1e-9)
+}
+
+// same says whether two logits of a class are, but for what rounding to float32
+// costs.
+func (v *Verification) same(class int, was, is float64) bool {
+	off := max(0, math.Abs(was-is)-math.Abs(is)*0x1p-22) / v.length(class)
+	v.MaxLogit = max(v.MaxLogit, off)
+	return off <= v.Tolerance
+}
+
+// sameAnswers says whether both rows rank alike: the second scoring's logit of
+// every answer is as good as that of the answer which it has in this place.
+func (v *Verification) sameAnswers(was, is entry) bool {
 	for i, c := range was.Top {
-		if c == is.Top[i] {
-			continue
-		}
-		k := slices.Index(is.Top[:], c)
-		if k < 0 {
-			k = len(is.Top) - 1 // it may be the sixth now
-			if i != k {
-				return false
-			}
-			continue
-		}
-		if math.Abs(math.Log(float64(is.Probs[k])/float64(is.Probs[i]))) > 2*tolerance {
+		now := is.Top[i]
+		if c != now && (c < 0 || now < 0 || !(math.Abs(is.seen.top[i]-is.seen.claimed[i]) <= v.room(c)+v.room(now))) {
 			return false
 		}
 	}

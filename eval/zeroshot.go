@@ -118,6 +118,8 @@ type run struct {
 	words   func(context.Context) (checkpoint.Tokenizer, error) // nil: CLIP's BPE
 
 	w       prompts
+	head    *learned    // of a probe, instead of class vectors
+	claims  map[int]row // of a verification: what is said of an image
 	data    source
 	scored  []int // indices of all shards, in order
 	evenly  bool  // a limit takes as many images of every class

@@ -26,7 +26,8 @@ in CLIP's paper (A.3: 1e-6 to 1e6 in 96 steps), and the final fit is of both.
 
 Features are computed once and kept in --features; a run that was killed goes on
 where it was. --shard only computes its part of them; the call without it does
-the rest. SRC is what zeroshot reads; numbers of --data and --val mean the classes of
+the rest, out of the same folder or of what "zeroshot merge" put together. --out has
+rows.csv and the regression (head.safetensors), which "zeroshot verify" checks. SRC is what zeroshot reads; numbers of --data and --val mean the classes of
 --train.` + exitStatus,
 		Example: `  evatool probe --model model.safetensors --train pets/train --data pets/test
   evatool probe --model model.safetensors --train train/ --data test/ --val val/ --shots 1,2,4,8,16 --seeds 3 --out runs/probe
@@ -59,7 +60,7 @@ the rest. SRC is what zeroshot reads; numbers of --data and --val mean the class
 	f.IntVar(&o.Neighbours, "neighbours", 20, "how many nearest images vote")
 	f.StringVar(&o.Features, "features", "", "folder `DIR` of the features (default: the user's cache folder)")
 	f.StringVar(&part, "shard", "", "only compute part `i/n` of the features (0/8 to 7/8), or auto")
-	f.StringVarP(&o.Out, "out", "o", "", "write result.json and report.html into the folder `DIR`")
+	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv, head.safetensors and report.html into the folder `DIR`")
 	forceFlag(cmd, &o.Force)
 	mustRequire(cmd, "model", "train", "data")
 	return cmd

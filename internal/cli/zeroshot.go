@@ -326,12 +326,24 @@ func newZeroshotMerge(app *App) *cobra.Command {
 		Long: `Add the parts that "zeroshot --shard i/n --out DIR" wrote, of a benchmark, of a
 suite such as datacomp, or of "retrieval --shard i/n". The counts are those
 of one run over everything. Parts that differ in model, data, class list,
-prompts or preprocessing are refused, and so are overlaps and gaps.` + exitStatus,
+prompts or preprocessing are refused, and so are overlaps and gaps. Of "probe
+--shard i/n --features DIR" the folders of features are put together, which probe
+goes on from with --features.` + exitStatus,
 		Example: `  evatool zeroshot merge runs/shard-0 runs/shard-1 -o runs/all
   evatool zeroshot merge runs/shard-* -o runs/all --json --expect 0.747±0.004`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			switch kind := args[0]; {
+			case eval.IsFeatures(args...):
+				res, err := eval.MergeFeatures(args, o)
+				if err != nil {
+					return err
+				}
+				if app.JSON {
+					return app.PrintJSON(res)
+				}
+				app.Printf("features of %d images, %d files of %d sets, are in %s\n", res.Images, res.Files, res.Sets, res.Out)
+				return nil
 			case eval.IsSuite(kind):
 				res, err := eval.MergeSuite(args, o)
 				if err != nil {
@@ -369,14 +381,15 @@ func newZeroshotVerify(app *App) *cobra.Command {
 		Short: "Score a sample of a result's rows anew",
 		Long: `Score a random sample of the rows of a result folder anew: label, the first five
 answers and the logit; of choices the scores; of a retrieval the features of an
-image and its captions, which its ranks follow from. A folder whose counts do not
-follow from its rows is refused. Rows that differ give status 1; otherwise it says
-how many of all rows may differ at most, with 95 % confidence.
+image and its captions, which its ranks follow from; of a probe what its kept head
+answers (not the learning of the head, few shots, neighbours or zero-shot). A folder
+whose counts do not follow from its rows is refused. Rows that differ give status 1;
+otherwise it says how many of all rows may differ at most, with 95 % confidence.
 
 A suite's folder (datacomp, or several benchmarks) is checked set by set, with
 --sample rows of each; --data is the folder that the sets lie in, and of several
 models the one of --model is checked. Class names, templates and saved class
-matrices are given as the run had them.` + exitStatus,
+matrices are given as the run had them; a probe's folder has its own.` + exitStatus,
 		Example: `  evatool zeroshot verify runs/b16 --model b16.safetensors --data ILSVRC2012_img_val.tar
   evatool zeroshot verify runs/b16 --model b16.safetensors --data val/ --sample 2000 --seed 7 --json
   evatool zeroshot verify runs/datacomp --model b16.safetensors --data evalsets/ --sample 50`,
@@ -400,6 +413,9 @@ matrices are given as the run had them.` + exitStatus,
 				for _, d := range v.Differing {
 					app.Printf("  %d %s  %s\n", d.Index, d.Key, d.What)
 				}
+			}
+			if len(v.NotCovered) > 0 {
+				app.Printf("covered are the rows of the linear probe, as its head answers; not covered: %s\n", strings.Join(v.NotCovered, ", "))
 			}
 			app.Printf("with 95 %% confidence at most %.2f %% of the rows differ\n", 100*v.AtMost)
 			return err

@@ -87,6 +87,24 @@ func EncodeFloat32s(values []float32) []byte {
 	return b
 }
 
+// EncodeFloat64s gives the bytes of F64 elements.
+func EncodeFloat64s(values []float64) []byte {
+	b := make([]byte, 8*len(values))
+	for i, v := range values {
+		le.PutUint64(b[8*i:], math.Float64bits(v))
+	}
+	return b
+}
+
+// DecodeFloat64s reads len(b)/8 F64 elements.
+func DecodeFloat64s(b []byte) []float64 {
+	out := make([]float64, len(b)/8)
+	for i := range out {
+		out[i] = math.Float64frombits(le.Uint64(b[8*i:]))
+	}
+	return out
+}
+
 // EncodeInt64s gives the bytes of an I64 tensor.
 func EncodeInt64s(values []int64) []byte {
 	b := make([]byte, 8*len(values))
