@@ -209,7 +209,7 @@ func (o *SuiteOptions) claim(ctx context.Context, keys []string) error {
 		return occupied(o.Out, "not the same kind of evaluation", held, mine, o.Force)
 	}
 	for _, m := range old.All() {
-		if !slices.Contains(models, m.Model.File) {
+		if !slices.ContainsFunc(models, func(path string) bool { return samePath(path, m.Model.File) }) {
 			return occupied(o.Out, "another model than "+fault.Name(m.Model.File), held, mine, o.Force)
 		}
 		for _, s := range m.Sets {
@@ -219,4 +219,14 @@ func (o *SuiteOptions) claim(ctx context.Context, keys []string) error {
 		}
 	}
 	return nil
+}
+
+// samePath says whether two paths are of one file.
+func samePath(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, err := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err == nil && err2 == nil && os.SameFile(x, y)
 }
