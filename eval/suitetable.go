@@ -160,10 +160,10 @@ func suiteScores(p *runlog.Page, models []*SuiteModel) {
 	}
 	row := []string{fmt.Sprintf("average of %d", len(models[0].Sets)), "", ""}
 	for _, m := range models {
-		line := SuiteSet{Value: m.Average, CI95: m.AverageCI95, Published: m.PublishedSame}
-		if line.Published != nil {
-			in := inside(*line.Published, line.CI95)
-			line.InsideCI = &in
+		line := SuiteSet{Value: m.Average, CI95: m.AverageCI95}
+		if some := slices.ContainsFunc(m.Sets, func(s SuiteSet) bool { return s.Published == nil }); !some { // else it is of other sets
+			in := inside(*m.PublishedSame, line.CI95)
+			line.Published, line.InsideCI = m.PublishedSame, &in
 		}
 		row = append(row, line.shown()...)
 	}
