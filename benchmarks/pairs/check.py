@@ -6,7 +6,8 @@ No weights are downloaded. Each architecture is built twice with random weights:
 values, for what evatool recognises of the weights alone (in the order of a .bin and sorted as
 safetensors are, under a name that says nothing, under the repository's, and with --config NAME), and
 shrunk, as a repository with its open_clip_config.json, for the features of pictures and tokens.
-A tower of timm's has two blocks, and EVA's keep their width (TOWERS has one line for each kind).
+A tower of timm's has two blocks, and EVA's keep their width (TOWERS has one line for each kind). A text
+model of transformers has the sizes that its own config.json says, beside the weights.
 
 A pair is wrong when evatool takes another activation or other pixels than the pair's and neither
 fails nor warns, or when features differ by more than 1e-4 of the largest value. Any such pair makes
@@ -40,6 +41,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
+from transformers import M2M100Config, RobertaConfig, XLMRobertaConfig
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EVATOOL = os.path.abspath(sys.argv[1])
@@ -56,21 +58,49 @@ def run(*args):
     return p.returncode, p.stdout, p.stderr, (errors or [p.stderr.strip()])[-1]
 
 
-def full(cfg):
-    """Names and shapes at full size, in the order of the state dict; None for text towers of the hub."""
+def roberta(kind, vocab, width, layers):
+    return kind(vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64, intermediate_size=4 * width,
+                max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+
+
+def nllb(layers, hidden, vocab=256206, width=1024):
+    return M2M100Config(vocab_size=vocab, d_model=width, encoder_layers=layers, encoder_attention_heads=width // 64, encoder_ffn_dim=hidden,
+                        decoder_layers=1, decoder_attention_heads=1, decoder_ffn_dim=8)
+
+
+# The text models of transformers that configurations name, at full size and shrunk.
+TEXTS = {
+    "roberta-base": (lambda: roberta(RobertaConfig, 50265, 768, 12), lambda: roberta(RobertaConfig, 3000, 64, 2)),
+    "xlm-roberta-base": (lambda: roberta(XLMRobertaConfig, 250002, 768, 12), lambda: roberta(XLMRobertaConfig, 3000, 64, 2)),
+    "xlm-roberta-large": (lambda: roberta(XLMRobertaConfig, 250002, 1024, 24), lambda: roberta(XLMRobertaConfig, 3000, 64, 2)),
+    "facebook/nllb-200-distilled-600M": (lambda: nllb(12, 4096), lambda: nllb(2, 256, 3000, 64)),
+    "facebook/nllb-200-distilled-1.3B": (lambda: nllb(24, 8192), lambda: nllb(2, 512, 3000, 64)),
+}
+
+
+def build(cfg, small):
+    """open_clip's model of a configuration, which may name a text model of transformers."""
     cfg = copy.deepcopy(cfg)
     custom = cfg.pop("custom_text", False)
     cls = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
     if "multimodal_cfg" in cfg:
         cls = open_clip.coca_model.CoCa
-    if "hf_model_name" in cfg["text_cfg"]:
-        # Its configuration is not here; the name of one tensor says the kind.
-        with torch.device("meta"):
-            v = open_clip.model._build_vision_tower(cfg["embed_dim"], open_clip.model.CLIPVisionCfg(**cfg["vision_cfg"]), False)
-        names = {"visual." + k: t.shape for k, t in v.state_dict().items()}
-        return {"logit_scale": (), **names, "text.transformer.embeddings.word_embeddings.weight": (1000, 8)}
+    name = cfg["text_cfg"].get("hf_model_name")
+    if not name:
+        return cls(**cfg)
+    cfg["text_cfg"]["hf_model_pretrained"] = False
+    auto = open_clip.hf_model.AutoConfig
+    open_clip.hf_model.AutoConfig = type("AutoConfig", (), {"from_pretrained": staticmethod(lambda n: TEXTS[n][small]())})
+    try:
+        return open_clip.model.CustomTextCLIP(**cfg)
+    finally:
+        open_clip.hf_model.AutoConfig = auto
+
+
+def full(cfg):
+    """Names and shapes at full size, in the order of the state dict."""
     with torch.device("meta"):
-        return {k: t.shape for k, t in cls(**cfg).state_dict().items()}
+        return {k: t.shape for k, t in build(cfg, False).state_dict().items()}
 
 
 def hollow(path, shapes, order):
@@ -148,7 +178,8 @@ def shrunk(cfg):
             v.update(layers=[1, 1, 2, 1], width=16, image_size=64)
         else:
             v.update(layers=2, width=2 * v.get("head_width", 64), image_size=4 * v["patch_size"])
-    t.update(width=64, heads=1, layers=2)
+    if "hf_model_name" not in t:
+        t.update(width=64, heads=1, layers=2)
     if "multimodal_cfg" in cfg:
         cfg["multimodal_cfg"].update(width=64, heads=1, layers=1)
     if t.get("vocab_size", 49408) > 49408:
@@ -189,7 +220,6 @@ def small_timm(cfg, name, seed):
     v = own["vision_cfg"]
     kwargs, words, embed = TOWERS["eva" if "eva_model_name" in v else v["tower"]](v)
     copied = shrunk(cfg)
-    custom = copied.pop("custom_text", False)
     copied["embed_dim"] = embed
     t = copied["text_cfg"]
     if t.get("proj_type") == "none":
@@ -198,12 +228,15 @@ def small_timm(cfg, name, seed):
     timm.create_model = lambda n, **kw: create(n, **kwargs, **kw)
     try:
         torch.manual_seed(seed)
-        model = (open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP)(**copied).eval()
+        model = build(copied, True).eval()
     finally:
         timm.create_model = create
     own["embed_dim"] = embed
     v.update(words)
     own["text_cfg"].update({k: t[k] for k in ("width", "heads", "layers", "vocab_size") if k in t})
+    if "hf_model_name" in t:
+        c = model.text.config
+        own["text_cfg"].update(width=c.hidden_size, heads=c.num_attention_heads, layers=c.num_hidden_layers, vocab_size=c.vocab_size)
     return model, own
 
 
@@ -217,6 +250,12 @@ def tokenizer(t, dir):
         data, pad = packed("bpe"), "<pad>"
     elif "SigLIP" in name or name == "facebook/xlm-v-base":
         data, pad = packed("unigram"), "</s>"
+    elif "hf_model_name" in t:
+        kind = "roberta" if name == "roberta-base" else "xlm-roberta" if "roberta" in name else "nllb"
+        files = json.loads(packed("hf"))["tokenizers"][kind]
+        for file in ("tokenizer", "tokenizer_config"):
+            json.dump(files[file], open(os.path.join(dir, file + ".json"), "w"))
+        return open_clip.tokenizer.HFTokenizer(dir, context_length=t.get("context_length", 77))
     else:
         return None
     judge = Tokenizer.from_str(data)
@@ -258,11 +297,10 @@ def repository(cfg, name, tag, seed):
     written = copy.deepcopy(cfg)
     if tag.get("quick_gelu"):
         written["quick_gelu"] = True
-    buildable = "hf_model_name" not in t
     model = own = None
-    if buildable and "timm_model_name" in cfg["vision_cfg"]:
+    if "timm_model_name" in cfg["vision_cfg"]:
         model, own = small_timm(cfg, name, seed)
-    if "timm_model_name" in cfg["vision_cfg"] and not own or not buildable:
+    if "timm_model_name" in cfg["vision_cfg"] and not own:
         # Refused by its configuration: the weights need no values.
         hollow(os.path.join(dir, "open_clip_model.safetensors"), full(cfg), "order")
         config = {"model_cfg": written, "preprocess_cfg": want}
@@ -283,19 +321,16 @@ def repository(cfg, name, tag, seed):
         os.remove(os.path.join(dir, "open_clip_config.json"))
     else:
         written = shrunk(written)
-        copied = copy.deepcopy(written)
-        custom = copied.pop("custom_text", False)
         torch.manual_seed(seed)
-        cls = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
-        if "multimodal_cfg" in copied:
-            cls = open_clip.coca_model.CoCa
         try:
-            model = cls(**copied).eval()
+            model = build(written, True).eval()
         except Exception as e:  # the judge, not evatool
             sys.exit(f"{name}: open_clip cannot build it: {e}")
         size = written["vision_cfg"]["image_size"]
         json.dump({"model_cfg": written, "preprocess_cfg": {k: v for k, v in want.items() if k not in ("size", "mode")}},
                   open(os.path.join(dir, "open_clip_config.json"), "w"))
+        if "hf_model_name" in t:
+            model.text.config.save_pretrained(dir)
     spread(model)
     state = {k: v.contiguous().clone() for k, v in model.state_dict().items()}
     save_file(state, os.path.join(dir, "open_clip_model.safetensors"))
@@ -307,10 +342,13 @@ def repository(cfg, name, tag, seed):
         im.save(pictures[-1])
     transform = image_transform_v2(PreprocessCfg(**{**want, "size": size}), is_train=False)
     context, vocab = t.get("context_length", 77), t.get("vocab_size", 49408)
+    pad = 0
+    if "hf_model_name" in t:
+        vocab, pad = model.text.config.vocab_size, model.text.config.pad_token_id
     torch.manual_seed(seed + 1)
     tokens = torch.randint(5, min(vocab, 49406), (4, context))
     for i, at in enumerate([1, 9, context // 2, context - 1]):
-        tokens[i, at:] = 0
+        tokens[i, at:] = pad
         tokens[i, at] = t.get("eos_id", 2) if t.get("pool_type") == "eos" else min(vocab, 49408) - 1
     with torch.no_grad():
         images = model.encode_image(torch.stack([transform(Image.open(p)) for p in pictures]), normalize=True)
@@ -358,6 +396,7 @@ def main():
             continue
         cfg = open_clip.get_model_config(name)
         for tag, c in tags.items():
+            c = {**c, "quick_gelu": c.get("quick_gelu") or cfg.get("quick_gelu")}  # what open_clip computes, or should
             if name not in shapes_of:
                 shapes_of[name] = full(cfg)
             shapes = shapes_of[name]

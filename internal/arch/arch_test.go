@@ -283,7 +283,7 @@ func TestParseRefuses(t *testing.T) {
 		{head + `"eva_model_name": "x", "rope": true, "pt_hw_seq_len": 3` + tail, "intp_freq"},
 		{head + `"timm_model_name": "resnet50"` + tail, "eva02_base_patch16_clip_224"},
 		{head + `"attentional_pool": "cascade"` + tail, "vision_cfg.attentional_pool"},
-		{`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": "roberta-base"}}`, "text_cfg.hf_model_name"},
+		{`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {"hf_model_name": "bert-base"}}`, "text_cfg.hf_model_name"},
 		{`{"model_type": "blip", "vision_config": {}}`, "model_type"},
 		{`{"vision_config": {"hidden_act": "relu"}}`, "hidden_act"},
 		{`{"vision_config": {"num_attention_heads": 0}}`, "num_attention_heads"},

@@ -96,6 +96,15 @@ type Text struct {
 	ProjBias   bool   `json:"proj_bias,omitempty"`   // the projection is a Linear with a bias
 	ProjType   string `json:"proj_type,omitempty"`   // linear (also empty) or none: the feature is width values
 
+	// Of a text tower of transformers, by the names that the keys have there and in OpenCLIP.
+	Tower          string `json:"tower,omitempty"` // roberta (XLM-RoBERTa too) or m2m100; empty: as the other keys say
+	Positions      int    `json:"max_position_embeddings,omitempty"`
+	PadToken       int    `json:"pad_token_id,omitempty"` // it is not seen, and counts no position
+	TokenTypes     int    `json:"type_vocab_size,omitempty"`
+	ScaleEmbedding bool   `json:"scale_embedding,omitempty"` // by the root of the width
+	Pooler         string `json:"hf_pooler_type,omitempty"`  // mean_pooler, cls_pooler or cls_last_hidden_state_pooler
+	Proj           string `json:"hf_proj_type,omitempty"`    // linear, mlp or none
+
 	// Tokenizer names the tokenizer where it is not CLIP's BPE, and TokenizerKwargs
 	// how a text is cleaned before it.
 	Tokenizer       string `json:"hf_tokenizer_name,omitempty"`
@@ -232,9 +241,16 @@ func (c *Config) PoolsLast() bool { return c.Text.PoolType == "last" }
 
 // EndOfText is the position of a text's tokens at which its feature is taken:
 // the end that the configuration names, 0 without one, or the largest id; the
-// first of several. Where the feature is behind the text, it is the last.
+// first of several. Where the feature is behind the text, it is the last, and
+// where padding is not seen, the last before it.
 func (c *Config) EndOfText(tokens []int32) int {
 	switch {
+	case c.IgnoresPadding():
+		end := len(tokens) - 1
+		for end > 0 && tokens[end] == int32(c.Text.PadToken) {
+			end--
+		}
+		return end
 	case c.PoolsEOS():
 		return max(0, slices.Index(tokens, int32(c.Text.EOS)))
 	case c.PoolsLast(), c.Text.EmbedCLS:
@@ -246,6 +262,18 @@ func (c *Config) EndOfText(tokens []int32) int {
 // BERT is the repository that OpenCLIP's configurations call bert-base-uncased.
 const BERT = "google-bert/bert-base-uncased"
 
+// TokenizerRepository is where the hub has the tokenizer that a configuration calls
+// so: the oldest repositories had no owner.
+func TokenizerRepository(name string) string {
+	switch name {
+	case "bert-base-uncased":
+		return BERT
+	case "roberta-base", "xlm-roberta-base", "xlm-roberta-large":
+		return hfRoBERTaOwner + name
+	}
+	return name
+}
+
 // OtherTokenizer is the repository of the tokenizer that texts need where that is
 // not CLIP's BPE, and how they are cleaned before.
 func (c *Config) OtherTokenizer() (name, clean string) {
@@ -253,10 +281,7 @@ func (c *Config) OtherTokenizer() (name, clean string) {
 	if k := c.Text.TokenizerKwargs; k != nil && k.Clean != "" {
 		clean = k.Clean
 	}
-	if name == "bert-base-uncased" {
-		name = BERT
-	}
-	return name, clean
+	return TokenizerRepository(name), clean
 }
 
 // CheckTexts says why texts cannot be given to the model as CLIP's BPE cuts

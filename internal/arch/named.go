@@ -39,9 +39,9 @@ func load() map[string]*Config {
 			panic(e.Name() + ": " + err.Error())
 		}
 		// No name refers to another one here, so this does not recurse.
-		parse := parseOpenCLIP
-		if o["vision_layers"] != nil {
-			parse = parseOpenAI
+		parse := parseOpenAI
+		if o["vision_layers"] == nil {
+			parse = func(o object) (*Config, error) { return parseOpenCLIP(o, nil) }
 		}
 		c, err := parse(o)
 		if err == nil {

@@ -15,6 +15,7 @@ var notWeights = []struct {
 	{"context_length", true, notWeight},
 	{"vocab_size", true, notWeight},
 	{"position_ids", false, "0, 1, 2, …, not a weight"},
+	{"embed_positions.weights", false, "M2M100's sinusoidal positions, recomputed from the configuration"},
 	{"attn_mask", false, "causal mask, recomputed"},
 	{"num_batches_tracked", false, "a counter of the training, not a weight"},
 	{"n_averaged", true, "a counter of the training, not a weight"},

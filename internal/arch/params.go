@@ -224,6 +224,10 @@ func (b *builder) openAIVision() {
 
 func (b *builder) text() {
 	c, t := b.cfg, &b.cfg.Text
+	if t.Tower != "" {
+		textTowers[t.Tower].params(b)
+		return
+	}
 	b.add("text.positional_embedding", c.TextPositions(), t.Width)
 	if t.EmbedCLS {
 		b.add("text.cls_emb", t.Width)

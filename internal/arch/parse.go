@@ -19,8 +19,12 @@ import (
 // an open_clip_config.json), OpenAI's flat one, or a Hugging Face CLIPModel
 // config.json. A key that is not known is an error that names it, except in a
 // Hugging Face file, which repeats the library's settings for everything.
-func Parse(data []byte) (*Config, error) {
-	c, err := parse(data)
+func Parse(data []byte) (*Config, error) { return ParseText(data, nil) }
+
+// ParseText is Parse where the text model of transformers that the configuration
+// names has its own config.json, which is model; nil: it is one of those known.
+func ParseText(data, model []byte) (*Config, error) {
+	c, err := parse(data, model)
 	if err == nil {
 		err = c.check()
 	}
@@ -32,7 +36,7 @@ func Parse(data []byte) (*Config, error) {
 
 type object = map[string]json.RawMessage
 
-func parse(data []byte) (*Config, error) {
+func parse(data, model []byte) (*Config, error) {
 	top, err := decodeObject(data)
 	if err != nil {
 		return nil, err
@@ -52,7 +56,7 @@ func parse(data []byte) (*Config, error) {
 	case top["vision_layers"] != nil:
 		return parseOpenAI(top)
 	}
-	return parseOpenCLIP(top)
+	return parseOpenCLIP(top, model)
 }
 
 func decodeObject(data []byte) (object, error) {
@@ -157,7 +161,7 @@ func compact(raw json.RawMessage) string {
 
 func sortedKeys(o object) []string { return slices.Sorted(maps.Keys(o)) }
 
-func parseOpenCLIP(top object) (*Config, error) {
+func parseOpenCLIP(top object, model []byte) (*Config, error) {
 	vision, err := subsection(top, "vision_cfg")
 	if err != nil {
 		return nil, err
@@ -174,6 +178,9 @@ func parseOpenCLIP(top object) (*Config, error) {
 		return nil, fmt.Errorf("text_cfg.pad_id is %s; with embed_cls want 0", compact(pad))
 	}
 	if err := timmTower(c, vision); err != nil {
+		return nil, err
+	}
+	if err := hfText(c, top, text, model); err != nil {
 		return nil, err
 	}
 	// OpenCLIP's word for a text tower that is not causal.
@@ -250,8 +257,12 @@ func textPool(text object) error {
 // clipTokenizers are tokenizers of the hub that are CLIP's BPE.
 var clipTokenizers = []string{"openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"}
 
-// cleanings are the values of tokenizer_kwargs that say how texts are cleaned.
-var cleanings = []string{`{"clean":"lower"}`, `{"clean":"whitespace"}`, `{"clean":"canonicalize"}`, `{"strip_sep_token":true}`}
+// parseClean reads tokenizer_kwargs; not ok where it has more than is known.
+func parseClean(raw json.RawMessage) (c Clean, ok bool) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	return c, dec.Decode(&c) == nil && c != (Clean{}) && slices.Contains([]string{"", "lower", "whitespace", "canonicalize"}, c.Clean)
+}
 
 // tokenizer sets Text.Tokenizer to what text's keys say, if that is not CLIP's.
 func tokenizer(c *Config, text object) error {
@@ -269,10 +280,10 @@ func tokenizer(c *Config, text object) error {
 			continue
 		}
 		s := compact(raw)
-		var clean Clean
+		clean, ok := parseClean(raw)
 		switch {
 		case slices.Contains([]string{"null", "{}", `""`}, s), s == `{"clean":"lower"}` && name == "":
-		case k == "tokenizer_kwargs" && name != "" && slices.Contains(cleanings, s) && json.Unmarshal(raw, &clean) == nil:
+		case k == "tokenizer_kwargs" && name != "" && ok:
 			c.Text.TokenizerKwargs = &clean
 		default:
 			more = append(more, k+" "+s)

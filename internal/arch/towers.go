@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // visionTower is what this package knows of a kind of vision tower. A new kind is
@@ -75,9 +76,23 @@ func (c *Config) visionTower() visionTower {
 	return visionTowers[c.VisionTower()]
 }
 
-// TextTower is the kind of the text tower: clip, OpenAI's, siglip or coca.
+// textTower is what this package knows of a text tower that is no TextTransformer
+// of OpenCLIP: as visionTower, in a file of its own with a line in textTowers.
+type textTower struct {
+	check     func(c *Config) error
+	params    func(b *builder)
+	embedding string // its token embedding [vocabulary, width]
+}
+
+// textTowers by text_cfg.tower.
+var textTowers = map[string]textTower{"roberta": robertaText, "m2m100": m2m100Text}
+
+// TextTower is the kind of the text tower: clip (OpenAI's), siglip, coca, or the
+// configuration's own word.
 func (c *Config) TextTower() string {
 	switch {
+	case c.Text.Tower != "":
+		return c.Text.Tower
 	case c.Text.EmbedCLS:
 		return "coca"
 	case c.PoolsLast():
@@ -86,9 +101,33 @@ func (c *Config) TextTower() string {
 	return "clip"
 }
 
+// TokenEmbedding is the tensor of the text tower's token embedding [vocabulary, width].
+func (c *Config) TokenEmbedding() string {
+	if kind, ok := textTowers[c.Text.Tower]; ok {
+		return kind.embedding
+	}
+	return "text.token_embedding.weight"
+}
+
+// TokenEmbeddings lists those of all kinds of text towers.
+func TokenEmbeddings() []string {
+	names := []string{(&Config{}).TokenEmbedding()}
+	for _, kind := range slices.Sorted(maps.Keys(textTowers)) {
+		names = append(names, textTowers[kind].embedding)
+	}
+	return names
+}
+
 // checkText refuses what a kind of text tower does not have.
 func (c *Config) checkText() error {
 	t := &c.Text
+	if t.Tower != "" {
+		kind, ok := textTowers[t.Tower]
+		if !ok {
+			return fmt.Errorf("text_cfg.tower %q: want %s", t.Tower, strings.Join(slices.Sorted(maps.Keys(textTowers)), " or "))
+		}
+		return kind.check(c)
+	}
 	switch t.PoolType {
 	case "", "eos", "last":
 	default:

@@ -34,8 +34,11 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 		return first, nil
 	}
 	if w, how, warn := inv.weights(first.config); w != nil {
-		a := with(found, w.QuickGELU)
+		a := with(found, quickGELU(w))
 		a.how += how
+		if a.config.QuickGELU && !w.QuickGELU {
+			a.warnings = append(a.warnings, unlisted(w.Architecture, found))
+		}
 		return a, nil
 	} else if warn != "" {
 		first.warnings = append(first.warnings, warn)
@@ -131,11 +134,24 @@ func orFile(found []architecture, quick bool) string {
 	return fmt.Sprintf("FILE.json with quick_gelu %v", quick)
 }
 
+// quickGELU says whether published weights have QuickGELU: OpenCLIP's list of them
+// says it, or its configuration of the architecture.
+func quickGELU(w *published.Weights) bool {
+	c, ok := arch.Named(w.Architecture)
+	return w.QuickGELU || ok && c.QuickGELU
+}
+
+// unlisted is the warning of an architecture whose QuickGELU OpenCLIP's
+// configuration has and its list of weights does not.
+func unlisted(name string, found []architecture) string {
+	return fmt.Sprintf("read with QuickGELU, as OpenCLIP's configuration of %s says and its list of published weights does not; if that is wrong, give the config %s", name, orFile(found, false))
+}
+
 // activations says which of the two the published weights of a shape have.
 func activations(c *arch.Config) (quick, plain bool) {
 	for _, w := range published.AllWeights() {
 		if named, ok := arch.Named(w.Architecture); ok && sameButActivation(named, c) {
-			quick, plain = quick || w.QuickGELU, plain || !w.QuickGELU
+			quick, plain = quick || quickGELU(&w), plain || !quickGELU(&w)
 		}
 	}
 	return quick, plain
@@ -160,7 +176,7 @@ func (inv *inventory) weights(c *arch.Config) (w *published.Weights, how, warn s
 	list := published.ByName(inv.path)
 	i := slices.IndexFunc(list, fits)
 	if i < 0 || slices.ContainsFunc(list, func(w published.Weights) bool {
-		return fits(w) && (w.QuickGELU != list[i].QuickGELU || w.Preprocess != list[i].Preprocess)
+		return fits(w) && (quickGELU(&w) != quickGELU(&list[i]) || w.Preprocess != list[i].Preprocess)
 	}) {
 		return nil, "", ""
 	}
@@ -193,7 +209,7 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 	}
 	if a.config.HidesQuickGELU() {
 		if w, _, warn := inv.weights(a.config); w != nil {
-			said = append(said, saying{"the table of published weights, for " + w.Name() + ",", w.QuickGELU})
+			said = append(said, saying{"the table of published weights, for " + w.Name() + ",", quickGELU(w)})
 		} else if warn != "" {
 			a.warnings = append(a.warnings, warn)
 		}
@@ -211,10 +227,13 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 	if len(said) > 0 {
 		return
 	}
+	if c, ok := arch.Named(name); ok && c.QuickGELU && a.config.QuickGELU && slices.ContainsFunc(published.AllWeights(), func(w published.Weights) bool { return w.Architecture == name && !w.QuickGELU }) {
+		a.warnings = append(a.warnings, unlisted(name, []architecture{*a}))
+	}
 	// OpenCLIP lists weights with QuickGELU under names whose configuration has GELU.
 	var tags []string
 	for _, w := range published.AllWeights() {
-		if w.Architecture == name && w.QuickGELU != a.config.QuickGELU {
+		if w.Architecture == name && quickGELU(&w) != a.config.QuickGELU {
 			tags = append(tags, w.Tag)
 		}
 	}
@@ -299,6 +318,6 @@ func (in *Input) HashTells(p *Plan, err error) bool {
 			return true
 		}
 		named, ok := arch.Named(w.Architecture)
-		return ok && w.QuickGELU != p.Config.QuickGELU && sameButActivation(named, p.Config)
+		return ok && quickGELU(&w) != p.Config.QuickGELU && sameButActivation(named, p.Config)
 	})
 }

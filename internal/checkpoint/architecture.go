@@ -41,9 +41,8 @@ func chosenConfig(c *arch.Config, s string) (_ *arch.Config, name string, pixels
 	if err != nil {
 		return nil, "", false, err
 	}
-	c, err = arch.Parse(data)
-	if err != nil {
-		return nil, "", false, fmt.Errorf("%s: %w", s, err)
+	if c, err = parseConfig(s, data); err != nil {
+		return nil, "", false, err
 	}
 	return c, canonicalName(c), arch.DescribesPixels(data), nil
 }
@@ -211,8 +210,8 @@ func (m *mapping) nearly() error {
 // head for a tower), else the first difference.
 func (m *mapping) differs(c *arch.Config, head bool) error {
 	// Most architectures fall out here, before all their tensors are listed.
-	if e := m.byName["text.token_embedding.weight"]; head && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.VocabSize), int64(c.Text.Width)})) {
-		return fmt.Errorf("text.token_embedding.weight differs")
+	if e := m.byName[c.TokenEmbedding()]; head && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.VocabSize), int64(c.Text.Width)})) {
+		return fmt.Errorf("%s differs", c.TokenEmbedding())
 	}
 	if e := m.byName["text.text_projection"]; head && c.TextTower() == "clip" && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.Width), int64(c.EmbedDim)})) {
 		return fmt.Errorf("text.text_projection differs")
@@ -254,6 +253,9 @@ func (m *mapping) clipTowers() (names []string) {
 		}
 	}
 	for _, n := range arch.Names() {
+		if c, _ := arch.Named(n); c.Text.Tower != "" {
+			continue // another text tower beside a vision tower of these
+		}
 		same := 0
 		for _, p := range namedParams()[n] {
 			e := m.byName[p.Name]
@@ -315,7 +317,7 @@ func (m *mapping) identifyTower() architecture {
 // consistent checks an unpublished model as far as that is possible: no gaps
 // in the numbering of the blocks, and every block has the tensors of block 0.
 func (m *mapping) consistent() error {
-	for _, prefix := range []string{"visual.blocks.", "visual.transformer.resblocks.", "text.transformer.resblocks."} {
+	for _, prefix := range []string{"visual.blocks.", "visual.transformer.resblocks.", "text.transformer.resblocks.", "text.transformer.encoder.layer.", "text.transformer.layers."} {
 		blocks := map[string]map[string]*Item{}
 		for _, e := range m.items {
 			if rest, ok := strings.CutPrefix(e.EVA, prefix); ok {

@@ -59,9 +59,9 @@ func (in *Input) look(dir string, folder bool) error {
 		if !folder && name == hfConfig && (kind != "clip" && kind != "siglip" || !hf) || !isCLIP && name == hfConfig {
 			continue
 		}
-		c, err := arch.Parse(b)
+		c, err := parseConfig(path, b)
 		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return err
 		}
 		in.beside.file, in.beside.config, in.beside.pixels = path, c, arch.DescribesPixels(b)
 		if err := in.beside.tokenizer(dir, kind == "clip"); err != nil {
@@ -84,6 +84,30 @@ func readBeside(path string, limit int64) (b []byte, ok bool, err error) {
 		return nil, false, nil
 	}
 	return nil, false, err
+}
+
+// parseConfig reads the configuration in the file path, with the config.json of the
+// text model that it names: in the folder of that name, or beside the file.
+func parseConfig(path string, data []byte) (*arch.Config, error) {
+	var model []byte
+	if name := arch.TextModel(data); name != "" {
+		dir := filepath.Dir(path)
+		for _, d := range []string{name, filepath.Join(dir, name), dir} {
+			b, ok, err := readBeside(filepath.Join(d, hfConfig), maxConfig)
+			if err != nil {
+				return nil, err
+			}
+			if ok && arch.IsTextModel(b) {
+				model = b
+				break
+			}
+		}
+	}
+	c, err := arch.ParseText(data, model)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
 }
 
 // isHF says whether the names are transformers', even among other tensors.

@@ -55,7 +55,7 @@ const (
 )
 
 // families in the order of recognition: the first whose marks are all there.
-var families = slices.Concat(timmOthers, timmCLIPs, []*family{hfSigLIP, hfEVA, hfCLIP, cocaCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
+var families = slices.Concat(hfTexts, timmOthers, timmCLIPs, []*family{hfSigLIP, hfEVA, hfCLIP, cocaCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
 
 // timmOthers are OpenCLIP's models whose vision tower is timm's under timm's own
 // names: one line for each kind of tower, in a file of its own where the names
@@ -74,7 +74,7 @@ var cocaCLIP = &family{name: "coca", has: []string{"text.cls_emb", "text.token_e
 // layouts are the families that --layout writes.
 var layouts = map[string][]*family{
 	"eva":      {evaCLIP},
-	"openclip": slices.Concat(timmOthers, timmCLIPs, []*family{cocaCLIP, flatCLIP}),
+	"openclip": slices.Concat(hfTexts, timmOthers, timmCLIPs, []*family{cocaCLIP, flatCLIP}),
 	"hf":       {hfSigLIP, hfCLIP},
 }
 

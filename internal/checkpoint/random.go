@@ -121,6 +121,9 @@ func initialEVA(c *arch.Config, p arch.Param) distribution {
 }
 
 func initialText(c *arch.Config, p arch.Param) distribution {
+	if c.Text.Tower != "" {
+		return initialHFText(c, p)
+	}
 	width := float64(c.Text.Width)
 	std := map[string]float64{
 		"token_embedding.weight": 0.02,
@@ -139,6 +142,20 @@ func initialText(c *arch.Config, p arch.Param) distribution {
 	}
 	if d, ok := blockVector(c, p, arch.TextTower, c.Text.Width, c.TextHidden()); ok {
 		return d
+	}
+	return distribution{constant, 0}
+}
+
+// initialHFText is transformers' for its text models, and PyTorch's default for
+// OpenCLIP's projection.
+func initialHFText(_ *arch.Config, p arch.Param) distribution {
+	switch {
+	case strings.HasPrefix(p.Name, "text.proj."):
+		return fanIn(p.Shape[1])
+	case len(p.Shape) > 1:
+		return distribution{normal, 0.02}
+	case strings.HasSuffix(p.Name, ".weight"):
+		return distribution{constant, 1}
 	}
 	return distribution{constant, 0}
 }

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
@@ -48,18 +50,29 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	if !ok {
 		return nil, fault.As(fault.Input, fmt.Errorf("%w: texts need the tokenizer.json of %s beside the weights; images work without, and tokens made elsewhere (Options.Tensors of embed)", ErrNoTokenizer, fault.Name(name)))
 	}
-	pad, err := padding(dir)
+	f, err := readTokenizerFiles(dir)
 	if err != nil {
 		return nil, err
 	}
-	if pad == "" && name == arch.BERT {
-		pad = "[PAD]" // its class's default, which its files leave out
-	}
-	if pad == "" && m.Config.PoolsLast() {
+	known := knownTokenizers[name] // where its files leave out what its class has
+	f.Class, f.Pad = cmp.Or(f.Class, known.Class), cmp.Or(f.Pad, known.Pad)
+	if f.Pad == "" && (m.Config.PoolsLast() || m.Config.IgnoresPadding()) {
 		return nil, fault.Inputf("%s: what fills a short text is not said, and the model sees it; put the tokenizer_config.json of %s beside it", file, fault.Name(name))
 	}
-	kwargs := m.Config.Text.TokenizerKwargs
-	t, err := tokenjson.Parse(data, tokenjson.Options{Pad: pad, Blank: kwargs != nil && kwargs.StripSep, Clean: clean})
+	o := tokenjson.Options{Pad: string(f.Pad), Clean: clean, ExactScores: slices.Contains(rebuilt, f.Class)}
+	if k := m.Config.Text.TokenizerKwargs; k != nil {
+		o.Blank = k.StripSep
+	}
+	if f.Class == nllbClass {
+		// The class sets these, whatever the file has: a repository older than the
+		// class as it is now has the code behind the text.
+		code, eos := cmp.Or(f.Language, "eng_Latn"), cmp.Or(string(f.EOS), "</s>")
+		o.Around = &[2][]string{{code}, {eos}}
+		if f.Legacy {
+			o.Around = &[2][]string{{}, {eos, code}}
+		}
+	}
+	t, err := tokenjson.Parse(data, o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -73,33 +86,66 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 // refused: how texts are cleaned before it depends on the class and the version.
 var repository = regexp.MustCompile(`^[A-Za-z0-9][\w.-]*/[\w.-]+$`)
 
-// padding is the name of the padding token, by the files beside a tokenizer.json;
-// empty where none says it.
-func padding(dir string) (string, error) {
-	for _, name := range []string{"tokenizer_config.json", "special_tokens_map.json"} {
+// tokenizerFiles is what the files beside a tokenizer.json say of it.
+type tokenizerFiles struct {
+	Class    string    `json:"tokenizer_class"`
+	Pad      tokenName `json:"pad_token"`
+	EOS      tokenName `json:"eos_token"`
+	Language string    `json:"src_lang"`
+	Legacy   bool      `json:"legacy_behaviour"`
+}
+
+// tokenName is a token, as a text or as an object with its content.
+type tokenName string
+
+func (t *tokenName) UnmarshalJSON(b []byte) error {
+	var s string
+	var o struct {
+		Content string `json:"content"`
+	}
+	if json.Unmarshal(b, &s) == nil {
+		*t = tokenName(s)
+	} else if json.Unmarshal(b, &o) == nil {
+		*t = tokenName(o.Content)
+	}
+	return nil // whatever else says nothing
+}
+
+// nllbClass sets the language's code in front of a text.
+const nllbClass = "NllbTokenizer"
+
+// rebuilt are classes of Unigram tokenizers that transformers makes anew of a
+// tokenizer.json, whose scores it reads as Python does.
+var rebuilt = []string{"XLMRobertaTokenizer", "T5Tokenizer"}
+
+// knownTokenizers are class and padding of repositories whose files may not say them.
+var knownTokenizers = map[string]tokenizerFiles{
+	arch.BERT:                                     {Class: "BertTokenizer", Pad: "[PAD]"},
+	arch.TokenizerRepository("roberta-base"):      {Class: "RobertaTokenizer", Pad: "<pad>"},
+	arch.TokenizerRepository("xlm-roberta-base"):  {Class: "XLMRobertaTokenizer", Pad: "<pad>"},
+	arch.TokenizerRepository("xlm-roberta-large"): {Class: "XLMRobertaTokenizer", Pad: "<pad>"},
+	"facebook/nllb-200-distilled-600M":            {Class: nllbClass, Pad: "<pad>"},
+	"facebook/nllb-200-distilled-1.3B":            {Class: nllbClass, Pad: "<pad>"},
+}
+
+// readTokenizerFiles reads them; the first that says something counts.
+func readTokenizerFiles(dir string) (f tokenizerFiles, err error) {
+	for _, name := range []string{"special_tokens_map.json", "tokenizer_config.json"} {
 		path := filepath.Join(dir, name)
 		b, ok, err := readBeside(path, maxTokenizer)
 		if err != nil {
-			return "", err
+			return f, err
 		}
 		if !ok {
 			continue
 		}
-		var f struct {
-			Pad json.RawMessage `json:"pad_token"`
+		one := f
+		if err := json.Unmarshal(b, &one); err != nil {
+			return f, fault.Inputf("%s: %w", path, err)
 		}
-		if err := json.Unmarshal(b, &f); err != nil {
-			return "", fault.Inputf("%s: %w", path, err)
-		}
-		var token struct {
-			Content string `json:"content"`
-		}
-		if len(f.Pad) == 0 || json.Unmarshal(f.Pad, &token.Content) != nil && json.Unmarshal(f.Pad, &token) != nil {
-			continue
-		}
-		if token.Content != "" {
-			return token.Content, nil
-		}
+		one.Pad, one.EOS = cmp.Or(one.Pad, f.Pad), cmp.Or(one.EOS, f.EOS)
+		f = one
 	}
-	return "", nil
+	f.Class = strings.TrimSuffix(f.Class, "Fast")
+	return f, nil
 }

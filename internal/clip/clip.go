@@ -126,7 +126,10 @@ var (
 		"convnext": (*tower).convnext, "vitamin": (*tower).vitamin, "fastvit": (*tower).fastvit,
 		"pe": (*tower).peVision, "mobileclip": (*tower).mobileclip, "coca": (*tower).cocaVision,
 	}
-	textTowers = map[string]func(t *tower, tokens *Node) *Node{"clip": (*tower).text, "siglip": (*tower).siglipText, "coca": (*tower).cocaText}
+	textTowers = map[string]func(t *tower, tokens *Node) *Node{
+		"clip": (*tower).text, "siglip": (*tower).siglipText, "coca": (*tower).cocaText,
+		"roberta": (*tower).robertaText, "m2m100": (*tower).m2m100Text,
+	}
 )
 
 // Image is the image tower: images [B,3,H,W] Float32, normalised, to features

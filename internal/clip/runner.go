@@ -295,10 +295,11 @@ func checkRows(what string, have, n, row, batch int) error {
 var textLengths = []int{16, 32, 64}
 
 // textLength is how much of the texts the model must see: with causal
-// attention nothing after the end of a text reaches its feature.
+// attention, or where padding is not seen, nothing after the end of a text
+// reaches its feature.
 func (r *Runner) textLength(tokens []int32) int {
 	c := r.cfg.Text.ContextLength
-	if !r.cfg.Text.AttnMask || len(tokens)%c != 0 {
+	if !r.cfg.Text.AttnMask && !r.cfg.IgnoresPadding() || len(tokens)%c != 0 {
 		return c
 	}
 	longest := 0

@@ -17,6 +17,21 @@ type normalizer func(string) string
 // deepest bounds sequences in sequences.
 const deepest = 16
 
+// sequence is what the parts of a Sequence are, one after the other.
+func sequence[T any](parts []object, depth int, parse func(o *object, depth int) ([]T, error)) (all []T, err error) {
+	if depth == deepest {
+		return nil, fmt.Errorf("sequences in sequences, %d deep", depth)
+	}
+	for i := range parts {
+		one, err := parse(&parts[i], depth+1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one...)
+	}
+	return all, nil
+}
+
 func parseNormalizer(o *object, depth int) ([]normalizer, error) {
 	if o == nil {
 		return nil, nil
@@ -35,18 +50,7 @@ func parseNormalizer(o *object, depth int) ([]normalizer, error) {
 	}
 	switch o.Type {
 	case "Sequence":
-		if depth == deepest {
-			return nil, fmt.Errorf("sequences in sequences, %d deep", depth)
-		}
-		var all []normalizer
-		for i := range p.Normalizers {
-			n, err := parseNormalizer(&p.Normalizers[i], depth+1)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, n...)
-		}
-		return all, nil
+		return sequence(p.Normalizers, depth, parseNormalizer)
 	case "BertNormalizer":
 		n, err := parseBertNormalizer(o.raw)
 		return []normalizer{n}, err

@@ -21,6 +21,7 @@ func parseSplitter(o *object, depth int) ([]splitter, error) {
 		Parts       []object `json:"pretokenizers"`
 		Replacement string   `json:"replacement"`
 		AddPrefix   *bool    `json:"add_prefix_space"`
+		Words       *bool    `json:"use_regex"`
 		Scheme      string   `json:"prepend_scheme"`
 		Split       *bool    `json:"split"`
 		Pattern     pattern2 `json:"pattern"`
@@ -32,18 +33,9 @@ func parseSplitter(o *object, depth int) ([]splitter, error) {
 	}
 	switch o.Type {
 	case "Sequence":
-		if depth == deepest {
-			return nil, fmt.Errorf("sequences in sequences, %d deep", depth)
-		}
-		var all []splitter
-		for i := range p.Parts {
-			s, err := parseSplitter(&p.Parts[i], depth+1)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, s...)
-		}
-		return all, nil
+		return sequence(p.Parts, depth, parseSplitter)
+	case "ByteLevel":
+		return []splitter{byteLevel{prefix: p.AddPrefix == nil || *p.AddPrefix, words: p.Words == nil || *p.Words}}, nil
 	case "BertPreTokenizer":
 		return []splitter{bertWords{}}, nil
 	case "WhitespaceSplit":

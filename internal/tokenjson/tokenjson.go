@@ -1,7 +1,8 @@
 // Package tokenjson is the tokenizer of a tokenizer.json, the file of Hugging
-// Face's tokenizers library: WordPiece of BERT's kind, Unigram and BPE with the normalizers and
-// pre-tokenizers that sentencepiece's models become there. The ids equal that
-// library's. What it does not know is an error, never left out.
+// Face's tokenizers library: WordPiece of BERT's kind, BPE of bytes as RoBERTa has
+// it, Unigram and BPE with the normalizers and pre-tokenizers that sentencepiece's
+// models become there. The ids equal that library's. What it does not know is an
+// error, never left out.
 package tokenjson
 
 import (
@@ -47,6 +48,13 @@ type Options struct {
 	Blank bool
 	// Clean is what is done to a text first; nil: nothing.
 	Clean func(string) string
+	// Around are the names of the tokens before and after a text, instead of those
+	// that the file's post-processor has; nil: those.
+	Around *[2][]string
+	// ExactScores takes Unigram's scores as they are written; without it they are
+	// rounded as the library reads them, which decides between paths of tokens that
+	// are equal but for that.
+	ExactScores bool
 }
 
 // Parse reads a tokenizer.json.
@@ -108,7 +116,7 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 		return nil, fmt.Errorf("pre_tokenizer: %w", err)
 	}
 	var ids map[string]int32
-	if t.model, ids, err = parseModel(f.Model); err != nil {
+	if t.model, ids, err = parseModel(f.Model, o.ExactScores); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	for _, id := range ids {
@@ -138,6 +146,24 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	if t.before, t.after, err = parsePost(f.PostProcessor); err != nil {
 		return nil, fmt.Errorf("post_processor: %w", err)
 	}
+	token := func(name string) (id int32, ok bool) {
+		if id, ok = named[name]; !ok {
+			id, ok = ids[name]
+		}
+		return id, ok
+	}
+	if o.Around != nil {
+		for i, dst := range []*[]int32{&t.before, &t.after} {
+			*dst = nil
+			for _, name := range o.Around[i] {
+				id, ok := token(name)
+				if !ok {
+					return nil, fmt.Errorf("%.40q, which belongs beside a text, is no token of it", name)
+				}
+				*dst = append(*dst, id)
+			}
+		}
+	}
 	for _, id := range slices.Concat(t.before, t.after) {
 		t.largest = max(t.largest, id)
 	}
@@ -148,10 +174,7 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 		t.blank = t.after[0]
 	}
 	if o.Pad != "" {
-		id, ok := named[o.Pad]
-		if !ok {
-			id, ok = ids[o.Pad]
-		}
+		id, ok := token(o.Pad)
 		if !ok {
 			return nil, fmt.Errorf("the padding %.40q is no token of it", o.Pad)
 		}
@@ -160,17 +183,17 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	return t, nil
 }
 
-// parsePost reads a TemplateProcessing or BERT's: the tokens before and after a text.
+// parsePost reads a TemplateProcessing, BERT's or RoBERTa's: the tokens before and after a text.
 func parsePost(o *object) (before, after []int32, err error) {
 	if o == nil {
 		return nil, nil, nil
 	}
 	switch o.Type {
 	case "TemplateProcessing":
-	case "BertProcessing":
+	case "BertProcessing", "RobertaProcessing":
 		return parseBertPost(o.raw)
 	default:
-		return nil, nil, fmt.Errorf("%.40q is not supported; TemplateProcessing and BertProcessing are", o.Type)
+		return nil, nil, fmt.Errorf("%.40q is not supported; TemplateProcessing, BertProcessing and RobertaProcessing are", o.Type)
 	}
 	var p struct {
 		Single []map[string]struct {
@@ -215,7 +238,7 @@ func parsePost(o *object) (before, after []int32, err error) {
 	return before, after, nil
 }
 
-// parseBertPost reads a BertProcessing: one token before and one after a text.
+// parseBertPost reads a BertProcessing or a RobertaProcessing: one token before and one after a text.
 func parseBertPost(raw json.RawMessage) (before, after []int32, err error) {
 	var p struct {
 		CLS, Sep bertToken

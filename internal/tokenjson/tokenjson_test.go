@@ -129,7 +129,7 @@ func TestParseErrors(t *testing.T) {
 		`{"model": {"type": "BPE", "vocab": {"a": 0}, "dropout": 0.1}}`:                                                                                         "dropout",
 		`{"model": {"type": "BPE", "vocab": {}}, "normalizer": {"type": "Nmt"}}`:                                                                                "normalizer: \"Nmt\"",
 		`{"model": {"type": "BPE", "vocab": {}}, "normalizer": {"type": "Replace", "pattern": {"Regex": "(a|b)"}, "content": ""}}`:                              "regular expression",
-		`{"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": {"type": "ByteLevel"}}`:                                                                       "ByteLevel",
+		`{"model": {"type": "BPE", "vocab": {}}, "pre_tokenizer": {"type": "Digits"}}`:                                                                          "Digits",
 		`{"model": {"type": "BPE", "vocab": {}}, "post_processor": {"type": "BertProcessing"}}`:                                                                 "cls or sep",
 		`{"model": {"type": "BPE", "vocab": {}}, "post_processor": {"type": "TemplateProcessing", "single": []}}`:                                               "0 texts",
 		`{"model": {"type": "BPE", "vocab": {}}, "added_tokens": [{"id": 99999999, "content": "x"}]}`:                                                           "99999999",

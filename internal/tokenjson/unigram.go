@@ -11,10 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-func parseModel(o *object) (model, map[string]int32, error) {
+func parseModel(o *object, exact bool) (model, map[string]int32, error) {
 	switch o.Type {
 	case "Unigram":
-		return parseUnigram(o.raw)
+		return parseUnigram(o.raw, exact)
 	case "BPE":
 		return parseBPE(o.raw)
 	case "WordPiece":
@@ -37,17 +37,11 @@ type unigram struct {
 // scored is a token and its score, ["▁the", -3.2].
 type scored struct {
 	text  string
-	score float64
+	score json.Number
 }
 
 func (s *scored) UnmarshalJSON(b []byte) error {
-	var score json.Number
-	if err := json.Unmarshal(b, &[]any{&s.text, &score}); err != nil {
-		return err
-	}
-	var err error
-	s.score, err = rustFloat(string(score))
-	return err
+	return json.Unmarshal(b, &[]any{&s.text, &s.score})
 }
 
 // rustFloat reads a number as serde_json does, which rounds twice: ties between
@@ -90,7 +84,7 @@ func rustFloat(s string) (float64, error) {
 // unkPenalty is what an unknown character costs below the worst token.
 const unkPenalty = 10
 
-func parseUnigram(raw []byte) (model, map[string]int32, error) {
+func parseUnigram(raw []byte, exact bool) (model, map[string]int32, error) {
 	var p struct {
 		Unk          *int64   `json:"unk_id"`
 		Vocab        []scored `json:"vocab"`
@@ -104,9 +98,17 @@ func parseUnigram(raw []byte) (model, map[string]int32, error) {
 	}
 	u := &unigram{byText: make(map[string]int32, len(p.Vocab)), unk: -1}
 	lowest := math.Inf(1)
+	scores := make([]float64, len(p.Vocab))
 	for i, v := range p.Vocab {
 		u.byText[v.text] = int32(i) // of several the last counts
-		lowest = min(lowest, v.score)
+		var err error
+		if scores[i], err = strconv.ParseFloat(string(v.score), 64); err == nil && !exact {
+			scores[i], err = rustFloat(string(v.score))
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("unigram: %.40q has the score %.40q", v.text, v.score)
+		}
+		lowest = min(lowest, scores[i])
 	}
 	u.unkCost = lowest - unkPenalty
 	if p.Unk != nil {
@@ -123,7 +125,7 @@ func parseUnigram(raw []byte) (model, map[string]int32, error) {
 	slices.Sort(u.tokens)
 	for _, text := range u.tokens {
 		id := u.byText[text]
-		u.ids, u.scores = append(u.ids, id), append(u.scores, p.Vocab[id].score)
+		u.ids, u.scores = append(u.ids, id), append(u.scores, scores[id])
 	}
 	if p.ByteFallback {
 		u.bytes = byteTokens(u.byText)
