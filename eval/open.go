@@ -311,7 +311,7 @@ func (m *Model) textTokens(ctx context.Context) (checkpoint.Tokenizer, error) {
 		t, err := m.file.Texts("")
 		if errors.Is(err, checkpoint.ErrNoTokenizer) {
 			name, _ := m.file.Config.OtherTokenizer()
-			found, ferr := hub.Find(ctx, "hf:"+name+"/tokenizer.json", hub.Options{Cache: m.o.ModelCache, Offline: m.o.Offline, Log: m.o.Log})
+			found, ferr := hub.FindTokenizer(ctx, name, hub.Options{Cache: m.o.ModelCache, Offline: m.o.Offline, Log: m.o.Log})
 			if ferr == nil {
 				t, err = m.file.Texts(filepath.Dir(found.Path))
 			} else {

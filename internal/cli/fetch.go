@@ -23,9 +23,10 @@ func newFetch(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "fetch NAME...",
 		Short: "Fetch models by name into the Hugging Face cache, verified",
-		Long: `Fetch the weights that names stand for, and the files beside them that say what
-they are, and print the path of each. Whatever takes a model does the same with a
-name; fetch does only that. A NAME is
+		Long: `Fetch the weights that names stand for, the files beside them that say what they
+are, and the tokenizer where it is in another repository, and print the path of
+the weights. Whatever takes a model does the same with a name, the tokenizer with
+the first text; fetch does only that. A NAME is
 
   EVA02-CLIP-B-16, ViT-B-32/laion2b_s34b_b79k   one of evatool models
   openai:ViT-B-32                               OpenAI's own file
@@ -47,7 +48,7 @@ HF_HUB_OFFLINE=1 or --offline asks no server. The token is sent to the hub alone
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list := []fetched{}
 			for _, name := range args {
-				f, err := hub.Find(cmd.Context(), name, hub.Options{Offline: app.Offline, Log: app.Log})
+				f, err := hub.Find(cmd.Context(), name, hub.Options{Offline: app.Offline, Texts: true, Log: app.Log})
 				if err != nil {
 					return err
 				}

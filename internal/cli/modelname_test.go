@@ -78,7 +78,6 @@ func TestNamesOfModels(t *testing.T) {
 		{[]string{"fetch", "EVA02-CLIP-B-17"}, 3, "did you mean EVA02-CLIP-B-16?"},
 		{[]string{"fetch", "nowhere.pt"}, 3, "no such file"},
 		{[]string{"fetch"}, 2, "requires"},
-		{[]string{"embed", "--backend", "go", "--model", refusedWeights(t).Name, "--texts", out("texts.txt"), "-o", out("f.npy")}, 3, "not supported"},
 	} {
 		code, _, errs := run(t, c.args...)
 		last := errs[strings.LastIndex(strings.TrimRight(errs, "\n"), "\n")+1:]

@@ -45,23 +45,13 @@ type modelWeights struct {
 	Top1       *float64 `json:"top1,omitempty"` // published, ImageNet
 	Source     string   `json:"source,omitempty"`
 
-	config string // of arch.Names, or empty
-	params int64  // 0: not known
+	config string // of arch.Names
+	params int64
 	image  int
-}
-
-// unsupported are published weights whose architecture is not built in.
-type unsupported struct {
-	Name    string         `json:"name"`
-	Weights []modelWeights `json:"weights"`
 }
 
 // allWeights lists what has a name, with the state of the cache.
 func allWeights() (list []modelWeights) {
-	params := map[string]int64{}
-	for _, r := range published.Rows() { // what is not built in, too
-		params[r.Config] = int64(r.Params * 1e6)
-	}
 	counted := map[string]int64{}
 	cached := hub.Cache(hub.Options{})
 	for _, e := range hub.Entries() {
@@ -75,15 +65,12 @@ func allWeights() (list []modelWeights) {
 		if !strings.HasPrefix(e.Name, "openai:") {
 			m.Repository, m.Files = w.Repo, w.Files
 		}
-		if c, ok := arch.Named(w.Architecture); ok {
-			m.config, m.image = arch.Canonical(w.Architecture), c.Vision.ImageSize
-			if counted[m.config] == 0 {
-				counted[m.config] = c.TotalParams()
-			}
-			m.params = counted[m.config]
-		} else {
-			m.params = params[w.Config()]
+		c, _ := arch.Named(w.Architecture) // all have one
+		m.config, m.image = arch.Canonical(w.Architecture), c.Vision.ImageSize
+		if counted[m.config] == 0 {
+			counted[m.config] = c.TotalParams()
 		}
+		m.params = counted[m.config]
 		m.About = each * m.params
 		m.Cached, m.Bytes = cached(e)
 		if f, ok := w.Top1(); ok {
@@ -136,7 +123,7 @@ func newModels(app *App) *cobra.Command {
 image size, the size of the file, whether it is in the cache, and the published
 ImageNet zero-shot top-1, that of the authors or else OpenCLIP's re-evaluation.
 A size with ~ is estimated: 2 bytes a parameter for EVA's (but for 8B) and OpenAI's
-own files, 4 for others. Weights of architectures that are not built in are refused.
+own files, 4 for others.
 
 --architectures lists the architectures that are built in: parameters, work per
 image and per text (two operations per multiply-add), image size and the best
@@ -215,48 +202,29 @@ func architectureEntries() (entries []modelEntry) {
 func listModels(app *App) error {
 	weights := allWeights()
 	if app.JSON {
-		var list []any
 		of := map[string][]modelWeights{}
 		for _, w := range weights {
 			of[w.config] = append(of[w.config], w)
 		}
-		for _, e := range architectureEntries() {
-			e.Weights = append([]modelWeights{}, of[e.Name]...)
-			list = append(list, e)
-		}
-		for _, w := range of[""] {
-			architecture, _, _ := strings.Cut(w.Name, "/")
-			if i := slices.IndexFunc(list, func(x any) bool { u, ok := x.(*unsupported); return ok && u.Name == architecture }); i >= 0 {
-				u := list[i].(*unsupported)
-				u.Weights = append(u.Weights, w)
-				continue
-			}
-			list = append(list, &unsupported{architecture, []modelWeights{w}})
+		list := architectureEntries()
+		for i, e := range list {
+			list[i].Weights = append([]modelWeights{}, of[e.Name]...)
 		}
 		return app.PrintJSON(list)
 	}
 	w := tabwriter.NewWriter(app.Out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "name\tparams M\timage\tGB\tcached\tImageNet top-1\tsource\tstate")
 	for _, m := range weights {
-		params, image, top, cached := "-", "-", "-", "no"
-		if m.params > 0 {
-			params = fmt.Sprintf("%.1f", float64(m.params)/1e6)
-		}
-		if m.image > 0 {
-			image = fmt.Sprint(m.image)
-		}
+		top, cached := "-", "no"
 		if m.Top1 != nil {
 			top = fmt.Sprintf("%.1f", 100**m.Top1)
 		}
-		size := "-"
-		switch {
-		case m.Cached != "":
+		size := fmt.Sprintf("~%.2f", float64(m.About)/1e9)
+		if m.Cached != "" {
 			size, cached = fmt.Sprintf("%.2f", float64(m.Bytes)/1e9), "yes"
-		case m.About > 0:
-			size = fmt.Sprintf("~%.2f", float64(m.About)/1e9)
 		}
 		source, _, _ := strings.Cut(m.Source, " (")
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, params, image, size, cached, top, source, m.State)
+		fmt.Fprintf(w, "%s\t%.1f\t%d\t%s\t%s\t%s\t%s\t%s\n", m.Name, float64(m.params)/1e6, m.image, size, cached, top, source, m.State)
 	}
 	return w.Flush()
 }

@@ -26,18 +26,6 @@ func TestHeadline(t *testing.T) {
 	}
 }
 
-// refusedWeights are some whose architecture is not built in.
-func refusedWeights(t *testing.T) hub.Entry {
-	t.Helper()
-	for _, e := range hub.Entries() {
-		if state, _ := hub.StateOf(e.Weights); state == hub.Refused {
-			return e
-		}
-	}
-	t.Skip("all published weights are supported by now: nothing is refused")
-	return hub.Entry{}
-}
-
 // Every name that a model may have is listed, with its size, whether it is in
 // the cache, and what is published of it.
 func TestModelsList(t *testing.T) {
@@ -72,6 +60,7 @@ func TestModelsList(t *testing.T) {
 		"ViT-L-14/laion2b_s32b_b82k": "427.6 224 ~1.71 no 75.2 OpenCLIP results table works",
 		"ViT-H-14-quickgelu/dfn5b":   "986.1 224 ~3.94 no 83.4 OpenCLIP results table works",
 		"ViT-B-32/metaclip_400m":     "151.3 224 ~0.61 no - works",
+		"nllb-clip-base/v1":          "501.9 224 ~2.01 no 24.3 OpenCLIP results table works",
 	} {
 		if got := strings.Join(rows[name], " "); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
@@ -88,8 +77,8 @@ func TestModelsList(t *testing.T) {
 	}
 	cached, named := "", 0
 	for _, e := range list {
-		if named += len(e.Weights); e.Params == nil && (len(e.Weights) == 0 || e.Weights[0].State != string(hub.Refused)) {
-			t.Errorf("%s: built in or not?", e.Name)
+		if named += len(e.Weights); e.Params == nil {
+			t.Errorf("%s: no parameters", e.Name)
 		}
 		for _, w := range e.Weights {
 			cached += w.Cached
@@ -103,12 +92,8 @@ func TestModelsList(t *testing.T) {
 			t.Errorf("%s: %s%s; want %s", name, text, errs, want)
 		}
 	}
-	refused := map[string]string{"ViT-B-33": "no architecture and no weights"}
-	_, refused[refusedWeights(t).Name] = hub.StateOf(refusedWeights(t).Weights)
-	for name, want := range refused {
-		if code, _, errs := run(t, "models", name); code != 2 || !strings.Contains(errs, want) {
-			t.Errorf("%s: %d, %s", name, code, errs)
-		}
+	if code, _, errs := run(t, "models", "ViT-B-33"); code != 2 || !strings.Contains(errs, "no architecture and no weights") {
+		t.Errorf("ViT-B-33: %d, %s", code, errs)
 	}
 	if code, text, _ := run(t, "models", "--architectures"); code != 0 || !strings.Contains(text, "GFLOPs image") || strings.Contains(text, "openai:") {
 		t.Errorf("architectures: %s", text)

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/published"
 )
@@ -76,7 +77,40 @@ func Find(ctx context.Context, name string, o Options) (Found, error) {
 		}
 		return Found{}, err
 	}
+	if o.Texts {
+		return f, f.addTokenizer(ctx, o)
+	}
 	return f, nil
+}
+
+// FindTokenizer is the tokenizer.json of a configuration's tokenizer, with the files
+// beside it.
+func FindTokenizer(ctx context.Context, name string, o Options) (Found, error) {
+	o.Texts = false
+	return Find(ctx, hubPrefix+arch.TokenizerRepository(name)+"/"+tokenizerFile, o)
+}
+
+const tokenizerFile = "tokenizer.json"
+
+// addTokenizer fetches the tokenizer that the table of weights names, where the
+// weights' own repository has none.
+func (f *Found) addTokenizer(ctx context.Context, o Options) error {
+	w := f.Weights
+	if w == nil { // hf:OWNER/NAME may be in the table, too
+		all := published.AllWeights()
+		if i := slices.IndexFunc(all, func(w published.Weights) bool { return f.Repo != "" && w.Repo == f.Repo }); i >= 0 {
+			w = &all[i]
+		}
+	}
+	if w == nil || w.Tokenizer == "" || slices.ContainsFunc(f.Files, func(p string) bool { return filepath.Base(p) == tokenizerFile }) {
+		return nil
+	}
+	t, err := FindTokenizer(ctx, w.Tokenizer, o)
+	if err != nil {
+		return fmt.Errorf("the tokenizer of %s: %w", w.Name(), err)
+	}
+	f.Files = append(f.Files, t.Files...)
+	return nil
 }
 
 func isAnswer(err error) bool {

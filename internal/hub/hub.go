@@ -31,6 +31,7 @@ type Options struct {
 	Cache   string // folder; "": HF_HUB_CACHE, or what huggingface_hub takes without it
 	Offline bool   // use the cache only; HF_HUB_OFFLINE does the same
 	ToRun   bool   // weights that evatool cannot run are refused before they are fetched
+	Texts   bool   // the tokenizer of weights that have it elsewhere comes with them
 	Log     *slog.Logger
 }
 

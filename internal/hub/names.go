@@ -208,18 +208,14 @@ type State string
 
 // The states.
 const (
-	Works      State = "works"
-	ImagesOnly State = "images only" // texts need a tokenizer that is not here
-	Refused    State = "refused"
+	Works   State = "works"
+	Refused State = "refused"
 )
 
 // StateOf is the state of weights and, unless it is Works, the reason.
 func StateOf(w published.Weights) (state State, why string) {
 	if _, ok := arch.Named(w.Architecture); !ok {
 		return Refused, "the architecture " + w.Architecture + " is not supported"
-	}
-	if w.Tokenizer != "" {
-		return ImagesOnly, "its texts need the tokenizer of " + w.Tokenizer
 	}
 	return Works, ""
 }

@@ -29,8 +29,9 @@ type Hub struct {
 	Mu     sync.Mutex // held while a request is answered
 	Commit string     // of main
 	Files  map[string][]byte
-	NoList bool     // no API
-	Asked  []string // requests: METHOD PATH, cdn METHOD RANGE
+	Others map[string]map[string][]byte // small files of other repositories, by their names; same commit
+	NoList bool                         // no API
+	Asked  []string                     // requests: METHOD PATH, cdn METHOD RANGE
 	// Handle and HandleCDN may answer instead, and say that they did.
 	Handle, HandleCDN func(w http.ResponseWriter, r *http.Request) bool
 
@@ -90,12 +91,18 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 	}
 	at := strings.TrimPrefix(r.URL.Path, "/")
+	repo, files := h.Repo, h.Files
+	for name, has := range h.Others {
+		if strings.HasPrefix(strings.TrimPrefix(at, "api/models/"), name+"/") {
+			repo, files = name, has
+		}
+	}
 	if strings.HasPrefix(at, "api/") {
 		if h.NoList {
 			w.WriteHeader(http.StatusNotFound)
 			return
 		}
-		revision, ok := strings.CutPrefix(at, "api/models/"+h.Repo+"/revision/")
+		revision, ok := strings.CutPrefix(at, "api/models/"+repo+"/revision/")
 		switch {
 		case !ok:
 			fail(http.StatusNotFound, "RepoNotFound")
@@ -106,17 +113,17 @@ func (h *Hub) serve(w http.ResponseWriter, r *http.Request) {
 				Name string `json:"rfilename"`
 			}
 			var list []sibling
-			for name := range h.Files {
+			for name := range files {
 				list = append(list, sibling{name})
 			}
 			json.NewEncoder(w).Encode(map[string]any{"sha": h.Commit, "siblings": list})
 		}
 		return
 	}
-	rest, ok := strings.CutPrefix(at, h.Repo+"/resolve/")
+	rest, ok := strings.CutPrefix(at, repo+"/resolve/")
 	revision, name, _ := strings.Cut(rest, "/")
 	w.Header().Set("X-Repo-Commit", h.Commit)
-	switch b, there := h.Files[name]; {
+	switch b, there := files[name]; {
 	case !ok:
 		w.Header().Del("X-Repo-Commit")
 		fail(http.StatusNotFound, "RepoNotFound")
