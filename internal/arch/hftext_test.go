@@ -96,19 +96,19 @@ func TestHFTextConfigs(t *testing.T) {
 		}
 	}
 	for model, want := range map[string]string{
-		`{"model_type": "bert"}`:                                                 `model_type is "bert"`,
-		`{"model_type": "roberta", "hidden_act": "relu"}`:                        "hidden_act",
-		`{"model_type": "m2m_100", "activation_function": "gelu"}`:               "activation_function",
-		`{"model_type": "roberta", "hidden_size": "x"}`:                          "hidden_size",
-		`{"model_type": "roberta", "hidden_size": 7, "num_attention_heads": 7, "intermediate_size": 9}`:  "", // a width of its own
-		`{"model_type": "roberta", "num_hidden_layers": 100000}`:                 "text_cfg.layers is 100000",
-		`{"model_type": "roberta", "intermediate_size": -3}`:                     "mlp_ratio",
-		`{"model_type": "roberta", "hidden_size": 9, "num_attention_heads": 0}`:  "heads",
-		`{"model_type": "m2m_100", "d_model": 10, "encoder_ffn_dim": 9, "encoder_attention_heads": 3}`: "multiple",
-		`{"model_type": "xlm-roberta", "vocab_size": 40, "pad_token_id": 40}`:    "pad_token_id",
-		`{"model_type": "roberta", "layer_norm_eps": 0}`:                         "eps",
-		`{"model_type": "roberta", "max_position_embeddings": 70}`:               "leaves 68",
-		`{"model_type": "roberta", "is_decoder": true}`:                          "is_decoder",
+		`{"model_type": "bert"}`:                                                                        `model_type is "bert"`,
+		`{"model_type": "roberta", "hidden_act": "relu"}`:                                               "hidden_act",
+		`{"model_type": "m2m_100", "activation_function": "gelu"}`:                                      "activation_function",
+		`{"model_type": "roberta", "hidden_size": "x"}`:                                                 "hidden_size",
+		`{"model_type": "roberta", "hidden_size": 7, "num_attention_heads": 7, "intermediate_size": 9}`: "", // a width of its own
+		`{"model_type": "roberta", "num_hidden_layers": 100000}`:                                        "text_cfg.layers is 100000",
+		`{"model_type": "roberta", "intermediate_size": -3}`:                                            "mlp_ratio",
+		`{"model_type": "roberta", "hidden_size": 9, "num_attention_heads": 0}`:                         "heads",
+		`{"model_type": "m2m_100", "d_model": 10, "encoder_ffn_dim": 9, "encoder_attention_heads": 3}`:  "multiple",
+		`{"model_type": "xlm-roberta", "vocab_size": 40, "pad_token_id": 40}`:                           "pad_token_id",
+		`{"model_type": "roberta", "layer_norm_eps": 0}`:                                                "eps",
+		`{"model_type": "roberta", "max_position_embeddings": 70}`:                                      "leaves 68",
+		`{"model_type": "roberta", "is_decoder": true}`:                                                 "is_decoder",
 	} {
 		_, err := ParseText(fmt.Appendf(nil, outer, "x", ""), []byte(model))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

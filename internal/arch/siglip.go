@@ -124,6 +124,10 @@ func siglipMACs(c *Config) float64 {
 	return embed + transformerMACs(c.Tokens(), v.Width, 2*c.VisionHidden(), c.Layers(VisualTower)) + pool
 }
 
+// SigLIPTokenizer stands for the tokenizer of transformers' SiglipModel, which
+// cleans texts in its own way.
+const SigLIPTokenizer = "SigLIP's with transformers' own cleaning"
+
 // parseHFSigLIP reads the configuration of transformers' SiglipModel.
 func parseHFSigLIP(top object) (*Config, error) {
 	type tower struct {
@@ -169,7 +173,7 @@ func parseHFSigLIP(top object) (*Config, error) {
 		v.Act = "gelu_tanh"
 	}
 	*t = Text{ContextLength: text.Positions, VocabSize: text.VocabSize, Width: text.HiddenSize, Heads: text.Heads, Layers: text.Layers,
-		MLPRatio: ratio(text.IntermediateSize, text.HiddenSize), PoolType: "last", ProjBias: true, NormKwargs: &Norm{1e-6}, Tokenizer: "SigLIP's with transformers' own cleaning"}
+		MLPRatio: ratio(text.IntermediateSize, text.HiddenSize), PoolType: "last", ProjBias: true, NormKwargs: &Norm{1e-6}, Tokenizer: SigLIPTokenizer}
 	if text.HiddenAct != "gelu" {
 		t.ActKwargs = &Act{"tanh"}
 	}

@@ -111,9 +111,10 @@ const wordBreakIgnorable = "'.:\u00b7\u0387\u055f\u05f4\u2018\u2019\u2024\u2027\
 
 // Cleaner is what OpenCLIP calls a way of cleaning a text before it is split:
 // lower (CLIP's), whitespace (the same without lower case) or canonicalize
-// (without punctuation too). It is nil for other names.
+// (without punctuation too); siglip is what transformers' SiglipTokenizer does.
+// It is nil for other names.
 func Cleaner(name string) func(string) string {
-	return map[string]func(string) string{"lower": clean, "whitespace": whitespace, "canonicalize": canonicalize}[name]
+	return map[string]func(string) string{"lower": clean, "whitespace": whitespace, "canonicalize": canonicalize, "siglip": siglip}[name]
 }
 
 // fixed is ftfy.fix_text with HTML entities decoded twice.
@@ -126,6 +127,21 @@ func fixed(s string) string {
 
 func whitespace(s string) string {
 	return strings.Join(strings.FieldsFunc(fixed(s), isSpace), " ")
+}
+
+// siglip is lower case without ASCII punctuation, behind the mark of a word's
+// beginning; that mark in the text is a space.
+func siglip(s string) string {
+	const mark = "▁"
+	s = lower(mark + strings.ReplaceAll(strings.ToValidUTF8(s, "\ufffd"), mark, " "))
+	s = strings.Map(func(r rune) rune {
+		if r > ' ' && r < 0x7f && !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z') {
+			return -1
+		}
+		return r
+	}, s)
+	words := strings.FieldsFunc(s, isSpace)
+	return strings.Join(words, " ")
 }
 
 // canonicalize is big_vision's, by way of OpenCLIP: ASCII punctuation goes, an

@@ -106,23 +106,26 @@ func TestHFTextConfigFile(t *testing.T) {
 	}
 }
 
+// readPacked reads a file of the tokenizers' goldens.
+func readPacked(t *testing.T, name string, o any) {
+	t.Helper()
+	f, err := os.Open("../../testdata/tokenizerjson/" + name + ".json.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err == nil {
+		err = json.NewDecoder(z).Decode(o)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // hfTokenizer puts one of the small tokenizers into a folder.
 func hfTokenizer(t *testing.T, kind string) (dir string, strings []string, ids [][]int32) {
 	t.Helper()
-	read := func(name string, o any) {
-		f, err := os.Open("../../testdata/tokenizerjson/" + name + ".json.gz")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		z, err := gzip.NewReader(f)
-		if err == nil {
-			err = json.NewDecoder(z).Decode(o)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	var all struct {
 		Tokenizers map[string]struct {
 			Tokenizer json.RawMessage
@@ -131,8 +134,8 @@ func hfTokenizer(t *testing.T, kind string) (dir string, strings []string, ids [
 		}
 	}
 	var cases struct{ Strings []string }
-	read("hf", &all)
-	read("cases", &cases)
+	readPacked(t, "hf", &all)
+	readPacked(t, "cases", &cases)
 	dir = t.TempDir()
 	k := all.Tokenizers[kind]
 	for name, b := range map[string]json.RawMessage{"tokenizer.json": k.Tokenizer, "tokenizer_config.json": k.Config} {

@@ -34,13 +34,16 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	if err == nil {
 		return bpe.New(), nil
 	}
+	if dir == "" {
+		dir = filepath.Dir(m.file)
+	}
 	name, how := m.Config.OtherTokenizer()
+	if name == arch.SigLIPTokenizer {
+		return m.siglipTexts(dir)
+	}
 	clean := bpe.Cleaner(how)
 	if !repository.MatchString(name) || slices.Contains(vocabularies, path.Base(name)) || clean == nil || m.Config.Text.Layers == 0 {
 		return nil, err
-	}
-	if dir == "" {
-		dir = filepath.Dir(m.file)
 	}
 	file := filepath.Join(dir, "tokenizer.json")
 	data, ok, err := readBeside(file, tokenjson.MaxFile)
@@ -72,6 +75,11 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 			o.Around = &[2][]string{{}, {eos, code}}
 		}
 	}
+	return m.parseTokenizer(file, data, o)
+}
+
+// parseTokenizer reads a tokenizer.json of a vocabulary that the model has.
+func (m *Model) parseTokenizer(file string, data []byte, o tokenjson.Options) (Tokenizer, error) {
 	t, err := tokenjson.Parse(data, o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
@@ -93,6 +101,8 @@ type tokenizerFiles struct {
 	EOS      tokenName `json:"eos_token"`
 	Language string    `json:"src_lang"`
 	Legacy   bool      `json:"legacy_behaviour"`
+	Side     string    `json:"padding_side"`
+	Lower    *bool     `json:"do_lower_case"`
 }
 
 // tokenName is a token, as a text or as an object with its content.

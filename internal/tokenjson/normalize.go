@@ -32,7 +32,7 @@ func sequence[T any](parts []object, depth int, parse func(o *object, depth int)
 	return all, nil
 }
 
-func parseNormalizer(o *object, depth int) ([]normalizer, error) {
+func (how Options) normalizers(o *object, depth int) ([]normalizer, error) {
 	if o == nil {
 		return nil, nil
 	}
@@ -50,7 +50,7 @@ func parseNormalizer(o *object, depth int) ([]normalizer, error) {
 	}
 	switch o.Type {
 	case "Sequence":
-		return sequence(p.Normalizers, depth, parseNormalizer)
+		return sequence(p.Normalizers, depth, how.normalizers)
 	case "BertNormalizer":
 		n, err := parseBertNormalizer(o.raw)
 		return []normalizer{n}, err
@@ -87,6 +87,9 @@ func parseNormalizer(o *object, depth int) ([]normalizer, error) {
 		c, err := newCharsmap(b)
 		if err != nil {
 			return nil, fmt.Errorf("precompiled: %w", err)
+		}
+		if how.SentencePiece {
+			return []normalizer{c.normalizeLongest}, nil
 		}
 		return []normalizer{c.normalize}, nil
 	}
@@ -154,9 +157,9 @@ func newCharsmap(b []byte) (*charsmap, error) {
 	return c, nil
 }
 
-// transform is what the first entry that s begins with becomes. As in the
-// original, it stands for all of s.
-func (c *charsmap) transform(s string) (string, bool) {
+// entries calls f with what the entries that s begins with become and their
+// length, the shortest first, until it says that it is enough.
+func (c *charsmap) entries(s string, f func(text string, n int) bool) {
 	offset := func(unit uint32) uint32 { return unit >> 10 << (unit & (1 << 9) >> 6) }
 	node := offset(c.trie[0])
 	for i := range len(s) {
@@ -166,26 +169,54 @@ func (c *charsmap) transform(s string) (string, bool) {
 		}
 		node ^= b
 		if node >= uint32(len(c.trie)) {
-			return "", false
+			return
 		}
 		unit := c.trie[node]
 		if unit&(1<<31|0xff) != b {
-			return "", false
+			return
 		}
 		node ^= offset(unit)
 		if node >= uint32(len(c.trie)) {
-			return "", false
+			return
 		}
 		if unit>>8&1 == 1 {
 			at := uint64(c.trie[node] & (1<<31 - 1))
 			if at > uint64(len(c.text)) {
-				return "", false
+				return
 			}
 			text, _, _ := strings.Cut(c.text[at:], "\x00")
-			return text, true
+			if f(text, i+1) {
+				return
+			}
 		}
 	}
-	return "", false
+}
+
+// transform is what the first entry that s begins with becomes. As in the
+// library, it stands for all of s.
+func (c *charsmap) transform(s string) (text string, ok bool) {
+	c.entries(s, func(t string, _ int) bool {
+		text, ok = t, true
+		return true
+	})
+	return text, ok
+}
+
+// normalizeLongest replaces the longest entry at each place, as sentencepiece
+// itself does.
+func (c *charsmap) normalizeLongest(s string) string {
+	var b strings.Builder
+	for s != "" {
+		_, n := utf8.DecodeRuneInString(s)
+		text := s[:n]
+		c.entries(s, func(t string, length int) bool {
+			text, n = t, length
+			return false
+		})
+		b.WriteString(text)
+		s = s[n:]
+	}
+	return b.String()
 }
 
 // normalize looks up each grapheme cluster of less than six bytes, else its

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -32,6 +33,7 @@ type Tokenizer struct {
 	before    []int32 // of the post-processor
 	after     []int32
 	largest   int32
+	whole     bool // sentencepiece's way
 }
 
 // model cuts a piece of text into tokens.
@@ -51,10 +53,16 @@ type Options struct {
 	// Around are the names of the tokens before and after a text, instead of those
 	// that the file's post-processor has; nil: those.
 	Around *[2][]string
+	// Lower makes texts small before the file's normalizer.
+	Lower bool
 	// ExactScores takes Unigram's scores as they are written; without it they are
 	// rounded as the library reads them, which decides between paths of tokens that
 	// are equal but for that.
 	ExactScores bool
+	// SentencePiece is for a file whose text sentencepiece itself would cut, not the
+	// library: the whole, with the longest pieces normalized and scores added in
+	// single precision. What the file has between normalizer and model does not count.
+	SentencePiece bool
 }
 
 // Parse reads a tokenizer.json.
@@ -107,16 +115,19 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	if f.Model == nil {
 		return nil, fmt.Errorf("not a tokenizer.json: it has no model")
 	}
-	t := &Tokenizer{clean: o.Clean, blank: -1}
+	t := &Tokenizer{clean: o.Clean, blank: -1, whole: o.SentencePiece}
 	var err error
-	if t.normalize, err = parseNormalizer(f.Normalizer, 0); err != nil {
+	if t.normalize, err = o.normalizers(f.Normalizer, 0); err != nil {
 		return nil, fmt.Errorf("normalizer: %w", err)
+	}
+	if o.Lower {
+		t.normalize = append([]normalizer{lower}, t.normalize...)
 	}
 	if t.split, err = parseSplitter(f.PreTokenizer, 0); err != nil {
 		return nil, fmt.Errorf("pre_tokenizer: %w", err)
 	}
 	var ids map[string]int32
-	if t.model, ids, err = parseModel(f.Model, o.ExactScores); err != nil {
+	if t.model, ids, err = parseModel(f.Model, o); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
 	for _, id := range ids {
@@ -299,6 +310,9 @@ func (t *Tokenizer) text(ids []int32, text string) []int32 {
 		text = t.clean(text)
 	}
 	text = validUTF8(text)
+	if t.whole {
+		return t.sentence(ids, text)
+	}
 	t.added.cut(text, func(id int32, part string, at int) {
 		if id >= 0 {
 			ids = append(ids, id)
@@ -322,6 +336,15 @@ func (t *Tokenizer) text(ids []int32, text string) []int32 {
 		})
 	})
 	return ids
+}
+
+// sentence cuts text as sentencepiece does for transformers: whole, behind an
+// unknown token's name, whose pieces are taken off again.
+func (t *Tokenizer) sentence(ids []int32, text string) []int32 {
+	const front, mark = "<unk>", "▁"
+	words := strings.FieldsFunc(t.normalized(front+text), func(r rune) bool { return r == ' ' })
+	all := t.model.appendTokens(nil, strings.Join(words, mark))
+	return append(ids, all[min(len(all), len(t.model.appendTokens(nil, front))):]...)
 }
 
 func (t *Tokenizer) normalized(s string) string {

@@ -11,10 +11,10 @@ import (
 	"unicode/utf8"
 )
 
-func parseModel(o *object, exact bool) (model, map[string]int32, error) {
+func parseModel(o *object, how Options) (model, map[string]int32, error) {
 	switch o.Type {
 	case "Unigram":
-		return parseUnigram(o.raw, exact)
+		return parseUnigram(o.raw, how)
 	case "BPE":
 		return parseBPE(o.raw)
 	case "WordPiece":
@@ -31,6 +31,7 @@ type unigram struct {
 	byText  map[string]int32
 	unk     int32 // -1: none
 	unkCost float64
+	single  bool        // sums are in single precision
 	bytes   *[256]int32 // nil: what is not known is unk
 }
 
@@ -84,7 +85,7 @@ func rustFloat(s string) (float64, error) {
 // unkPenalty is what an unknown character costs below the worst token.
 const unkPenalty = 10
 
-func parseUnigram(raw []byte, exact bool) (model, map[string]int32, error) {
+func parseUnigram(raw []byte, how Options) (model, map[string]int32, error) {
 	var p struct {
 		Unk          *int64   `json:"unk_id"`
 		Vocab        []scored `json:"vocab"`
@@ -102,7 +103,7 @@ func parseUnigram(raw []byte, exact bool) (model, map[string]int32, error) {
 	for i, v := range p.Vocab {
 		u.byText[v.text] = int32(i) // of several the last counts
 		var err error
-		if scores[i], err = strconv.ParseFloat(string(v.score), 64); err == nil && !exact {
+		if scores[i], err = strconv.ParseFloat(string(v.score), 64); err == nil && !how.ExactScores && !how.SentencePiece {
 			scores[i], err = rustFloat(string(v.score))
 		}
 		if err != nil {
@@ -110,15 +111,16 @@ func parseUnigram(raw []byte, exact bool) (model, map[string]int32, error) {
 		}
 		lowest = min(lowest, scores[i])
 	}
-	u.unkCost = lowest - unkPenalty
+	u.unkCost, u.single = lowest-unkPenalty, how.SentencePiece
 	if p.Unk != nil {
 		if *p.Unk < 0 || *p.Unk >= int64(len(p.Vocab)) {
 			return nil, nil, fmt.Errorf("unigram: unk_id is %d of %d tokens", *p.Unk, len(p.Vocab))
 		}
 		u.unk = int32(*p.Unk)
 	}
-	for text := range u.byText {
-		if text != "" {
+	for text, id := range u.byText {
+		control := u.single && scores[id] == 0 // sentencepiece finds none in a text
+		if text != "" && !control {
 			u.tokens = append(u.tokens, text)
 		}
 	}
@@ -173,6 +175,9 @@ func (u *unigram) appendTokens(ids []int32, s string) []int32 {
 		best[i].from = -1
 	}
 	reach := func(to, from int, score float64, id int32) {
+		if u.single {
+			score = float64(float32(score))
+		}
 		if n := &best[to]; n.from < 0 || score > n.score {
 			*n = node{score, from, id}
 		}

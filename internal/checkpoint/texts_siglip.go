@@ -1,0 +1,51 @@
+package checkpoint
+
+import (
+	"cmp"
+	"path/filepath"
+
+	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/tokenjson"
+)
+
+// siglipTexts is the tokenizer of transformers for a SiglipModel: its class says
+// how a text is cleaned, and the tokenizer.json in dir the rest.
+func (m *Model) siglipTexts(dir string) (Tokenizer, error) {
+	file := filepath.Join(dir, "tokenizer.json")
+	data, ok, err := readBeside(file, tokenjson.MaxFile)
+	switch {
+	case err != nil:
+		return nil, err
+	case !ok:
+		return nil, fault.Inputf("texts need a tokenizer.json beside the weights, a spiece.model alone is not read; images work without, and tokens made elsewhere (Options.Tensors of embed)")
+	}
+	f, err := readTokenizerFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	o := tokenjson.Options{Pad: string(f.Pad)}
+	side := cmp.Or(f.Side, "right")
+	switch f.Class {
+	case "", "SiglipTokenizer":
+		if f.Lower != nil && !*f.Lower {
+			return nil, fault.Inputf("%s: do_lower_case false, which its tokenizer_config.json says, is not supported", file)
+		}
+		eos := cmp.Or(string(f.EOS), "</s>")
+		o.SentencePiece = true
+		o.Clean, o.Around, o.Pad = bpe.Cleaner("siglip"), &[2][]string{{}, {eos}}, cmp.Or(o.Pad, "</s>")
+	case "GemmaTokenizer", "Siglip2Tokenizer":
+		side, o.Pad = cmp.Or(f.Side, "left"), cmp.Or(o.Pad, "<pad>")
+		o.Lower = f.Class == "Siglip2Tokenizer"
+	case "PreTrainedTokenizer", "TokenizersBackend":
+	default:
+		return nil, fault.Inputf("%s: its tokenizer_config.json names the class %s, which is not known; SiglipTokenizer, GemmaTokenizer and Siglip2Tokenizer are", file, fault.Name(f.Class))
+	}
+	switch {
+	case side != "right":
+		return nil, fault.Inputf("%s: short texts are filled in front (padding_side), which is not supported", file)
+	case o.Pad == "":
+		return nil, fault.Inputf("%s: what fills a short text is not said, and the model sees it; put the tokenizer_config.json beside it", file)
+	}
+	return m.parseTokenizer(file, data, o)
+}
