@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,7 +44,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status": status, "oneline": oneline,
+			"status": status, "oneline": oneline, "refused": refused,
 			"browse": func(ts *testscript.TestScript, neg bool, args []string) { browse(ts, reports, neg, args) },
 		},
 	})
@@ -144,4 +145,19 @@ func exitCode(err error) string {
 		return strconv.Itoa(e.ExitCode())
 	}
 	return err.Error()
+}
+
+// refused CODE CMD...: the command, a training, is refused with the exit status
+// CODE, its dry run as well, both in the same line.
+func refused(ts *testscript.TestScript, neg bool, args []string) {
+	var said [2]string
+	for i, more := range [][]string{nil, {"--dry-run"}} {
+		status(ts, neg, append(slices.Clip(args), more...))
+		oneline(ts, false, nil)
+		lines := strings.Split(strings.TrimSpace(ts.ReadFile("stderr")), "\n")
+		said[i] = lines[len(lines)-1]
+	}
+	if said[0] != said[1] {
+		ts.Fatalf("%v\nis refused with    %s\nits dry run with   %s", args[1:], said[0], said[1])
+	}
 }

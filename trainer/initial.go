@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -12,71 +13,110 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// findInit finds the files of the recipe's init, which are paths or names of
-// models; names are fetched.
-func (r *run) findInit(ctx context.Context, o hub.Options) error {
-	r.init = r.recipe.Init
-	for _, in := range []struct {
-		key  string
-		name *string
-	}{{"model", &r.init.Model}, {"vision", &r.init.Vision}, {"text", &r.init.Text}} {
-		f, err := hub.Find(ctx, r.recipe.path(*in.name), o)
-		if err != nil {
-			return fmt.Errorf("init.%s: %w", in.key, err)
-		}
-		*in.name = f.Path
-	}
-	return nil
+// initial is where the weights of a run that begins afresh come from.
+type initial struct {
+	source tensorfile.Source // nil: random
+	files  []string
+	closer io.Closer
 }
 
-// startWeights fills a fresh machine as the recipe's init says: a whole model,
-// two towers, or random.
-func (r *run) startWeights(ctx context.Context) error {
-	in, cfg, seed := r.init, r.machine.cfg, uint64(r.recipe.Seed)
+func (in *initial) close() {
+	if in.closer != nil {
+		in.closer.Close()
+	}
+}
+
+// openInit opens what the recipe's init names, unless a checkpoint has the
+// weights: a whole model, or two towers.
+func (r *run) openInit(ctx context.Context, o Options, b *beginning) error {
+	if b.from.state != nil {
+		return nil
+	}
+	var in Init
+	find := func() (err error) {
+		in, err = r.findInit(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, ToRun: true, Log: r.log})
+		return err
+	}
+	if err := r.inTurn(find); err != nil {
+		return err
+	}
+	cfg, err := r.recipe.config()
+	if err != nil {
+		return err
+	}
 	switch {
 	case in.Model != "":
-		path := in.Model
-		m, err := checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{Config: cfg})
+		m, err := checkpoint.OpenModel(ctx, in.Model, checkpoint.ModelOptions{Config: cfg})
 		if err != nil {
-			return r.misfit(ctx, path, err)
+			return r.misfit(ctx, in.Model, err)
 		}
-		defer m.Close()
 		for _, w := range m.Warnings {
 			r.log.Warn("init.model: " + w)
 		}
-		return r.startFrom(m.Source, path)
+		b.init = initial{m.Source, []string{in.Model}, m}
 	case in.Vision != "" || in.Text != "":
 		s, err := checkpoint.OpenStart(checkpoint.StartOptions{
-			Config: cfg, Vision: in.Vision, Text: in.Text, Skip: in.Skip, Seed: seed,
+			Config: cfg, Vision: in.Vision, Text: in.Text, Skip: in.Skip, Seed: uint64(r.recipe.Seed),
 		})
 		if err != nil {
 			return fmt.Errorf("init: %w", err)
 		}
-		defer s.Close()
 		for _, w := range s.Warnings {
 			r.log.Warn(w)
 		}
 		r.log.Info("start", "loaded", len(s.Loaded), "resized", len(s.Resized), "random", len(s.Random))
-		return r.startFrom(s.Source, s.Files...)
+		b.init = initial{s.Source, s.Files, s}
 	}
-	return r.machine.start(func(p arch.Param) ([]float32, error) {
-		return checkpoint.RandomTensor(cfg, p, seed), nil
-	})
+	return nil
 }
 
-// startFrom takes the weights from a source that has exactly the model's, read
-// from files.
-func (r *run) startFrom(src tensorfile.Source, files ...string) error {
-	return r.machine.start(func(p arch.Param) ([]float32, error) {
-		v, err := tensorfile.Float32s(src, p.Name)
+// findInit is the recipe's init as paths; names are fetched. A run that is only
+// checked fetches nothing: then what is not in the cache, or is a bundled
+// recipe's placeholder, is left out.
+func (r *run) findInit(ctx context.Context, o hub.Options) (Init, error) {
+	out := r.recipe.Init
+	online := !hub.Offline(o)
+	if o.Offline = o.Offline || r.dry; r.dry && r.recipe.placeholders("init") {
+		for _, name := range []string{out.Model, out.Vision, out.Text} {
+			if path := r.recipe.path(name); name != "" && !exists(path) {
+				r.unchecked("init", "%s is %s's name for it; set init to yours", name, r.recipe.bundled)
+				return Init{}, nil
+			}
+		}
+	}
+	for _, in := range []struct {
+		key  string
+		name *string
+	}{{"model", &out.Model}, {"vision", &out.Vision}, {"text", &out.Text}} {
+		f, err := hub.Find(ctx, r.recipe.path(*in.name), o)
+		if r.dry && online && fault.Code(err) == int(fault.Environment) {
+			r.unchecked("init."+in.key, "%s is fetched when the run starts", *in.name)
+			return Init{}, nil
+		}
 		if err != nil {
-			return nil, fmt.Errorf("init: %w", checkpoint.About(files, err))
+			return out, fmt.Errorf("init.%s: %w", in.key, err)
+		}
+		*in.name = f.Path
+	}
+	return out, nil
+}
+
+// values are the weights of a fresh run by parameter: those of a source that has
+// exactly the model's, or random ones.
+func (in *initial) values(cfg *arch.Config, seed int64) func(p arch.Param) ([]float32, error) {
+	return func(p arch.Param) ([]float32, error) {
+		if in.source == nil {
+			return checkpoint.RandomTensor(cfg, p, uint64(seed)), nil
+		}
+		v, err := tensorfile.Float32s(in.source, p.Name)
+		if err != nil {
+			return nil, fmt.Errorf("init: %w", checkpoint.About(in.files, err))
 		}
 		if i := notANumber(v); i >= 0 {
-			return nil, fault.Inputf("init: %s: tensor %s: value %d of %d is %v before any step; the file is broken, give another", strings.Join(files, ", "), p.Name, i, len(v), v[i])
+			return nil, fault.Inputf("init: %s: tensor %s: value %d of %d is %v before any step; the file is broken, give another", strings.Join(in.files, ", "), p.Name, i, len(v), v[i])
 		}
 		return v, nil
-	})
+	}
 }
 
 // notANumber is where the first value that is not finite stands, -1 for nowhere.

@@ -87,16 +87,20 @@ func describeMachine(dev *device.Device, r *Recipe, pixels, replay bool, parts i
 	if m.compute, err = weights.ComputeDType(dev, r.Precision); err != nil {
 		return nil, err
 	}
-	if replay && parts > 1 && r.DropPath > 0 {
-		return nil, fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/dev.N())
+	return m, r.computable(cfg, dev.N(), parts, replay)
+}
+
+// computable refuses what n devices cannot compute of a batch in parts.
+func (r *Recipe) computable(cfg *arch.Config, n, parts int, replay bool) error {
+	switch {
+	case replay && parts > 1 && r.DropPath > 0:
+		return fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/n)
+	case r.PatchDropout > 0 && cfg.IsResNet():
+		return fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
+	case r.kept(cfg) == 0:
+		return fault.Usagef("patch_dropout %v keeps none of %d patches", r.PatchDropout, cfg.Tokens()-1)
 	}
-	if m.kept() == 0 {
-		return nil, fault.Usagef("patch_dropout %v keeps none of %d patches", r.PatchDropout, cfg.Tokens()-1)
-	}
-	if m.dropsPatches() && cfg.IsResNet() {
-		return nil, fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
-	}
-	return m, nil
+	return nil
 }
 
 // kept is the number of patch tokens that patch dropout leaves.

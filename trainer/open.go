@@ -9,23 +9,43 @@ import (
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/evatool/evatool/internal/hub"
 )
 
+// beginning is what a start finds out before anything is on the device.
+type beginning struct {
+	from   *start
+	to     int64   // the step to stop after
+	init   initial // of a run that begins afresh
+	source feed    // of ready tensors; nil: r.pairs
+}
+
+// preparations are the checks of a start that need neither a device nor the run
+// folder, in order; they open what the run reads. Run ends with the first that
+// fails, Check goes through all.
+func (r *run) preparations(ctx context.Context, o Options, b *beginning) []func() error {
+	return []func() error{
+		func() error { return r.findStart(ctx, o, b) },
+		func() error { return r.openInit(ctx, o, b) },
+		func() error { return r.openSources(ctx, o, b) },
+		func() error { return r.checkEvaluations(ctx) },
+		func() error { return r.compareData(b.from) },
+	}
+}
+
 // open prepares the run folder, the data and the state.
-func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
+func (r *run) open(ctx context.Context, o Options, b *beginning) (err error) {
 	how := o.device()
 	how.Log = r.log
 	if r.dev, err = device.Open(ctx, how); err != nil {
 		return err
 	}
-	if err := atomicfile.Folder(r.out, []string{finalFile, metricsFile, reportFile, badFile, runFile}, r.recipe.inputs()); err != nil {
+	if err := r.folderFits(); err != nil {
 		return err
 	}
-	made := false
+	var made []string
 	defer func() {
-		if err != nil && made {
-			r.vacate()
+		if err != nil && len(made) > 0 {
+			r.vacate(made)
 		}
 	}()
 	if err := r.alone(func() error { return r.takeFolder(&made) }); err != nil {
@@ -37,15 +57,6 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 		}
 		r.job.startWatch(r.out, o.ExchangeTimeout)
 	}
-	from, err := r.resumeFrom(o.Resume)
-	if err != nil {
-		return err
-	}
-	r.fork = from.fork
-	if from.recipe != nil {
-		r.recipe = r.recipe.adopt(from.recipe)
-	}
-	r.recipe = r.recipe.settleReading(ctx)
 	r.saver = newSaver(r.out, r.recipe.Checkpoint.Keep, r.log)
 	if r.job != nil {
 		w := r.job.watch
@@ -57,80 +68,47 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if o.fakes.retry > 0 {
 		r.saver.retry = o.fakes.retry
 	}
-	if state := from.state; state != nil {
-		r.recipe = r.recipe.complete(state)
-		*to = r.recipe.Steps
-		if err := r.compare(from); err != nil {
+	defer func() { b.init.close() }()
+	for _, prepare := range r.preparations(ctx, o, b) {
+		if err := prepare(); err != nil {
 			return err
 		}
-		if state.Step > r.recipe.Steps {
-			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with Options.Resume", filepath.Join(from.path, stateFile), state.Step, r.recipe.Steps)
-		}
-		r.first, r.step, r.saved, r.seen = state.Step, state.Step, state.Step, state.Samples
-		r.saver.last.Store(&from.path)
-		if r.over = r.finished(from); r.over {
-			r.log.Info("the run is finished; its files stay as they are", "out", r.out, "steps", state.Step)
+		if r.over {
+			r.log.Info("the run is finished; its files stay as they are", "out", r.out, "steps", r.step)
 			return nil
 		}
 	}
-	if o.StopAfter > 0 {
-		*to = min(*to, r.step+o.StopAfter)
+	if b.from.state != nil {
+		r.saver.last.Store(&b.from.path)
 	}
-	if from.state == nil {
-		find := func() error {
-			return r.findInit(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, ToRun: true, Log: r.log})
-		}
-		if err := r.inTurn(find); err != nil {
-			return err
-		}
-	}
-	r.bad = newBadSamples(filepath.Join(r.out, r.badList()), r.recipe.MaxBad, r.seen, r.log)
-	if r.job != nil {
-		r.bad.ranks = int64(r.job.Size())
-	}
-	reading := o.fakes.reading
-	if from.state != nil {
-		reading.gaps = from.state.Gaps
-	}
-	var source feed
-	if err := r.inTurn(func() (err error) { source, err = r.openData(ctx, *to, reading); return err }); err != nil {
-		return err
-	}
-	if err := r.checkEvaluations(ctx); err != nil {
-		return err
-	}
-	if err := r.compareData(from); err != nil {
-		return err
-	}
-	recipe := r.recipe.goOn(from.state)
+	recipe := r.recipe.goOn(b.from.state)
 	pixels := r.pairs != nil
-	t, _ := source.(*tensorFeed)
-	replay := t != nil && t.batches[0].keep != nil
+	t, _ := b.source.(*tensorFeed)
 	if r.job != nil {
 		var list []alike
-		list, err = r.identify(ctx, from)
+		list, err = r.identify(ctx, b.from)
 		if err := r.together(err); err != nil {
 			return err
 		}
 		if err := r.job.compare(list); err != nil {
 			return err
 		}
-		r.machine, err = newRemote(r.dev, recipe, pixels, replay, r.job, bucketBytes)
+		r.machine, err = newRemote(r.dev, recipe, pixels, t.replays(), r.job, bucketBytes)
 	} else {
-		r.machine, err = newMachine(r.dev, recipe, pixels, replay)
+		r.machine, err = newMachine(r.dev, recipe, pixels, t.replays())
 	}
 	if err != nil {
 		return err
 	}
 	r.machine.plan.log(r.log, r.recipe.Batch, r.machine.blockLoss().tile)
 	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }
-	if from.state != nil {
-		err = r.machine.restore(from.path, from.state)
-		if err == nil && from.fork.of(from.state) {
+	if b.from.state != nil {
+		err = r.machine.restore(b.from.path, b.from.state)
+		if err == nil && b.from.fork.of(b.from.state) {
 			err = r.machine.rescale()
 		}
 	} else {
-		err = r.startWeights(ctx)
+		err = r.machine.start(b.init.values(r.machine.cfg, r.recipe.Seed))
 	}
 	if err != nil {
 		return err
@@ -138,16 +116,71 @@ func (r *run) open(ctx context.Context, o Options, to *int64) (err error) {
 	if err := r.openRecords(); err != nil {
 		return err
 	}
-	if r.feed = source; t != nil {
+	if r.feed = b.source; t != nil {
 		t.own = r.rows()
 	}
 	if r.pairs != nil {
-		r.feed = startShare(context.WithoutCancel(ctx), r.pairs, r.seen, *to-r.step, r.workers, r.rows())
+		r.feed = startShare(context.WithoutCancel(ctx), r.pairs, r.seen, b.to-r.step, r.workers, r.rows())
 	}
 	r.last = time.Now()
-	r.log.Info("training", "from_step", r.step, "to_step", *to, "batch", r.recipe.Batch, "parts", r.machine.micros,
+	r.log.Info("training", "from_step", r.step, "to_step", b.to, "batch", r.recipe.Batch, "parts", r.machine.micros,
 		"devices", r.dev.N(), "backend", r.dev.Info().Kind, "processes", r.processes(), "precision", r.recipe.Precision, "compute", r.machine.compute, "out", r.out)
 	return nil
+}
+
+// folderFits refuses a run folder whose files would take the place of what the
+// run reads.
+func (r *run) folderFits() error {
+	return atomicfile.Folder(r.out, []string{finalFile, metricsFile, reportFile, badFile, runFile}, r.recipe.inputs())
+}
+
+// findStart finds where the run begins, and takes over what its checkpoint says.
+func (r *run) findStart(ctx context.Context, o Options, b *beginning) error {
+	from, err := r.resumeFrom(o.Resume)
+	if err != nil {
+		return err
+	}
+	b.from, r.fork = from, from.fork
+	if from.recipe != nil {
+		r.recipe = r.recipe.adopt(from.recipe)
+	}
+	r.recipe = r.recipe.settleReading(ctx)
+	if state := from.state; state != nil {
+		r.recipe = r.recipe.complete(state)
+		if err := r.compare(from); err != nil {
+			return err
+		}
+		if state.Step > r.recipe.Steps {
+			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with Options.Resume", filepath.Join(from.path, stateFile), state.Step, r.recipe.Steps)
+		}
+		r.first, r.step, r.saved, r.seen = state.Step, state.Step, state.Step, state.Samples
+		r.over = r.finished(from)
+	}
+	if b.to = r.recipe.Steps; o.StopAfter > 0 {
+		b.to = min(b.to, r.step+o.StopAfter)
+	}
+	return nil
+}
+
+// openSources opens the data, but for placeholders that are only checked.
+func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
+	if r.dry && r.recipe.placeholders("data") {
+		r.unchecked("data", "placeholders of %s; set data.0.source to yours", r.recipe.bundled)
+		return nil
+	}
+	list := filepath.Join(r.out, r.badList())
+	if r.dry {
+		list = ""
+	}
+	r.bad = newBadSamples(list, r.recipe.MaxBad, r.seen, r.log)
+	if r.job != nil {
+		r.bad.ranks = int64(r.job.Size())
+	}
+	reading := o.fakes.reading
+	if b.from.state != nil {
+		reading.gaps = b.from.state.Gaps
+	}
+	return r.inTurn(func() (err error) { b.source, err = r.openData(ctx, b.to, reading); return err })
 }
 
 // openData opens the sources; the feed of a tensors source is ready at once.

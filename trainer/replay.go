@@ -117,3 +117,6 @@ func (t *tensorFeed) next(context.Context) (*hostBatch, time.Duration, error) {
 
 func (t *tensorFeed) done(*hostBatch) {}
 func (t *tensorFeed) close()          {}
+
+// replays reports whether the batches fix patch dropout.
+func (t *tensorFeed) replays() bool { return t != nil && t.batches[0].keep != nil }

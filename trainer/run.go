@@ -38,12 +38,13 @@ type run struct {
 	metrics jsonLines
 	events  *runlog.Events
 
-	job         *job  // of several processes; nil for one
-	hosts       int   // of a job that is only planned; 0: none
-	badTogether int64 // samples that other processes of the job could not use
+	job         *job     // of several processes; nil for one
+	dry         bool     // only the checks of a start are made
+	notSeen     []string // by them
+	hosts       int      // of a job that is only planned; 0: none
+	badTogether int64    // samples that other processes of the job could not use
 
 	over    bool     // an earlier process has finished the run: its files stay as they are
-	init    Init     // the recipe's, as paths
 	fork    *fork    // the run is one, nil else
 	data    []string // fingerprints of the sources
 	first   int64    // steps that earlier processes did
@@ -101,20 +102,7 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, phase: o.Phase, started: time.Now(), saved: -1, openLines: openLines}
-	if o.fakes.lines != nil {
-		r.openLines = o.fakes.lines
-	}
-	if r.log == nil {
-		r.log = runlog.Discard()
-	}
-	if r.phase == nil {
-		r.phase = func(string) {}
-	}
-	if r.out == "" {
-		r.out = filepath.Join("runs", time.Now().Format("2006-01-02-150405"))
-	}
-	r.result = &Result{Out: r.out, Evals: []Eval{}}
+	r := newRun(recipe, o)
 	if r.job, err = o.join(r.log); err != nil {
 		return nil, err
 	}
@@ -130,9 +118,9 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 		r.result.Out = r.out
 	}
 	defer r.close()
-	to := recipe.Steps
+	b := &beginning{}
 	r.phase("opening")
-	if err := r.together(r.open(ctx, o, &to)); err != nil {
+	if err := r.together(r.open(ctx, o, b)); err != nil {
 		return nil, err
 	}
 	if r.over {
@@ -143,12 +131,12 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 	}
 	r.phase("")
 	if r.job != nil {
-		if err := r.loopTogether(ctx, to); err != nil {
+		if err := r.loopTogether(ctx, b.to); err != nil {
 			return nil, err
 		}
 		return r.finishTogether(ctx)
 	}
-	if err := r.loop(ctx, to); err != nil {
+	if err := r.loop(ctx, b.to); err != nil {
 		return nil, err
 	}
 	return r.finish(ctx)

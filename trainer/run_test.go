@@ -402,9 +402,16 @@ func TestRunRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.o.Backend = "go"
 			_, before := os.Stat(c.o.Out)
+			ready := Check(t.Context(), c.recipe, c.o)
+			if _, after := os.Stat(c.o.Out); before != nil && after == nil {
+				t.Error("the check left a folder")
+			}
 			_, err := Run(t.Context(), c.recipe, c.o)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("error %v; want it to contain %q", err, c.want)
+			}
+			if name != "NaN" { // which is seen in the first step
+				checkSays(t, ready, err)
 			}
 			if _, after := os.Stat(c.o.Out); before != nil && after == nil && name != "NaN" {
 				t.Error("a run that did not begin left its folder")
@@ -416,6 +423,16 @@ func TestRunRefuses(t *testing.T) {
 	}
 	// Nothing of the refused runs touched the old one.
 	mustRun(t, tiny(t), Options{Out: done})
+}
+
+// checkSays: what the run was refused for is the first of what its check found.
+func checkSays(t *testing.T, ready Readiness, err error) {
+	t.Helper()
+	if len(ready.Problems) == 0 {
+		t.Errorf("the check found nothing, the run said %v", err)
+	} else if p := ready.Problems[0]; p.Error() != err.Error() || fault.Code(p) != fault.Code(err) {
+		t.Errorf("the check said %v (%d), the run %v (%d)", p, fault.Code(p), err, fault.Code(err))
+	}
 }
 
 // badTar holds six good pictures of a source, one that does not decode and

@@ -28,19 +28,12 @@ const (
 	lockFile    = ".lock"
 )
 
-// takeFolder makes and locks the run folder.
-func (r *run) takeFolder(made *bool) error {
-	_, missing := os.Stat(r.out)
-	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
+// takeFolder makes the run folder, locks it and clears it of what a killed
+// process left; made are the folders that were not there.
+func (r *run) takeFolder(made *[]string) (err error) {
+	if *made, err = r.claim(); err != nil {
+		return err
 	}
-	lock := flock.New(filepath.Join(r.out, lockFile))
-	if ok, err := lock.TryLock(); err != nil {
-		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
-	} else if !ok {
-		return fault.Envf("%s: another evatool train works in this folder; wait for it, or use another Options.Out", r.out)
-	}
-	r.lock, *made = lock, missing != nil
 	r.sweep()
 	if r.job != nil {
 		if err := os.Mkdir(filepath.Join(r.out, pulseDir), 0o755); err != nil {
@@ -48,6 +41,55 @@ func (r *run) takeFolder(made *bool) error {
 		}
 	}
 	return nil
+}
+
+// claim makes the run folder, locks it and writes into it. made are the folders
+// that were not there, the innermost first.
+func (r *run) claim() (made []string, err error) {
+	for dir := filepath.Clean(r.out); !exists(dir) && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		made = append(made, dir)
+	}
+	defer func() {
+		if err != nil {
+			r.vacate(made)
+		}
+	}()
+	unfit := func(err error) error {
+		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
+	}
+	if err := os.MkdirAll(r.out, 0o755); err != nil {
+		return made, unfit(err)
+	}
+	lock := flock.New(filepath.Join(r.out, lockFile))
+	if ok, err := lock.TryLock(); err != nil {
+		return made, unfit(err)
+	} else if !ok {
+		return nil, fault.Envf("%s: another evatool train works in this folder; wait for it, or use another Options.Out", r.out)
+	}
+	r.lock = lock
+	probe := filepath.Join(r.out, temporary+"probe")
+	if err := os.WriteFile(probe, nil, 0o644); err != nil {
+		return made, unfit(err)
+	}
+	return made, os.Remove(probe)
+}
+
+// tryFolder finds out whether the run could have its folder, and leaves all as
+// it was.
+func (r *run) tryFolder() error {
+	lock := filepath.Join(r.out, lockFile)
+	locked := exists(lock)
+	made, err := r.claim()
+	if r.lock == nil {
+		return err
+	}
+	if !locked {
+		os.Remove(lock)
+	}
+	_ = r.lock.Unlock()
+	r.lock = nil
+	r.vacate(made)
+	return err
 }
 
 // badList is the file of the samples that this process could not use.
@@ -85,16 +127,19 @@ func (noLines) Write(any) error { return nil }
 func (noLines) Sync() error     { return nil }
 func (noLines) Close() error    { return nil }
 
-// vacate removes the new folder of a run that has not begun.
-func (r *run) vacate() {
-	left, err := os.ReadDir(r.out)
-	if err != nil || slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile }) {
+// vacate removes the folders that were made for a run that has not begun.
+func (r *run) vacate(made []string) {
+	if len(made) == 0 {
 		return
 	}
-	for _, e := range left {
-		os.Remove(filepath.Join(r.out, e.Name()))
+	left, err := os.ReadDir(r.out)
+	if err == nil && slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile }) {
+		return
 	}
-	os.Remove(r.out)
+	os.Remove(filepath.Join(r.out, lockFile))
+	for _, dir := range made {
+		os.Remove(dir) // one that is not empty stays
+	}
 }
 
 // sweep removes what a killed process of the run left half written; atomicfile

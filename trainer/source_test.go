@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/runlog"
@@ -166,21 +168,33 @@ func TestStart(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	taken := filepath.Join(dir, "taken")
+	if err := os.Mkdir(taken, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock := flock.New(filepath.Join(taken, lockFile))
+	if ok, err := lock.TryLock(); err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	defer lock.Unlock()
 	for name, c := range map[string]struct {
 		recipe *Recipe
 		out    string
 		want   string
 		code   int
 	}{
+		"taken":  {tiny(t), taken, "another evatool train works in this folder", 4},
 		"few":    {tiny(t, "data=[{source: "+few+"}]", "batch=9"), filepath.Join(dir, "a"), "8 samples do not fill a batch of 9", 3},
 		"NaN":    {tiny(t, "init.model="+broken), filepath.Join(dir, "b"), "init: " + broken + ": tensor ", 3},
 		"a file": {tiny(t), file, "cannot be a run folder", 4},
 	} {
+		ready := Check(t.Context(), c.recipe, Options{Out: c.out, Backend: "go"})
 		_, err := Run(t.Context(), c.recipe, Options{Out: c.out, Backend: "go"})
 		if err == nil || !strings.Contains(err.Error(), c.want) || fault.Code(err) != c.code {
-			t.Errorf("%s: error %v has exit status %d", name, err, fault.Code(err))
+			t.Fatalf("%s: error %v has exit status %d", name, err, fault.Code(err))
 		}
-		if name != "a file" && exists(c.out) {
+		checkSays(t, ready, err)
+		if name != "a file" && name != "taken" && exists(c.out) {
 			t.Errorf("%s: left its folder", name)
 		}
 	}

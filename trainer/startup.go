@@ -3,93 +3,159 @@ package trainer
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/fault"
-	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// Check makes the checks of a run's start that need no device, and returns
-// everything that it would be refused for: the host's memory, data, starting
-// weights and evaluations. It writes nothing. Options.Hosts may be the number of
-// hosts of a job that is planned.
-func Check(ctx context.Context, recipe *Recipe, o Options) (problems []error) {
+// Readiness is what Check found.
+type Readiness struct {
+	Problems []error // for which Run would refuse to start; it says the first
+	// Unchecked is what was not looked at, and why: placeholders of a bundled
+	// recipe, models that are not fetched yet.
+	Unchecked []string
+	Finished  bool   // an earlier process has finished the run: Run has nothing to do
+	From      string // the checkpoint that the run would go on from; "": it begins
+	Step      int64  // of From
+}
+
+// Check makes the checks of a run's start in the order in which Run makes them,
+// goes on after an error, and takes no step. It leaves the run folder as it was,
+// fetches nothing and opens no device, unless Options.Backend names one.
+// Options.Hosts may be the number of hosts of a job that is planned.
+func Check(ctx context.Context, recipe *Recipe, o Options) Readiness {
+	var ready Readiness
 	found := func(err error) {
 		if err != nil {
 			fault.Public(ctx, &err)
-			problems = append(problems, err)
+			ready.Problems = append(ready.Problems, err)
 		}
 	}
 	hosts := 1
 	if n, err := strconv.Atoi(o.Hosts); err == nil && n > 0 {
 		hosts, o.Hosts = n, "off"
 	}
-	r := &run{hosts: hosts, recipe: recipe, log: runlog.Discard(), bad: newBadSamples("", recipe.MaxBad, 0, runlog.Discard())}
-	found(o.check())
-	cfg, err := recipe.config()
-	if err != nil {
+	if err := o.check(); err != nil {
 		found(err)
-		return problems
+		return ready
 	}
-	if recipe.kept(cfg) == 0 && !cfg.IsResNet() {
-		found(fault.Usagef("patch_dropout %v keeps none of %d patches", recipe.PatchDropout, cfg.Tokens()-1))
+	r := newRun(recipe, o)
+	r.dry, r.hosts = true, hosts
+	defer r.close()
+	n := max(1, o.DeviceCount)
+	if o.Backend != "" && o.Backend != "auto" && hosts == 1 {
+		var err error
+		if r.dev, err = device.Open(ctx, o.device()); err == nil {
+			n = r.dev.N()
+		}
+		found(err)
 	}
-	_, err = r.openData(ctx, recipe.Steps, o.fakes.reading)
-	found(err)
-	if r.pairs != nil {
-		r.pairs.close()
+	found(r.folderFits())
+	found(r.tryFolder())
+	b := &beginning{from: &start{}, to: recipe.Steps}
+	defer func() { b.init.close() }()
+	for _, prepare := range r.preparations(ctx, o, b) {
+		if found(prepare()); r.over {
+			break
+		}
 	}
-	found(r.checkInit(ctx))
-	found(r.checkEvaluations(ctx))
-	return problems
+	ready.Unchecked, ready.Finished, ready.From, ready.Step = r.notSeen, r.over, b.from.path, r.step
+	if !r.over {
+		found(r.checkDevices(n, b))
+		found(r.checkWeights(ctx, b))
+	}
+	return ready
 }
 
-// checkInit opens what the recipe starts from; a model's name has to be one,
-// and is fetched when the run starts.
-func (r *run) checkInit(ctx context.Context) error {
-	in := r.recipe.Init
+// checkDevices refuses a batch that n devices, of each host, cannot be given.
+func (r *run) checkDevices(n int, b *beginning) error {
 	cfg, err := r.recipe.config()
-	for key, name := range map[string]string{"model": in.Model, "vision": in.Vision, "text": in.Text} {
-		if is, err := hub.IsName(r.recipe.path(name)); is || err != nil {
-			if err != nil {
-				err = fmt.Errorf("init.%s: %w", key, err)
-			}
+	if err != nil {
+		return err
+	}
+	_, parts, err := r.recipe.parts(n)
+	if r.hosts > 1 {
+		_, parts, err = r.recipe.shareOf(r.hosts, n)
+	}
+	if err != nil {
+		return err
+	}
+	t, _ := b.source.(*tensorFeed)
+	return r.recipe.computable(cfg, n, parts, t.replays())
+}
+
+// checkWeights reads what the run begins from, or goes on from.
+func (r *run) checkWeights(ctx context.Context, b *beginning) error {
+	cfg, err := r.recipe.config()
+	if err != nil {
+		return err
+	}
+	if b.from.state != nil {
+		model, opt, err := (&machine{cfg: cfg}).openCheckpoint(b.from.path, b.from.state, 0, 1)
+		if err != nil {
 			return err
 		}
+		opt.close()
+		return model.Close()
 	}
-	switch {
-	case err != nil:
-		return err
-	case in.Model != "":
-		path := r.recipe.path(in.Model)
-		m, err := checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{Config: cfg})
-		if err != nil {
-			return r.misfit(ctx, path, err)
+	if b.init.source == nil {
+		return nil
+	}
+	value := b.init.values(cfg, r.recipe.Seed)
+	for _, p := range cfg.Params() {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		return m.Close()
-	case in.Vision != "" || in.Text != "":
-		s, err := checkpoint.OpenStart(checkpoint.StartOptions{
-			Config: cfg, Vision: r.recipe.path(in.Vision), Text: r.recipe.path(in.Text), Skip: in.Skip, Seed: uint64(r.recipe.Seed),
-		})
-		if err != nil {
-			return fmt.Errorf("init: %w", err)
+		if _, err := value(p); err != nil {
+			return err
 		}
-		return s.Close()
 	}
 	return nil
 }
 
-// Placeholders reports whether the recipe is a bundled one of a paper whose
-// data nobody has named yet: then there is nothing to check.
-func (r *Recipe) Placeholders() bool {
+// newRun is a run that has not begun.
+func newRun(recipe *Recipe, o Options) *run {
+	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, phase: o.Phase, started: time.Now(), saved: -1, openLines: openLines}
+	if o.fakes.lines != nil {
+		r.openLines = o.fakes.lines
+	}
+	if r.log == nil {
+		r.log = runlog.Discard()
+	}
+	if r.phase == nil {
+		r.phase = func(string) {}
+	}
+	if r.out == "" {
+		r.out = filepath.Join("runs", r.started.Format("2006-01-02-150405"))
+	}
+	r.result = &Result{Out: r.out, Evals: []Eval{}}
+	return r
+}
+
+// unchecked notes what a check did not look at.
+func (r *run) unchecked(key, format string, args ...any) {
+	r.notSeen = append(r.notSeen, key+": "+fmt.Sprintf(format, args...))
+}
+
+// placeholders reports whether the recipe is a bundled one of a paper and has its
+// value of a key, which names what everybody has to bring.
+func (r *Recipe) placeholders(key string) bool {
 	if r.bundled == "" || strings.HasPrefix(r.bundled, "emoji-") {
 		return false
 	}
 	text, _ := bundled(r.bundled)
 	plain, err := ParseRecipe(r.bundled, text)
-	return err == nil && reflect.DeepEqual(plain.Data, r.Data)
+	if err != nil {
+		return false
+	}
+	if key == "init" {
+		return reflect.DeepEqual(plain.Init, r.Init)
+	}
+	return reflect.DeepEqual(plain.Data, r.Data)
 }

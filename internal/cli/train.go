@@ -47,13 +47,19 @@ its data lies, and micro_batch, accumulation, grad_checkpointing and zero_stage
 (the last bits may differ). Everything else but the model (lr, steps, batch, data, …) may change
 in a fork: --resume with a checkpoint of the old run, --out with a new folder. It
 keeps the step and the samples seen; which example comes next follows from the
-seed and that number. run.json records where it came from and what changed.` + exitStatus,
+seed and that number. run.json records where it came from and what changed.
+--set init.model=MODEL takes the weights alone, of a file, a run's folder or a name.
+
+docs/recipe.md has every key of a recipe with its default and unit,
+https://github.com/evatool/evatool/blob/main/docs/recipe.md; docs/training.md has
+what a run may change, forks and jobs of several machines.` + exitStatus,
 		Example: `  evatool train recipe.yaml --out runs/one
   mpirun -n 8 --map-by ppr:1:node --bind-to none evatool train recipe.yaml --out /shared/run
   evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
   evatool train EVA02-CLIP-B-16 --dry-run --device-count 64 --memory 80GiB --card A100 --mfu 0.4
   evatool train recipe.yaml --out runs/two --set lr.vision=1e-4 --set data.0.weight=2
-  evatool train recipe.yaml --out runs/three --resume runs/one/checkpoints/step-3000 --set lr.vision=1e-5`,
+  evatool train recipe.yaml --out runs/three --resume runs/one/checkpoints/step-3000 --set lr.vision=1e-5
+  evatool train recipe.yaml --out runs/four --set init.model=runs/one --set lr=1e-5`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := trainer.LoadRecipe(args[0], sets...)
@@ -61,6 +67,12 @@ seed and that number. run.json records where it came from and what changed.` + e
 				return err
 			}
 			ctx := cmd.Context()
+			o.DeviceCount, o.Threads = app.DeviceCount, app.Threads
+			o.Log, o.Offline = app.Log, app.Offline
+			if o.Backend = app.Backend; o.Out == "" {
+				name := filepath.Base(args[0])
+				o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name)))
+			}
 			if dryRun {
 				price.DeviceCount, price.Rate = app.DeviceCount, rate
 				if o.Hosts != "auto" && o.Hosts != "off" {
@@ -75,33 +87,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 				if err != nil {
 					return err
 				}
-				var problems []error
-				if !r.Placeholders() {
-					problems = trainer.Check(ctx, r, o)
-				}
-				if app.JSON {
-					if err := app.PrintJSON(plan); err != nil {
-						return err
-					}
-					return refused(problems)
-				}
-				fmt.Fprint(app.Out, flagged(cmd, fault.Escape(plan.String())))
-				switch {
-				case r.Placeholders():
-					app.Printf("%-22s not checked: the recipe's data are placeholders; give yours with --set data.0.source=SRC\n", "start")
-				case len(problems) == 0:
-					app.Printf("%-22s memory of this host, data, starting weights and evaluations are there\n", "start")
-				}
-				for _, p := range problems {
-					app.Printf("%-22s %s\n", "would not start", flagged(cmd, fault.Line(p)))
-				}
-				return refused(problems)
-			}
-			o.Backend, o.DeviceCount, o.Threads = app.Backend, app.DeviceCount, app.Threads
-			o.Log, o.Offline = app.Log, app.Offline
-			if o.Out == "" {
-				name := filepath.Base(args[0])
-				o.Out = filepath.Join("runs", strings.TrimSuffix(name, filepath.Ext(name)))
+				return printPlan(cmd, app, plan, trainer.Check(ctx, r, o))
 			}
 			// Of several processes one alone has something to show.
 			progress := sync.OnceValue(func() *runlog.Progress { return app.Progress("train", r.Steps, "steps") })
@@ -163,7 +149,7 @@ seed and that number. run.json records where it came from and what changed.` + e
 	f.DurationVar(&o.ExchangeTimeout, "exchange-timeout", 10*time.Minute, "of several processes: how long one waits for the others before it names who hangs and ends the job; six times as long up to the end of the first step")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
-	f.BoolVar(&dryRun, "dry-run", false, "make the checks of a start; print parameters, FLOP, memory per device, steps and hours, then stop")
+	f.BoolVar(&dryRun, "dry-run", false, "make all checks of a start, of the backend where --backend names one; print parameters, FLOP, memory per device, steps and hours, then stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
 	f.StringVar(&memory, "memory", "", "with --dry-run: memory of a device, such as `80GiB`: whether the run fits, and which micro_batch would")
 	f.StringVar(&price.Card, "card", "", "with --dry-run: a GPU by `NAME` ("+strings.Join(trainer.Cards(), ", ")+"), whose published peak MFU refers to (default H100)")
@@ -180,13 +166,49 @@ func rates(lr map[string]float64) string {
 	return fmt.Sprintf("%.2g/%.2g/%.2g", lr["vision"], lr["text"], lr["other"])
 }
 
-// refused is the first of what a run would be refused for, and how many more.
-func refused(problems []error) error {
-	switch n := len(problems) - 1; {
-	case n < 0:
-		return nil
-	case n > 0:
-		return fmt.Errorf("the run would not start: %w (and %d more)", problems[0], n)
+// printPlan prints what a run would cost and whether it would start. The error is
+// what the run itself would end with.
+func printPlan(cmd *cobra.Command, app *App, plan *trainer.Plan, ready trainer.Readiness) error {
+	var first error
+	problems := []string{}
+	for i, p := range ready.Problems {
+		if i == 0 {
+			first = p
+		}
+		problems = append(problems, flagged(cmd, fault.Line(p)))
 	}
-	return fmt.Errorf("the run would not start: %w", problems[0])
+	if app.JSON {
+		err := app.PrintJSON(struct {
+			*trainer.Plan
+			Starts    bool     `json:"starts"`
+			Problems  []string `json:"problems"`
+			Unchecked []string `json:"unchecked,omitempty"`
+			Finished  bool     `json:"finished,omitempty"`
+			FromStep  int64    `json:"from_step"`
+		}{plan, first == nil, problems, ready.Unchecked, ready.Finished, ready.Step})
+		if err != nil {
+			return err
+		}
+		return first
+	}
+	fmt.Fprint(app.Out, flagged(cmd, fault.Escape(plan.String())))
+	row := func(name, text string) { app.Printf("%-22s %s\n", name, text) }
+	for _, text := range ready.Unchecked {
+		row("not checked", text)
+	}
+	switch {
+	case first != nil:
+	case len(ready.Unchecked) > 0:
+		row("start", "everything else is there")
+	case ready.Finished:
+		row("start", fmt.Sprintf("none: the run is finished, after %d steps", ready.Step))
+	case ready.From != "":
+		row("start", fmt.Sprintf("goes on from step %d, %s", ready.Step, ready.From))
+	default:
+		row("start", "run folder, data, weights, evaluations and memory of this host are there")
+	}
+	for _, text := range problems {
+		row("would not start", text)
+	}
+	return first
 }

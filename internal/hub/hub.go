@@ -58,6 +58,12 @@ type client struct {
 // idleLimit is how long a connection may stand still. Tests shorten it.
 var idleLimit = 60 * time.Second
 
+// Offline reports whether only the cache may be used: the options or the
+// environment say so.
+func Offline(o Options) bool {
+	return o.Offline || isTrue("HF_HUB_OFFLINE") || isTrue("TRANSFORMERS_OFFLINE")
+}
+
 func newClient(ctx context.Context, o Options) (*client, error) {
 	c := &client{Options: o, token: token()}
 	if c.Log == nil {
@@ -69,7 +75,7 @@ func newClient(ctx context.Context, o Options) (*client, error) {
 			return runlog.NewProgress(runlog.NewScreen(runlog.LogWriter(c.Log)), label, total, unit)
 		}
 	}
-	c.Offline = c.Offline || isTrue("HF_HUB_OFFLINE") || isTrue("TRANSFORMERS_OFFLINE")
+	c.Offline = Offline(o)
 	if c.Cache == "" {
 		var err error
 		if c.Cache, err = cacheFolder(); err != nil {
