@@ -82,3 +82,25 @@ func somewhere(name string) bool {
 	}
 	return false
 }
+
+// TestTrainingPageIsRun: the commands on docs/training.md that one machine can
+// run are those of a script.
+func TestTrainingPageIsRun(t *testing.T) {
+	page, err := os.ReadFile("docs/training.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/script/fork.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	commands := regexp.MustCompile("(?m)^evatool .*$").FindAllString(string(page), -1)
+	if len(commands) < 5 {
+		t.Errorf("only %q on the page", commands)
+	}
+	for _, c := range commands {
+		if !strings.Contains(string(script), "\n"+c+"\n") {
+			t.Errorf("no script runs %s", c)
+		}
+	}
+}
