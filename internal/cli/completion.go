@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"os"
 	"slices"
 	"strings"
 
@@ -9,6 +8,7 @@ import (
 
 	"github.com/evatool/evatool/eval"
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/hub"
 	"github.com/evatool/evatool/trainer"
 )
 
@@ -33,15 +33,25 @@ var flagValues = map[string][]string{
 }
 
 // namesOrFiles are flags that take a name of a list, or a file.
-var namesOrFiles = map[string]func() []string{"config": arch.Names}
+var namesOrFiles = map[string]func() []string{
+	"config": arch.Names, "card": trainer.Cards,
+	"model": hub.Names, "vision": hub.Names, "base": hub.Names, "init text": hub.Names,
+}
 
 // arguments are what the shell offers as a command's first argument.
 var arguments = map[string]func() []string{
 	"train":     trainer.Bundled,
 	"models":    arch.Names,
+	"convert":   hub.Names,
+	"inspect":   hub.Names,
+	"fetch":     hub.Names,
+	"diff":      hub.Names,
 	"zeroshot":  benchmarks,
 	"retrieval": func() []string { return []string{"flickr30k", "coco", "csv"} },
 }
+
+// several are the commands that take more than one of them.
+var several = map[string]bool{"convert": true, "fetch": true, "diff": true}
 
 // complete tells the shell which values the flags and arguments of cmd and of
 // the commands below it take.
@@ -57,15 +67,26 @@ func complete(cmd *cobra.Command) {
 		offer(cmd, flag, func() []string { return values }, cobra.ShellCompDirectiveDefault)
 	}
 	for flag, values := range namesOrFiles {
-		offer(cmd, flag, values, cobra.ShellCompDirectiveDefault)
+		if of, name, ok := strings.Cut(flag, " "); !ok {
+			offer(cmd, flag, values, cobra.ShellCompDirectiveDefault)
+		} else if of == cmd.Name() {
+			offer(cmd, name, values, cobra.ShellCompDirectiveDefault)
+		}
 	}
 	if cmd.Name() == "train" {
 		offer(cmd, "set", recipeSettings, cobra.ShellCompDirectiveNoSpace)
 	}
 	if values, ok := arguments[cmd.Name()]; ok && cmd.ValidArgsFunction == nil {
 		cmd.ValidArgsFunction = func(_ *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
+			if len(args) > 0 && !several[cmd.Name()] {
 				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			if i := strings.LastIndex(begun, ",") + 1; i > 0 && cmd.Name() == "zeroshot" { // A,B,…
+				var list []string
+				for _, name := range begin(values(), begun[i:]) {
+					list = append(list, begun[:i]+name)
+				}
+				return list, cobra.ShellCompDirectiveNoFileComp
 			}
 			return begin(values(), begun), cobra.ShellCompDirectiveDefault
 		}
@@ -92,11 +113,8 @@ func offer(cmd *cobra.Command, flag string, values func() []string, how cobra.Sh
 	}
 }
 
-// begin are the words that begin so. A path that has been begun is the shell's.
+// begin are the words that begin so; the paths are the shell's.
 func begin(words []string, begun string) (out []string) {
-	if strings.ContainsRune(begun, os.PathSeparator) {
-		return nil
-	}
 	for _, w := range words {
 		if strings.HasPrefix(w, begun) {
 			out = append(out, w)

@@ -81,6 +81,16 @@ func TestCompletedArguments(t *testing.T) {
 		{[]string{"zeroshot", "imagenet-"}, []string{"imagenet-a", "imagenet-o", "imagenet-r", "imagenet-sketch", "imagenet-v2"}},
 		{[]string{"models", "EVA01-CLIP-g"}, []string{"EVA01-CLIP-g-14", "EVA01-CLIP-g-14-plus"}},
 		{[]string{"backend", "install", ""}, []string{"cpu", "cuda"}},
+		{[]string{"cache", "clear", "cl"}, []string{"classifiers"}},
+		{[]string{"zeroshot", "cifar10,cifar1"}, []string{"cifar10,cifar10", "cifar10,cifar100"}},
+		{[]string{"zeroshot", "imagenet", "--model", "EVA02-CLIP-B"}, []string{"EVA02-CLIP-B-16"}},
+		{[]string{"embed", "--model", "ViT-B-32/laion2b"}, []string{"ViT-B-32/laion2b_e16", "ViT-B-32/laion2b_s34b_b79k"}},
+		{[]string{"embed", "--model", "openai:ViT-L"}, []string{"openai:ViT-L-14", "openai:ViT-L-14-336"}},
+		{[]string{"embed", "--model", "runs/"}, nil},
+		{[]string{"convert", "EVA01-CLIP-g-14-"}, []string{"EVA01-CLIP-g-14-plus"}},
+		{[]string{"fetch", "a.pt", "EVA02-CLIP-B"}, []string{"EVA02-CLIP-B-16"}},
+		{[]string{"convert", "a.pt", "--config", "EVA02-CLIP-B"}, []string{"EVA02-CLIP-B-16"}},
+		{[]string{"train", "--dry-run", "--card", "H"}, []string{"H100", "H200"}},
 	} {
 		if got := offered(t, c.args...); !slices.Equal(got, c.want) && len(got)+len(c.want) > 0 {
 			t.Errorf("%v offers %v, want %v", c.args, got, c.want)
