@@ -114,8 +114,9 @@ type Options struct {
 	ModelID string
 
 	// Limit scores N images only: the first of every class, then the second and so
-	// on where the data says its labels beforehand (folders, lists, ILSVRC), else the
-	// first N. With Spread they are at equal distances over the whole set.
+	// on where the data says its labels beforehand (folders, lists, ILSVRC). Others,
+	// and all with Spread, are at equal distances over the whole set; of ready
+	// tensors the first N are taken.
 	Limit  int
 	Spread bool
 	// Shard and Shards choose part i of n; Shards 0 is everything.

@@ -207,9 +207,10 @@ func withModel[R any](ctx context.Context, opened *Model, path string, o OpenOpt
 	return r, err
 }
 
-// swapped says so where the model cannot be opened and the data is a checkpoint.
+// swapped says so where model or data cannot be opened and the data is a
+// checkpoint.
 func swapped(err error, data ...string) error {
-	if err == nil || fault.Code(err) != int(fault.Input) {
+	if c := fault.Code(err); c != int(fault.Input) && c != int(fault.Usage) {
 		return err
 	}
 	for _, d := range data {

@@ -159,7 +159,7 @@ func (o *SuiteOptions) check() error {
 		o.ClassNamesFile != "" && !isJSON(o.ClassNamesFile) || o.TemplatesFile != "" && !isJSON(o.TemplatesFile):
 		return fault.Usagef("Options.Predictions, Options.SaveClassifier, Options.Classifiers, Options.Expect, Options.ClassNames and Options.Templates are of one set and one model; score that alone (a .json of names or templates by set serves several)")
 	case isTensors(o.Data) && len(o.Sets) > 1:
-		return fault.Usagef("%s: is one set; Options.Data wants the folder that the sets lie in", fault.Name(o.Data))
+		return swapped(fault.Usagef("%s: is one set; Options.Data wants the folder that the sets lie in", fault.Name(o.Data)), o.Data)
 	case slices.Contains(o.Sets, DataComp) && len(o.Sets) > 1:
 		return fault.Usagef("%s is a suite of its own; score other sets apart", DataComp)
 	}

@@ -121,8 +121,8 @@ type run struct {
 	head    *learned    // of a probe, instead of class vectors
 	claims  map[int]row // of a verification: what is said of an image
 	data    source
-	scored  []int // indices of all shards, in order
-	evenly  bool  // a limit takes as many images of every class
+	scored  []int  // indices of all shards, in order
+	evenly  string // how a limit takes images from all over the set; "": it does not
 	key     string
 	seconds Seconds
 	start   time.Time
@@ -274,8 +274,8 @@ func (r *run) name() {
 	if r.w.own != nil || r.w.matrices != nil {
 		parts = append(parts, contentKey(r.w.key()...))
 	}
-	if r.evenly {
-		parts = append(parts, "of every class")
+	if r.evenly != "" {
+		parts = append(parts, r.evenly)
 	}
 	if r.w.kind != "" || r.w.group != nil {
 		parts = append(parts, r.w.kind, fmt.Sprint(r.w.group))
@@ -291,15 +291,18 @@ func (r *run) choose() {
 		k = min(k, r.o.Limit)
 	}
 	r.scored = make([]int, k)
-	if p, ok := r.data.(*pictures); ok && k < n && !r.o.Spread && r.w.kind == "" {
-		if labels := dataset.Labels(p.Dataset); labels != nil {
-			r.scored, r.evenly = classesEvenly(labels, k), true
+	spread := r.o.Spread
+	if p, ok := r.data.(*pictures); ok && k < n && !spread {
+		if labels := dataset.Labels(p.Dataset); labels != nil && r.w.kind == "" {
+			r.scored, r.evenly = classesEvenly(labels, k), "of every class"
 			return
 		}
+		spread, r.evenly = true, "at equal distances"
+		r.o.Log.Info("images at equal distances are scored; the data does not say their classes beforehand", "images", k, "of", n)
 	}
 	for i := range r.scored {
 		r.scored[i] = i
-		if r.o.Spread {
+		if spread {
 			r.scored[i] = i * n / k
 		}
 	}

@@ -110,7 +110,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name; or .json: a list, CLIP_benchmark's lists by set, or prompts by class (CuPL)")
 	f.StringVar(&o.Language, "language", "", "names and templates of ImageNet's classes in en, ar, cn, it or jp, as CLIP_benchmark has them")
 	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE` that --save-classifier wrote, instead of prompts; of several the mean counts")
-	f.IntVar(&o.Limit, "limit", 0, "score `N` images only: as many of every class where folders or a list say the classes, else the first")
+	f.IntVar(&o.Limit, "limit", 0, "score `N` images only: as many of every class where folders or a list say the classes, else at equal distances (of a .safetensors the first)")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, whose environment counts even without the flag")
 	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
