@@ -29,7 +29,7 @@ func main() {
 // when it was started stays ignored: SIGHUP under nohup, SIGINT in a script's
 // background.
 func interrupts() (list []os.Signal) {
-	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1} {
+	for _, s := range stopSignals {
 		if !signal.Ignored(s) {
 			list = append(list, s)
 		}

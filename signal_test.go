@@ -114,6 +114,9 @@ func TestSignals(t *testing.T) {
 			if found, _ := filepath.Glob(filepath.Join(out, "checkpoints", "step-*", "state.json")); len(found) != 1 {
 				t.Errorf("checkpoints %v\n%s", found, said.String())
 			}
+			if text, err := os.ReadFile(filepath.Join(out, "report.html")); err != nil || !strings.Contains(string(text), "Contrastive loss") {
+				t.Errorf("no report with curves: %v\n%s", err, said.String())
+			}
 		})
 	}
 }

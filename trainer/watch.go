@@ -134,6 +134,13 @@ func machineID() string {
 	return strings.TrimSpace(string(boot)) + " " + space
 }
 
+// gone reports whether there is no process of that number; where the system does
+// not say, there is one.
+func gone(pid int) bool {
+	p, err := os.FindProcess(pid)
+	return err == nil && errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone)
+}
+
 // pace is how often the rank writes: a rank that falls silent is told from one
 // that waits well before the timeout.
 func (w *watch) pace() time.Duration { return min(pulseEvery, w.timeout/8) }
@@ -190,7 +197,7 @@ func (w *watch) trouble() string {
 	waited := own.Now.Sub(own.Since)
 	if waited > lookEvery {
 		for _, p := range others {
-			if p.Here != "" && p.Here == own.Here && p.PID != own.PID && p.PID > 0 && errors.Is(syscall.Kill(p.PID, 0), syscall.ESRCH) {
+			if p.Here != "" && p.Here == own.Here && p.PID != own.PID && p.PID > 0 && gone(p.PID) {
 				return fmt.Sprintf("%s, process %d, is gone; it was at %q of step %d", w.j.name(p.Rank), p.PID, p.Phase, p.Step)
 			}
 		}
