@@ -59,6 +59,9 @@ func TestTerminalKeepsLogLines(t *testing.T) {
 					bar += line + "\n"
 				}
 			}
+			if !strings.Contains(term.Sent(), "  compiling ") {
+				t.Error("the bar never said that the first step compiles")
+			}
 			if !slices.Equal(got, want) {
 				t.Errorf("the terminal shows\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}

@@ -27,6 +27,7 @@ type Terminal struct {
 	rows     [][]rune
 	wrapped  []bool // the row goes on in the next one
 	row, col int
+	sent     strings.Builder
 	pending  string // an escape sequence that has not ended
 	unknown  []string
 }
@@ -88,7 +89,11 @@ func (e *Terminal) Lines(t testing.TB) []string {
 	return lines
 }
 
+// Sent is all that came, once Lines has closed the terminal.
+func (e *Terminal) Sent() string { return e.sent.String() }
+
 func (e *Terminal) feed(text string) {
+	e.sent.WriteString(text)
 	for _, r := range text {
 		if e.pending != "" {
 			e.pending += string(r)
