@@ -71,3 +71,22 @@ func TestTerminalKeepsLogLines(t *testing.T) {
 		})
 	}
 }
+
+// A training that goes on counts on where the earlier process stopped.
+func TestTerminalResumed(t *testing.T) {
+	cmd, out := training(t, 12, "")
+	first := exec.Command(cmd.Path, slices.Clone(cmd.Args[1:])...)
+	first.Args[2] += " --stop-after 8"
+	if said, err := first.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	term := terminaltest.Open(t, 100)
+	cmd.Stderr = term.TTY
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+	shown := strings.Join(term.Lines(t), "\n")
+	if !regexp.MustCompile(`(?m)^train .* 12/12 steps  loss \d`).MatchString(shown) || !strings.Contains(shown, "from_step=8") {
+		t.Errorf("%s shows\n%s", out, shown)
+	}
+}

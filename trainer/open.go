@@ -25,10 +25,10 @@ type beginning struct {
 func (r *run) preparations(ctx context.Context, o Options, b *beginning) []func() error {
 	return []func() error{
 		func() error { return r.findStart(ctx, o, b) },
-		func() error { return r.openInit(ctx, o, b) },
 		func() error { return r.openSources(ctx, o, b) },
 		func() error { return r.checkEvaluations(ctx) },
 		func() error { return r.compareData(b.from) },
+		func() error { return r.openInit(ctx, o, b) }, // which may fetch
 	}
 }
 
