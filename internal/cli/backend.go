@@ -59,7 +59,7 @@ listed with the reason; the exit status stays 0.` + exitStatus,
 				return app.PrintJSON(map[string]any{"backends": list, "chosen": list[chosen].Info, "simd": device.SIMD()})
 			}
 			for i, l := range list {
-				app.Printf("%s\n", backendLine(l, i == chosen))
+				app.Printf("%s\n", flagged(cmd, backendLine(l, i == chosen)))
 			}
 			for _, kind := range []string{device.KindCPU, device.KindCUDA} {
 				if !hasKind(list, kind) {
@@ -150,6 +150,9 @@ named when the plugin is opened.` + exitStatus,
 			}
 			if app.JSON {
 				return app.PrintJSON(in)
+			}
+			if !device.XLA() {
+				app.Log.Warn("this evatool was built without cgo and cannot load the plugin; CGO_ENABLED=1 and a C compiler build one that can")
 			}
 			done := "installed"
 			if in.Already {

@@ -83,6 +83,9 @@ func WithoutSIMD() string {
 	return ""
 }
 
+// XLA tells whether this binary can load XLA plugins.
+func XLA() bool { return pjrt.Built }
+
 // Lacks says what this build of evatool lacks, one line each.
 func Lacks() (lines []string) {
 	if !pjrt.Built {
@@ -201,7 +204,7 @@ func openAuto(o Options) (*Device, error) {
 // none does.
 func openBest(o Options, kinds ...string) (*Device, string) {
 	if !pjrt.Built {
-		return nil, "built without cgo, so without XLA"
+		return nil, "built without cgo, so without XLA (CGO_ENABLED=1 and a C compiler bring it; the go backend is there)"
 	}
 	var reasons []string
 	if slices.Contains(kinds, KindCUDA) && !plugins.HasNVIDIA() {
