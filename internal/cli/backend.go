@@ -33,14 +33,14 @@ there is a GPU, else the CPU plugin, else the Go backend.` + exitStatus,
 func newBackendList(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "Show what is here, what --backend auto chooses and why, and how fast each is",
+		Short: "Show the backends here, which --backend auto chooses and why, and how fast each is",
 		Long: `Open every backend of this machine and measure a float32 matrix product on it.
 The line with * is what --backend auto chooses.
 
-A plugin is code that runs with your rights. Its line says what is known of its
-SHA-256: "pinned" is the one that this program names and was tested with,
-"given" one that you vouched for at installation, "unknown" one that came here in
-another way, "changed" no longer what was installed.
+A plugin is code that runs with your rights. Its line says what is known about
+its SHA-256: "pinned" is the one that this program names and was tested with,
+"given" is one that you vouched for at installation, "unknown" one that came
+here in another way, and "changed" one that is no longer what was installed.
 
 Plugins are searched in the user's cache folder, in the packages of a Python on
 PATH (which is not run), and in go-xla's folder. A backend that does not work is
@@ -124,14 +124,14 @@ func newBackendInstall(app *App) *cobra.Command {
 The version and the SHA-256 are fixed in this program. The plugin is downloaded
 from the Python package index, directly or with pip if that is on PATH; on a
 machine without a network, give the wheel with --wheel. No Python is needed.
-Installing what is there already does nothing.
+Installing what is already there does nothing.
 
-Another wheel than the fixed one is only installed on your word, with its hash
+A wheel other than the fixed one is installed only on your word, with its hash
 (--sha256) or without (--trust): it is code that runs with your rights. It is
-loaded before the fixed one; backend list says so, backend remove undoes it.
+loaded before the fixed one; backend list says so, and backend remove undoes it.
 
 The CUDA plugin also needs NVIDIA's libraries: they are found in the packages of
-a Python on PATH, in a CUDA folder, or in LD_LIBRARY_PATH; what is missing is
+a Python on PATH, in a CUDA folder, or in LD_LIBRARY_PATH; anything missing is
 named when the plugin is opened.` + exitStatus,
 		Example: `  evatool backend install cpu
   evatool backend install cuda --wheel jax_cuda13_pjrt-0.12.0.1-py3-none-manylinux_2_27_x86_64.whl`,
@@ -169,7 +169,7 @@ named when the plugin is opened.` + exitStatus,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Wheel, "wheel", "", "take the plugin from this wheel `FILE` instead of a download")
+	f.StringVar(&o.Wheel, "wheel", "", "take the plugin from this wheel `FILE` instead of downloading it")
 	f.StringVar(&o.SHA256, "sha256", "", "SHA-256 of a wheel other than the fixed one, 64 `HEX` digits")
 	f.BoolVar(&o.Trust, "trust", false, "install the wheel whatever its hash")
 	cmd.MarkFlagsMutuallyExclusive("sha256", "trust")
@@ -181,9 +181,9 @@ func newBackendRemove(app *App) *cobra.Command {
 		Use:   "remove NAME",
 		Short: "Remove an installed XLA plugin",
 		Long: `Remove a plugin that backend install put into the user's cache folder: by its
-name, which is the last folder of the path that backend list shows, or all of a
-kind with cpu or cuda. Plugins elsewhere are removed with what put them there
-(pip, for those of a Python).` + exitStatus,
+name, which is the last folder of the path that backend list shows, or with cpu
+or cuda all of that kind. Plugins elsewhere are removed by what put them there
+(pip, for a Python's).` + exitStatus,
 		Example: `  evatool backend remove cpu
   evatool backend remove cuda13-0.12.0.1`,
 		Args: func(_ *cobra.Command, args []string) error {

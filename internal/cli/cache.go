@@ -14,10 +14,10 @@ import (
 func newCache(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
-		Short: "List and clear what evatool keeps to be faster",
-		Long: `List or clear evatool's caches in the user's cache folder: programs compiled for a
-backend, and class vectors of zero-shot evaluations. Both are made again when they
-are needed. Installed plugins are not a cache: see evatool backend.` + exitStatus,
+		Short: "List and clear evatool's caches",
+		Long: `List or clear evatool's caches in the user's cache folder: programs compiled for
+a backend, and class vectors of zero-shot evaluations. Both are made again when
+needed. Installed plugins are not a cache: see evatool backend.` + exitStatus,
 		Example: `  evatool cache list
   evatool cache clear`,
 		Args: noCommand,
@@ -46,8 +46,8 @@ func newCacheClear(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "clear [NAME...]",
 		Short: "Remove the files of all caches, or of those named",
-		Long: `Remove the files of all caches, or of those named (` + strings.Join(names, ", ") + `). What evatool
-did not put there stays. A command that is using a cache is not disturbed.` + exitStatus,
+		Long: `Remove the files of all caches, or of those named (` + strings.Join(names, ", ") + `). Anything that evatool did not put there stays. A command that is using a
+cache is not disturbed.` + exitStatus,
 		Example: `  evatool cache clear
   evatool cache clear compiled`,
 		ValidArgs: names,

@@ -13,12 +13,13 @@ func newCompare(app *App) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "compare RUN...",
-		Short: "Set training runs or evaluations side by side",
-		Long: `Set several training runs, evaluations, or both side by side: losses, what differs
-between the recipes, and scores with their intervals. RUN is a folder that train,
-zeroshot, retrieval or probe wrote with --out; a training may still run.
+		Short: "Show training runs or evaluations side by side",
+		Long: `Show several training runs, evaluations, or both side by side: losses,
+differences between the recipes, and scores with their intervals. RUN is a
+folder that train, zeroshot, retrieval or probe wrote with --out; a training run
+need not be finished.
 
-With --out one page has the curves of all of them, too.` + exitStatus,
+With --out, one page also has the curves of all of them.` + exitStatus,
 		Example: `  evatool compare runs/lr-1e-4 runs/lr-5e-4 --out lr.html
   evatool compare runs/b16 runs/l14 --json`,
 		Args: cobra.MinimumNArgs(1),

@@ -19,7 +19,7 @@ func newConvert(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "convert SRC... -o OUT.safetensors",
 		Short: "Turn a checkpoint as published into safe weights, and prove it",
-		Long: `Convert a CLIP checkpoint as its authors published it into safetensors: PyTorch
+		Long: `Convert a CLIP checkpoint as its authors published it to safetensors: PyTorch
 files (zip, legacy, tar, TorchScript), Hugging Face and DeepSpeed folders,
 sharded files. Nothing in them is executed. The output is streamed in constant
 memory, read back and compared with the source, and appears complete or not at
@@ -30,8 +30,8 @@ not possible, --config gives it. Several SRC are the shards of one model.
 
 Layouts: eva (visual.…, text.…, logit_scale, for every family), openclip (what
 open_clip loads), hf (transformers' CLIPModel), source (any state dict exactly
-as found). With hf a config.json is written beside the output: as
-DIR/model.safetensors it is a folder for CLIPModel.from_pretrained.
+as found). With hf, a config.json is written beside the output: call the output
+DIR/model.safetensors, and DIR is a folder for CLIPModel.from_pretrained.
 
 --resize interpolates position embeddings as the program of that name does: eva
 (bicubic, and the patch kernel with it), clip-rei (bicubic, align_corners) or
@@ -73,11 +73,11 @@ openclip (bicubic, antialias).` + exitStatus,
 	preprocessFlag(cmd, &o.Preprocess)
 	f.StringVar(&o.Layout, "layout", "eva", "names of the output: eva, openclip, hf or source")
 	f.StringVar(&o.Key, "key", "", "path of the state dict inside the file, such as state_dict or a/b")
-	f.StringVar(&o.Prefix, "prefix", "", "keep only the tensors whose names begin with `WORD`. (such as model), and drop that prefix")
+	f.StringVar(&o.Prefix, "prefix", "", "keep only the tensors whose names begin with `WORD` and a dot (such as model.), and drop that prefix")
 	f.StringVar(&o.DType, "dtype", "keep", "keep, fp32, fp16 or bf16 (round to nearest even)")
-	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype; without it they are an error")
+	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype, which are an error otherwise")
 	f.IntVar(&o.ImageSize, "image-size", 0, "resize the position embedding for images of `N` pixels")
-	f.StringVar(&o.Resize, "resize", "", "how: eva (default), clip-rei or openclip")
+	f.StringVar(&o.Resize, "resize", "", "how to resize: eva (default), clip-rei or openclip")
 	f.StringVar(&shardSize, "shard-size", "", "split the output into files of at most this size, such as 5GB or 500MiB, with an index")
 	f.StringArrayVar(&o.Include, "include", nil, "keep only the tensors whose names match `GLOB` (repeatable)")
 	f.StringArrayVar(&o.Exclude, "exclude", nil, "leave out the tensors whose names match `GLOB` (repeatable)")

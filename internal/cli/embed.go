@@ -15,13 +15,13 @@ func newEmbed(app *App) *cobra.Command {
 		Long: `Turn images and texts into a CLIP model's features.
 
 --images takes files and folders (searched for pictures), --texts a file with
-one text a line, --tensors a .safetensors with images (F32, [n,3,S,S], already
+one text per line, --tensors a .safetensors with images (F32, [n,3,S,S], already
 normalised) and/or tokens (I64, [n,context]).
 
 OUT.safetensors has image_features and text_features, L2-normalised unless
 --normalize=false; with both also logits_per_image (the learned scale times the
 cosine, whatever --normalize says) and logit_scale_exp. --blocks adds every
-block's output. OUT.npy has the features alone, of images or of texts.` + exitStatus,
+block's output. OUT.npy has only the features, of images or of texts.` + exitStatus,
 		Example: `  evatool embed --model model.safetensors --images photos/ -o photos.safetensors
   evatool embed --model EVA02_CLIP_B_psz16_s8B.pt --texts captions.txt -o captions.npy
   evatool embed --model model.safetensors --tensors in.safetensors --normalize=false --blocks -o out.safetensors`,
@@ -44,7 +44,7 @@ block's output. OUT.npy has the features alone, of images or of texts.` + exitSt
 	modelFlags(cmd, &o.Model, &o.OpenOptions)
 	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringArrayVar(&o.Images, "images", nil, "image `PATH`: a file or a folder; further paths may follow as arguments")
-	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one a line; - is stdin")
+	f.StringVar(&o.Texts, "texts", "", "`FILE` of texts, one per line; - is stdin")
 	f.StringVar(&o.Tensors, "tensors", "", "safetensors `FILE` with images and/or tokens")
 	f.StringVarP(&o.Out, "out", "o", "", "write to `FILE`, .safetensors or .npy")
 	f.BoolVar(&normalize, "normalize", true, "L2-normalise the features")

@@ -34,14 +34,14 @@ the first text; fetch does only that. A NAME is
 
 Without FILE, a repository's weights are open_clip_model.safetensors, then
 open_clip_pytorch_model.bin, model.safetensors, pytorch_model.bin (or their
-indexes), or the only file of weights that it has. A path that exists is that
-path.
+indexes), or its only file of weights. A path that exists always wins.
 
-The cache is huggingface_hub's, each reads the other's: HF_HOME, HF_HUB_CACHE,
-HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HTTPS_PROXY count as there. A download
-that broke goes on where it stopped. Every file has to have the hash that the hub
-or evatool's own table states; it is computed again each time the file is used.
-HF_HUB_OFFLINE=1 or --offline asks no server. The token is sent to the hub alone.` + exitStatus,
+The cache is huggingface_hub's, and each reads the other's files: HF_HOME,
+HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH and HTTPS_PROXY count as
+there. A broken download resumes where it stopped. Every file must have the hash
+that the hub or evatool's own table states; it is computed again each time the
+file is used. With HF_HUB_OFFLINE=1 or --offline no server is asked. The token
+is sent only to the hub.` + exitStatus,
 		Example: `  evatool fetch EVA02-CLIP-B-16
   evatool fetch hf:QuanSun/EVA-CLIP/EVA02_B_psz14to16.pt openai:ViT-L-14 --json`,
 		Args: cobra.MinimumNArgs(1),

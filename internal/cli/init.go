@@ -19,7 +19,7 @@ modelling or CLIP), the text tower from a CLIP checkpoint (OpenAI, OpenCLIP,
 EVA-CLIP or Hugging Face, whatever the container). What neither provides comes
 from --base, or is drawn from --seed as the original initialises it.
 
---skip lists the tensors that are not loaded, by their names in the tower (a
+--skip lists the tensors not to load, by their names in the tower (a
 trailing * matches any rest); --skip '' skips nothing. The original reads the
 wrong file for OpenCLIP text towers and cannot read Hugging Face ones; here every
 file is read as what it is.` + exitStatus,
@@ -57,10 +57,10 @@ file is read as what it is.` + exitStatus,
 	f.StringVar(&o.Config, "config", "", "architecture: a `NAME` of evatool models, or a JSON file")
 	f.StringVar(&o.Vision, "vision", "", "checkpoint for the vision tower")
 	f.StringVar(&o.Text, "text", "", "checkpoint for the text tower")
-	f.StringVar(&o.Base, "base", "", "take from this model what would stay random")
-	f.StringVar(&skip, "skip", strings.Join(convert.DefaultSkip, ","), "tensors that are not loaded, separated by commas or spaces")
+	f.StringVar(&o.Base, "base", "", "take whatever would be random from this model")
+	f.StringVar(&skip, "skip", strings.Join(convert.DefaultSkip, ","), "tensors not to load, separated by commas or spaces")
 	f.StringVar(&o.Resize, "resize", "eva", "how to resize position embeddings: eva, clip-rei or openclip")
-	f.Uint64Var(&o.Seed, "seed", 0, "seed of what stays random")
+	f.Uint64Var(&o.Seed, "seed", 0, "seed for whatever is random")
 	f.StringVarP(&o.Output, "out", "o", "", "the file to write")
 	f.BoolVar(&o.Force, "force", false, "overwrite the output")
 	return cmd

@@ -50,7 +50,7 @@ in the file is executed.` + exitStatus,
 	}
 	cmd.Flags().BoolVar(&o.Hash, "hash", true, "hash every tensor; --hash=false reads no tensor bytes")
 	cmd.Flags().StringVar(&o.Key, "key", "", "path of the state dict inside the file, such as state_dict or a/b")
-	cmd.Flags().StringVar(&o.Prefix, "prefix", "", "keep only the tensors whose names begin with `WORD`. (such as model), and drop that prefix")
+	cmd.Flags().StringVar(&o.Prefix, "prefix", "", "keep only the tensors whose names begin with `WORD` and a dot (such as model.), and drop that prefix")
 	return cmd
 }
 

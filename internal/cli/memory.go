@@ -29,5 +29,5 @@ func (d *decodeMemory) Set(s string) error {
 
 func decodeMemoryFlag(cmd *cobra.Command) {
 	def := &decodeMemory{fmt.Sprintf("%dGiB", img.DefaultMemory>>30)}
-	cmd.Flags().Var(def, "decode-memory", "memory for the pictures that are being decoded, all together; a larger picture is decoded alone")
+	cmd.Flags().Var(def, "decode-memory", "memory for all the pictures being decoded; a picture larger than this is decoded alone")
 }

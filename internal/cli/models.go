@@ -118,21 +118,21 @@ func newModels(app *App) *cobra.Command {
 	var architectures bool
 	cmd := &cobra.Command{
 		Use:   "models [NAME]",
-		Short: "List published weights by name, and the architectures that are built in",
+		Short: "List published weights by name, and the built-in architectures",
 		Long: `List the published weights that have a name, for --model and fetch: parameters,
 image size, the size of the file, whether it is in the cache, and the published
 ImageNet zero-shot top-1, that of the authors or else OpenCLIP's re-evaluation.
 A size with ~ is estimated: 2 bytes a parameter for EVA's (but for 8B) and OpenAI's
 own files, 4 for others.
 
---architectures lists the architectures that are built in: parameters, work per
+--architectures lists the built-in architectures: parameters, work per
 image and per text (two operations per multiply-add), image size and the best
-published top-1. --json has all of both. With NAME, print the
+published top-1. --json prints all of both. With NAME, print the
 configuration of an architecture, or of weights, as JSON: a starting point for
 --config FILE.
 
-The name of every architecture works as --config NAME and as a recipe's model; so
-do the names that OpenCLIP, EVA-CLIP and OpenAI use for the same models
+Every architecture's name works as --config NAME and as a recipe's model; so do
+the names that OpenCLIP, EVA-CLIP and OpenAI use for the same models
 (EVA02-B-16, ViT-B/32). ViT-B-32 is OpenCLIP's, with GELU; OpenAI's weights need
 openai-ViT-B-32 or ViT-B-32-quickgelu.` + exitStatus,
 		Example: `  evatool models

@@ -44,9 +44,9 @@ func newPreprocess(app *App) *cobra.Command {
 		Short: "Decode, resize and crop images as CLIP's evaluation does, and print the hashes",
 		Long: `Decode images, resize the shorter side to N, cut the centre square and
 normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
-the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor
-(CHW, float32, little-endian, CLIP's mean and standard deviation). --preprocess
-describes another preparation, for a model that squashes the picture or has
+the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor (CHW,
+float32, little-endian, CLIP's mean and standard deviation). --preprocess
+describes a different preparation, for a model that squashes the picture or has
 another mean.
 
 JPEG, PNG, WebP, GIF, BMP, TIFF, PGM and PPM are recognised by content. EXIF
@@ -123,7 +123,7 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 		},
 	}
 	f := cmd.Flags()
-	f.IntVar(&size, "size", 224, "the model's image size, `N` pixels a side")
+	f.IntVar(&size, "size", 224, "the model's image size: `N` pixels per side")
 	f.StringVar(&mode, "mode", "rgb-first", "rgb-first or direct")
 	f.StringVar(&interpolation, "interpolation", "bicubic", "bicubic, bilinear, nearest, lanczos, box or hamming")
 	decodeMemoryFlag(cmd)

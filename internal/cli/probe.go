@@ -11,18 +11,18 @@ func newProbe(app *App) *cobra.Command {
 	var part string
 	cmd := &cobra.Command{
 		Use:   "probe --model M --train SRC --data SRC",
-		Short: "Fit a linear probe, few shots and nearest neighbours to a model's features",
+		Short: "Score a model's features by a linear probe, few shots and nearest neighbours",
 		Long: `Fit a multinomial logistic regression to the features of the images of --train
-and score it on those of --data: a linear probe. With --shots it is also fitted to
-so many images of each class, --seeds times; the nearest neighbours vote as in
-DINO's protocol (cosine, exp(cosine/0.07)). Where the classes have names, the
-zero-shot score of the same images stands beside.
+and score it on those of --data: a linear probe. With --shots it is also fitted
+to that many images per class, --seeds times; the nearest neighbours vote as in
+DINO's protocol (cosine, exp(cosine/0.07)). If the classes have names, the
+zero-shot score of the same images is shown beside.
 
 The objective is that of scikit-learn's LogisticRegression with C = 1/l2, on
 features of length 1: the sum of -log p over the images plus l2/2 times the squared
 weights; the intercept is free. It is minimised by L-BFGS until it converges.
 Without --l2 the penalty is chosen on --val, or on a held-out fifth of --train, as
-in CLIP's paper (A.3: 1e-6 to 1e6 in 96 steps), and the final fit is of both.
+in CLIP's paper (A.3: 1e-6 to 1e6 in 96 steps), and the final fit is to both.
 
 Features are computed once and kept in --features; a run that was killed goes on
 where it was. --shard only computes its part of them; the call without it does
@@ -52,13 +52,13 @@ rows.csv and the regression (head.safetensors), which "zeroshot verify" checks. 
 	f.StringVar(&o.Train, "train", "", "images with labels to learn from")
 	f.StringVar(&o.Data, "data", "", "images with labels to score")
 	f.StringVar(&o.Val, "val", "", "images with labels to choose the penalty by (default: a fifth of --train)")
-	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME; or a list as .json")
-	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates for the zero-shot score, one a line; or .json: a list, or prompts by class (CuPL)")
+	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one per line, in label order; or lines of FOLDER<TAB>NAME; or a list as .json")
+	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates for the zero-shot score, one per line; or .json: a list, or prompts by class (CuPL)")
 	f.Float64Var(&o.L2, "l2", 0, "the penalty, 1/C of scikit-learn (0: swept)")
-	f.IntSliceVar(&o.Shots, "shots", nil, "learn from so many images of each class, too: `1,2,4,…`")
-	f.IntVar(&o.Seeds, "seeds", 1, "draw the images of --shots `N` times")
+	f.IntSliceVar(&o.Shots, "shots", nil, "also learn from this many images per class: `1,2,4,…`")
+	f.IntVar(&o.Seeds, "seeds", 1, "draw the images for --shots `N` times")
 	f.IntVar(&o.Neighbours, "neighbours", 20, "how many nearest images vote")
-	f.StringVar(&o.Features, "features", "", "folder `DIR` of the features (default: the user's cache folder)")
+	f.StringVar(&o.Features, "features", "", "folder `DIR` for the features (default: the user's cache folder)")
 	f.StringVar(&part, "shard", "", "only compute part `i/n` of the features (0/8 to 7/8), or auto")
 	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv, head.safetensors and report.html into the folder `DIR`")
 	forceFlag(cmd, &o.Force)

@@ -21,11 +21,11 @@ func newRetrieval(app *App) *cobra.Command {
 caption of the image counts) and from text to image (every caption is a query).
 
 flickr30k and coco take the folder with the images and Karpathy's
-dataset_flickr30k.json or dataset_coco.json, of which the test split of 1,000 or
-5,000 images is scored, or CLIP_benchmark's WebDataset tars. coco also takes
-COCO's own captions_val2017.json, a different set from the one that the
-published figures are for. csv takes any list of image paths and captions (an
-image may have several lines), or WebDataset tars with captions.` + exitStatus,
+dataset_flickr30k.json or dataset_coco.json, whose test split of 1,000 or 5,000
+images is scored, or CLIP_benchmark's WebDataset tars. coco also takes COCO's
+own captions_val2017.json, a different set from the one that the published
+figures are for. csv takes any list of image paths and captions (an image may
+have several lines), or WebDataset tars with captions.` + exitStatus,
 		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
   evatool retrieval csv --model model.safetensors --data captions.csv --json`,
 		Args: cobra.ExactArgs(1),
@@ -60,8 +60,8 @@ image may have several lines), or WebDataset tars with captions.` + exitStatus,
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
 	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
 	f.StringVar(&part, "shard", "", "encode part `i/n` of the images (0/8 to 7/8), or auto; \"zeroshot merge\" ranks the whole")
-	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`, and the journal of a run that goes on there")
-	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
+	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`, and the journal from which a run continues")
+	f.BoolVar(&resume, "resume", true, "continue the unfinished run in --out")
 	forceFlag(cmd, &o.Force)
 	mustRequire(cmd, "model", "data")
 	return cmd

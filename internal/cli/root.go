@@ -152,9 +152,9 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.StringVar(&app.Backend, "backend", "auto", "auto, go, xla, xla-cpu, xla-cuda or xla:/path/plugin.so[,option...]")
 	f.IntVar(&app.DeviceCount, "device-count", 0, "use `N` devices (0: all of a GPU backend, one of a CPU backend)")
 	f.IntVar(&app.Threads, "threads", 0, "use at most `N` threads (0: all cores)")
-	f.BoolVar(&app.JSON, "json", false, "print one JSON value on stdout, nothing else there")
+	f.BoolVar(&app.JSON, "json", false, "print one JSON value, and nothing else, on stdout")
 	f.BoolVarP(&app.Verbose, "verbose", "v", false, "log more")
-	f.BoolVar(&app.Offline, "offline", false, "take models that are given by name from the cache alone (as HF_HUB_OFFLINE=1)")
+	f.BoolVar(&app.Offline, "offline", false, "look for named models in the cache only (as with HF_HUB_OFFLINE=1)")
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
 	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: large blocks of the CPU plugin's memory in huge pages, kept from one execution to the next (Linux; same bits, faster)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

@@ -24,10 +24,10 @@ func newTokenize(app *App) *cobra.Command {
 		Short: "Print the CLIP token ids of texts",
 		Long: `Print the token ids that CLIP's text tower reads, start (49406) and end (49407)
 included, without padding. Texts longer than the context are cut, with the end
-token last. Without TEXT every line of standard input is a text.
+token last. Without TEXT, every line of standard input is a text.
 
 The ids are those of OpenAI's and OpenCLIP's tokenizers with ftfy: mojibake and
-HTML entities are repaired, white space is folded, letters become lower case.` + exitStatus,
+HTML entities are repaired, white space is collapsed, letters become lower case.` + exitStatus,
 		Example: `  evatool tokenize "a photo of a cat" "a diagram"
   evatool tokenize --json --context 32 < captions.txt`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -47,7 +47,7 @@ HTML entities are repaired, white space is folded, letters become lower case.` +
 			return printTokens(app, tokenizeAll(texts, context, app.Threads))
 		},
 	}
-	cmd.Flags().IntVar(&context, "context", 77, "at most `N` ids a text")
+	cmd.Flags().IntVar(&context, "context", 77, "at most `N` ids per text")
 	cmd.Flags().BoolVar(&jsonInput, "json-input", false, "standard input is a JSON array of strings")
 	return cmd
 }

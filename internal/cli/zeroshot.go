@@ -28,8 +28,8 @@ func newZeroshot(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "zeroshot BENCHMARK[,…] --model M --data SRC",
 		Short: "Score a model zero-shot on labelled images",
-		Long: `Score a CLIP model zero-shot: every class name in every template becomes one
-vector, every image gets the class that is nearest. BENCHMARK is imagenet,
+		Long: `Score a CLIP model zero-shot: each class becomes one vector, from its name in
+every template, and every image gets the nearest class. BENCHMARK is imagenet,
 imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, objectnet, another name of
 "evatool zeroshot list", or folder, which takes any images.
 
@@ -39,23 +39,23 @@ the ILSVRC validation tar or folder with its ground truth, WebDataset tars
 with images (F32, [n,3,S,S], normalised) and labels.
 
 Counts are integers. Classes with equal logits rank by index, lower first, and
-images whose answer depends on that are counted as ties. The interval is Wilson's at
-95 %. With --out the folder gets result.json, rows.csv and report.html; a run
-that was killed goes on where it was, and no image counts twice.
+images whose answer depends on that are counted as ties. The interval is
+Wilson's at 95 %. With --out the folder gets result.json, rows.csv and
+report.html; a killed run picks up where it left off, and no image counts twice.
 
-An image that does not decode is skipped, counted and listed; more than
---max-bad of them fail the run.
+An image that does not decode is skipped, counted and listed; the run fails if
+there are more than --max-bad of them.
 
-datacomp scores DataComp's 38 sets: SRC is the folder that its downloader filled,
-or one of CLIP_benchmark's wds_… folders; class names and templates are those
-beside the data. Several benchmarks (A,B,C, flickr30k and coco among them) and
-several --model score each on each, out of one folder. Sets that are finished in
---out are not scored again; table.csv has CLIP_benchmark's columns, report.html
-the models side by side.
+datacomp scores DataComp's 38 sets: SRC is the folder that its downloader
+filled, or one with CLIP_benchmark's wds_… folders; class names and templates
+are those beside the data. Several benchmarks (A,B,C, flickr30k and coco among
+them) and several --model score every model on every set, from one folder. Sets
+that are finished in --out are not scored again; table.csv has CLIP_benchmark's
+columns, report.html the models side by side.
 
-Sets that report something else than top-1: fmow, dollar-street and geode their
-worst group, iwildcam macro F1, voc2007-multilabel mAP, sugarcrepe, winoground and
-winogavil choices between captions or pictures.` + exitStatus,
+Some sets report something other than top-1: fmow, dollar-street and geode their
+worst group, iwildcam macro F1, voc2007-multilabel mAP; sugarcrepe, winoground
+and winogavil choices between captions or pictures.` + exitStatus,
 		Example: `  evatool zeroshot imagenet --model EVA02_CLIP_B_psz16_s8B.pt --data ILSVRC2012_img_val.tar --out runs/b16
   evatool zeroshot folder --model model.safetensors --data pets/ --classnames names.txt --templates prompts.txt --json
   evatool zeroshot datacomp --model model.safetensors --data evalsets/ --out runs/datacomp
@@ -102,7 +102,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 	}
 	f := cmd.Flags()
 	card.flag(cmd)
-	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after the other")
+	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training run, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after the other")
 	openFlags(cmd, &o.OpenOptions)
 	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
@@ -113,7 +113,7 @@ winogavil choices between captions or pictures.` + exitStatus,
 	f.IntVar(&o.Limit, "limit", 0, "score `N` images only: as many of every class where folders or a list say the classes, else at equal distances (of a .safetensors the first)")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, whose environment counts even without the flag")
 	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`")
-	f.BoolVar(&resume, "resume", true, "go on with the run that --out holds a part of")
+	f.BoolVar(&resume, "resume", true, "continue the unfinished run in --out")
 	forceFlag(cmd, &o.Force)
 	f.StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`, such as 0.747±0.004")
 	f.StringVar(&o.Predictions, "predictions", "", "write every image's prediction to the CSV `FILE`")
@@ -149,36 +149,36 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 
 func modelFlags(cmd *cobra.Command, model *string, o *eval.OpenOptions) {
 	f := cmd.Flags()
-	f.StringVar(model, "model", "", "a model file, the folder of a training, any checkpoint that convert reads, or a `NAME`: of evatool models, openai:NAME, hf:OWNER/NAME[@REVISION][/FILE]")
+	f.StringVar(model, "model", "", "a model file, the folder of a training run, any checkpoint that convert reads, or a `NAME`: of evatool models, openai:NAME, hf:OWNER/NAME[@REVISION][/FILE]")
 	openFlags(cmd, o)
 }
 
 // openFlags say how a model file is opened.
 func openFlags(cmd *cobra.Command, o *eval.OpenOptions) {
 	f := cmd.Flags()
-	f.StringVar(&o.Config, "config", "", "architecture `NAME` or JSON file, when the model file does not say it")
+	f.StringVar(&o.Config, "config", "", "architecture `NAME` or JSON file, if the model file does not say")
 	f.StringVar(&o.Key, "key", "", "`PATH` of the state dict inside a wrapper")
 	preprocessFlag(cmd, &o.Preprocess)
 }
 
 // preprocessFlag says how images are prepared.
 func preprocessFlag(cmd *cobra.Command, preprocess *string) {
-	cmd.Flags().StringVar(preprocess, "preprocess", "", "how images are prepared, where the model does not say it: openai, inception or imagenet (mean and std), mean=…,std=…,interpolation=…,resize=shortest|longest|squash, or a JSON `FILE` of OpenCLIP or transformers")
+	cmd.Flags().StringVar(preprocess, "preprocess", "", "how images are prepared, if the model does not say: openai, inception or imagenet (mean and std), mean=…,std=…,interpolation=…,resize=shortest|longest|squash, or a JSON `FILE` of OpenCLIP or transformers")
 }
 
 // computeFlags say how images are decoded and encoded.
 func computeFlags(cmd *cobra.Command, o *eval.OpenOptions, maxBad *int) {
 	f := cmd.Flags()
 	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); it does not change any result")
+	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); does not change any result")
 	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
-	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; they are left out")
+	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; those are left out")
 }
 
 // forceFlag lets an evaluation take the place of another one.
 func forceFlag(cmd *cobra.Command, force *bool) {
-	cmd.Flags().BoolVar(force, "force", false, "put the result in the place of another evaluation's that --out holds")
+	cmd.Flags().BoolVar(force, "force", false, "replace another evaluation's result that --out holds")
 }
 
 // mustRequire marks flags that the command cannot do without.
@@ -424,16 +424,16 @@ matrices are given as the run had them; a probe's folder has its own.` + exitSta
 	f := cmd.Flags()
 	modelFlags(cmd, &o.Model, &o.OpenOptions)
 	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
-	f.StringVar(&o.Data, "data", "", "the images that the result is of")
-	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, as the run had it")
-	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, as the run had it")
-	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE`, as the run had it")
+	f.StringVar(&o.Data, "data", "", "the images that were scored")
+	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, as in the run")
+	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, as in the run")
+	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE`, as in the run")
 	f.BoolVar(&o.DataWords, "data-words", false, "class names and templates beside the data, as datacomp takes them")
-	f.StringVar(&o.Split, "split", "", "of a retrieval, as the run had it")
-	f.StringVar(&o.ImageColumn, "image-column", "", "of a retrieval, as the run had it")
-	f.StringVar(&o.CaptionColumn, "caption-column", "", "of a retrieval, as the run had it")
-	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random, of a suite so many of each set")
-	f.Uint64Var(&o.Seed, "seed", 1, "of the drawing")
+	f.StringVar(&o.Split, "split", "", "for retrieval: as in the run")
+	f.StringVar(&o.ImageColumn, "image-column", "", "for retrieval: as in the run")
+	f.StringVar(&o.CaptionColumn, "caption-column", "", "for retrieval: as in the run")
+	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random; of a suite, N from each set")
+	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random sample")
 	mustRequire(cmd, "model", "data")
 	return cmd
 }
@@ -441,10 +441,11 @@ matrices are given as the run had them; a probe's folder has its own.` + exitSta
 func newZeroshotList(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list [NAME]",
-		Short: "List the benchmarks, or what was published on one",
-		Long: `List the benchmarks, a line each: what they count, classes, templates and how many
-published figures evatool knows. With NAME everything about that one: where the data
-comes from, and the figures with their weights. --json prints all of it.` + exitStatus,
+		Short: "List the benchmarks, or what has been published on one",
+		Long: `List the benchmarks, one per line: what they measure, classes, templates and how
+many published figures evatool knows. With NAME, print everything about that
+one: where the data comes from, and the figures with their weights. --json
+prints all of it.` + exitStatus,
 		Example: `  evatool zeroshot list
   evatool zeroshot list imagenet
   evatool zeroshot list --json`,
