@@ -46,8 +46,9 @@ func newCacheClear(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "clear [NAME...]",
 		Short: "Remove the files of all caches, or of those named",
-		Long: `Remove the files of all caches, or of those named (` + strings.Join(names, ", ") + `). Anything that evatool did not put there stays. A command that is using a
-cache is not disturbed.` + exitStatus,
+		Long: `Remove the files of all caches, or of those named (` + strings.Join(names, ", ") + `).
+Anything that evatool did not put there stays. A command that is using a cache
+is not disturbed.` + exitStatus,
 		Example: `  evatool cache clear
   evatool cache clear compiled`,
 		ValidArgs: names,
