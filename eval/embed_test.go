@@ -16,8 +16,8 @@ import (
 // Go backend, one on XLA, whose compiler takes seconds for each.
 func TestEmbedTensors(t *testing.T) {
 	dirs, err := filepath.Glob("../testdata/models/*-tiny")
-	if err != nil || len(dirs) != 28 {
-		t.Fatalf("%d models in testdata, want 28 (%v)", len(dirs), err)
+	if err != nil || len(dirs) != 32 {
+		t.Fatalf("%d models in testdata, want 32 (%v)", len(dirs), err)
 	}
 	eachBackend(t, func(t *testing.T, backend string) {
 		for i, dir := range dirs {

@@ -608,6 +608,14 @@ func (p *probe) write() (err error) {
 	if err := writeCSV(filepath.Join(p.o.Out, rowsFile), p.rows(p.test, p.answers)); err != nil {
 		return err
 	}
+	if err := p.writeReport(); err != nil {
+		return err
+	}
+	return atomicfile.WriteJSON(filepath.Join(p.o.Out, resultFile), res)
+}
+
+func (p *probe) writeReport() error {
+	res := p.res
 	page := runlog.NewPage("Probe", fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Data.Source))
 	s := res.Probe
 	stats := []runlog.Stat{
@@ -638,10 +646,7 @@ func (p *probe) write() (err error) {
 		}
 		page.Table([]string{"l2", "top-1 of the validation images"}, rows)
 	}
-	if err := page.WriteFile(filepath.Join(p.o.Out, reportFile)); err != nil {
-		return err
-	}
-	return atomicfile.WriteJSON(filepath.Join(p.o.Out, resultFile), res)
+	return page.WriteFile(filepath.Join(p.o.Out, reportFile))
 }
 
 // shotChart is the mean over the seeds by shots, beside what needs none.

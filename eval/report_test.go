@@ -145,6 +145,6 @@ func TestReportsInABrowser(t *testing.T) {
 			}
 			p.res.Sweep = append(p.res.Sweep, SweepStep{L2: math.Pow(10, float64(-k)), Top1: 0.7})
 		}
-		return p.write()
+		return p.writeReport()
 	})
 }
