@@ -159,9 +159,9 @@ def alone(shapes, order, name, tag, config=None):
     if quick != bool(tag.get("quick_gelu")) and not QUICK.search(warned):
         wrong.append(f"quick_gelu {quick}")
     if config is None:
-        if not same_pixels(pixels, want) and "--preprocess" not in warned and "Preprocess" not in warned:
+        if not same_pixels(pixels, want) and "preprocess" not in warned.lower():
             wrong.append(f"pixels {pixels}")
-    elif not same_pixels(pixels, want) and "reprocess" not in warned:
+    elif not same_pixels(pixels, want) and "preprocess" not in warned.lower():
         wrong.append(f"pixels {pixels}, and nothing says so")
     if wrong:
         return "WRONG", ", ".join(wrong)
