@@ -76,7 +76,11 @@ func main() {
 	}
 }
 
-// rows lists what is measured. Prompts are the length of most of ImageNet's.
+// otherTowers are image towers of other kinds, by their name here and in open_clip.
+var otherTowers = []string{"ViT-B-16-SigLIP", "convnext_base", "ViTamin-B", "MobileCLIP-S1", "MobileCLIP-B", "PE-Core-B-16"}
+
+// rows lists what is measured. Prompts are the length of most of ImageNet's; the
+// other image towers are there in fp32 at batch 8.
 func rows(dtypes, batches []string) []row {
 	const full, prompt = 77, 14
 	var out []row
@@ -99,6 +103,11 @@ func rows(dtypes, batches []string) []row {
 					out = append(out, r)
 				}
 			}
+		}
+	}
+	if slices.Contains(dtypes, "fp32") && slices.Contains(batches, "8") {
+		for _, name := range otherTowers {
+			out = append(out, row{name, name, "image", "fp32", 8, full})
 		}
 	}
 	return out

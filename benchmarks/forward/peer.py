@@ -12,7 +12,9 @@ logging.disable(logging.WARNING)
 if threads:
     torch.set_num_threads(threads)
 model = open_clip.create_model(name, pretrained=None).eval()
-x = torch.sin(torch.arange(batch * 3 * 224 * 224).float()).view(batch, 3, 224, 224)
+size = model.visual.image_size
+size = size if isinstance(size, int) else size[0]
+x = torch.sin(torch.arange(batch * 3 * size * size).float()).view(batch, 3, size, size)
 if dtype == "bf16":
     model, x = model.bfloat16(), x.bfloat16()
 if tower == "text":
