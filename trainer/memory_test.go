@@ -56,6 +56,7 @@ func (m *machine) form(t *testing.T, f field, i int) device.Form {
 	case fieldAllImgSums, fieldAllTxtSums:
 		dims = []int{m.rows, 2}
 	case fieldResiduals:
+		dtype = m.compute
 		if n := m.cfg.Layers(arch.TextTower); i < n {
 			dims = []int{rows, m.cfg.Text.ContextLength, m.cfg.Text.Width}
 		} else {

@@ -548,6 +548,50 @@ func TestClipping(t *testing.T) {
 	}
 }
 
+// TestProductsOfDepth: every block more of a tower adds the same number of matrix
+// products to a backward pass, and recomputing adds a forward pass at most. On a
+// GPU nothing removes what a graph computes twice behind a barrier.
+func TestProductsOfDepth(t *testing.T) {
+	dev := devicetest.Open(t, device.Options{Backend: "go"})
+	defer dev.Close()
+	products := func(layers int, sets ...string) (n int) {
+		r, err := LoadRecipe("emoji-lamb", append([]string{"batch=8", "micro_batch=4", "drop_path=0.1",
+			fmt.Sprint("model.vision_cfg.layers=", layers), fmt.Sprint("model.text_cfg.layers=", layers)}, sets...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := newMachine(dev, r, true, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back := m.cached.back
+		m.memory(t, m.program("counted", back.in, back.out, nil, func(x *values[*Node]) *values[*Node] {
+			x = m.cached.backGraph(x)
+			for _, node := range x.sums[0].Graph().Nodes() {
+				if node.Type() == NodeTypeDotGeneral {
+					n++
+				}
+			}
+			return x
+		}))
+		return n
+	}
+	plain := products(4, "accumulation=recompute", "grad_checkpointing=false")
+	for _, sets := range [][]string{
+		{"accumulation=recompute", "grad_checkpointing=false"},
+		{"accumulation=recompute", "grad_checkpointing=true"},
+		{"accumulation=residuals", "grad_checkpointing=true"},
+	} {
+		two, three, four := products(2, sets...), products(3, sets...), products(4, sets...)
+		if three == two || four-three != three-two {
+			t.Errorf("%s: %d, %d and %d products with two, three and four blocks", sets, two, three, four)
+		}
+		if 3*four > 4*plain {
+			t.Errorf("%s: %d products, %d without recomputing", sets, four, plain)
+		}
+	}
+}
+
 // TestResiduals: a step in parts that hands residuals over leaves what one with
 // a second forward pass leaves, draws of patches and of branches among it.
 func TestResiduals(t *testing.T) {
