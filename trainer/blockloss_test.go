@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
+	"syscall"
 	"testing"
+	"time"
 
 	. "github.com/gomlx/gomlx/core/graph"
 
@@ -249,6 +252,58 @@ func BenchmarkLoss(b *testing.B) {
 }
 
 func (c lossCase) bench(b *testing.B, dev *device.Device, width int, graph func(x, y, logitScale *Node) []*Node) {
+	call, use := c.ready(b, dev, width, graph)
+	b.ResetTimer()
+	for b.Loop() {
+		call()
+	}
+	b.ReportMetric(float64(use.Temporary)/1e6, "MB-temp")
+}
+
+// BenchmarkLossForms has both forms take turns, and reports the time of tiles over
+// that of the matrix, by the clock and of the processor (with XLA_FLAGS as above).
+func BenchmarkLossForms(b *testing.B) {
+	dev, err := device.Open(b.Context(), where[1].options)
+	if err != nil {
+		b.Skip(err)
+	}
+	defer dev.Close()
+	for _, batch := range []int{1024, 2048, 4096, 8192} {
+		for _, width := range []int{64, 512} {
+			b.Run(fmt.Sprintf("%d×%d", batch, width), func(b *testing.B) {
+				c := lossCase{batch: batch, padded: batch, parts: 1, tile: lossTile(device.KindCPU, batch), scale: 4.6}
+				matrix, _ := c.ready(b, dev, width, c.matrix)
+				tiles, _ := c.ready(b, dev, width, c.blocks(1))
+				var wall, spent []float64
+				for b.Loop() {
+					one, two := spend(b, matrix), spend(b, tiles)
+					wall, spent = append(wall, two[0]/one[0]), append(spent, two[1]/one[1])
+				}
+				b.ReportMetric(median(wall), "tiles/matrix")
+				b.ReportMetric(median(spent), "tiles/matrix-processor")
+			})
+		}
+	}
+}
+
+func median(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }
+
+// spend is what call takes in seconds, by the clock and of all processors.
+func spend(b *testing.B, call func()) [2]float64 {
+	now := func() float64 {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+	}
+	start, before := time.Now(), now()
+	call()
+	return [2]float64{time.Since(start).Seconds(), now() - before}
+}
+
+// ready compiles a form of the loss, and runs it once.
+func (c lossCase) ready(b *testing.B, dev *device.Device, width int, graph func(x, y, logitScale *Node) []*Node) (call func(), use device.MemoryUse) {
 	r := rand.New(rand.NewPCG(1, 2))
 	v := make([]float32, c.batch*width)
 	for i := range v {
@@ -263,7 +318,7 @@ func (c lossCase) bench(b *testing.B, dev *device.Device, width int, graph func(
 		b.Fatal(err)
 	}
 	p := dev.Program("loss", func(in []*Node) []*Node { return graph(in[0], in[1], in[2]) }, device.SaveMemory())
-	call := func() {
+	call = func() {
 		out, err := p.Call(b.Context(), x, x, scale)
 		if err == nil {
 			_, err = out[0].Float32s()
@@ -274,13 +329,8 @@ func (c lossCase) bench(b *testing.B, dev *device.Device, width int, graph func(
 		free(out)
 	}
 	call()
-	use, err := p.Memory(x, x, scale)
-	if err != nil {
+	if use, err = p.Memory(x, x, scale); err != nil {
 		b.Fatal(err)
 	}
-	b.ResetTimer()
-	for b.Loop() {
-		call()
-	}
-	b.ReportMetric(float64(use.Temporary)/1e6, "MB-temp")
+	return call, use
 }

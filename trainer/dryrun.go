@@ -177,7 +177,7 @@ func (r *Recipe) plan(devices int, rate float64, memory int64) (*Plan, error) {
 	once := image*float64(r.tokens(cfg))/float64(cfg.Tokens()) + text
 	passes := 3.0 // forward 1, backward 2
 	p.GFLOPsPerSample = passes * once
-	step := r.planStep(cfg, devices, parts, float64(memory))
+	step := r.planStep(cfg, "", devices, parts, float64(memory))
 	if !step.whole {
 		passes++
 	}

@@ -60,7 +60,7 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 	if err != nil {
 		return nil, err
 	}
-	m.rows, m.micros, m.plan = rows, parts, m.counted().planStep(m.cfg, dev.N(), parts, m.room(rows, 1))
+	m.rows, m.micros, m.plan = rows, parts, m.counted().planStep(m.cfg, dev.Info().Kind, dev.N(), parts, m.room(rows, 1))
 	if m.plan.whole {
 		m.whole = m.newWhole()
 	} else {

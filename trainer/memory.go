@@ -87,10 +87,17 @@ func containerMemory() float64 {
 	return muchMemory
 }
 
-// matrixLossMost is how many bytes of a device the loss may take as one matrix
-// of logits. That is one program with the step and saves the passes over features
-// that blocks make; blocks are for batches whose matrix is large.
-const matrixLossMost = 1 << 30
+// matrixLossMost is how many bytes of a device the loss may take as one matrix of
+// logits. On one CPU device tiles, which the caches hold, are the faster from some
+// 2,000 rows on (BenchmarkLossForms). On several devices they cut the step into
+// programs, with a second forward pass, and on a GPU neither was measured: there the
+// matrix stays as long as it is no burden.
+func matrixLossMost(kind string, devices int) float64 {
+	if kind == device.KindCPU && devices == 1 {
+		return 32 << 20
+	}
+	return 1 << 30
+}
 
 // matrixLossBytes is what contrastive and its gradient take of each device: s
 // and its softmax, both ways.
@@ -185,10 +192,10 @@ type stepPlan struct {
 
 // planStep chooses by the bytes that the loss takes of a device, and parts hand
 // over their residuals where that fits: the blocks' inputs and what else the step
-// takes (deviceBytes), and deviceMargin more, within room bytes. room is 0 where
-// it is not known.
-func (r *Recipe) planStep(cfg *arch.Config, devices, parts int, room float64) (p stepPlan) {
-	p.blocks = parts > 1 || matrixLossBytes(r.Batch, devices) > matrixLossMost
+// takes (deviceBytes), and deviceMargin more, within room bytes. room is 0, kind,
+// which is the backend's, empty where it is not known.
+func (r *Recipe) planStep(cfg *arch.Config, kind string, devices, parts int, room float64) (p stepPlan) {
+	p.blocks = parts > 1 || matrixLossBytes(r.Batch, devices) > matrixLossMost(kind, devices)
 	p.whole = parts == 1 && (!p.blocks || devices == 1)
 	if !p.whole {
 		p.settle(r, cfg, devices, parts, room)

@@ -215,7 +215,7 @@ func TestAccumulationChosen(t *testing.T) {
 	} {
 		o := *r
 		o.Accumulation = c.accumulation
-		p := o.planStep(cfg, 1, 8, c.room)
+		p := o.planStep(cfg, "", 1, 8, c.room)
 		if p.accumulation() != c.want {
 			t.Errorf("accumulation %q, %.0f bytes of %.0f: %s", c.accumulation, c.room, limit, p.accumulation())
 		}
@@ -359,6 +359,33 @@ warmup_steps: 0
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestLossForm: which batches have their loss in tiles, and what the log says.
+func TestLossForm(t *testing.T) {
+	for _, c := range []struct {
+		kind           string
+		devices, batch int
+		blocks         bool
+	}{
+		{device.KindCPU, 1, 1024, false}, {device.KindCPU, 1, 2048, true}, {device.KindCPU, 2, 2048, false}, {device.KindCPU, 2, 16384, true},
+		{device.KindGo, 1, 8192, false}, {device.KindCUDA, 1, 8192, false}, {device.KindCUDA, 1, 8320, true}, {"", 1, 8192, false},
+	} {
+		r := tinyTraining(t, 32, fmt.Sprintf("batch=%d", c.batch))
+		cfg, err := r.config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := r.planStep(cfg, c.kind, c.devices, 1, 0)
+		if p.blocks != c.blocks {
+			t.Errorf("%+v: in tiles %v", c, p.blocks)
+		}
+		var log bytes.Buffer
+		p.log(slog.New(slog.NewTextHandler(&log, nil)), c.batch, tile{512, 1024})
+		if says := map[bool]string{false: `loss="one matrix"`, true: `loss="blocks of 512 × 1024 logits"`}[c.blocks]; !strings.Contains(log.String(), says) {
+			t.Errorf("%+v: %s", c, log.String())
+		}
+	}
 }
 
 // TestCards: peaks are those of dense products: on tensor cores TF32 has half of
