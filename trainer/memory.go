@@ -190,8 +190,8 @@ type stepPlan struct {
 	why       string // residuals or not
 }
 
-// planStep chooses by the bytes that the loss takes of a device, and parts hand
-// over their residuals where that fits: the blocks' inputs and what else the step
+// planStep chooses by the bytes that the loss takes of a device, and parts with
+// checkpointing hand over their residuals where that fits: the blocks' inputs and what else the step
 // takes (deviceBytes), and deviceMargin more, within room bytes. room is 0, kind,
 // which is the backend's, empty where it is not known.
 func (r *Recipe) planStep(cfg *arch.Config, kind string, devices, parts int, room float64) (p stepPlan) {
@@ -207,6 +207,10 @@ func (r *Recipe) planStep(cfg *arch.Config, kind string, devices, parts int, roo
 func (p *stepPlan) settle(r *Recipe, cfg *arch.Config, devices, parts int, room float64) {
 	if r.Accumulation != "" {
 		p.residuals, p.why = r.Accumulation == accumulateResiduals, "as accumulation says"
+		return
+	}
+	if !r.GradCheckpointing {
+		p.why = "without grad_checkpointing a block runs as often either way"
 		return
 	}
 	p.residuals = true

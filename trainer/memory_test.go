@@ -239,6 +239,9 @@ func TestAccumulationChosen(t *testing.T) {
 			t.Errorf("after %q: %q", parts, got)
 		}
 	}
+	if p := tinyTraining(t, 32, "batch=64", "micro_batch=8").planStep(cfg, "", 1, 8, muchMemory); p.residuals || !strings.Contains(p.why, "without grad_checkpointing") {
+		t.Errorf("without checkpointing: %+v", p)
+	}
 	if r.goOn(nil) != r {
 		t.Error("a run that begins is told what to do")
 	}
