@@ -18,12 +18,14 @@ type lbfgs struct {
 // minimize moves v to the minimum, until a step promises less than tolerance of
 // f or most steps have been made.
 func (l *lbfgs) minimize(v []float64, tolerance float64, most int) (f float64, steps int, converged bool, err error) {
-	g, h, next, gn, hn := vec(v), vec(v), vec(v), vec(v), vec(v)
+	// Large vectors are made once: what is thrown away stays until the collector
+	// runs, which is when the memory has doubled.
+	g, h, next, gn, hn, d := vec(v), vec(v), vec(v), vec(v), vec(v), vec(v)
 	if f, err = l.at(v, g, h); err != nil {
 		return f, 0, false, err
 	}
 	for ; steps < most; steps++ {
-		d := l.direction(g, h)
+		l.direction(d, g, h)
 		slope := product(g, d)
 		if -slope/2 <= tolerance*math.Abs(f) {
 			return f, steps, true, nil
@@ -61,10 +63,12 @@ func (l *lbfgs) minimize(v []float64, tolerance float64, most int) (f float64, s
 
 // learn remembers a step.
 func (l *lbfgs) learn(v, next, g, gn []float64) {
-	s, y := vec(v), vec(v)
+	var s, y []float64
 	if len(l.s) == memory(len(v)) { // the oldest's room
 		s, y = l.s[0], l.y[0]
 		l.s, l.y = l.s[1:], l.y[1:]
+	} else {
+		s, y = vec(v), vec(v)
 	}
 	for i := range s {
 		s[i], y[i] = next[i]-v[i], gn[i]-g[i]
@@ -74,9 +78,8 @@ func (l *lbfgs) learn(v, next, g, gn []float64) {
 	}
 }
 
-// direction is minus the gradient through the inverse Hessian as it is known.
-func (l *lbfgs) direction(g, h []float64) []float64 {
-	d := vec(g)
+// direction writes minus the gradient through the inverse Hessian as it is known to d.
+func (l *lbfgs) direction(d, g, h []float64) {
 	for i := range d {
 		d[i] = -g[i]
 	}
@@ -100,7 +103,6 @@ func (l *lbfgs) direction(g, h []float64) []float64 {
 		beta := product(l.y[i], d) / product(l.s[i], l.y[i])
 		add(d, alpha[i]-beta, l.s[i])
 	}
-	return d
 }
 
 func vec(like []float64) []float64 { return make([]float64, len(like)) }

@@ -125,6 +125,7 @@ type problem struct {
 
 	reading sync.Mutex
 	weight  matrix    // [classes,dim], of the rows as they are
+	inBasis matrix    // [classes,dim], in the basis
 	across  []float64 // [dim,padded]: weight transposed, for the products
 	padded  int       // classes, a multiple of 4
 	offset  []float64
@@ -159,7 +160,7 @@ const (
 
 func newProblem(x Rows, y []int, classes int, l2 float64, basis *Basis) *problem {
 	d := x.Dim()
-	p := &problem{x: x, y: y, classes: classes, l2: l2, basis: basis, weight: newMatrix(classes, d), offset: make([]float64, classes)}
+	p := &problem{x: x, y: y, classes: classes, l2: l2, basis: basis, weight: newMatrix(classes, d), inBasis: newMatrix(classes, d), offset: make([]float64, classes)}
 	p.padded = (classes + 3) &^ 3
 	p.across = make([]float64, d*p.padded+1) // outer reads one more
 	blocks := (x.Len() + block - 1) / block
@@ -182,7 +183,7 @@ func newProblem(x Rows, y []int, classes int, l2 float64, basis *Basis) *problem
 // last, into weight and offset.
 func (p *problem) place(v []float64) {
 	d := p.x.Dim()
-	from := newMatrix(p.classes, d)
+	from := p.inBasis
 	for k := range p.classes {
 		copy(from.row(k), v[k*(d+1):][:d])
 	}
@@ -237,7 +238,7 @@ func (p *problem) at(ctx context.Context, v, g, h []float64) (f float64, err err
 		}
 	})
 	f = all.loss
-	back := newMatrix(p.classes, d)
+	back := p.inBasis // place is done with it
 	tasks(p.classes, func(lo, hi int) { all.grad.times(back, p.basis.axes, lo, hi) })
 	for k := range p.classes {
 		c := max(all.curve[k], 1e-12*float64(n))
