@@ -104,7 +104,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 		return nil, err
 	}
 	if o.ShardSize < 0 {
-		return nil, fault.Usagef("Options.ShardSize %d: want a positive size", o.ShardSize)
+		return nil, fault.Usagef("Options.ShardSize %d: want a positive size, or 0 for one file", o.ShardSize)
 	}
 	if !o.DryRun {
 		if err := checkTarget(o.Output, o.Force, append(slices.Clone(o.Sources), o.Config)); err != nil {
@@ -222,10 +222,10 @@ func stamp(files []string) ([]fs.FileInfo, error) {
 // checkTarget refuses to overwrite an existing file.
 func checkTarget(path string, force bool, sources []string) error {
 	if path == "" {
-		return fault.Usagef("no output; give -o OUT.safetensors")
+		return fault.Usagef("no output; give Options.Output OUT.safetensors")
 	}
 	if filepath.Ext(path) != ".safetensors" {
-		return fault.Usagef("%s: a safetensors file is written; give a name that ends in .safetensors", path)
+		return fault.Usagef("%s: the output is a safetensors file; give a name that ends in .safetensors", path)
 	}
 	names := []string{path, indexName(path), reportFile(path, nil).path}
 	for _, name := range names[:2] {
@@ -266,7 +266,7 @@ func checkShards(o Options, files []string) error {
 			return fault.Usagef("%s: is the input %s, which the output would replace; choose another output", o.Output, f)
 		}
 		if beside, err := os.Stat(filepath.Dir(f)); err == nil && os.SameFile(beside, dir) && o.ShardSize > 0 && shard.MatchString(filepath.Base(f)) {
-			return fault.Usagef("%s is a shard of the source, which shards of %s would overwrite; choose another output", f, o.Output)
+			return fault.Usagef("%s is a shard of the source, which the shards of %s would overwrite; choose another output", f, o.Output)
 		}
 	}
 	return nil

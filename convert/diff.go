@@ -122,7 +122,7 @@ func diffTensor(ctx context.Context, a, b *checkpoint.Item, atol float64) (Tenso
 		decA = func([]byte) float64 { return 0 }
 		decB = func([]byte) float64 { return math.NaN() }
 	} else if decA == nil || decB == nil {
-		t.Equal, t.Problem = false, fmt.Sprintf("no comparison of %s with %s", a.Out.DType, b.Out.DType)
+		t.Equal, t.Problem = false, fmt.Sprintf("%s and %s cannot be compared", a.Out.DType, b.Out.DType)
 		return t, nil
 	}
 	ra, err := a.Open(false)

@@ -285,7 +285,7 @@ func (t *transfer) compare(i int, off int64, want, back []byte) error {
 		return err
 	}
 	if !bytes.Equal(want, back) {
-		return fault.Envf("%s: %s reads back other bytes than the source has now; either the disk fails or the source has changed, try again", o.Path(), t.items[i].Out.Name)
+		return fault.Envf("%s: tensor %s reads back different from the source; either the disk is failing or the source has changed: try again", o.Path(), t.items[i].Out.Name)
 	}
 	return nil
 }
@@ -306,7 +306,7 @@ func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byt
 		}
 		n, err := io.ReadFull(r, buf)
 		if int64(n) > left {
-			return fault.Inputf("%s: more bytes than its shape %v has", it.Out.Name, it.Out.Shape)
+			return fault.Inputf("tensor %s: the source has more bytes than the shape %v takes", it.Out.Name, it.Out.Shape)
 		}
 		left -= int64(n)
 		if ferr := f(buf[:n]); ferr != nil {
@@ -314,7 +314,7 @@ func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byt
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			if left > 0 {
-				return fault.Inputf("%s: the source ends %d bytes early", it.Out.Name, left)
+				return fault.Inputf("tensor %s: the source ends %d bytes early", it.Out.Name, left)
 			}
 			return nil
 		}
@@ -458,7 +458,7 @@ func (o *output) rewriteHeader(metadata map[string]string) error {
 		return err
 	}
 	if int64(len(head)) != o.head {
-		return fmt.Errorf("%s: the header has changed its length", o.Path())
+		return fmt.Errorf("%s: the rewritten header differs in length", o.Path())
 	}
 	_, err = o.WriteAt(head, 0)
 	return err

@@ -26,9 +26,9 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 	case c.LayerScale(arch.VisualTower) || c.LayerScale(arch.TextTower):
 		return nil, "layer scale"
 	case c.Vision.NoLnPre || c.Vision.LnAfterPool || c.Vision.AveragePool || c.Vision.PoolType == "avg":
-		return nil, "another way to pool"
+		return nil, "another kind of pooling"
 	case !c.Text.AttnMask:
-		return nil, "attention without a causal mask"
+		return nil, "text attention without a causal mask"
 	}
 	// As in the published files: with 2 the model pools at the largest id, which
 	// is how CLIP finds the end of the text.
@@ -70,7 +70,7 @@ func hfSigLIP(c *arch.Config) (content []byte, why string) {
 	case !c.Text.ProjBias:
 		return nil, "a text tower without a projection, or one without a bias"
 	case c.Text.NormKwargs == nil || c.Text.AttnMask || c.LayerScale(arch.TextTower) || c.LogitBias == nil:
-		return nil, "another text tower"
+		return nil, "another kind of text tower"
 	}
 	act := map[bool]string{true: "gelu_pytorch_tanh", false: "gelu"}
 	type tower map[string]any
@@ -106,7 +106,7 @@ type hfFile struct {
 func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	content, why := hfConfig(c)
 	if why != "" {
-		return nil, []string{"no config.json: transformers' CLIPModel and SiglipModel do not compute this model (" + why + ")"}
+		return nil, []string{"no config.json: transformers' CLIPModel and SiglipModel cannot run this model (" + why + ")"}
 	}
 	files = append(files, hfFile{"config.json", "the model's configuration", content, func(there []byte) bool {
 		c, err := arch.Parse(there)
@@ -119,9 +119,9 @@ func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	pixels := c.Preprocess()
 	processor, why := pixels.Processor()
 	if why != "" {
-		return files, []string{"no preprocessor_config.json: transformers' CLIPImageProcessor does not prepare these pictures (" + why + ")"}
+		return files, []string{"no preprocessor_config.json: transformers' CLIPImageProcessor cannot prepare this model's images (" + why + ")"}
 	}
-	return append(files, hfFile{"preprocessor_config.json", "how pictures are prepared", processor, func(there []byte) bool {
+	return append(files, hfFile{"preprocessor_config.json", "the image preprocessing", processor, func(there []byte) bool {
 		p, err := arch.ParsePreprocess(there, pixels.Size)
 		p.Floor = pixels.Floor // which the file has no other way to say
 		p.Size = pixels.Size
@@ -148,10 +148,10 @@ func filesBeside(p *checkpoint.Plan, o Options) (write []small, paths []string, 
 			return nil, nil, err
 		case f.same(there):
 		case filepath.Base(o.Output) != hfModel:
-			p.Warnings = append(p.Warnings, path+" is another model's and stays; transformers needs "+hfModel+" and its "+f.name+" in a folder of their own")
+			p.Warnings = append(p.Warnings, path+" belongs to another model and is kept; transformers needs "+hfModel+" and its "+f.name+" in a folder of their own")
 			return nil, nil, nil
 		case !o.Force:
-			return nil, nil, fault.Usagef("%s exists and is another model's; Options.Force overwrites it, or choose a folder of its own", path)
+			return nil, nil, fault.Usagef("%s exists and belongs to another model; choose another folder, or overwrite it with Options.Force", path)
 		default:
 			write = append(write, small{path, f.content})
 		}

@@ -304,7 +304,7 @@ func TestInitErrors(t *testing.T) {
 		{"text file as vision", InitOptions{Config: towerConfig(t), Vision: initData + "/h_errors/hf_pytorch_model.bin"}, fault.Input, "hf_pytorch_model.bin"},
 		{"unreadable text", InitOptions{Config: towerConfig(t), Text: initData + "/h_errors/hf_pytorch_model.bin"}, fault.Input, "hf_pytorch_model.bin"},
 		{"other patch", InitOptions{Config: towerConfig(t), Vision: initData + "/h_errors/same_grid_other_patch.pt"}, fault.Input, "visual.patch_embed.proj.weight"},
-		{"vision as text", InitOptions{Config: towerConfig(t), Text: initData + "/h_errors/fp16_other_grid.pt"}, fault.Input, "no tensor of it is loaded for Options.Text"},
+		{"vision as text", InitOptions{Config: towerConfig(t), Text: initData + "/h_errors/fp16_other_grid.pt"}, fault.Input, "Options.Text takes none of its tensors"},
 		{"other width", InitOptions{Config: "EVA02-CLIP-B-16", Vision: initData + "/h_errors/fp16_other_grid.pt"}, fault.Input, "cls_token"},
 	}
 	for _, c := range cases {

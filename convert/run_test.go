@@ -328,13 +328,13 @@ func TestRunErrors(t *testing.T) {
 		{"no CLIP", Options{Sources: []string{formats + "20_torchscript_small.pt"}}, fault.Input, "Options.Layout source"},
 		{"empty folder", Options{Sources: []string{t.TempDir()}}, fault.Input, "no weights here"},
 		{"ambiguous", Options{Sources: []string{ambiguous}}, fault.Input, "openai-ViT-B-32 and openclip-ViT-B-32"},
-		{"a decoder without CoCa's text tower", Options{Sources: []string{more("text_decoder.ln_final.weight")}}, fault.Input, "but not for text_decoder.ln_final.weight; Options.Exclude"},
+		{"a decoder without CoCa's text tower", Options{Sources: []string{more("text_decoder.ln_final.weight")}}, fault.Input, "except for text_decoder.ln_final.weight; leave tensors out with Options.Exclude"},
 		{"timm", Options{Sources: []string{more("visual.trunk.stages.0.weight")}}, fault.Input, "a vision tower of timm"},
-		{"one tensor more", Options{Sources: []string{more("other")}}, fault.Input, "but not for other; Options.Exclude"},
-		{"incomplete", Options{Sources: []string{near}}, fault.Input, "nearly EVA02-CLIP-B-16, but text."},
+		{"one tensor more", Options{Sources: []string{more("other")}}, fault.Input, "except for other; leave tensors out with Options.Exclude"},
+		{"incomplete", Options{Sources: []string{near}}, fault.Input, "almost those of EVA02-CLIP-B-16, but text."},
 		{"twice the same", Options{Sources: []string{formats + "01_zip_fp32.pt", formats + "01_zip_fp32.pt"}}, fault.Input, "earlier file"},
 		{"no tensors left", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Include: []string{"nothing"}}, fault.Usage, "leave no tensor"},
-		{"no folder", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: "no/such/folder/x.safetensors"}, fault.Environment, "make it first"},
+		{"no folder", Options{Sources: []string{formats + "01_zip_fp32.pt"}, Output: "no/such/folder/x.safetensors"}, fault.Environment, "create it first"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -415,7 +415,7 @@ func TestRunsOntoOneName(t *testing.T) {
 		switch err := <-errs; {
 		case err == nil:
 			won++
-		case fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "another run has written it"):
+		case fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "another run has written this file"):
 			t.Error(err)
 		}
 	}
@@ -502,7 +502,7 @@ func TestOutputThatChanges(t *testing.T) {
 				b[0] ^= 1
 				w.files[0].WriteAt(b, at)
 			}
-			if err := w.run(t.Context()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back other bytes") {
+			if err := w.run(t.Context()); fault.Code(err) != int(fault.Environment) || !strings.Contains(err.Error(), "reads back different") {
 				t.Errorf("got %v", err)
 			}
 			w.discard()
@@ -607,7 +607,7 @@ func TestDeepSpeedFolder(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	write(filepath.Join(dir, "latest"), []byte("../elsewhere"))
-	if _, err := Inspect(context.Background(), dir, InspectOptions{}); err == nil || !strings.Contains(err.Error(), "names no folder") {
+	if _, err := Inspect(context.Background(), dir, InspectOptions{}); err == nil || !strings.Contains(err.Error(), "not the name of a folder") {
 		t.Errorf("got %v", err)
 	}
 }

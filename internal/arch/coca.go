@@ -91,7 +91,7 @@ func cocaMACs(c *Config) float64 {
 // checkCoCaText refuses what the text tower with a token behind the text does not have.
 func checkCoCaText(c *Config) error {
 	if t := &c.Text; t.PoolType != "" || !t.AttnMask {
-		return fmt.Errorf("text_cfg.embed_cls: with pool_type %q or no_causal_mask it is not supported", t.PoolType)
+		return fmt.Errorf("text_cfg.embed_cls is not supported with pool_type %q or no_causal_mask", t.PoolType)
 	}
 	return nil
 }

@@ -290,13 +290,13 @@ func (c *Config) CheckTexts() error {
 	t := &c.Text
 	switch {
 	case t.Layers == 0:
-		return fault.Inputf("has no text tower; texts need one, give a CLIP model")
+		return fault.Inputf("has no text tower, which texts need; give a CLIP model")
 	case t.Tokenizer != "":
-		return fault.Inputf("its texts need the tokenizer %q, not CLIP's BPE; images work, and tokens made elsewhere (Options.Tensors of embed)", t.Tokenizer)
+		return fault.Inputf("its texts need the tokenizer %q, not CLIP's BPE; images work, and so do tokens made elsewhere (Options.Tensors of embed)", t.Tokenizer)
 	case t.VocabSize < bpe.VocabSize:
-		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d; class names cannot be given to it", t.VocabSize, bpe.VocabSize)
+		return fault.Inputf("its text tower knows only %d tokens, but CLIP's vocabulary has %d, so it cannot take class names; give another model", t.VocabSize, bpe.VocabSize)
 	case t.VocabSize > bpe.VocabSize:
-		return fault.Inputf("its text tower knows %d tokens, CLIP's vocabulary has %d, so its texts need another tokenizer, and evatool has CLIP's BPE only; images work, and tokens made elsewhere (Options.Tensors of embed)", t.VocabSize, bpe.VocabSize)
+		return fault.Inputf("its text tower knows %d tokens, but CLIP's vocabulary has %d, so its texts need another tokenizer than CLIP's BPE; images work, and so do tokens made elsewhere (Options.Tensors of embed)", t.VocabSize, bpe.VocabSize)
 	}
 	return nil
 }
@@ -426,7 +426,7 @@ func (c *Config) check() error {
 func (c *Config) checkVision() error {
 	v := &c.Vision
 	if c.VisionHidden() < 1 || c.TextHidden() < 1 {
-		return fmt.Errorf("mlp_ratio leaves no hidden units")
+		return fmt.Errorf("vision_cfg.mlp_ratio %v or text_cfg.mlp_ratio %v leaves no hidden units", v.MLPRatio, c.Text.MLPRatio)
 	}
 	if !c.IsEVA() {
 		for _, k := range []struct {
@@ -434,7 +434,7 @@ func (c *Config) checkVision() error {
 			set bool
 		}{{"rope", v.RoPE}, {"naiveswiglu", v.SwiGLU}, {"subln", v.SubLN}, {"postnorm", v.PostNorm}, {"use_rms_norm", v.RMSNorm}, {"no_head_bias", v.NoHeadBias}} {
 			if k.set {
-				return fmt.Errorf("vision_cfg.%s needs eva_model_name, which says that the tower is EVA's", k.key)
+				return fmt.Errorf("vision_cfg.%s needs eva_model_name, which marks the tower as EVA's", k.key)
 			}
 		}
 	}
@@ -449,7 +449,7 @@ func checkResNet(c *Config) error {
 	case v.ImageSize%32 != 0:
 		return fmt.Errorf("vision_cfg.image_size %d is not a multiple of 32, which a ResNet needs", v.ImageSize)
 	case v.Width%2 != 0 || v.Width*32%v.HeadWidth != 0:
-		return fmt.Errorf("vision_cfg.width %d: want an even number, 32 times it a multiple of head_width %d", v.Width, v.HeadWidth)
+		return fmt.Errorf("vision_cfg.width %d: want an even number, and 32 times it a multiple of head_width %d", v.Width, v.HeadWidth)
 	}
 	return checkAct(c)
 }

@@ -73,7 +73,7 @@ func checkOnly(c *Config, may Vision) error {
 	for i := range has.NumField() {
 		if !reflect.DeepEqual(has.Field(i).Interface(), want.Field(i).Interface()) {
 			key, _, _ := strings.Cut(has.Type().Field(i).Tag.Get("json"), ",")
-			return fmt.Errorf("vision_cfg.%s is %v; a %s tower has no such choice", key, has.Field(i).Interface(), v.Tower)
+			return fmt.Errorf("vision_cfg.%s is %v; a %s tower does not take it", key, has.Field(i).Interface(), v.Tower)
 		}
 	}
 	return nil

@@ -39,7 +39,7 @@ func checkFastViT(c *Config) error {
 	case len(v.Layers) != 4 && len(v.Layers) != 5:
 		return fmt.Errorf("vision_cfg.layers is %v; want four or five numbers", []int(v.Layers))
 	case v.HeadWidth != 32 || v.Width*8%32 != 0:
-		return fmt.Errorf("vision_cfg.head_width is %d and width %d; a fastvit tower has 32 and a multiple of 4", v.HeadWidth, v.Width)
+		return fmt.Errorf("vision_cfg.head_width is %d and width %d; a fastvit tower needs 32 and a multiple of 4", v.HeadWidth, v.Width)
 	case v.Width < 4 || v.Width > 1<<12:
 		return fmt.Errorf("vision_cfg.width is %d; want 4 to %d", v.Width, 1<<12)
 	}

@@ -112,7 +112,7 @@ func hfText(c *Config, top, text object, model []byte) error {
 		named.ContextLength = t.ContextLength
 		// Heads are in no tensor's shape: what a file says of them by the way is no size.
 		if text["width"] == nil && text["heads"] != nil && compact(text["heads"]) != fmt.Sprint(named.Heads) {
-			return fmt.Errorf("text_cfg.heads is %s, but %q has %d; give its width, too, for another model", compact(text["heads"]), f.Name, named.Heads)
+			return fmt.Errorf("text_cfg.heads is %s, but %q has %d; for another model, give text_cfg.width, too", compact(text["heads"]), f.Name, named.Heads)
 		}
 		*t = named
 	} else {
@@ -217,7 +217,7 @@ func checkHFText(c *Config) error {
 		Positions: t.Positions, PadToken: t.PadToken, TokenTypes: t.TokenTypes, ScaleEmbedding: t.ScaleEmbedding, Pooler: t.Pooler, Proj: t.Proj,
 		NormKwargs: t.NormKwargs, Tokenizer: t.Tokenizer, TokenizerKwargs: t.TokenizerKwargs}
 	if *t != only {
-		return fmt.Errorf("text_cfg: the tower %s takes context_length, vocab_size, width, heads, layers, mlp_ratio, max_position_embeddings, pad_token_id, type_vocab_size, scale_embedding, norm_kwargs, hf_pooler_type and hf_proj_type alone", t.Tower)
+		return fmt.Errorf("text_cfg: the tower %s takes only context_length, vocab_size, width, heads, layers, mlp_ratio, max_position_embeddings, pad_token_id, type_vocab_size, scale_embedding, norm_kwargs, hf_pooler_type and hf_proj_type", t.Tower)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func checkMobileCLIP(c *Config) error {
 	case v.StemWidth < 0 || v.StemWidth > 1<<13:
 		return fmt.Errorf("vision_cfg.stem_width is %d; want 1 to %d, or none", v.StemWidth, 1<<13)
 	case v.StemWidth > 0 && (v.PatchSize != 16 || v.ImageSize%16 != 0):
-		return fmt.Errorf("vision_cfg.patch_size is %d and image_size %d; a mobileclip tower with a stem has 16 and a multiple of it", v.PatchSize, v.ImageSize)
+		return fmt.Errorf("vision_cfg.patch_size is %d and image_size %d; a mobileclip tower with a stem needs 16 and a multiple of it", v.PatchSize, v.ImageSize)
 	}
 	if err := checkHeads(c); err != nil {
 		return err

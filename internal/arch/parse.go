@@ -175,7 +175,7 @@ func parseOpenCLIP(top object, model []byte) (*Config, error) {
 		return nil, err
 	}
 	if pad := text["pad_id"]; pad != nil && compact(pad) != "0" && compact(text["embed_cls"]) == "true" {
-		return nil, fmt.Errorf("text_cfg.pad_id is %s; with embed_cls want 0", compact(pad))
+		return nil, fmt.Errorf("text_cfg.pad_id is %s; want 0 with embed_cls", compact(pad))
 	}
 	if err := timmTower(c, vision); err != nil {
 		return nil, err
@@ -555,7 +555,7 @@ func parseHFEVA(top object) (*Config, error) {
 	case err != nil:
 		return nil, err
 	case v.RoPE || v.SubLN || v.SwiGLU || t.RMSNorm || t.PostNorm:
-		return nil, fmt.Errorf("an EVA-CLIP model of transformers' kind with rope, sub-LN, SwiGLU or a text tower with RMSNorm or post-norm is not supported; EVA's own files are")
+		return nil, fmt.Errorf("an EVA-CLIP model in transformers' format with rope, sub-LN, SwiGLU or a text tower with RMSNorm or post-norm is not supported; give EVA's own files")
 	case v.LayerNormEps != 1e-6 || t.LayerNormEps != 1e-5:
 		return nil, fmt.Errorf("layer_norm_eps is %v (text) and %v (vision); want 1e-05 and 1e-06", t.LayerNormEps, v.LayerNormEps)
 	case v.HiddenAct != "gelu" || t.HiddenAct != "gelu":

@@ -123,12 +123,12 @@ func (p Preprocess) With(words string) (Preprocess, error) {
 			named.Size = p.Size
 			p = named
 		case !ok:
-			return p, fault.Usagef("preprocess %q: want openai, inception, imagenet, a .json file, or key=value with mean, std, interpolation, resize, fill", w)
+			return p, fault.Usagef("%q: want openai, inception, imagenet, a .json file, or key=value with mean, std, interpolation, resize, fill", w)
 		case key == "mean" || key == "std":
 			list = slices.Index([]string{"mean", "std"}, key)
 			lists[list] = nil
 			if err := appendNumber(&lists[list], value); err != nil {
-				return p, fault.Usagef("preprocess %s: want numbers, such as %s=0.5 or %s=0.48,0.46,0.41", w, key, key)
+				return p, fault.Usagef("%s: want numbers, such as %s=0.5 or %s=0.48,0.46,0.41", w, key, key)
 			}
 		case key == "interpolation":
 			p.Interpolation = value
@@ -141,7 +141,7 @@ func (p Preprocess) With(words string) (Preprocess, error) {
 			}
 			p.FillColor = n
 		default:
-			return p, fault.Usagef("preprocess %s: no such key; want mean, std, interpolation, resize, fill", w)
+			return p, fault.Usagef("%s: no such key; want mean, std, interpolation, resize, fill", w)
 		}
 	}
 	for i, to := range []*[3]float32{&p.Mean, &p.Std} {
@@ -153,11 +153,11 @@ func (p Preprocess) With(words string) (Preprocess, error) {
 		case 3:
 			*to = [3]float32(l)
 		default:
-			return p, fault.Usagef("preprocess %s has %d numbers; want one for all channels, or three", key, len(l))
+			return p, fault.Usagef("%s has %d numbers; want one for all channels, or three", key, len(l))
 		}
 	}
 	if err := p.check(); err != nil {
-		return p, fault.Usagef("preprocess %s: %v", words, err)
+		return p, fault.Usagef("%s: %v", words, err)
 	}
 	return p, nil
 }
@@ -173,11 +173,11 @@ func (p *Preprocess) check() error {
 	for c := range 3 {
 		for _, v := range []float32{p.Mean[c], p.Std[c]} {
 			if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
-				return fmt.Errorf("mean %v, std %v: not a number", p.Mean, p.Std)
+				return fmt.Errorf("mean %v, std %v; want finite numbers", p.Mean, p.Std)
 			}
 		}
 		if p.Std[c] == 0 {
-			return fmt.Errorf("std is %v; a standard deviation of 0 leaves nothing to divide by", p.Std)
+			return fmt.Errorf("std is %v; a standard deviation must not be 0", p.Std)
 		}
 	}
 	switch {
@@ -190,7 +190,7 @@ func (p *Preprocess) check() error {
 	case p.Resize != [2]int{} && (p.Resize[0] < 1 || p.Resize[1] < 1 || p.Resize[0] > 1<<13 || p.Resize[1] > 1<<13):
 		return fmt.Errorf("resize %v; want height and width, 1 to 8192 pixels", p.Resize)
 	case p.Resize != [2]int{} && (p.ResizeMode == Longest || p.ResizeMode == NoResize || p.ResizeMode == Shortest && p.Resize[0] != p.Resize[1]):
-		return fmt.Errorf("resize %v does not go with resize_mode %q", p.Resize, p.ResizeMode)
+		return fmt.Errorf("resize %v cannot be combined with resize_mode %q", p.Resize, p.ResizeMode)
 	}
 	return nil
 }

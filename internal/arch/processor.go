@@ -93,7 +93,7 @@ func parseProcessor(o object, size int) (Preprocess, error) {
 	}{{"image_mean", &p.mean}, {"image_std", &p.std}} {
 		if raw := o[s.key]; raw != nil {
 			if err := perChannel(s.dst, raw); err != nil {
-				return Preprocess{}, fmt.Errorf("%s is %s; want a number or three", s.key, raw)
+				return Preprocess{}, fmt.Errorf("%s is %s; want one number or three", s.key, raw)
 			}
 			delete(o, s.key)
 		}
@@ -140,7 +140,7 @@ func processorFor(o object) (processor, error) {
 		}
 		p, ok := processors[kind]
 		if !ok {
-			return p, fmt.Errorf("%s %s is not supported; CLIPImageProcessor is (and Bit, Siglip, ViT)", key, name)
+			return p, fmt.Errorf("%s %s is not supported; want CLIPImageProcessor, or that of Bit, Siglip or ViT", key, name)
 		}
 		return p, nil
 	}
@@ -304,7 +304,7 @@ func (p Preprocess) Processor() (content []byte, why string) {
 		o["size"] = sides{"height": resize[0], "width": resize[1]}
 		o["do_center_crop"] = p.Resize != [2]int{}
 	case p.ResizeMode != NoResize:
-		return nil, "a resize to other sides"
+		return nil, "a resize to unequal sides"
 	}
 	content, err := json.MarshalIndent(o, "", "  ")
 	if err != nil {

@@ -58,7 +58,7 @@ func checkSigLIP(c *Config) error {
 	case c.EmbedDim != v.Width:
 		return fmt.Errorf("embed_dim is %d, but vision_cfg.width %d: a siglip tower has no projection", c.EmbedDim, v.Width)
 	case !v.QKVBias || v.LSInit != nil || v.AveragePool || v.NoLnPre || v.PoolType != "" || v.LnAfterPool || c.IsEVA() || c.QuickGELU:
-		return fmt.Errorf("vision_cfg: a siglip tower takes image_size, layers, width, head_width, mlp_ratio, patch_size and act alone")
+		return fmt.Errorf("vision_cfg: a siglip tower takes only image_size, layers, width, head_width, mlp_ratio, patch_size and act")
 	}
 	return checkHeads(c)
 }
@@ -163,7 +163,7 @@ func parseHFSigLIP(top object) (*Config, error) {
 	c := defaults()
 	c.EmbedDim, c.LogitBias = vision.HiddenSize, &bias
 	if p := text.Projection; p != nil && *p != c.EmbedDim || p == nil && text.HiddenSize != c.EmbedDim {
-		return nil, fmt.Errorf("text_config.projection_size is not vision_config.hidden_size, %d", c.EmbedDim)
+		return nil, fmt.Errorf("text_config.projection_size differs from vision_config.hidden_size, %d", c.EmbedDim)
 	}
 	v, t := &c.Vision, &c.Text
 	v.Tower, v.ImageSize, v.PatchSize = "siglip", int(vision.ImageSize), int(vision.PatchSize)

@@ -45,7 +45,7 @@ func checkViTamin(c *Config) error {
 	case len(v.Layers) != 1:
 		return fmt.Errorf("vision_cfg.layers is %v; want one number", []int(v.Layers))
 	case v.PatchSize != 16 || v.ImageSize%16 != 0:
-		return fmt.Errorf("vision_cfg.patch_size is %d and image_size %d; a vitamin tower has 16 and a multiple of it", v.PatchSize, v.ImageSize)
+		return fmt.Errorf("vision_cfg.patch_size is %d and image_size %d; a vitamin tower needs 16 and a multiple of it", v.PatchSize, v.ImageSize)
 	case v.StemWidth < 1 || v.StemWidth > 1<<13:
 		return fmt.Errorf("vision_cfg.stem_width is %d; want 1 to %d", v.StemWidth, 1<<13)
 	case v.StemWidth%2 != 0:

@@ -185,7 +185,7 @@ func (f *File) Commit() error {
 	}
 	if err := rename(f.f.Name(), f.path); err != nil {
 		if f.New && errors.Is(err, fs.ErrExist) {
-			return fault.Usagef("%s: is there by now; another run has written it meanwhile", fault.Name(f.path))
+			return fault.Usagef("%s: another run has written this file in the meantime; remove it or choose another name", fault.Name(f.path))
 		}
 		return f.explain(err)
 	}

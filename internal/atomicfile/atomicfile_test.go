@@ -200,7 +200,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		syscall.EACCES:    "no permission to write in /d",
 		syscall.EPERM:     "no permission to write in /d",
 		syscall.EROFS:     "/d is read-only",
-		syscall.EFBIG:     "7 bytes are more than a file may have there",
+		syscall.EFBIG:     "7 bytes are more than the limit for a file there",
 		syscall.EIO:       "/d/x: input/output error",
 		syscall.EMFILE:    "ulimit -n",
 		syscall.ENOENT:    "no folder /d",

@@ -38,13 +38,13 @@ func explain(path string, want int64, err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.ENOSPC) && noInodes(filepath.Dir(path)):
-		return says("the disk of %s holds as many files as it can (no free inodes); remove some or choose another folder", dir)
+		return says("the file system of %s has no free inodes; remove some files or choose another folder", dir)
 	case errors.Is(err, syscall.ENOSPC):
 		return says("no space%s in %s; free some or choose another folder", bytes, dir)
 	case errors.Is(err, syscall.EDQUOT):
 		return says("no space%s in %s: the disk quota is used up; free some or choose another folder", bytes, dir)
 	case errors.Is(err, syscall.EFBIG) && want > 0:
-		return says("%d bytes are more than a file may have there (ulimit -f, or the file system); choose another folder", want)
+		return says("%d bytes are more than the limit for a file there (ulimit -f, or the file system); choose another folder", want)
 	case errors.Is(err, syscall.EROFS):
 		return says("%s is read-only; choose another folder", dir)
 	case errors.Is(err, fs.ErrPermission):

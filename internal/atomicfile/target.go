@@ -16,7 +16,7 @@ import (
 func Target(path string) error {
 	dir := filepath.Dir(path)
 	if st, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fault.Envf("%s: no such folder for the output; make it first", fault.Name(dir))
+		return fault.Envf("%s: no such folder for the output; create it first", fault.Name(dir))
 	} else if err != nil {
 		return Explain(path, err)
 	} else if !st.IsDir() {
@@ -53,7 +53,7 @@ func Apart(outputs, inputs []string) error {
 		}
 		for _, other := range outputs[:i] {
 			if other != "" && same(out, other) {
-				return fault.Usagef("%s: two outputs would be written to it; give each its own name", fault.Name(out))
+				return fault.Usagef("%s: two outputs would be written to this file; give each its own name", fault.Name(out))
 			}
 		}
 		st, err := os.Stat(out)

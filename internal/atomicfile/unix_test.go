@@ -62,7 +62,7 @@ func TestLimits(t *testing.T) {
 	var size, files error
 	limited(t, syscall.RLIMIT_FSIZE, 1<<12, func() { size = WriteFile(filepath.Join(dir, "a"), make([]byte, 1<<13)) })
 	limited(t, syscall.RLIMIT_NOFILE, 0, func() { files = WriteFile(filepath.Join(dir, "a"), nil) })
-	for want, err := range map[string]error{"8192 bytes are more than a file may have": size, "too many open files": files} {
+	for want, err := range map[string]error{"8192 bytes are more than the limit for a file": size, "too many open files": files} {
 		if fault.Code(err) != int(fault.Environment) || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}

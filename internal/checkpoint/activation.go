@@ -54,12 +54,12 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 	switch {
 	case quick && !plain:
 		a = with(found, true)
-		a.warnings = append(a.warnings, fmt.Sprintf("read as a model with QuickGELU, which all published weights of its architecture have; the file does not show its activation, and if this model has GELU, as OpenCLIP trains it by default, give the config %s", orFile(found, false)))
+		a.warnings = append(a.warnings, fmt.Sprintf("read as a model with QuickGELU, as all published weights of its architecture are; the file does not record its activation, so if this model has GELU, the default when OpenCLIP trains, give the config %s", orFile(found, false)))
 	case from == openCLIP, !quick, !slices.ContainsFunc(found, func(a architecture) bool { return strings.HasPrefix(a.label, "openai-") }):
 		a = with(found, false)
-		a.warnings = append(a.warnings, fmt.Sprintf("read as an OpenCLIP model with GELU; the file does not show its activation, and if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give the config %s", orFile(found, true)))
+		a.warnings = append(a.warnings, fmt.Sprintf("read as an OpenCLIP model with GELU; the file does not record its activation, so if it was trained with QuickGELU (--force-quick-gelu, names that end in -quickgelu), give the config %s", orFile(found, true)))
 	default:
-		return first, fault.Inputf("%w: %s and %s have the same names and shapes but another activation; choose one with Options.Config", errAmbiguous, with(found, true).label, with(found, false).label)
+		return first, fault.Inputf("%w: %s and %s have the same names and shapes but different activations; choose one with Options.Config", errAmbiguous, with(found, true).label, with(found, false).label)
 	}
 	a.guessed = true
 	a.how += evidence
@@ -144,7 +144,7 @@ func quickGELU(w *published.Weights) bool {
 // unlisted is the warning of an architecture whose QuickGELU OpenCLIP's
 // configuration has and its list of weights does not.
 func unlisted(name string, found []architecture) string {
-	return fmt.Sprintf("read with QuickGELU, as OpenCLIP's configuration of %s says and its list of published weights does not; if that is wrong, give the config %s", name, orFile(found, false))
+	return fmt.Sprintf("read with QuickGELU: OpenCLIP's configuration of %s says so, though its list of published weights does not; if the model has GELU, give the config %s", name, orFile(found, false))
 }
 
 // activations says which of the two the published weights of a shape have.
@@ -183,7 +183,7 @@ func (inv *inventory) weights(c *arch.Config) (w *published.Weights, how, warn s
 	w = &list[i]
 	// The hash in the table is that of the file at URL, whose name this is.
 	if named := strings.HasSuffix(w.URL, "/"+base(inv.path)); named && inv.sha256 != "" && w.SHA256 != "" {
-		return nil, "", fmt.Sprintf("the file has the name of %s, but its SHA-256 is %.8s… and not %.8s…: it is not taken for these weights", w.Name(), inv.sha256, w.SHA256)
+		return nil, "", fmt.Sprintf("the file has the name of %s, but its SHA-256 is %.8s…, not %.8s…, so it is not treated as these weights", w.Name(), inv.sha256, w.SHA256)
 	}
 	return w, fmt.Sprintf(" and the file's name: %s", w.Name()), ""
 }
@@ -220,7 +220,7 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 	word := map[bool]string{true: "QuickGELU", false: "GELU"}
 	for _, s := range said {
 		if s.quick != a.config.QuickGELU {
-			a.warnings = append(a.warnings, fmt.Sprintf("the configuration that counts (%s) has %s, but %s says %s: the features are wrong if that is right", a.how, word[a.config.QuickGELU], s.who, word[s.quick]))
+			a.warnings = append(a.warnings, fmt.Sprintf("the configuration in use (%s) has %s, but %s says %s; if that is right, the features are wrong", a.how, word[a.config.QuickGELU], s.who, word[s.quick]))
 			return
 		}
 	}
@@ -241,7 +241,7 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 		a.warnings = append(a.warnings, fmt.Sprintf("%s has %s, but published weights under that name have %s (%s): for those, give the config %s", name, word[a.config.QuickGELU], word[!a.config.QuickGELU], list(tags), orFile([]architecture{*a}, !a.config.QuickGELU)))
 	}
 	if plain, ok := arch.Shared(name); ok {
-		a.warnings = append(a.warnings, fmt.Sprintf("%s is OpenAI's name and OpenCLIP's: read with QuickGELU, which all published weights of it have; for a model that OpenCLIP has trained with GELU give the config %s", name, plain))
+		a.warnings = append(a.warnings, fmt.Sprintf("%s is a name of OpenAI's and of OpenCLIP's: read with QuickGELU, as in all its published weights; for a model trained by OpenCLIP with GELU, give the config %s", name, plain))
 	}
 }
 

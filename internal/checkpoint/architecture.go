@@ -94,7 +94,7 @@ func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bo
 			m.doubt(&a, inv, o.ConfigName, true)
 		}
 	case inv.metadata[metaConfig] != "":
-		a.how, pixels = "the file says it", true
+		a.how, pixels = "stated in the file", true
 		if a.config, err = arch.ParseStored([]byte(inv.metadata[metaConfig]), []byte(inv.metadata[metaPreprocess])); err != nil {
 			return a, false, fmt.Errorf("the file's own %s: %w", metaConfig, err)
 		}
@@ -104,7 +104,7 @@ func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bo
 			a.warnings = append(a.warnings, remembered(a.config))
 		}
 	case inv.beside.config != nil:
-		a = architecture{name: canonicalName(inv.beside.config), config: inv.beside.config, how: "the " + filepath.Base(inv.beside.file) + " beside it says it"}
+		a = architecture{name: canonicalName(inv.beside.config), config: inv.beside.config, how: "stated in the " + filepath.Base(inv.beside.file) + " beside it"}
 		pixels = inv.beside.pixels
 		m.doubt(&a, inv, "", false)
 	case m.alone() == "visual.":
@@ -200,7 +200,7 @@ func (m *mapping) nearly() error {
 		}
 		if 10*same > 9*max(len(all), len(m.items)) {
 			c, _ := arch.Named(n)
-			return fault.Inputf("nearly %s, but %w; the file is damaged or another model: give its Options.Config", n, m.differs(c, true))
+			return fault.Inputf("the tensors are almost those of %s, but %w; the file is damaged, or holds another model: give its Options.Config", n, m.differs(c, true))
 		}
 	}
 	return nil
@@ -234,7 +234,7 @@ func (m *mapping) differs(c *arch.Config, head bool) error {
 		}
 	}
 	if n != len(m.items) {
-		return fmt.Errorf("%d tensors more than the architecture has", len(m.items)-n)
+		return fmt.Errorf("there are %d extra tensors", len(m.items)-n)
 	}
 	return nil
 }
@@ -292,7 +292,7 @@ func (m *mapping) identifyTower() architecture {
 	if m.byName["visual.conv1.weight"] != nil {
 		how := "a vision tower alone"
 		if names := m.clipTowers(); len(names) > 0 {
-			how += ", the one of " + strings.Join(names, " and ")
+			how += ", that of " + strings.Join(names, " and ")
 		}
 		return architecture{how: how + "; evatool init builds a CLIP model from it and a text tower"}
 	}
@@ -331,14 +331,14 @@ func (m *mapping) consistent() error {
 		for i := range len(blocks) {
 			b := blocks[fmt.Sprint(i)]
 			if b == nil {
-				return fault.Inputf("%s%d is missing, but the blocks go further", prefix, i)
+				return fault.Inputf("%s%d is missing, but later blocks are there; the file is incomplete", prefix, i)
 			}
 			for tail, e := range blocks["0"] {
 				if b[tail] == nil {
 					return fault.Inputf("%s%d.%s is missing, but block 0 has it", prefix, i, tail)
 				}
 				if !slices.Equal(b[tail].Out.Shape, e.Out.Shape) {
-					return fault.Inputf("%s has shape %v, but in block 0 it is %v", b[tail].EVA, b[tail].Out.Shape, e.Out.Shape)
+					return fault.Inputf("%s has shape %v, but %v in block 0", b[tail].EVA, b[tail].Out.Shape, e.Out.Shape)
 				}
 			}
 			if len(b) != len(blocks["0"]) {

@@ -52,7 +52,7 @@ func (in *Input) inventory() *inventory {
 }
 
 // Want is what Open takes, for messages.
-const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, a folder of train, Hugging Face or DeepSpeed)"
+const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, or a folder of evatool train, Hugging Face or DeepSpeed)"
 
 // Open opens what the user names: a file, a folder, or several files that
 // together hold one model. key is the path of the state dict in a wrapper, or
@@ -108,7 +108,7 @@ func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 	}
 	if st {
 		if key != "" {
-			return nil, fault.Usagef("%s: a safetensors file has no wrappers; leave Options.Key out", path)
+			return nil, fault.Usagef("%s: a safetensors file has no nested state dict; leave out Options.Key", path)
 		}
 		f, err := tensorfile.OpenFile(path)
 		if err != nil {
@@ -164,7 +164,7 @@ func (in *Input) choose(dir string) (string, error) {
 	case err == nil:
 		t := strings.TrimSpace(string(tag))
 		if t == "" || !filepath.IsLocal(t) {
-			return "", fault.Inputf("%s says %q, which names no folder; give the checkpoint's folder itself", filepath.Join(dir, "latest"), t)
+			return "", fault.Inputf("%s says %q, which is not the name of a folder; give the checkpoint's folder itself", filepath.Join(dir, "latest"), t)
 		}
 		return in.deepspeed(filepath.Join(dir, t))
 	case !errors.Is(err, fs.ErrNotExist):
@@ -188,7 +188,7 @@ func (in *Input) choose(dir string) (string, error) {
 	if len(there) > 0 {
 		return in.best(dir, there), nil
 	}
-	return "", fault.Inputf("%s: no weights here; expected %s, or DeepSpeed's latest; or name the files themselves", dir, strings.Join(folderFiles, ", "))
+	return "", fault.Inputf("%s: no weights here; want %s, or DeepSpeed's latest; or give the files themselves", dir, strings.Join(folderFiles, ", "))
 }
 
 // isRun says whether a folder is a training run's.
@@ -207,12 +207,12 @@ func finalModel(dir string) (string, error) {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return path, nil
 	}
-	next := "train it to its end"
+	next := "finish the run"
 	if saved, _ := filepath.Glob(filepath.Join(dir, "checkpoints", "step-*", "model.safetensors")); len(saved) > 0 {
 		newest := slices.MaxFunc(saved, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
-		next += ", or give a checkpoint such as " + filepath.Dir(newest)
+		next += ", or give one of its checkpoints, such as " + filepath.Dir(newest)
 	}
-	return "", fault.Inputf("%s: the folder of a training that has no final.safetensors yet; %s", dir, next)
+	return "", fault.Inputf("%s: the folder of a training run without a final.safetensors yet; %s", dir, next)
 }
 
 // best is the first of a folder's files that holds a whole CLIP model: timm's
@@ -224,7 +224,7 @@ func (in *Input) best(dir string, names []string) string {
 	}
 	for i, n := range names {
 		if i != chosen {
-			in.Ignored = append(in.Ignored, Dropped{n, names[chosen] + " is read"})
+			in.Ignored = append(in.Ignored, Dropped{n, names[chosen] + " is read instead"})
 		}
 	}
 	return filepath.Join(dir, names[chosen])
@@ -257,7 +257,7 @@ func isDistributed(path string) bool {
 }
 
 func distributed(dir string) error {
-	return fault.Inputf("%s: a checkpoint of torch.distributed, in pieces (.metadata and *.distcp), which is not supported; make one file of it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch %s model.pt", dir, dir)
+	return fault.Inputf("%s: a sharded torch.distributed checkpoint (.metadata and *.distcp) is not supported; merge it into one file first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch %s model.pt", dir, dir)
 }
 
 func (in *Input) deepspeed(dir string) (string, error) {
@@ -273,9 +273,9 @@ func (in *Input) deepspeed(dir string) (string, error) {
 			model = filepath.Join(dir, name)
 		case strings.HasPrefix(name, "mp_rank_") && strings.HasSuffix(name, "_model_states.pt"),
 			strings.HasPrefix(name, "zero_pp_rank_") && strings.HasSuffix(name, "_model_states.pt"):
-			return "", fault.Inputf("%s: %s: the weights are partitioned over ranks, which is not supported; gather them with DeepSpeed's zero_to_fp32.py first", dir, name)
+			return "", fault.Inputf("%s: %s: weights partitioned over ranks are not supported; gather them with DeepSpeed's zero_to_fp32.py first", dir, name)
 		case strings.HasSuffix(name, "_optim_states.pt"):
-			in.Ignored = append(in.Ignored, Dropped{name, "optimizer state of DeepSpeed ZeRO, no weights"})
+			in.Ignored = append(in.Ignored, Dropped{name, "optimizer state of DeepSpeed ZeRO, not weights"})
 		}
 	}
 	if model == "" {

@@ -84,7 +84,7 @@ func notCLIP(unknown []string) (kind, name string) {
 	for _, n := range unknown {
 		switch {
 		case strings.HasPrefix(n, "visual.trunk."):
-			return "a model with a vision tower of timm that evatool does not know", n
+			return "a model with a vision tower of timm's that evatool does not support", n
 		}
 	}
 	return "", ""
@@ -294,10 +294,10 @@ func (m *mapping) alone() string {
 // foreign is an error when the tensors are not those of a CLIP model.
 func (m *mapping) foreign() error {
 	if kind, name := notCLIP(m.unknown); kind != "" {
-		return fault.Inputf("%s (it has %s); Options.Layout source converts any state dict as it is", kind, name)
+		return fault.Inputf("%s (it has %s); convert the state dict as it is with Options.Layout source", kind, name)
 	}
 	if len(m.unknown) > 0 {
-		return fault.Inputf("the file has the names of %s, but not for %s; Options.Exclude leaves tensors out, Options.Layout source keeps all as they are", m.family.name, list(m.unknown))
+		return fault.Inputf("the tensor names are those of %s, except for %s; leave tensors out with Options.Exclude, or keep all as they are with Options.Layout source", m.family.name, list(m.unknown))
 	}
 	return nil
 }
@@ -309,7 +309,7 @@ func mapToEVA(inv *inventory) (*mapping, error) {
 		if c := choices(inv.tensors); c != "" {
 			return nil, fault.Inputf("not all tensors belong to one CLIP model%s", c)
 		}
-		return nil, fault.Inputf("%s are no CLIP tensor names that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); Options.Layout source converts any state dict as it is, Options.Key chooses another one in the file", sample(inv.tensors))
+		return nil, fault.Inputf("the tensor names (%s) are not those of a CLIP model that evatool knows (EVA, OpenAI, OpenCLIP, Hugging Face, timm); convert the state dict as it is with Options.Layout source, or choose another one in the file with Options.Key", sample(inv.tensors))
 	}
 	m := &mapping{family: f, prefix: prefix, byName: map[string]*Item{}}
 	for _, t := range inv.tensors {
@@ -332,7 +332,7 @@ func (m *mapping) add(t tensorfile.Info) error {
 		return nil
 	}
 	if m.family == cocaCLIP && strings.HasPrefix(name, "text_decoder.") {
-		m.dropped = append(m.dropped, Dropped{t.Name, "CoCa's captioning decoder, no part of the towers"})
+		m.dropped = append(m.dropped, Dropped{t.Name, "CoCa's captioning decoder, not part of the towers"})
 		return nil
 	}
 	eva, r, nth, ok := m.family.toEVA(name)
@@ -357,7 +357,7 @@ func (m *mapping) add(t tensorfile.Info) error {
 		it.parts[nth] = whole(keep)
 		m.dropped = append(m.dropped, Dropped{drop, keep.Name + " takes its place"})
 	default:
-		return fault.Inputf("%s and %s both stand for %s", old.Name, t.Name, eva)
+		return fault.Inputf("%s and %s both map to %s", old.Name, t.Name, eva)
 	}
 	return nil
 }
@@ -368,14 +368,14 @@ func (it *Item) join(f *family) error {
 	first := it.parts[0].src
 	for i, p := range it.parts {
 		if p.src.Name == "" {
-			return fault.Inputf("%s is missing: it belongs to %s", names[i], it.EVA)
+			return fault.Inputf("%s is missing; it is a part of %s", names[i], it.EVA)
 		}
 		want := slices.Clone(first.Shape)
 		if len(want) > 0 {
 			want[0] = want[0] / r.share(0) * r.share(i)
 		}
 		if p.src.DType != first.DType || !slices.Equal(p.src.Shape, want) {
-			return fault.Inputf("%s is %s %v, but %s is %s %v; they belong to one tensor", p.src.Name, p.src.DType, p.src.Shape, first.Name, first.DType, first.Shape)
+			return fault.Inputf("%s is %s %v, but %s is %s %v; as parts of one tensor they must match", p.src.Name, p.src.DType, p.src.Shape, first.Name, first.DType, first.Shape)
 		}
 	}
 	shape := slices.Clone(first.Shape)

@@ -94,7 +94,7 @@ func (in *Input) model(path string, o ModelOptions) (*Model, error) {
 		case p.lacks("text."):
 			return nil, fault.Inputf("%s has no text tower, only the vision tower %s; evatool init builds a CLIP model from it and a text tower", path, p.Name)
 		}
-		return nil, fault.Inputf("%s does not say its architecture, and it is not a published one; give Options.Config NAME or FILE.json", path)
+		return nil, fault.Inputf("%s does not state its architecture, which is not a published one; give Options.Config NAME or FILE.json", path)
 	}
 	m := &Model{Path: path, file: in.Files[0], Config: p.Config, Preprocess: p.Config.Preprocess(), Warnings: p.Warnings, Assumed: p.Assumed,
 		Source: newItemSource(p.Items, p.Config, in.Close)}

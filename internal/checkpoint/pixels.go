@@ -25,7 +25,7 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 	switch {
 	case given:
 		if now := a.config.Preprocess(); err == nil && from != "" && p != now && o.Preprocess == "" {
-			a.warnings = append(a.warnings, fmt.Sprintf("the configuration that counts (%s) prepares images so: %s; %s says %s", a.how, now, from, p))
+			a.warnings = append(a.warnings, fmt.Sprintf("the configuration in use (%s) prepares images with %s, but %s says %s", a.how, now, from, p))
 		}
 		p = a.config.Preprocess()
 	case err != nil:
@@ -45,7 +45,7 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 	return nil
 }
 
-const assumed = "nothing says how images are prepared for these weights: OpenAI's way is assumed (its mean and std, bicubic, the shorter side resized, the centre cut out), and some need another, ViT-L-14/laion2b_s32b_b82k mean and std 0.5; give preprocess openai|inception|imagenet|FILE.json|mean=…,std=…,interpolation=…,resize=…, or put the open_clip_config.json or preprocessor_config.json beside the file"
+const assumed = "nothing states how images are prepared for these weights, so OpenAI's way is assumed (its mean and std, bicubic, the shorter side resized, a centre crop); some need another, such as mean and std 0.5 for ViT-L-14/laion2b_s32b_b82k: give preprocess openai|inception|imagenet|FILE.json|mean=…,std=…,interpolation=…,resize=…, or put the open_clip_config.json or preprocessor_config.json beside the file"
 
 // knownPixels is what the weights' own sources say, and which; from is empty
 // when none says anything.
@@ -65,7 +65,7 @@ func (a *architecture) knownPixels(inv *inventory) (p arch.Preprocess, from stri
 	}
 	if b.processor != "" {
 		if p, err = arch.ParsePreprocess(b.data, size); err != nil {
-			err = fault.As(fault.Input, fmt.Errorf("%s: %w; Options.Preprocess says what to do instead", b.processor, err))
+			err = fault.As(fault.Input, fmt.Errorf("%s: %w; set the preprocessing with Options.Preprocess", b.processor, err))
 		}
 		return p, b.processor, err
 	}
@@ -108,7 +108,7 @@ func (a *architecture) askedPixels(o PlanOptions) error {
 func ReadPreprocess(now arch.Preprocess, s string, size int) (arch.Preprocess, error) {
 	_, missing := os.Stat(s)
 	if missing == nil || strings.HasSuffix(s, ".json") {
-		data, err := fault.ReadFile(s, "a preprocessing (JSON)", maxConfig)
+		data, err := fault.ReadFile(s, "an image preprocessing (JSON)", maxConfig)
 		if err != nil {
 			return now, err
 		}
@@ -121,7 +121,7 @@ func ReadPreprocess(now arch.Preprocess, s string, size int) (arch.Preprocess, e
 	now.Size = size
 	p, err := now.With(s)
 	if err != nil {
-		return p, fault.As(fault.Usage, fmt.Errorf("--%w", err))
+		return p, fault.As(fault.Usage, fmt.Errorf("Options.Preprocess %w", err))
 	}
 	return p, nil
 }

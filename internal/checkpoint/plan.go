@@ -113,11 +113,16 @@ func (o *PlanOptions) Check() error {
 		return fault.Usagef("Options.ImageSize %d: want 1 to 8192", o.ImageSize)
 	}
 	if o.Layout == "source" && (o.ImageSize != 0 || o.Resize != "") {
-		return fault.Usagef("Options.Layout source keeps every tensor; it does not go with Options.ImageSize or Options.Resize")
+		return fault.Usagef("Options.Layout source keeps every tensor as it is and cannot be combined with Options.ImageSize or Options.Resize")
 	}
-	for _, g := range slices.Concat(o.Include, o.Exclude) {
-		if _, err := path.Match(g, ""); err != nil {
-			return fault.Usagef("glob %q: %w", g, err)
+	for _, f := range []struct {
+		name  string
+		globs []string
+	}{{"Include", o.Include}, {"Exclude", o.Exclude}} {
+		for _, g := range f.globs {
+			if _, err := path.Match(g, ""); err != nil {
+				return fault.Usagef("Options.%s %q: not a valid glob: %w", f.name, g, err)
+			}
 		}
 	}
 	return nil
@@ -142,7 +147,7 @@ func (in *Input) Plan(o PlanOptions) (*Plan, error) {
 // newPlan decides everything but where the bytes are. o has been checked.
 func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	if len(inv.tensors) == 0 && o.Layout != "source" {
-		return nil, fault.Inputf("no tensors; Options.Key chooses another state dict in the file, inspect lists what is there")
+		return nil, fault.Inputf("the state dict has no tensors; choose another one in the file with Options.Key (evatool inspect lists what is there)")
 	}
 	p := &Plan{Layout: o.Layout}
 	if o.Layout == "source" {
@@ -155,13 +160,13 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	}
 	p.filter(o)
 	if len(p.Items) == 0 && len(inv.tensors) > 0 {
-		return nil, fault.Usagef("Options.Include and Options.Exclude leave no tensor")
+		return nil, fault.Usagef("Options.Include and Options.Exclude leave no tensor to write")
 	}
 	target := dtypes[o.DType]
 	seen := map[string]bool{}
 	for _, it := range p.Items {
 		if seen[it.Out.Name] {
-			return nil, fault.Inputf("two tensors would be called %s", it.Out.Name)
+			return nil, fault.Inputf("two tensors would be named %s; leave one out with Options.Exclude", it.Out.Name)
 		}
 		seen[it.Out.Name] = true
 		from := it.parts[0].src.DType
@@ -170,7 +175,7 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 		case from.IsFloat():
 			it.Out.DType = target
 		case from == tensorfile.C64:
-			return nil, fault.Inputf("%s is complex (%s), which has no cast to %s; leave it out with Options.Exclude, or keep the types", it.Out.Name, from, target)
+			return nil, fault.Inputf("%s is complex (%s) and cannot be cast to %s; leave it out with Options.Exclude, or keep the types", it.Out.Name, from, target)
 		}
 		if it.Out.DType != from {
 			p.Cast++
@@ -230,7 +235,7 @@ func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
 	}
 	p.Name, p.Config, p.Recognised = a.name, a.config, a.how
 	if m.prefix != "" {
-		p.Recognised += ", behind " + m.prefix
+		p.Recognised += ", under the prefix " + m.prefix
 	}
 	p.Warnings, p.Assumed, p.guessed = append(p.Warnings, a.warnings...), a.assumed, a.guessed
 	if err := p.shape(m, o); err != nil {
@@ -249,14 +254,14 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 			return err
 		}
 		if m.alone() == "" {
-			p.Warnings = append(p.Warnings, "the architecture is not a published one, so the output does not describe itself; give a config, FILE.json, to change that")
+			p.Warnings = append(p.Warnings, "the architecture is not a published one, so the output does not describe itself; to change that, give its config, FILE.json")
 		}
 		return nil
 	}
 	if o.ImageSize != 0 && o.ImageSize != p.Config.Vision.ImageSize {
 		c := *p.Config
 		if was := c.Preprocess(); was.Resize != [2]int{} && o.Preprocess == "" {
-			return fault.Usagef("Options.ImageSize %d: the model's images are resized to %d×%d and then cut to %d; Options.Preprocess says what to do for the new size, such as resize=shortest", o.ImageSize, was.Resize[0], was.Resize[1], was.Size)
+			return fault.Usagef("Options.ImageSize %d: the model's images are resized to %d×%d and then cropped to %d; say with Options.Preprocess what to do at the new size, such as resize=shortest", o.ImageSize, was.Resize[0], was.Resize[1], was.Size)
 		}
 		c.Vision.ImageSize = o.ImageSize
 		checked, err := arch.Parse(c.JSON())
@@ -311,7 +316,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 	}
 	for _, q := range p.Config.Params() {
 		if _, missing := want[q.Name]; missing && !(tower && strings.HasPrefix(q.Name, "visual.head.")) {
-			return fault.Inputf("%s is missing, which the architecture %s has; give the right Options.Config", q.Name, p.Name)
+			return fault.Inputf("%s is missing, but the architecture %s has it; give the right Options.Config", q.Name, p.Name)
 		}
 	}
 	if only != "" {
@@ -336,7 +341,7 @@ func (p *Plan) rename(items []*Item) error {
 	if what == "" || what == Custom {
 		what = "this model"
 	}
-	return fault.Usagef("Options.Layout %s has no names for %s (its tensor %s, for example); Options.Layout eva has", p.Layout, what, items[len(items)/2].EVA)
+	return fault.Usagef("Options.Layout %s has no names for the tensors of %s, such as %s; use Options.Layout eva", p.Layout, what, items[len(items)/2].EVA)
 }
 
 // write names the items as f does.

@@ -38,7 +38,7 @@ type resize struct {
 // it cannot.
 func planResize(it *Item, to []int64, m method) (*resize, error) {
 	from := it.Out.Shape
-	errShape := fault.Inputf("%s: no way from %v to %v", it.EVA, from, to)
+	errShape := fault.Inputf("%s cannot be resized from %v to %v", it.EVA, from, to)
 	if len(from) != len(to) || len(from) < 2 || !it.Out.DType.IsFloat() || it.transpose || len(it.parts) != 1 {
 		return nil, errShape
 	}
@@ -97,7 +97,7 @@ func onlyKernel(items []*Item) error {
 	if kernel == nil {
 		return nil
 	}
-	return fault.Inputf("%s (%s) has patches of %s pixels, but the architecture wants %s on the same grid; give the Options.Config of the file", kernel.parts[0].src.Name, kernel.EVA, kernel.resize.grids()[0], kernel.resize.grids()[1])
+	return fault.Inputf("%s (%s) has patches of %s pixels, but the architecture wants %s on the same grid; give the Options.Config that the file was made for", kernel.parts[0].src.Name, kernel.EVA, kernel.resize.grids()[0], kernel.resize.grids()[1])
 }
 
 // apply interpolates x, which has the shape r.from, in float64.

@@ -88,7 +88,7 @@ func TestTexts(t *testing.T) {
 		{"tokenizer_config.json", `{"pad_token": {"content": "<none>"}}`, "no token of it"},
 		{"tokenizer_config.json", `{"pad_token": 7}`, "tokenizer_config.json"},
 		{"tokenizer_config.json", `{"pad_token": "<unk>"}`, ""},
-		{"tokenizer.json", strings.Replace(good, `"</s>": {"ids": [0]}`, `"</s>": {"ids": [32000]}`, 1), "another model's"},
+		{"tokenizer.json", strings.Replace(good, `"</s>": {"ids": [0]}`, `"</s>": {"ids": [32000]}`, 1), "the model's own tokenizer.json"},
 		{"tokenizer.json", `{"model": {"type": "WordLevel"}}`, "WordLevel"},
 	} {
 		if step.file != "" {

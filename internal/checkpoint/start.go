@@ -53,7 +53,7 @@ type Start struct {
 func (o *StartOptions) Check() error {
 	switch {
 	case o.Config == nil && o.ConfigName == "":
-		return fault.Usagef("init needs Options.Config, a name of evatool models or a JSON file")
+		return fault.Usagef("init needs Options.Config, a name that evatool models lists or a JSON file")
 	case o.Vision == "" && o.Text == "":
 		return fault.Usagef("init needs Options.Vision or Options.Text, the checkpoints to start from")
 	}
@@ -178,7 +178,7 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 		}
 		if !SameShape(shape, want) {
 			if it.resize, err = planResize(it, want, methods[o.Resize]); err != nil {
-				return fault.Inputf("%s has shape %v, but %s of the architecture %s has %v; choose the Options.Config of the file, or leave it at its start value with Options.Skip %s", src, shape, it.EVA, s.Name, want, src)
+				return fault.Inputf("%s has shape %v, but %s of the architecture %s has %v; give the Options.Config that fits the file, or leave the tensor at its initial value with Options.Skip %s", src, shape, it.EVA, s.Name, want, src)
 			}
 			s.Resized = append(s.Resized, Resized{it.EVA, shape, want, o.Resize})
 		}
@@ -188,11 +188,11 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 		s.Loaded = append(s.Loaded, it.EVA)
 	}
 	for _, name := range m.unknown {
-		s.skipped(name, "no name of "+m.family.name)
-		s.warn("%s: %s is no name of %s; it is left out", file, name, m.family.name)
+		s.skipped(name, "not a name of "+m.family.name)
+		s.warn("%s: %s is not a name of %s; it is left out", file, name, m.family.name)
 	}
 	if len(items) == 0 {
-		return fault.Inputf("no tensor of it is loaded for %s: it has the names of %s, but none for the %s tower of the architecture %s", flag, m.family.name, strings.TrimSuffix(tower, "."), s.Name)
+		return fault.Inputf("%s takes none of its tensors: their names are those of %s, but none is in the %s tower of the architecture %s; give a checkpoint of that tower", flag, m.family.name, strings.TrimSuffix(tower, "."), s.Name)
 	}
 	return onlyKernel(items)
 }

@@ -32,7 +32,7 @@ func (it *Item) Open(saturate bool) (io.ReadCloser, error) {
 		return r, nil
 	}
 	if !from.IsFloat() {
-		return nil, fault.Inputf("%s: no cast from %s to %s", it.Out.Name, from, it.Out.DType)
+		return nil, fault.Inputf("%s cannot be cast from %s to %s", it.Out.Name, from, it.Out.DType)
 	}
 	c := caster{name: it.Out.Name, from: from, to: it.Out.DType, saturate: saturate}
 	return struct {

@@ -25,7 +25,7 @@ type Tokenizer interface {
 
 // ErrNoTokenizer is in the error of Texts where the folder has none and the
 // configuration names a repository of the hub that does.
-var ErrNoTokenizer = errors.New("its tokenizer is not there")
+var ErrNoTokenizer = errors.New("the tokenizer is missing")
 
 // Texts is the model's tokenizer: CLIP's BPE, or that of the tokenizer.json in
 // dir, empty for the weights' folder.
@@ -51,7 +51,7 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 		return nil, err
 	}
 	if !ok {
-		return nil, fault.As(fault.Input, fmt.Errorf("%w: texts need the tokenizer.json of %s beside the weights; images work without, and tokens made elsewhere (Options.Tensors of embed)", ErrNoTokenizer, fault.Name(name)))
+		return nil, fault.As(fault.Input, fmt.Errorf("%w: texts need the tokenizer.json of %s beside the weights; images work without it, and so do tokens made elsewhere (Options.Tensors of embed)", ErrNoTokenizer, fault.Name(name)))
 	}
 	f, err := readTokenizerFiles(dir)
 	if err != nil {
@@ -60,7 +60,7 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	known := knownTokenizers[name] // where its files leave out what its class has
 	f.Class, f.Pad = cmp.Or(f.Class, known.Class), cmp.Or(f.Pad, known.Pad)
 	if f.Pad == "" && (m.Config.PoolsLast() || m.Config.IgnoresPadding()) {
-		return nil, fault.Inputf("%s: what fills a short text is not said, and the model sees it; put the tokenizer_config.json of %s beside it", file, fault.Name(name))
+		return nil, fault.Inputf("%s: the padding token is not stated, and this model sees it; put the tokenizer_config.json of %s beside this file", file, fault.Name(name))
 	}
 	o := tokenjson.Options{Pad: string(f.Pad), Clean: clean, ExactScores: slices.Contains(rebuilt, f.Class)}
 	if k := m.Config.Text.TokenizerKwargs; k != nil {
@@ -85,7 +85,7 @@ func (m *Model) parseTokenizer(file string, data []byte, o tokenjson.Options) (T
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	if n := m.Config.Text.VocabSize; int(t.Largest()) >= n {
-		return nil, fault.Inputf("%s: has the token %d, but the model's vocabulary is %d; it is another model's", file, t.Largest(), n)
+		return nil, fault.Inputf("%s: has the token %d, but the model's vocabulary ends at %d; give the model's own tokenizer.json", file, t.Largest(), n-1)
 	}
 	return t, nil
 }

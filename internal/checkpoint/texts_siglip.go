@@ -18,7 +18,7 @@ func (m *Model) siglipTexts(dir string) (Tokenizer, error) {
 	case err != nil:
 		return nil, err
 	case !ok:
-		return nil, fault.Inputf("texts need a tokenizer.json beside the weights, a spiece.model alone is not read; images work without, and tokens made elsewhere (Options.Tensors of embed)")
+		return nil, fault.Inputf("texts need a tokenizer.json beside the weights (a spiece.model alone will not do); images work without it, and so do tokens made elsewhere (Options.Tensors of embed)")
 	}
 	f, err := readTokenizerFiles(dir)
 	if err != nil {
@@ -29,7 +29,7 @@ func (m *Model) siglipTexts(dir string) (Tokenizer, error) {
 	switch f.Class {
 	case "", "SiglipTokenizer":
 		if f.Lower != nil && !*f.Lower {
-			return nil, fault.Inputf("%s: do_lower_case false, which its tokenizer_config.json says, is not supported", file)
+			return nil, fault.Inputf("%s: do_lower_case false in its tokenizer_config.json is not supported", file)
 		}
 		eos := cmp.Or(string(f.EOS), "</s>")
 		o.SentencePiece = true
@@ -39,13 +39,13 @@ func (m *Model) siglipTexts(dir string) (Tokenizer, error) {
 		o.Lower = f.Class == "Siglip2Tokenizer"
 	case "PreTrainedTokenizer", "TokenizersBackend":
 	default:
-		return nil, fault.Inputf("%s: its tokenizer_config.json names the class %s, which is not known; SiglipTokenizer, GemmaTokenizer and Siglip2Tokenizer are", file, fault.Name(f.Class))
+		return nil, fault.Inputf("%s: its tokenizer_config.json names the class %s, which is not supported; want SiglipTokenizer, GemmaTokenizer or Siglip2Tokenizer", file, fault.Name(f.Class))
 	}
 	switch {
 	case side != "right":
-		return nil, fault.Inputf("%s: short texts are filled in front (padding_side), which is not supported", file)
+		return nil, fault.Inputf("%s: padding_side %s is not supported; want right", file, fault.Name(side))
 	case o.Pad == "":
-		return nil, fault.Inputf("%s: what fills a short text is not said, and the model sees it; put the tokenizer_config.json beside it", file)
+		return nil, fault.Inputf("%s: the padding token is not stated, and this model sees it; put the tokenizer_config.json beside this file", file)
 	}
 	return m.parseTokenizer(file, data, o)
 }

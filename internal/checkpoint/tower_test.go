@@ -33,7 +33,7 @@ func TestCLIPTowersAlone(t *testing.T) {
 	text := func(n string) (string, bool) { return n, !strings.HasPrefix(n, "visual.") }
 	vit, rn, h14 := all["openai-ViT-B-32"], all["openai-RN50"], all["openclip-ViT-H-14"]
 	hf := outputs(mustPlan(t, &inventory{tensors: vit}, PlanOptions{Layout: "hf"})).tensors
-	const both, onlyRN, onlyH, onlyText = "one of openai-ViT-B-32 and openclip-ViT-B-32;", "one of openai-RN50 and openclip-RN50;", "one of openclip-ViT-H-14;", "a text tower alone"
+	const both, onlyRN, onlyH, onlyText = "that of openai-ViT-B-32 and openclip-ViT-B-32;", "that of openai-RN50 and openclip-RN50;", "that of openclip-ViT-H-14;", "a text tower alone"
 	for i, c := range []struct {
 		tensors []tensorfile.Info
 		how     string

@@ -33,14 +33,14 @@ func (in *Input) Under(prefix string) error {
 			continue
 		}
 		if other, twice := u.from[rest]; twice {
-			return fault.Inputf("%s and %s are both %s under Options.Prefix %s", other, t.Name, rest, prefix)
+			return fault.Inputf("%s and %s would both be named %s without Options.Prefix %s", other, t.Name, rest, prefix)
 		}
 		u.from[rest] = t.Name
 		t.Name = rest
 		u.tensors = append(u.tensors, t)
 	}
 	if len(u.tensors) == 0 {
-		return fault.Usagef("Options.Prefix %s: no tensor's name begins so; the first is %s%s", prefix, sample(u.left[:min(1, len(u.left))]), choices(u.left))
+		return fault.Usagef("Options.Prefix %s: no tensor's name begins with it; the first is %s%s", prefix, sample(u.left[:min(1, len(u.left))]), choices(u.left))
 	}
 	in.Source, in.Prefix = u, in.Prefix+prefix
 	for _, t := range u.left {

@@ -74,5 +74,5 @@ func File(ctx context.Context, path, want string) (sum string, size int64, err e
 
 // Changed is the error for a file that is another one than before.
 func Changed(path string) error {
-	return fault.Inputf("%s has changed while it was read; try again when nobody writes it", path)
+	return fault.Inputf("%s changed while it was being read; try again when nothing writes to it", path)
 }

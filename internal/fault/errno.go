@@ -17,17 +17,17 @@ var environmental = []struct {
 	is     error
 	advice string
 }{
-	{syscall.EIO, "input/output error: the disk or its connection fails; look into the system's log"},
+	{syscall.EIO, "input/output error: the disk or its connection is failing; check the system log"},
 	{syscall.ESTALE, "the network file system has lost the file; try again"},
-	{syscall.ENOSPC, "no space left on the disk, or none for another file; free some, or choose another folder"},
+	{syscall.ENOSPC, "no space left on the disk (or no free inodes); free some, or choose another folder"},
 	{syscall.EDQUOT, "the disk quota is used up; free some space, or choose another folder"},
-	{syscall.EFBIG, "larger than a file may be there; raise the limit (ulimit -f), or choose another folder"},
+	{syscall.EFBIG, "larger than the limit for a file there; raise it (ulimit -f), or choose another folder"},
 	{syscall.EROFS, "the file system is read-only; choose another folder"},
 	{syscall.EMFILE, "too many open files; raise the limit (ulimit -n)"},
 	{syscall.ENFILE, "too many open files on the whole system; close some programs"},
 	{syscall.ENOMEM, "not enough memory; close some programs, or raise the limit (ulimit -v)"},
-	{fs.ErrPermission, "permission denied; change its permissions, or give another path"}, // EACCES, EPERM
-	{syscall.ETIMEDOUT, "the storage does not answer; try again"},
+	{fs.ErrPermission, "permission denied; change the permissions, or give another path"}, // EACCES, EPERM
+	{syscall.ETIMEDOUT, "the storage does not respond; try again"},
 	{is: syscall.ENODEV}, {is: syscall.ENOLCK}, {is: syscall.EBUSY}, {is: syscall.EAGAIN}, {is: syscall.EINTR},
 	{is: os.ErrDeadlineExceeded}, {is: context.DeadlineExceeded},
 	{is: syscall.ECONNRESET}, {is: syscall.ECONNREFUSED}, {is: syscall.ECONNABORTED}, {is: syscall.EPIPE},

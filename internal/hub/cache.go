@@ -113,7 +113,7 @@ func (c *client) cachedFiles(repo, commit string) (names []string) {
 
 func (c *client) mkdir(dir string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return fault.Envf("%s: %w; set HF_HUB_CACHE to a folder that can be written", fault.Name(c.Cache), err)
+		return fault.Envf("%s: %w; set HF_HUB_CACHE to a writable folder", fault.Name(c.Cache), err)
 	}
 	return nil
 }

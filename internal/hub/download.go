@@ -23,20 +23,20 @@ import (
 )
 
 // errChanged says that what is being fetched is not what the hub had stated.
-var errChanged = errors.New("the file changed while it was fetched")
+var errChanged = errors.New("the file changed while it was being fetched")
 
 // corruptError is a file that arrived whole but has another hash.
 type corruptError struct{ got, want string }
 
 func (e *corruptError) Error() string {
-	return fmt.Sprintf("what came has the hash %s, and stated is %s", e.got, e.want)
+	return fmt.Sprintf("its hash is %s, but %s was stated", e.got, e.want)
 }
 
 // get is the path of a file of a repository in the cache, verified, and the
 // commit it is of. What the cache lacks, or has in part, is fetched.
 func (c *client) get(ctx context.Context, r ref, name string, tries int) (at, commit string, err error) {
 	if !local(name) {
-		return "", "", fault.Inputf("%s: not a name of a file in a repository", r.file(name))
+		return "", "", fault.Inputf("%s: not the name of a file in a repository", r.file(name))
 	}
 	if known := c.cachedCommit(r); known != "" && known == r.at() {
 		if at = c.pointer(r.repo, known, name); c.intact(ctx, at, blobOf(at)) == nil {
@@ -63,9 +63,9 @@ func (c *client) get(ctx context.Context, r ref, name string, tries int) (at, co
 		case n == 3 && errors.Is(err, errChanged):
 			return "", "", fault.Envf("%s: %w, three times; try again later, or name a commit (hf:%s@COMMIT)", r.file(name), err, r.repo)
 		case n >= 2 && errors.As(err, &corrupt):
-			return "", "", fault.Inputf("%s: %w: it is broken at its source or on the way (a proxy, a mirror) and is not taken; try another network or HF_ENDPOINT", r.file(name), err)
+			return "", "", fault.Inputf("%s: %w: the file is damaged at its source or on the way (a proxy, a mirror) and is rejected; try another network or HF_ENDPOINT", r.file(name), err)
 		case errors.Is(err, errChanged) || errors.As(err, &corrupt):
-			c.Log.Warn("the download starts again", "file", r.file(name), "because", fault.Line(err))
+			c.Log.Warn("the download starts over", "file", r.file(name), "because", fault.Line(err))
 		default:
 			return "", "", err
 		}
@@ -77,7 +77,7 @@ func (c *client) take(ctx context.Context, r ref, name string, m meta) (string, 
 	pointer := c.pointer(r.repo, m.commit, name)
 	if blobOf(pointer) == m.etag && c.intact(ctx, pointer, m.etag) == nil {
 		if err := c.remember(r, m.commit); err != nil {
-			c.Log.Debug("the cache is not written", "because", fault.Line(err))
+			c.Log.Debug("the cache was not updated", "because", fault.Line(err))
 		}
 		return pointer, nil
 	}
@@ -123,7 +123,7 @@ func (c *client) lock(ctx context.Context, repo, etag string) (unlock func(), er
 	l := flock.New(at, flock.SetPermissions(0o664))
 	ok, err := l.TryLock()
 	if err == nil && !ok {
-		c.Log.Info("another process is fetching the same file: waiting for it", "lock", fault.Name(at))
+		c.Log.Info("waiting for another process that is fetching the same file", "lock", fault.Name(at))
 		_, err = l.TryLockContext(ctx, 100*time.Millisecond)
 	}
 	if ctx.Err() != nil {
@@ -146,7 +146,7 @@ func (c *client) intact(ctx context.Context, path, etag string) error {
 	case isSHA1(etag):
 		got, err = gitHash(path)
 	default:
-		return fmt.Errorf("%s: no hash of it is known", fault.Name(path))
+		return fmt.Errorf("%s: its hash is not known", fault.Name(path))
 	}
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ type download struct {
 // begins with want; otherwise the file is removed.
 func (d *download) run(ctx context.Context, want string) (sum string, err error) {
 	if d.f, err = os.OpenFile(d.part, os.O_RDWR|os.O_CREATE, 0o666); err != nil {
-		return "", fault.Envf("%s: %w; set HF_HUB_CACHE to a folder that can be written", fault.Name(d.part), err)
+		return "", fault.Envf("%s: %w; set HF_HUB_CACHE to a writable folder", fault.Name(d.part), err)
 	}
 	defer d.f.Close()
 	if d.have, err = d.f.Seek(0, io.SeekEnd); err != nil {
@@ -249,9 +249,13 @@ func (d *download) fill(ctx context.Context) error {
 			n, pause = 1, retryPause
 		}
 		if n == attempts {
-			return fault.Envf("%s: the connection broke at byte %d of %d, %d times in a row: %w; what has come is kept, and the same command goes on from there", d.what, d.have, d.size, n, cut.err)
+			of := ""
+			if d.size >= 0 {
+				of = fmt.Sprintf(" of %d", d.size)
+			}
+			return fault.Envf("%s: the connection broke at byte %d%s, %d times in a row: %w; what has arrived is kept, and the same command continues from there", d.what, d.have, of, n, cut.err)
 		}
-		d.Log.Warn("the download goes on after a break", "file", d.what, "at", d.have, "because", fault.Line(cut.err))
+		d.Log.Warn("the download continues after a break", "file", d.what, "at", d.have, "because", fault.Line(cut.err))
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
@@ -308,7 +312,7 @@ func (d *download) pull(ctx context.Context) (end bool, err error) {
 	var disk *writeError
 	switch {
 	case errors.As(err, &disk):
-		return false, fault.Envf("%s: %w; what has come is kept: free some space, or set HF_HUB_CACHE to another folder", fault.Name(d.part), disk.err)
+		return false, fault.Envf("%s: %w; free some space, or set HF_HUB_CACHE to another folder; what has arrived is kept", fault.Name(d.part), disk.err)
 	case err != nil:
 		return false, &cutError{err}
 	case d.size >= 0 && d.have > d.size:
@@ -324,7 +328,7 @@ func (d *download) pull(ctx context.Context) (end bool, err error) {
 func (d *download) place(resp *http.Response) error {
 	if resp.StatusCode != http.StatusPartialContent {
 		if resp.StatusCode != http.StatusOK {
-			return fault.Envf("%s: %s answers %s; look at HF_ENDPOINT and the proxy", d.what, resp.Request.URL.Host, fault.Name(resp.Status))
+			return fault.Envf("%s: %s answers %s; check HF_ENDPOINT and the proxy", d.what, resp.Request.URL.Host, fault.Name(resp.Status))
 		}
 		if d.size < 0 {
 			d.size = resp.ContentLength

@@ -45,7 +45,7 @@ func Find(ctx context.Context, name string, o Options) (Found, error) {
 		if looksLikePath(name) {
 			return Found{Path: name}, nil
 		}
-		return Found{}, fault.Because(fault.Input, fs.ErrNotExist, "%s: no such file, and no name of a model%s; evatool models lists the names", fault.Name(name), didYouMean(name))
+		return Found{}, fault.Because(fault.Input, fs.ErrNotExist, "%s: no such file, and not the name of a model%s; evatool models lists the names", fault.Name(name), didYouMean(name))
 	}
 	if t.weights != nil && o.ToRun {
 		if state, why := StateOf(*t.weights); state == Refused {
@@ -65,7 +65,7 @@ func Find(ctx context.Context, name string, o Options) (Found, error) {
 	}
 	// OpenCLIP's older weights have an address beside their repository.
 	if w := t.weights; w != nil && !t.elsewhere && w.SHA256 != "" && (errors.Is(err, errNoFile) || fault.Code(err) == int(fault.Input) && isAnswer(err)) {
-		c.Log.Warn("not on the hub: taken from its other address", "name", name, "url", w.URL, "because", fault.Line(err))
+		c.Log.Warn("not on the hub: fetching it from its other address", "name", name, "url", w.URL, "because", fault.Line(err))
 		f = Found{}
 		f.Path, err = c.elsewhere(ctx, t.name, w)
 		f.Files = []string{f.Path}
@@ -192,7 +192,7 @@ func (c *client) fromHub(ctx context.Context, t *target) (Found, error) {
 	if broken != nil {
 		return f, err
 	}
-	c.Log.Warn("the cache's files are taken, which may not be the newest", "name", t.name, "commit", commit, "because", fault.Line(err))
+	c.Log.Warn("using the cache's files, which may not be the newest", "name", t.name, "commit", commit, "because", fault.Line(err))
 	return f, nil
 }
 
@@ -205,7 +205,7 @@ func (c *client) cachedChoice(t *target) (file, commit string, err error) {
 			}
 		}
 	}
-	return "", "", fault.Envf("%s: not in the cache (%s), and nothing is fetched (Options.Offline, HF_HUB_OFFLINE); run evatool fetch with a network, or copy the folder %s from another machine's cache", t.label(), fault.Name(c.Cache), filepath.Base(c.folder(t.repo)))
+	return "", "", fault.Envf("%s: not in the cache (%s), and fetching is off (Options.Offline, HF_HUB_OFFLINE); run evatool fetch while online, or copy the folder %s from another machine's cache", t.label(), fault.Name(c.Cache), filepath.Base(c.folder(t.repo)))
 }
 
 // label is how messages name what is looked for.
@@ -222,10 +222,10 @@ func (c *client) fromCache(ctx context.Context, t *target, file, commit string) 
 	return c.gather(t, file, commit, there, func(name string) (string, error) {
 		at := c.pointer(t.repo, commit, name)
 		if _, err := os.Stat(at); err != nil {
-			return "", fault.Envf("%s: %s is not in the cache (%s); fetch it with a network: evatool fetch", t.label(), fault.Name(name), fault.Name(c.Cache))
+			return "", fault.Envf("%s: %s is not in the cache (%s); run evatool fetch while online", t.label(), fault.Name(name), fault.Name(c.Cache))
 		}
 		if err := c.intact(ctx, at, blobOf(at)); err != nil {
-			return "", fault.As(fault.Input, fmt.Errorf("%s: the cache's file is not what it says: %w; evatool fetch with a network replaces it", fault.Name(at), err))
+			return "", fault.As(fault.Input, fmt.Errorf("%s: the file in the cache cannot be verified: %w; run evatool fetch while online to replace it", fault.Name(at), err))
 		}
 		return at, nil
 	})
@@ -257,7 +257,7 @@ func (c *client) fetch(ctx context.Context, t *target, file, commit string, name
 	})
 	if err == nil {
 		if err := c.remember(t.ref, commit); err != nil {
-			c.Log.Debug("the cache is not written", "because", fault.Line(err))
+			c.Log.Debug("the cache was not updated", "because", fault.Line(err))
 		}
 	}
 	return f, err
@@ -331,7 +331,7 @@ func shardsOf(index, dir string) (list []string, err error) {
 	}
 	for _, name := range o.Map {
 		if !local(name) {
-			return nil, fault.Inputf("%s: names the shard %s, which is not one beside it", fault.Name(index), fault.Name(name))
+			return nil, fault.Inputf("%s: names the shard %s, which is not a file beside it", fault.Name(index), fault.Name(name))
 		}
 		if name = path.Join(dir, name); !slices.Contains(list, name) {
 			list = append(list, name)
@@ -343,7 +343,7 @@ func shardsOf(index, dir string) (list []string, err error) {
 
 // errNoList says that the hub's API does not list the repository: a mirror may
 // serve files alone.
-var errNoList = errors.New("no list of files")
+var errNoList = errors.New("there is no list of files")
 
 // list asks for the files of a revision and its commit.
 func (c *client) list(ctx context.Context, r ref, tries int) (names []string, commit string, err error) {
@@ -456,7 +456,7 @@ func (t *target) choose(names []string) (string, error) {
 	for i, n := range others {
 		others[i] = t.file(n)
 	}
-	return "", fault.Usagef("%s: several files could be meant; give one: %s", t.label(), listed(others))
+	return "", fault.Usagef("%s: several files match; give one: %s", t.label(), listed(others))
 }
 
 // has says, for a message, which weights there are.
@@ -489,11 +489,11 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 	what := fmt.Sprintf("%s (%s)", fault.Name(name), w.URL)
 	switch {
 	case c.Offline && broken != nil:
-		return "", fault.As(fault.Input, fmt.Errorf("%s: the cache's file is not what it says: %w; evatool fetch with a network replaces it", fault.Name(at), broken))
+		return "", fault.As(fault.Input, fmt.Errorf("%s: the file in the cache cannot be verified: %w; run evatool fetch while online to replace it", fault.Name(at), broken))
 	case c.Offline:
-		return "", fault.Envf("%s: not in the cache (%s), and nothing is fetched (Options.Offline, HF_HUB_OFFLINE); run evatool fetch with a network", what, fault.Name(c.Cache))
+		return "", fault.Envf("%s: not in the cache (%s), and fetching is off (Options.Offline, HF_HUB_OFFLINE); run evatool fetch while online", what, fault.Name(c.Cache))
 	case w.SHA256 == "":
-		return "", fault.Inputf("%s: no hash of this file is public, so it cannot be verified and is not taken; fetch it yourself and give its path", what)
+		return "", fault.Inputf("%s: no hash of this file is public, so it cannot be verified and is not fetched; download it yourself and give its path", what)
 	}
 	repo := w.CacheRepo()
 	r := ref{repo: repo, revision: mainRevision}
@@ -511,20 +511,20 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 			return err
 		}
 		if a := (*answer)(nil); errors.As(err, &a) {
-			return fault.Because(fault.Environment, err, "%s: %v; try again later, or fetch the file yourself and give its path", what, err)
+			return fault.Because(fault.Environment, err, "%s: %v; try again later, or download the file yourself and give its path", what, err)
 		}
-		return fault.Envf("%s: cannot reach %s: %w; look at the network and the proxy (HTTPS_PROXY)", what, host, cause(err))
+		return fault.Envf("%s: cannot reach %s: %w; check the network and the proxy (HTTPS_PROXY)", what, host, cause(err))
 	}
 	for n := 1; ; n++ {
 		d := download{client: c, what: what, label: file, at: w.URL, part: c.blob(repo, w.SHA256) + ".incomplete", size: -1, explain: explain}
 		sum, err := d.run(ctx, w.SHA256)
 		var corrupt *corruptError
 		if n == 1 && (errors.As(err, &corrupt) || errors.Is(err, errChanged)) {
-			c.Log.Warn("the download starts again", "file", what, "because", fault.Line(err))
+			c.Log.Warn("the download starts over", "file", what, "because", fault.Line(err))
 			continue
 		}
 		if errors.As(err, &corrupt) {
-			return "", fault.Inputf("%s: %w: it is broken at its source or on the way (a proxy) and is not taken; try another network", what, err)
+			return "", fault.Inputf("%s: %w: the file is damaged at its source or on the way (a proxy) and is rejected; try another network", what, err)
 		}
 		if err != nil {
 			return "", fault.As(fault.Environment, err)

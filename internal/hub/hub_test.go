@@ -169,8 +169,8 @@ func TestChoice(t *testing.T) {
 		{"A.pt", "hf:some/model@" + later, "no revision", fault.Input},
 		{"A.pt", "hf:some/other", "no such repository", fault.Input},
 		{"A.pt", "hf:other", "OWNER/NAME", fault.Usage},
-		{"A.pt", "hf:some/model/../../x", "no file", fault.Usage},
-		{"A.pt", "hf:some/model@..%2F..%2Fx", "no revision", fault.Usage},
+		{"A.pt", "hf:some/model/../../x", "not the name of a file", fault.Usage},
+		{"A.pt", "hf:some/model@..%2F..%2Fx", "not a revision", fault.Usage},
 	} {
 		files := map[string][]byte{}
 		for i, n := range strings.Fields(c.files) {
@@ -217,7 +217,7 @@ func TestContinue(t *testing.T) {
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
 	}
-	failing(t, "hf:"+repo+"/open_clip_model.safetensors", Options{}, fault.Environment, "byte 2097152 of 3145728", "goes on from there")
+	failing(t, "hf:"+repo+"/open_clip_model.safetensors", Options{}, fault.Environment, "byte 2097152 of 3145728", "continues from there")
 	if n := h.Count("cdn"); n != 2+attempts-1 {
 		t.Errorf("%d requests", n)
 	}
@@ -271,7 +271,7 @@ func TestCorrupt(t *testing.T) {
 		w.Write(b)
 		return true
 	}
-	failing(t, "hf:"+repo, Options{}, fault.Input, "hash", "is not taken")
+	failing(t, "hf:"+repo, Options{}, fault.Input, "hash", "is rejected")
 	if times != 2 {
 		t.Errorf("%d tries", times)
 	}

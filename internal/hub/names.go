@@ -36,7 +36,7 @@ func parse(name string) (*target, error) {
 	if rest, ok := strings.CutPrefix(name, openAIPrefix); ok {
 		w := openAIs(rest)
 		if w == nil {
-			return nil, fault.Usagef("%s: no model of OpenAI's%s; known: %s", fault.Name(name), didYouMean(name), strings.Join(openAINames(), " "))
+			return nil, fault.Usagef("%s: not a model of OpenAI's%s; known: %s", fault.Name(name), didYouMean(name), strings.Join(openAINames(), " "))
 		}
 		return &target{name: name, weights: w, elsewhere: true}, nil
 	}
@@ -63,13 +63,13 @@ func parseHub(name, rest string) (*target, error) {
 	if m[2] != "" {
 		revision, err := url.PathUnescape(m[2])
 		if err != nil || !local(revision) {
-			return nil, fault.Usagef("%s: %s is no revision; give a branch, a tag or a commit", fault.Name(name), fault.Name(m[2]))
+			return nil, fault.Usagef("%s: %s is not a revision; give a branch, a tag or a commit", fault.Name(name), fault.Name(m[2]))
 		}
 		t.revision = revision
 	}
 	if m[3] != "" {
 		if !local(m[3]) {
-			return nil, fault.Usagef("%s: %s is no file of a repository", fault.Name(name), fault.Name(m[3]))
+			return nil, fault.Usagef("%s: %s is not the name of a file in a repository", fault.Name(name), fault.Name(m[3]))
 		}
 		t.files = []string{m[3]}
 	}
@@ -127,9 +127,9 @@ func lookup(name string) (*published.Weights, error) {
 	case len(repos) == 1:
 		return &found[0], nil
 	case len(repos) > 1:
-		return nil, fault.Usagef("%s: an architecture with several sets of weights; give one: %s", fault.Name(name), listed(repos))
+		return nil, fault.Usagef("%s: this architecture has several sets of weights; give one: %s", fault.Name(name), listed(repos))
 	case isArchitecture:
-		return nil, fault.Usagef("%s: an architecture without published weights; give a file", fault.Name(name))
+		return nil, fault.Usagef("%s: this architecture has no published weights; give a file", fault.Name(name))
 	}
 	return nil, nil
 }

@@ -86,7 +86,7 @@ func TestUnknownNames(t *testing.T) {
 		"ViT-B-32":                   {fault.Usage, "ViT-B-32/laion2b_s34b_b79k"},
 		"ViT-B-32-quickgelu":         {fault.Usage, "ViT-B-32-quickgelu/openai"},
 		"convnext_base_w":            {fault.Usage, "convnext_base_w/laion2b_s13b_b82k_augreg"},
-		"EVA01-CLIP-B-16":            {fault.Usage, "without published weights"},
+		"EVA01-CLIP-B-16":            {fault.Usage, "no published weights"},
 		"hf:":                        {fault.Usage, "OWNER/NAME"},
 		"hf:https://huggingface.co/": {fault.Usage, "OWNER/NAME"},
 	} {
@@ -234,7 +234,7 @@ func TestElsewhere(t *testing.T) {
 		c.Offline = false
 		other := *w
 		other.SHA256, other.URL = strings.Repeat("0", len(hash)), "https://models.example/RN50.pt"
-		if _, err := c.elsewhere(t.Context(), "openai:RN50", &other); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "is not taken") {
+		if _, err := c.elsewhere(t.Context(), "openai:RN50", &other); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "is rejected") {
 			t.Error(err)
 		}
 		other.SHA256 = ""

@@ -51,10 +51,10 @@ func (c *client) head(ctx context.Context, r ref, name string, tries int) (m met
 	resp.Body.Close()
 	m = metaOf(resp)
 	if m.commit == "" {
-		return m, fault.Envf("%s: the answer of %s has no X-Repo-Commit, as the hub's has; look at HF_ENDPOINT, the proxy and the firewall", r.file(name), c.endpoint.Host)
+		return m, fault.Envf("%s: the answer of %s lacks the hub's X-Repo-Commit header; check HF_ENDPOINT, the proxy and the firewall", r.file(name), c.endpoint.Host)
 	}
 	if !isSHA256(m.etag) && !isSHA1(m.etag) {
-		return m, fault.Envf("%s: %s states no hash of it (ETag %q), so it cannot be verified and is not taken; fetch it yourself and give its path", r.file(name), c.endpoint.Host, m.etag)
+		return m, fault.Envf("%s: %s states no hash for it (ETag %q), so it cannot be verified and is not fetched; download it yourself and give its path", r.file(name), c.endpoint.Host, m.etag)
 	}
 	return m, nil
 }
@@ -126,7 +126,7 @@ func (c *client) request(ctx context.Context, method, at string, header http.Hea
 		}
 		wait = max(wait, pause)
 		pause *= 2
-		c.Log.Warn("the request is sent again", "to", fault.Name(hostOf(at)), "in", wait, "because", fault.Line(cause(err)))
+		c.Log.Warn("retrying a request", "to", fault.Name(hostOf(at)), "in", wait, "because", fault.Line(cause(err)))
 		if err := sleep(ctx, wait); err != nil {
 			return nil, err
 		}
@@ -171,7 +171,7 @@ func (c *client) follow(ctx context.Context, method, at string, header http.Head
 			return nil, err
 		}
 		if to.Scheme != "http" && to.Scheme != "https" {
-			return nil, fmt.Errorf("a redirect to %q", fault.Name(to.String()))
+			return nil, fmt.Errorf("a redirect to %q, which is not followed", fault.Name(to.String()))
 		}
 		at = to.String()
 	}
@@ -255,16 +255,16 @@ func (c *client) explain(r ref, name string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case !errors.As(err, &a):
-		return fault.Envf("%s: cannot reach %s: %w; look at the network and the proxy (HTTPS_PROXY), or take what the cache has with Options.Offline", what, c.endpoint.Host, cause(err))
+		return fault.Envf("%s: cannot reach %s: %w; check the network and the proxy (HTTPS_PROXY), or use the cache alone with Options.Offline", what, c.endpoint.Host, cause(err))
 	}
-	login := "set HF_TOKEN to a token of an account that may read it"
+	login := "set HF_TOKEN to a token of an account with access"
 	if c.token != "" {
-		login = "the token that was sent (HF_TOKEN, or the token file) is not of an account that may read it, or has expired"
+		login = "the token that was sent (HF_TOKEN, or the token file) has expired or belongs to an account without access"
 	}
 	page := fmt.Sprintf("%s/%s", c.endpoint, r.repo)
 	switch {
 	case a.code == "GatedRepo":
-		return fault.Because(fault.Environment, err, "%s: gated: its authors want their terms accepted at %s; then %s", what, page, login)
+		return fault.Because(fault.Environment, err, "%s: gated: accept its terms at %s; %s", what, page, login)
 	case a.code == "RepoNotFound":
 		return fault.Because(fault.Input, err, "%s: %s has no such repository, or it is private; check the name; for a private one, %s", what, a.host, login)
 	case a.code == "RevisionNotFound":
@@ -280,7 +280,7 @@ func (c *client) explain(r ref, name string, err error) error {
 	case a.status == http.StatusTooManyRequests:
 		wait := ""
 		if a.after > 0 {
-			wait = fmt.Sprintf(" and wants %s of rest", a.after.Round(time.Second))
+			wait = fmt.Sprintf(" (retry after %s)", a.after.Round(time.Second))
 		}
 		more := ""
 		if c.token == "" {
@@ -288,9 +288,9 @@ func (c *client) explain(r ref, name string, err error) error {
 		}
 		return fault.Because(fault.Environment, err, "%s: %s answers 429, too many requests%s; try again later%s", what, a.host, wait, more)
 	case a.status >= 500:
-		return fault.Because(fault.Environment, err, "%s: %v; the server is in trouble: try again later, or take what the cache has with Options.Offline", what, err)
+		return fault.Because(fault.Environment, err, "%s: %v, a server error; try again later, or use the cache alone with Options.Offline", what, err)
 	}
-	return fault.Because(fault.Environment, err, "%s: %v; look at HF_ENDPOINT and the proxy", what, err)
+	return fault.Because(fault.Environment, err, "%s: %v; check HF_ENDPOINT and the proxy", what, err)
 }
 
 func hostOf(at string) string {

@@ -52,7 +52,7 @@ func (t target) cc(here target, own string, look func(string) (string, error)) (
 	case t.os == "darwin" && here.os == "darwin":
 		return own + " -arch " + map[string]string{"amd64": "x86_64", "arm64": "arm64"}[t.arch], ""
 	case t.compiler == "":
-		return "", "its C compiler runs on " + t.os + " alone"
+		return "", "its C compiler runs only on " + t.os
 	}
 	if _, err := look(t.compiler); err != nil {
 		return "", "no C compiler " + t.compiler + " (" + t.from + ")"
@@ -62,7 +62,7 @@ func (t target) cc(here target, own string, look func(string) (string, error)) (
 
 func main() {
 	version := flag.String("version", "", "version of the release (default: git describe)")
-	out := flag.String("out", "dist", "folder that is made anew")
+	out := flag.String("out", "dist", "output folder, which is emptied first")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -78,7 +78,7 @@ func release(ctx context.Context, version, out string) error {
 		version = strings.TrimPrefix(git(ctx, "describe", "--tags", "--always", "--dirty"), "v")
 	}
 	if version == "" {
-		return fmt.Errorf("no version: give -version, or build in a clone")
+		return fmt.Errorf("no version: give -version, or build in a git clone")
 	}
 	when := time.Unix(0, 0)
 	if s, err := strconv.ParseInt(git(ctx, "log", "-1", "--format=%ct"), 10, 64); err == nil {

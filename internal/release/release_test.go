@@ -30,7 +30,7 @@ func TestCompilers(t *testing.T) {
 		{1, here, all, "aarch64-linux-gnu-gcc", ""},
 		{1, here, none, "", "no C compiler aarch64-linux-gnu-gcc (Debian's gcc-aarch64-linux-gnu)"},
 		{0, target{os: "linux", arch: "arm64"}, all, "x86_64-linux-gnu-gcc", ""},
-		{2, here, all, "", "its C compiler runs on darwin alone"},
+		{2, here, all, "", "its C compiler runs only on darwin"},
 		{2, target{os: "darwin", arch: "arm64"}, all, "cc", ""},
 		{3, target{os: "darwin", arch: "arm64"}, all, "cc -arch x86_64", ""},
 		{0, target{os: "darwin", arch: "arm64"}, none, "", "no C compiler x86_64-linux-gnu-gcc (Debian's gcc-x86-64-linux-gnu)"},

@@ -67,7 +67,7 @@ func Float32s(src Source, name string) ([]float32, error) {
 	}
 	decode := floats[t.DType]
 	if decode == nil {
-		return nil, fault.Inputf("tensor %q: element type %s where a float type is needed", name, t.DType)
+		return nil, fault.Inputf("tensor %q is %s; want a float type", name, t.DType)
 	}
 	raw, err := ReadAll(src, name)
 	if err != nil {

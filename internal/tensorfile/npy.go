@@ -16,7 +16,7 @@ var npyTypes = map[DType]string{U8: "|u1", F32: "<f4"}
 func WriteNPY(path string, t Tensor) error {
 	kind, ok := npyTypes[t.DType]
 	if n, sized := CheckedBytes(t.Info); !ok || !sized || n != int64(len(t.Data)) {
-		return fault.Inputf("tensor %q: no NumPy file of %d bytes as %s %v", t.Name, len(t.Data), t.DType, t.Shape)
+		return fault.Inputf("tensor %q: %d bytes of %s %v cannot be written as a NumPy file", t.Name, len(t.Data), t.DType, t.Shape)
 	}
 	dims := make([]string, len(t.Shape))
 	for i, d := range t.Shape {

@@ -101,7 +101,7 @@ func (h *Header) layout(ranges []byteRange, start, size int64) error {
 		case !ok:
 			return fmt.Errorf("tensor %.200q: shape %v is too large", t.Name, t.Shape)
 		case r.end-r.begin != want:
-			return fmt.Errorf("tensor %.200q: data_offsets span %d bytes, %s %v needs %d", t.Name, r.end-r.begin, t.DType, t.Shape, want)
+			return fmt.Errorf("tensor %.200q: data_offsets span %d bytes, but %s %v needs %d", t.Name, r.end-r.begin, t.DType, t.Shape, want)
 		case r.begin > end:
 			return fmt.Errorf("tensor %.200q: %d unused bytes before it", t.Name, r.begin-end)
 		case r.begin < end:
@@ -112,7 +112,7 @@ func (h *Header) layout(ranges []byteRange, start, size int64) error {
 		infos[i], h.Offsets[i], end = t, start+r.begin, r.end
 	}
 	if end != size-start {
-		return fmt.Errorf("%d bytes after the last tensor", size-start-end)
+		return fmt.Errorf("%d unused bytes after the last tensor", size-start-end)
 	}
 	h.Tensors = infos
 	return nil
@@ -168,7 +168,7 @@ func decodeHeader(head []byte) (*Header, []byteRange, error) {
 		return nil, nil, err
 	}
 	if rest := bytes.TrimRight(head[d.dec.InputOffset():], " "); len(rest) > 0 {
-		return nil, nil, fmt.Errorf("header goes on after its end with %q", rest[0])
+		return nil, nil, fmt.Errorf("header continues after its end with %q", rest[0])
 	}
 	return h, ranges, nil
 }

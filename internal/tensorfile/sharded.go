@@ -58,7 +58,7 @@ func OpenShards(indexPath string, open func(path string) (Source, error)) (_ Sou
 			case !ok:
 				return nil, fault.Inputf("%s: tensor %q of %s is not in the index; the files do not belong together", indexPath, t.Name, f)
 			case where != f:
-				return nil, fault.Inputf("%s: tensor %q is in %s, the index says %s; the files do not belong together", indexPath, t.Name, f, where)
+				return nil, fault.Inputf("%s: tensor %q is in %s, but the index says %s; the files do not belong together", indexPath, t.Name, f, where)
 			}
 			s.tensors = append(s.tensors, t)
 			s.of[t.Name] = src

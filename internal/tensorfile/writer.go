@@ -76,9 +76,9 @@ func encodeHeader(tensors []Info, metadata map[string]string) ([]byte, error) {
 		case !ok || pos+n < pos:
 			return nil, fault.Inputf("tensor %q: shape %v is too large", t.Name, t.Shape)
 		case seen[t.Name] || t.Name == metadataKey:
-			return nil, fault.Inputf("tensor %q: the name is taken", t.Name)
+			return nil, fault.Inputf("tensor %q: the name is already taken", t.Name)
 		case pos%size != 0:
-			return nil, fmt.Errorf("tensor %q: byte %d is no multiple of %d; order the tensors with Layout", t.Name, pos, size)
+			return nil, fmt.Errorf("tensor %q: byte %d is not a multiple of %d; order the tensors with Layout", t.Name, pos, size)
 		}
 		seen[t.Name] = true
 		shape := t.Shape
@@ -103,7 +103,7 @@ func encodeHeader(tensors []Info, metadata map[string]string) ([]byte, error) {
 		b.WriteByte(' ')
 	}
 	if b.Len()-8 > maxHeader {
-		return nil, fault.Inputf("the header would have %d bytes, the format allows %d", b.Len()-8, maxHeader)
+		return nil, fault.Inputf("the header would have %d bytes, but the format allows %d", b.Len()-8, maxHeader)
 	}
 	binary.LittleEndian.PutUint64(b.Bytes(), uint64(b.Len()-8))
 	return b.Bytes(), nil
@@ -123,7 +123,7 @@ func writeJSON(b *bytes.Buffer, v any) error {
 // many as info needs.
 func (w *Writer) Next(info Info, r io.Reader) error {
 	if len(w.todo) == 0 {
-		return fmt.Errorf("tensor %q: all tensors are written", info.Name)
+		return fmt.Errorf("tensor %q: all tensors are already written", info.Name)
 	}
 	want := w.todo[0]
 	if info.Name != want.Name || info.DType != want.DType || !slices.Equal(info.Shape, want.Shape) {
@@ -136,12 +136,12 @@ func (w *Writer) Next(info Info, r io.Reader) error {
 		return err
 	}
 	if got < n {
-		return fault.Inputf("tensor %q: %d of %d bytes", info.Name, got, n)
+		return fault.Inputf("tensor %q: the source ends after %d of %d bytes", info.Name, got, n)
 	}
 	// One read more: too many bytes, or the source's checksum error.
 	switch more, err := io.ReadFull(r, w.buf[:1]); {
 	case more > 0:
-		return fault.Inputf("tensor %q: more than %d bytes", info.Name, n)
+		return fault.Inputf("tensor %q: the source has more than %d bytes", info.Name, n)
 	case err != io.EOF:
 		return err
 	}
@@ -170,7 +170,7 @@ func WriteFile(path string, tensors []Tensor, metadata map[string]string) error 
 	views := make(map[string]view, len(tensors))
 	for _, t := range tensors {
 		if n, ok := CheckedBytes(t.Info); !ok || n != int64(len(t.Data)) {
-			return fmt.Errorf("tensor %q: %d bytes for %s %v", t.Name, len(t.Data), t.DType, t.Shape)
+			return fmt.Errorf("tensor %q: %d bytes do not fit %s %v", t.Name, len(t.Data), t.DType, t.Shape)
 		}
 		views[t.Name] = view{t}
 	}

@@ -88,7 +88,7 @@ func (b *blob) span(off, n int64) (io.Reader, error) {
 func (b *blob) random() (io.ReaderAt, error) {
 	if b.deflated {
 		if b.size > maxInflate {
-			return nil, fmt.Errorf("%s: compressed, and needed out of order, but larger than %d bytes; unpack the archive and pack it without compression", b.name, maxInflate)
+			return nil, fmt.Errorf("%s: compressed, larger than %d bytes and needed out of order; unpack the archive and pack it without compression", b.name, maxInflate)
 		}
 		data, err := b.bytes(maxInflate)
 		return readerAt(data), err

@@ -245,11 +245,11 @@ func rebuildFromType(args []any) (any, error) {
 	}
 	fn, ok := args[0].(*class)
 	if !ok || !strings.HasPrefix(fn.name, "torch._utils._rebuild_") && fn.name != rebuildJagged {
-		return nil, fmt.Errorf("%s is no function that rebuilds a tensor", text(args[0]))
+		return nil, fmt.Errorf("%s is not a function that rebuilds a tensor", text(args[0]))
 	}
 	inner, ok := elements(args[2])
 	if !ok {
-		return nil, fmt.Errorf("arguments are no tuple")
+		return nil, fmt.Errorf("the arguments are not a tuple")
 	}
 	return fn.call(inner)
 }
@@ -259,7 +259,7 @@ func latin1(s string) ([]byte, error) {
 	b := make([]byte, 0, len(s))
 	for _, r := range s {
 		if r > 0xff {
-			return nil, fmt.Errorf("character %q is no byte", r)
+			return nil, fmt.Errorf("character %q is not a byte", r)
 		}
 		b = append(b, byte(r))
 	}

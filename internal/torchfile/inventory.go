@@ -171,7 +171,7 @@ func stateDict(root any, key string) (state any, path string, err error) {
 	if key != "" {
 		state, ok := lookup(root, key)
 		if !ok {
-			return nil, "", fault.Usagef("Options.Key %s: there is no such entry; `evatool inspect` lists them", key)
+			return nil, "", fault.Usagef("Options.Key %s: no such entry in the file; `evatool inspect` lists the entries", key)
 		}
 		return state, key, nil
 	}
@@ -244,7 +244,7 @@ func flat(state any) ([]named, error) {
 		name, ok := x.Key.(string)
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("key %s of the state dict has type %s, names are needed", text(x.Key), kind(x.Key))
+			return nil, fmt.Errorf("key %s of the state dict has type %s; want a string", text(x.Key), kind(x.Key))
 		case !utf8.ValidString(name):
 			return nil, fmt.Errorf("tensor %.200q: the name is not valid UTF-8", name)
 		}
@@ -308,7 +308,7 @@ func accept(tensors []named) error {
 		seen[t.name] = true
 		n, _ := tensorfile.CheckedBytes(t.info(t.name))
 		if total+n < total {
-			return fmt.Errorf("tensor %.200q: the tensors have too many bytes", t.name)
+			return fmt.Errorf("tensor %.200q: the tensors up to it have too many bytes", t.name)
 		}
 		total += n
 		if blobs[t.stor.blob] == 0 {
@@ -319,7 +319,7 @@ func accept(tensors []named) error {
 	// Views may repeat what the file has, but not without limit: a few bytes
 	// can claim to be a tensor of any size.
 	if total > maxExpand && total/16 > have {
-		return fmt.Errorf("the tensors would take %d bytes, the file has %d for them; views may repeat data 16 times", total, have)
+		return fmt.Errorf("the tensors would take %d bytes, but the file has %d for them; views may repeat data at most 16 times", total, have)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func openLegacy(f raw) (root any, err error) {
 	}
 	if m, ok := magic.(*big.Int); !ok || m.Cmp(legacyMagic) != 0 {
 		if _, ok := magic.(*big.Int); ok {
-			return nil, fmt.Errorf("magic number %x, PyTorch files have %x; the file is damaged", magic, legacyMagic)
+			return nil, fmt.Errorf("magic number %x, but PyTorch files have %x; the file is damaged", magic, legacyMagic)
 		}
 		return nil, fmt.Errorf("a plain pickle (of type %s), not written by torch.save; save the state dict with torch.save", kind(magic))
 	}
@@ -79,7 +79,7 @@ func openLegacy(f raw) (root any, err error) {
 		return nil, err
 	}
 	if version != legacyVersion {
-		return nil, fmt.Errorf("version %s of the legacy format; %d is known", text(version), legacyVersion)
+		return nil, fmt.Errorf("version %s of the legacy format; want %d", text(version), legacyVersion)
 	}
 	if _, pos, err = f.pickle(plain, pos); err != nil { // sizes and byte order of the machine; the data is little-endian
 		return nil, err
@@ -99,7 +99,7 @@ func openLegacy(f raw) (root any, err error) {
 		key := storageKey(k)
 		users := used[key]
 		if len(users) == 0 {
-			return nil, fmt.Errorf("storage %.200q is not used by the pickle or stored twice; the file is damaged", key)
+			return nil, fmt.Errorf("storage %.200q is not used by the pickle, or is stored twice; the file is damaged", key)
 		}
 		delete(used, key)
 		var b *blob
@@ -131,10 +131,10 @@ func parseStorage(id *types.Tuple) (*storage, string, error) {
 	n, ok2 := integer(id.Get(4))
 	key := storageKey(id.Get(2))
 	if !ok || !ok2 || n < 0 || key == "" {
-		return nil, "", ownf("pickle: storage of type %s, key %s and %s elements", text(id.Get(1)), text(id.Get(2)), text(id.Get(4)))
+		return nil, "", ownf("pickle: invalid storage: type %s, key %s, %s elements", text(id.Get(1)), text(id.Get(2)), text(id.Get(4)))
 	}
 	if _, ok := checkedMul(n, typ.size()); !ok {
-		return nil, "", ownf("pickle: storage %.200q of %d elements", key, n)
+		return nil, "", ownf("pickle: storage %.200q of %d elements is too large", key, n)
 	}
 	return &storage{typ: typ, elems: n}, key, nil
 }
@@ -156,7 +156,7 @@ func (s *storage) view(meta any) (*storage, error) {
 	}
 	m, ok := elements(meta)
 	if !ok || len(m) != 3 {
-		return nil, ownf("pickle: storage view %s", text(meta))
+		return nil, ownf("pickle: invalid storage view %s", text(meta))
 	}
 	v, err := s.part(m[1], m[2])
 	if err != nil {
@@ -171,7 +171,7 @@ func (s *storage) part(offset, elems any) (*storage, error) {
 	off, ok1 := integer(offset)
 	n, ok2 := integer(elems)
 	if !ok1 || !ok2 || off < 0 || n < 0 || off > s.elems || n > s.elems-off {
-		return nil, ownf("pickle: a view of %s elements at %s of a storage of %d", text(elems), text(offset), s.elems)
+		return nil, ownf("pickle: a view of %s elements at offset %s does not fit a storage of %d", text(elems), text(offset), s.elems)
 	}
 	return &storage{typ: s.typ, elems: n, base: s.base + off*s.typ.size(), blob: s.blob}, nil
 }
@@ -234,13 +234,13 @@ func tarMembers(f raw) (map[string]raw, error) {
 			sparse = sparse || strings.HasPrefix(k, "GNU.sparse.")
 		}
 		if _, twice := found[name]; twice || sparse || h.Size < 0 || h.Size > f.size-pos {
-			return nil, fmt.Errorf("tar member %s: twice, no plain file, or beyond the end; the file is damaged", name)
+			return nil, fmt.Errorf("tar member %s appears twice, is not a plain file or reaches beyond the end; the file is damaged", name)
 		}
 		found[name] = raw{r: io.NewSectionReader(f.r, pos, h.Size), size: h.Size}
 	}
 	for _, name := range []string{"storages", "tensors", "pickle"} {
 		if _, ok := found[name]; !ok {
-			return nil, fmt.Errorf("a tar archive without member %s is no PyTorch file; give the checkpoint itself", name)
+			return nil, fmt.Errorf("a tar archive without the member %s is not a PyTorch file; give the checkpoint itself", name)
 		}
 	}
 	return found, nil
@@ -265,11 +265,11 @@ func tarObjects(f raw, objects map[string]any, what string, read func(header []a
 		}
 		h, ok := elements(head)
 		if !ok || len(h) != 3 {
-			return 0, fmt.Errorf("%s header %s", what, text(head))
+			return 0, fmt.Errorf("invalid %s header %s", what, text(head))
 		}
 		key := storageKey(h[0])
 		if key == "" || objects[key] != nil {
-			return 0, fmt.Errorf("%s header %s", what, text(head))
+			return 0, fmt.Errorf("invalid %s header %s", what, text(head))
 		}
 		if objects[key], pos, err = read(h, key, pos); err != nil {
 			return 0, err
@@ -303,12 +303,12 @@ func tarStorages(f raw, objects map[string]any) error {
 	for _, x := range list {
 		w, ok := elements(x)
 		if !ok || len(w) != 4 {
-			return fmt.Errorf("storage view %s", text(x))
+			return fmt.Errorf("invalid storage view %s", text(x))
 		}
 		root, ok := objects[storageKey(w[1])].(*storage)
 		key := storageKey(w[0])
 		if !ok || key == "" || objects[key] != nil {
-			return fmt.Errorf("storage view %s", text(x))
+			return fmt.Errorf("invalid storage view %s", text(x))
 		}
 		if objects[key], err = root.part(w[2], w[3]); err != nil {
 			return err
@@ -331,7 +331,7 @@ func tarTensors(f raw, objects map[string]any) error {
 		}
 		d := int64(int32(binary.LittleEndian.Uint32(dims[:])))
 		if d < 0 || d > maxDims {
-			return nil, 0, fmt.Errorf("tensor %.200q: %d dimensions", key, d)
+			return nil, 0, fmt.Errorf("tensor %.200q has %d dimensions; want 0 to %d", key, d, maxDims)
 		}
 		body := make([]byte, 8*(2*d+1))
 		if err := fill(f.r, body, pos+8); err != nil {

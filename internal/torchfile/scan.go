@@ -152,7 +152,7 @@ func (s *scanner) opcode() (byte, error) {
 	return c, nil
 }
 
-var errTooLong = fmt.Errorf("more than %d bytes; tensors do not lie in the pickle, so this is no checkpoint", maxPickle)
+var errTooLong = fmt.Errorf("more than %d bytes; a checkpoint keeps its tensors outside the pickle, so this is not one", maxPickle)
 
 func (s *scanner) read(n int) ([]byte, error) {
 	if s.pos+int64(n) > maxPickle {
@@ -280,7 +280,7 @@ func (s *scanner) emit(c byte, o op, arg []byte) error {
 	switch c {
 	case '\x80':
 		if arg[0] > maxProto {
-			return fmt.Errorf("protocol %d; up to %d are known", arg[0], maxProto)
+			return fmt.Errorf("protocol %d; want at most %d", arg[0], maxProto)
 		}
 	case '\x95': // FRAME: checked, then dropped
 		n := binary.LittleEndian.Uint64(arg)

@@ -103,8 +103,8 @@ func TestStateDict(t *testing.T) {
 		{name: "prefix not on the first", root: d("a", "module.b"), names: []string{"a", "module.b"}},
 		{name: "collision", root: d("module.a", "a"), want: "twice"},
 		{name: "key twice", root: d("a", "a"), want: "twice"},
-		{name: "elsewhere", root: under("net", under("deep", d("a"))), want: "under net/deep: choose with Options.Key"},
-		{name: "empty model", root: tt.Dict{{Key: "model", Value: under("epoch", 1)}, {Key: "ema", Value: d("a")}}, want: "under ema: choose with Options.Key"},
+		{name: "elsewhere", root: under("net", under("deep", d("a"))), want: "under net/deep: choose one with Options.Key"},
+		{name: "empty model", root: tt.Dict{{Key: "model", Value: under("epoch", 1)}, {Key: "ema", Value: d("a")}}, want: "under ema: choose one with Options.Key"},
 		{name: "OrderedDict", root: tt.OrderedDict(d("a")), names: []string{"a"}},
 		{name: "OrderedDict of Python 2", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "OrderedDict"}, Args: tt.Tuple{tt.List{tt.List{"a", one}}}}, names: []string{"a"}},
 		{name: "defaultdict", root: tt.Reduce{Func: tt.Global{Module: "collections", Name: "defaultdict"}, Args: tt.Tuple{tt.Global{Module: "__builtin__", Name: "list"}, d("a")}}, names: []string{"a"}},
@@ -170,14 +170,14 @@ func TestTensorForms(t *testing.T) {
 		{name: "U16", value: v3("uint16", 2, tt.Tuple{2}, tt.Tuple{2}), dtype: "U16", shape: []int64{2}, data: []byte{4, 5, 8, 9}},
 		{name: "U64", value: v3("uint64", 1, tt.Tuple{2}, tt.Tuple{1}), dtype: "U64", shape: []int64{2}, data: count(24)[8:]},
 		{name: "untyped too far", value: v3("uint64", 1, tt.Tuple{3}, tt.Tuple{1}), want: "outside a storage of 3"},
-		{name: "untyped without type", value: tt.View(untyped, 0, []int64{1}, []int64{1}), want: "without element type"},
+		{name: "untyped without type", value: tt.View(untyped, 0, []int64{1}, []int64{1}), want: "without an element type"},
 		{name: "parameter", value: tt.Reduce{Func: utils("_rebuild_parameter"), Args: tt.Tuple{one, true, tt.OrderedDict{}}}, dtype: "U8", shape: []int64{1}, data: []byte{0}},
 		{name: "attributes", value: tt.Reduce{Func: tt.Global{Module: "torch._tensor", Name: "_rebuild_from_type_v2"}, Args: tt.Tuple{
 			utils("_rebuild_tensor"), torch("Tensor"), tt.Tuple{tt.Storage("U8", "0", 24), 1, tt.Tuple{2}, tt.Tuple{1}}, tt.Dict{{Key: "note", Value: "x"}},
 		}}, dtype: "U8", shape: []int64{2}, data: []byte{1, 2}},
 		{name: "trampoline", value: tt.Reduce{Func: tt.Global{Module: "torch._tensor", Name: "_rebuild_from_type_v2"}, Args: tt.Tuple{
 			tt.Global{Module: "collections", Name: "OrderedDict"}, torch("Tensor"), tt.Tuple{}, nil,
-		}}, want: "no function that rebuilds"},
+		}}, want: "not a function that rebuilds"},
 		{name: "fnuz", value: v3("float8_e4m3fnuz", 0, tt.Tuple{1}, tt.Tuple{1}), dtype: "F8_E4M3FNUZ", shape: []int64{1}, data: []byte{0}},
 		{name: "half bytes", value: v3("float4_e2m1fn_x2", 0, tt.Tuple{1}, tt.Tuple{1}), want: `tensor "w" is of type float4_e2m1fn_x2`},
 		{name: "negated view", value: tt.Reduce{Func: utils("_rebuild_tensor_v2"), Args: tt.Tuple{
@@ -589,7 +589,7 @@ func TestNotTorch(t *testing.T) {
 		"\x80\x02}.":                "a plain pickle (of type dict)",
 		"\x80\x02K\x01.":            "a plain pickle (of type int)",
 		strings.Repeat("\x00", 600): "zero bytes",
-		string(archiveOf(t, tt.Member{Name: "models/model.json", Data: strings.NewReader("{}")})):                                                                    "torch 1.3 or before",
+		string(archiveOf(t, tt.Member{Name: "models/model.json", Data: strings.NewReader("{}")})):                                                                    "torch 1.3 or earlier",
 		string(archiveOf(t, tt.Member{Name: "models/model.json", Data: strings.NewReader("{}")}, tt.Member{Name: "archive_format", Data: strings.NewReader("pt2")})): "torch.export",
 	} {
 		if _, err := openBytes([]byte(content), ""); err == nil || !strings.Contains(err.Error(), want) {
@@ -688,12 +688,12 @@ func TestZipLies(t *testing.T) {
 			le.PutUint32(e[20:], 60)
 			le.PutUint32(e[24:], 60)
 		}, "overlap"},
-		{"same header", func(b []byte) { copy(b[central("data/1")+42:][:4], b[central("data/0")+42:][:4]) }, "its local header says"},
-		{"local name", func(b []byte) { b[bytes.Index(b, []byte("data/0"))]++ }, "its local header says"},
-		{"local method", func(b []byte) { b[bytes.Index(b, []byte("archive/data/0"))-lenLocal+8] = 8 }, "another compression method"},
+		{"same header", func(b []byte) { copy(b[central("data/1")+42:][:4], b[central("data/0")+42:][:4]) }, "its local header has the name"},
+		{"local name", func(b []byte) { b[bytes.Index(b, []byte("data/0"))]++ }, "its local header has the name"},
+		{"local method", func(b []byte) { b[bytes.Index(b, []byte("archive/data/0"))-lenLocal+8] = 8 }, "a different compression method"},
 		{"method", func(b []byte) { b[central("data/0")+10] = 12 }, "compression method 12"},
 		{"encrypted", func(b []byte) { b[central("data/0")+8] |= 1 }, "encrypted"},
-		{"stored sizes", func(b []byte) { b[central("data/0")+24]++ }, "stored, but"},
+		{"stored sizes", func(b []byte) { b[central("data/0")+24]++ }, "stored uncompressed, but"},
 		{"too long", func(b []byte) {
 			le.PutUint32(b[central("data/0")+20:], 9999)
 			le.PutUint32(b[central("data/0")+24:], 9999)

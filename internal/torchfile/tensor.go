@@ -56,7 +56,7 @@ func lazy(args []any, i int) func(any, error) (any, error) {
 		e, _ := entries(args[i])
 		for _, x := range e {
 			if x.Value != false {
-				return &tensor{refused: fmt.Sprintf("a view with the flag %s, which its bytes do not show; call resolve_neg() and clone() before saving", text(x.Key))}, err
+				return &tensor{refused: fmt.Sprintf("a view with the flag %s, which is not applied to its bytes; call resolve_neg() and clone() before saving", text(x.Key))}, err
 			}
 		}
 		return v, err
@@ -91,7 +91,7 @@ func newTensor(s *storage, d dtype, offset, size, stride any) (any, error) {
 // owner is the storage that a legacy file fills in later.
 func newTensorOf(seen, owner *storage, d dtype, offset, size, stride any) (any, error) {
 	if d == "" {
-		return nil, fmt.Errorf("a tensor of a storage without element type")
+		return nil, fmt.Errorf("a tensor in a storage without an element type")
 	}
 	t := &tensor{stor: owner, dtype: elemTypes[d].st}
 	var ok1, ok2, ok3 bool
@@ -102,11 +102,11 @@ func newTensorOf(seen, owner *storage, d dtype, offset, size, stride any) (any, 
 	case !ok1 || t.offset < 0:
 		return nil, fmt.Errorf("offset %s is not a natural number", text(offset))
 	case !ok2:
-		return nil, fmt.Errorf("size %s is not natural numbers", text(size))
+		return nil, fmt.Errorf("size %s is not a list of natural numbers", text(size))
 	case !ok3:
-		return nil, fmt.Errorf("stride %s is not natural numbers", text(stride))
+		return nil, fmt.Errorf("stride %s is not a list of natural numbers", text(stride))
 	case len(t.shape) != len(t.stride) || len(t.shape) > maxDims:
-		return nil, fmt.Errorf("%d sizes and %d strides", len(t.shape), len(t.stride))
+		return nil, fmt.Errorf("%d sizes and %d strides; want as many of each, at most 64", len(t.shape), len(t.stride))
 	}
 	if t.dtype == "" {
 		t.refused = unsupported(d)

@@ -186,7 +186,7 @@ func (c *Checkpoint) take(root any, opt Options) error {
 	var err error
 	if c.container == "torchscript-zip" {
 		if opt.Key != "" {
-			return fault.Usagef("Options.Key %s: a TorchScript archive is one module; leave the flag out", opt.Key)
+			return fault.Usagef("Options.Key %s: a TorchScript archive is one module; leave it out", opt.Key)
 		}
 		c.tensors, err = scripted("", root, nil, 0)
 	} else {
@@ -205,10 +205,10 @@ func (c *Checkpoint) take(root any, opt Options) error {
 			where = fmt.Sprintf("under %q", c.key)
 		}
 		if c.container == "torchscript-zip" {
-			advice = "those of a frozen module lie in its code: save it before torch.jit.freeze"
+			advice = "a frozen module keeps its tensors in its code: save it before torch.jit.freeze"
 		}
 		if p := places(c.all); p != "" {
-			advice = "there are some under " + p + ": choose with Options.Key"
+			advice = "there are some under " + p + ": choose one with Options.Key"
 		}
 		return fmt.Errorf("no tensors %s; %s", where, advice)
 	}

@@ -80,7 +80,7 @@ func (v *vm) persistent(id any) (any, error) {
 		}
 	}
 	if v.storage == nil {
-		return nil, ownf("pickle: a storage where none can be")
+		return nil, ownf("pickle: a storage where none is allowed")
 	}
 	s, err := v.storage(t)
 	if err != nil {
@@ -111,7 +111,7 @@ func (v *vm) find(module, name string) (any, error) {
 	if v.script && (module == "__torch__" || strings.HasPrefix(module, "__torch__.")) {
 		return inert(full), nil
 	}
-	return nil, ownf("pickle: %.200q is no tensor or plain data and is %w: nothing in a file is executed; load the file where you trust it and save only model.state_dict()", full, errRefused)
+	return nil, ownf("pickle: %.200q is neither a tensor nor plain data and is %w, as nothing in a file is executed; load the file where you trust it and save only model.state_dict()", full, errRefused)
 }
 
 // renamed are modules that moved: Python 2 to 3, numpy 1 to 2.

@@ -98,7 +98,7 @@ func findDirectory(r io.ReaderAt, size int64) (off, n int64, count uint64, err e
 		}
 	}
 	if at < 0 {
-		return 0, 0, 0, fmt.Errorf("no zip directory at the end; the download was cut off, get the file again")
+		return 0, 0, 0, fmt.Errorf("no zip directory at the end; the file is cut off: download it again")
 	}
 	e := tail[at:]
 	end := size - int64(len(tail)) + int64(at)
@@ -106,7 +106,7 @@ func findDirectory(r io.ReaderAt, size int64) (off, n int64, count uint64, err e
 	if at >= lenLocator64 && string(tail[at-lenLocator64:at-lenLocator64+4]) == sigLocator64 {
 		at64 := le.Uint64(tail[at-lenLocator64+8:])
 		if size < lenEnd64 || at64 > uint64(size-lenEnd64) {
-			return 0, 0, 0, fmt.Errorf("zip64 directory at byte %d of %d", at64, size)
+			return 0, 0, 0, fmt.Errorf("zip64 directory at byte %d of a file of %d", at64, size)
 		}
 		var e64 [lenEnd64]byte
 		if err := fill(r, e64[:], int64(at64)); err != nil {
@@ -150,7 +150,7 @@ func parseCentral(dir []byte) (m *blob, local int64, rest []byte, err error) {
 	case flags&1 != 0:
 		return nil, 0, nil, fmt.Errorf("%.200q is encrypted", name)
 	case method != 0 && method != 8:
-		return nil, 0, nil, fmt.Errorf("%.200q: compression method %d; stored and deflated are known", name, method)
+		return nil, 0, nil, fmt.Errorf("%.200q: compression method %d; want stored or deflated", name, method)
 	}
 	fields := []uint64{uint64(le.Uint32(dir[24:])), uint64(le.Uint32(dir[20:])), uint64(le.Uint32(dir[42:]))}
 	if err := zip64(extra, fields); err != nil {
@@ -158,12 +158,12 @@ func parseCentral(dir []byte) (m *blob, local int64, rest []byte, err error) {
 	}
 	for _, v := range fields {
 		if v > 1<<62 {
-			return nil, 0, nil, fmt.Errorf("%.200q: a size or offset of %d", name, v)
+			return nil, 0, nil, fmt.Errorf("%.200q: size or offset %d is too large", name, v)
 		}
 	}
 	m.size, m.packed, local = int64(fields[0]), int64(fields[1]), int64(fields[2])
 	if !m.deflated && m.size != m.packed {
-		return nil, 0, nil, fmt.Errorf("%.200q: stored, but %d bytes become %d", name, m.packed, m.size)
+		return nil, 0, nil, fmt.Errorf("%.200q is stored uncompressed, but its %d bytes become %d", name, m.packed, m.size)
 	}
 	return m, local, rest, nil
 }
@@ -186,7 +186,7 @@ func zip64(extra []byte, fields []uint64) error {
 				continue
 			}
 			if len(body) < 8 {
-				return fmt.Errorf("zip64 field is too short")
+				return fmt.Errorf("the zip64 field is too short")
 			}
 			fields[i], body = le.Uint64(body), body[8:]
 		}
@@ -218,10 +218,10 @@ func (b *blob) locate(local, dirOff int64) error {
 		return err
 	}
 	if string(tail[:nameLen]) != b.name {
-		return fmt.Errorf("its local header says %.100q", tail[:nameLen])
+		return fmt.Errorf("its local header has the name %.100q", tail[:nameLen])
 	}
 	if (le.Uint16(h[8:]) == 8) != b.deflated {
-		return fmt.Errorf("its local header has another compression method")
+		return fmt.Errorf("its local header has a different compression method")
 	}
 	if le.Uint16(h[6:])&8 != 0 { // sizes and checksum follow the bytes instead
 		return nil
@@ -231,7 +231,7 @@ func (b *blob) locate(local, dirOff int64) error {
 		return err
 	}
 	if fields[0] != uint64(b.size) || fields[1] != uint64(b.packed) || le.Uint32(h[14:]) != b.sum {
-		return fmt.Errorf("its local header has another size or checksum")
+		return fmt.Errorf("its local header has a different size or checksum")
 	}
 	return nil
 }
@@ -261,7 +261,7 @@ func (a *archive) root() (string, error) {
 	}
 	for _, other := range []struct{ member, what string }{
 		{"archive_format", "an archive of torch.export; save model.state_dict() with torch.save instead"},
-		{"model.json", "a TorchScript archive of torch 1.3 or before; load and save it with a newer torch"},
+		{"model.json", "a TorchScript archive of torch 1.3 or earlier; load and save it with a newer torch"},
 	} {
 		for _, name := range a.order {
 			if _, base := cutLast(name); base == other.member {
@@ -269,7 +269,7 @@ func (a *archive) root() (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("a zip archive without data.pkl is no PyTorch file; give the checkpoint itself")
+	return "", fmt.Errorf("a zip archive without data.pkl is not a PyTorch file; give the checkpoint itself")
 }
 
 // cutLast splits a member name after its last slash.
@@ -302,6 +302,6 @@ func (a *archive) bigEndian(root string) (bool, error) {
 	case "big":
 		return true, nil
 	default:
-		return false, fmt.Errorf("byteorder %.200q; little and big are known", order)
+		return false, fmt.Errorf("byteorder %.200q; want little or big", order)
 	}
 }

@@ -25,7 +25,7 @@ type Cache struct {
 var (
 	Compiled    = Cache{"compiled", "programs compiled for a backend", ".xla"}
 	Classifiers = Cache{"classifiers", "class vectors of zero-shot evaluations", ".safetensors"}
-	Counts      = Cache{"counts", "numbers of samples in tars that say it nowhere", ".json"}
+	Counts      = Cache{"counts", "sample counts of tars that do not state them", ".json"}
 	Features    = Cache{"features", "image features of probes", ".safetensors"}
 )
 

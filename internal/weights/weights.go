@@ -194,13 +194,13 @@ func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, e
 	for _, l := range []struct {
 		what  string
 		names []string
-	}{{"missing", missing}, {"not used", unused}, {"wrong", wrong}} {
+	}{{"missing", missing}, {"unused", unused}, {"wrong", wrong}} {
 		if len(l.names) > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s (%s)", len(l.names), l.what, list(l.names)))
 		}
 	}
 	if parts != nil {
-		return nil, fault.Inputf("the tensors do not fit the configuration: %s; give the right one with Options.Config", strings.Join(parts, "; "))
+		return nil, fault.Inputf("the tensors do not fit the configuration: %s; give the right Options.Config", strings.Join(parts, "; "))
 	}
 	return infos, nil
 }

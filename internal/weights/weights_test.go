@@ -168,7 +168,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"missing", func(s *source) { s.infos = s.infos[:len(s.infos)-2] }, []string{"2 missing", "text.ln_final.weight", "text.ln_final.bias"}},
 		{"unused", func(s *source) {
 			s.infos = append(s.infos, tensorfile.Info{Name: "visual.adapter.weight", DType: tensorfile.F32})
-		}, []string{"1 not used", "visual.adapter.weight"}},
+		}, []string{"1 unused", "visual.adapter.weight"}},
 		{"shape", func(s *source) { s.infos[1].Shape = []int64{1, 1, 9} }, []string{"visual.cls_token is [1 1 9], want [1 1 8]"}},
 		{"type", func(s *source) { s.infos[1].DType = tensorfile.I32 }, []string{"visual.cls_token is I32"}},
 		{"no text tower", func(s *source) {

@@ -53,7 +53,7 @@ func (d *decoder) open(n *yaml.Node, path string) (*yaml.Node, error) {
 		n = n.Alias
 	}
 	if d.left--; d.left < 0 {
-		return nil, d.failf(at, path, "more than %d values, aliases followed; write a shorter file", maxNodes)
+		return nil, d.failf(at, path, "more than %d values, with aliases expanded; shorten the file", maxNodes)
 	}
 	if n.Style&yaml.TaggedStyle != 0 && !slices.Contains(plainTags, n.ShortTag()) {
 		return nil, d.failf(at, path, "has the tag %s; want a value without one", clean(n.ShortTag()))
@@ -74,7 +74,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 	}
 	// An alias inside its own anchor has no end.
 	if d.depth++; d.depth > 2*maxDepth {
-		return d.failf(n, path, "is nested more than %d deep", 2*maxDepth)
+		return d.failf(n, path, "is nested more than %d levels deep", 2*maxDepth)
 	}
 	defer func() { d.depth-- }()
 	switch v.Kind() {
@@ -95,7 +95,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 		}
 		return err
 	case reflect.Struct:
-		return d.mapping(n, path, fieldsWords(v.Type()), func(key, val *yaml.Node) error {
+		return d.mapping(n, path, "with the keys "+fieldsWords(v.Type()), func(key, val *yaml.Node) error {
 			f, ok := field(v, key.Value)
 			if !ok {
 				return d.unknown(key, path, v.Type())
@@ -104,7 +104,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 		})
 	case reflect.Map:
 		m := reflect.MakeMap(v.Type())
-		err := d.mapping(n, path, "names to values", func(key, val *yaml.Node) error {
+		err := d.mapping(n, path, "of names to values", func(key, val *yaml.Node) error {
 			e := reflect.New(v.Type().Elem()).Elem()
 			err := d.value(val, e, join(path, key.Value))
 			m.SetMapIndex(reflect.ValueOf(key.Value), e)
@@ -123,7 +123,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 // mapping calls each for the keys of n, which have to be plain and different.
 func (d *decoder) mapping(n *yaml.Node, path, want string, each func(key, val *yaml.Node) error) error {
 	if n.Kind != yaml.MappingNode {
-		return d.failf(n, path, "%s; want a mapping of %s", describe(n), want)
+		return d.failf(n, path, "%s; want a mapping %s", describe(n), want)
 	}
 	seen := make(map[string]int, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -136,10 +136,10 @@ func (d *decoder) mapping(n *yaml.Node, path, want string, each func(key, val *y
 			return d.failf(n.Content[i], path, "has a key that %s; want a name", describe(key))
 		}
 		if key.Value == "<<" && key.Style == 0 {
-			return d.failf(key, path, "merge keys (<<) are not taken; write the keys out")
+			return d.failf(key, path, "merge keys (<<) are not supported; write the keys out")
 		}
 		if line, twice := seen[key.Value]; twice {
-			return d.failf(key, "", "%s is given twice, first in line %d", join(path, key.Value), line)
+			return d.failf(key, "", "%s is given twice, first on line %d", join(path, key.Value), line)
 		}
 		seen[key.Value] = key.Line
 		if err := each(key, val); err != nil {
@@ -172,7 +172,7 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) error {
 
 // scalar reads a text, a number, or true or false. A number may be quoted.
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) error {
-	want := "a text"
+	want := "a string"
 	switch {
 	case v.CanInt(), v.CanFloat():
 		want = "a number"
@@ -230,13 +230,13 @@ func (d *decoder) tree(n *yaml.Node, path string) (any, error) {
 		return nil, err
 	}
 	if d.depth++; d.depth > 2*maxDepth {
-		return nil, d.failf(n, path, "is nested more than %d deep", 2*maxDepth)
+		return nil, d.failf(n, path, "is nested more than %d levels deep", 2*maxDepth)
 	}
 	defer func() { d.depth-- }()
 	switch n.Kind {
 	case yaml.MappingNode:
 		m := make(map[string]any, len(n.Content)/2)
-		return m, d.mapping(n, path, "names to values", func(key, val *yaml.Node) (err error) {
+		return m, d.mapping(n, path, "of names to values", func(key, val *yaml.Node) (err error) {
 			m[key.Value], err = d.tree(val, join(path, key.Value))
 			return err
 		})
@@ -286,7 +286,7 @@ func resolve(s string, plain bool) (any, error) {
 	digits := strings.ReplaceAll(s, "_", "")
 	switch {
 	case leadingZero.MatchString(s):
-		return nil, fmt.Errorf("%s is octal for some readers and decimal for others; write it without the leading 0, or with 0o", clean(s))
+		return nil, fmt.Errorf("%s is octal to some YAML readers and decimal to others; write it without the leading 0, or with 0o", clean(s))
 	case wholeNumber.MatchString(s), otherBase.MatchString(s):
 		base := 10
 		if otherBase.MatchString(s) {
@@ -305,7 +305,7 @@ func resolve(s string, plain bool) (any, error) {
 	if realNumber.MatchString(s) {
 		f, err := strconv.ParseFloat(digits, 64)
 		if err != nil {
-			return nil, fmt.Errorf("%s is outside the range of numbers", clean(s))
+			return nil, fmt.Errorf("%s is out of range for a number", clean(s))
 		}
 		return f, nil
 	}
@@ -336,7 +336,7 @@ func describe(n *yaml.Node) string {
 		case nil:
 			return "is empty"
 		case bool:
-			return clean(n.Value) + " is true or false"
+			return clean(n.Value) + " is a boolean"
 		case int64, uint64, float64:
 			return clean(n.Value) + " is a number"
 		}

@@ -46,11 +46,11 @@ const marks = ",:[{-?&*!"
 func parse(text []byte) (_ *yaml.Node, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the YAML library failed: %s; write it more simply", clean(fmt.Sprint(p)))
+			err = fmt.Errorf("the YAML library failed: %s; simplify the YAML", clean(fmt.Sprint(p)))
 		}
 	}()
 	if len(text) > MaxBytes {
-		return nil, fmt.Errorf("%d bytes; a file of this kind has at most %d", len(text), MaxBytes)
+		return nil, fmt.Errorf("%d bytes; such a file may have at most %d", len(text), MaxBytes)
 	}
 	n := 0
 	for _, m := range []byte(marks) {
@@ -70,7 +70,7 @@ func parse(text []byte) (_ *yaml.Node, err error) {
 		return nil, syntax(text, err)
 	}
 	if err := l.Load(&more); err == nil {
-		return nil, fmt.Errorf("line %d: a second document begins; want one", more.Line)
+		return nil, fmt.Errorf("line %d: a second document begins here; want only one", more.Line)
 	} else if err != io.EOF {
 		return nil, syntax(text, err)
 	}

@@ -24,7 +24,7 @@ func (d *decoder) set(v, initial reflect.Value, key, path, text string) error {
 	}
 	first, rest, more := strings.Cut(key, ".")
 	if first == "" || more && rest == "" {
-		return fmt.Errorf("%q is not a key; want names with a dot between two, such as lr.vision", clean(join(path, key)))
+		return fmt.Errorf("%q is not a key; want names separated by dots, such as lr.vision", clean(join(path, key)))
 	}
 	at := join(path, first)
 	switch v.Kind() {
@@ -41,7 +41,7 @@ func (d *decoder) set(v, initial reflect.Value, key, path, text string) error {
 	case reflect.Slice, reflect.Array:
 		i, err := strconv.Atoi(first)
 		if err != nil || i < 0 || i > v.Len() || i == v.Len() && v.Kind() == reflect.Array {
-			return fmt.Errorf("%q is not an item of a list of %d", clean(first), v.Len())
+			return fmt.Errorf("%s: %q is not an index of this list of %d items", path, clean(first), v.Len())
 		}
 		if i == v.Len() {
 			v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
@@ -104,7 +104,7 @@ func (d *decoder) setValue(v, initial reflect.Value, path, text string) error {
 	case v.Kind() == reflect.String:
 		return fmt.Errorf("%w; put it in quotes: %s", err, quoted(path, text))
 	case v.Kind() == reflect.Struct && n.Kind == yaml.ScalarNode:
-		return fmt.Errorf("%w: %s.%s=%s", err, path, fieldNames(v.Type())[0], clean(text))
+		return fmt.Errorf("%w, such as %s.%s=%s", err, path, fieldNames(v.Type())[0], clean(text))
 	}
 	return err
 }
