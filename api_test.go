@@ -21,7 +21,7 @@ import (
 // public are the packages that other modules import.
 var public = []string{"convert", "eval", "trainer"}
 
-// exports reads compiled packages, which say everything about their interface.
+// exports reads compiled packages, which have their complete interface.
 func exports(t *testing.T, packages ...string) []*types.Package {
 	t.Helper()
 	args := []string{"list", "-export", "-deps", "-f", "{{.ImportPath}}={{.Export}}"}
@@ -117,8 +117,8 @@ func (w *walker) visit(at string, t types.Type) {
 	}
 }
 
-// named notes a type that an importer cannot name, and says whether the walk
-// goes on inside of it.
+// named records a type that an importer cannot name, and reports whether the walk
+// continues inside it.
 func (w *walker) named(at string, o *types.TypeName) bool {
 	if o.Pkg() == nil { // error, any
 		return false
@@ -146,12 +146,12 @@ func hidden(packages []*types.Package) []string {
 	return w.found
 }
 
-// Whoever imports convert, eval and trainer can name every type they show.
+// Importers of convert, eval and trainer can name every type that these expose.
 func TestPublicTypes(t *testing.T) {
 	for _, f := range hidden(exports(t, public...)) {
 		t.Error(f)
 	}
-	// The walk sees what it should: these show types of every kind.
+	// The walk finds what it should: these expose types of every kind.
 	all := strings.Join(hidden(exports(t, "internal/clip")), "\n") + "\n" + strings.Join(hidden(exports(t, "internal/weights")), "\n")
 	for _, want := range []string{
 		"clip.NewRunner shows " + module + "/internal/device.Device", // a parameter

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// instruction is one of a Dockerfile, its lines joined.
+// instruction is an instruction of a Dockerfile, its lines joined.
 type instruction struct{ word, rest string }
 
 func dockerfile(t *testing.T) (list []instruction) {
@@ -30,14 +30,14 @@ func dockerfile(t *testing.T) (list []instruction) {
 	return list
 }
 
-// TestDockerfile: two stages, the second with nothing of the first but what it
-// copies; every source is there; the compiler is go.mod's.
+// TestDockerfile: there are two stages, and the second has only what it copies from the
+// first; every source exists; the compiler is go.mod's.
 func TestDockerfile(t *testing.T) {
 	known := strings.Fields("FROM AS WORKDIR COPY RUN ARG ENV USER ENTRYPOINT CMD")
 	stages, last, args := []string{}, map[string]string{}, map[string]bool{}
 	for _, in := range dockerfile(t) {
 		if !slices.Contains(known, in.word) {
-			t.Errorf("%s: no instruction of a Dockerfile", in.word)
+			t.Errorf("%s: not an instruction of a Dockerfile", in.word)
 		}
 		words := strings.Fields(in.rest)
 		switch in.word {
@@ -75,7 +75,7 @@ func TestDockerfile(t *testing.T) {
 		}
 		for _, v := range regexp.MustCompile(`\$([A-Z]+)`).FindAllStringSubmatch(in.rest, -1) {
 			if !args[v[1]] {
-				t.Errorf("%s: $%s is no ARG before it", in.word, v[1])
+				t.Errorf("%s: no ARG for $%s before it", in.word, v[1])
 			}
 		}
 		last[in.word] = in.rest
@@ -88,8 +88,8 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
-// TestDockerImage builds the image where Docker runs and its base images can be
-// had, and asks it for its version.
+// TestDockerImage builds the image, if Docker runs and the base images are available,
+// and asks it for its version.
 func TestDockerImage(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// what a page may name that is not in the tree: what commands write and users
-// have.
+// elsewhere matches paths outside the tree that a page may name: those that commands
+// write, and users' own.
 var elsewhere = regexp.MustCompile(`^(runs|bin|dist|out|photos|crops|coco|checkpoints|shards|a|b|visual|text)/`)
 
 // TestPagesNameWhatIsThere: every link between the pages, and every path in
@@ -61,9 +61,9 @@ func TestPagesNameWhatIsThere(t *testing.T) {
 			case deep && slices.Contains(top, first):
 				check(word, word)
 			case strings.HasSuffix(word, ".go") || strings.HasSuffix(word, "_test.go"):
-				// A file that the sentence has given the folder of.
+				// A file whose folder the sentence names.
 				if !strings.Contains(word, "*") && !somewhere(word) {
-					t.Errorf("%s names %s, which is nowhere", page, word)
+					t.Errorf("%s names %s, which does not exist", page, word)
 				}
 			}
 		}
@@ -73,7 +73,7 @@ func TestPagesNameWhatIsThere(t *testing.T) {
 	}
 }
 
-// somewhere tells whether a file of this name is in the tree.
+// somewhere reports whether a file of this name is in the tree.
 func somewhere(name string) bool {
 	for _, depth := range []string{"", "*/", "*/*/", "*/*/*/"} {
 		if found, _ := filepath.Glob(depth + name); len(found) > 0 {

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// ofTheProcess are what a process has one of: a library changes none of it,
-// prints nothing, and ends nothing.
+// ofTheProcess are names that act on the whole process: a library must not change its
+// state, print, or end it.
 var ofTheProcess = []string{
 	"os.Setenv", "os.Unsetenv", "os.Clearenv", "os.Chdir", "os.Exit", "os.Stdin", "os.Stdout", "os.Stderr",
 	"fmt.Print", "fmt.Printf", "fmt.Println", "log.Print", "log.Printf", "log.Println", "log.Fatal", "log.Fatalf", "log.SetOutput", "slog.SetDefault",
@@ -21,14 +21,14 @@ var ofTheProcess = []string{
 	"klog.SetOutput", "klog.LogToStderr", "klog.InitFlags", "http.DefaultTransport",
 }
 
-// mayChange lists who may all the same, and why.
+// mayChange lists the exceptions, and why.
 var mayChange = map[string][]string{
 	"internal/device/pjrt/client.go": {"os.Setenv", "os.Unsetenv"},           // while XLA's client is made; put back
 	"internal/device/backend.go":     {"klog.SetOutput", "klog.LogToStderr"}, // QuietLibraries, for the command line
 }
 
-// TestTheProcessIsTheHosts reads the packages that a library user gets. (What
-// they really change is looked at by TestGlobals of internal/device.)
+// TestTheProcessIsTheHosts reads the packages that a library user gets. (TestGlobals of
+// internal/device checks what they really change.)
 func TestTheProcessIsTheHosts(t *testing.T) {
 	files := 0
 	for _, dir := range []string{"convert", "eval", "trainer", "internal"} {
@@ -60,7 +60,7 @@ func TestTheProcessIsTheHosts(t *testing.T) {
 				}
 				name := x.Name + "." + s.Sel.Name
 				if slices.Contains(ofTheProcess, name) && !slices.Contains(mayChange[path], name) {
-					t.Errorf("%s: %s is the whole process's", set.Position(s.Pos()), name)
+					t.Errorf("%s: %s belongs to the whole process", set.Position(s.Pos()), name)
 				}
 				return true
 			})

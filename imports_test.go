@@ -34,8 +34,8 @@ var mayUseGoMLX = []string{"internal/clip", "internal/weights", "internal/device
 
 const module = "github.com/evatool/evatool"
 
-// layerOf is the place of dir in layers, and its entry there: the longest that
-// is a prefix of it. Without one the place is -1.
+// layerOf returns the place of dir in layers and its entry there, the longest that is a
+// prefix of it; without one the place is -1.
 func layerOf(dir string) (place int, name string) {
 	place = -1
 	for i, l := range layers {
@@ -48,7 +48,7 @@ func layerOf(dir string) (place int, name string) {
 	return place, name
 }
 
-// mayImport says whether a package may import another of the module.
+// mayImport reports whether a package may import another of the module.
 func mayImport(from, to string) bool {
 	i, a := layerOf(from)
 	j, b := layerOf(to)
@@ -113,7 +113,7 @@ func TestImportsPointDown(t *testing.T) {
 				}
 			}
 			if strings.HasPrefix(p, module+"/benchmarks") && !in(dir, []string{"benchmarks"}) {
-				t.Errorf("%s imports %s: benchmarks measure the product and are no part of it", path, p)
+				t.Errorf("%s imports %s: benchmarks measure the product and are not part of it", path, p)
 			}
 			if strings.HasPrefix(p, "github.com/gomlx/") && !in(dir, mayUseGoMLX) {
 				t.Errorf("%s imports %s: only %v may", path, p, mayUseGoMLX)

@@ -16,8 +16,8 @@ func main() {
 	if asked := interrupts(); len(asked) > 0 {
 		ctx, stop = signal.NotifyContext(ctx, asked...)
 	}
-	// A reader that goes away is an error of the write, not the end of the
-	// process in the middle of its work.
+	// If the reader of a pipe goes away, the write fails, but the process does not
+	// end in the middle of its work.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
@@ -25,9 +25,9 @@ func main() {
 }
 
 // interrupts are the signals that ask evatool to stop. Clusters send SIGUSR1
-// ahead of the end of a job's time; mpirun passes it on to all processes. One that was ignored
-// when it was started stays ignored: SIGHUP under nohup, SIGINT in a script's
-// background.
+// before a job's time runs out, and mpirun passes it on to all processes. A
+// signal that was ignored at the start stays ignored: SIGHUP under nohup, SIGINT
+// in the background of a script.
 func interrupts() (list []os.Signal) {
 	for _, s := range stopSignals {
 		if !signal.Ignored(s) {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/mod/zip"
 )
 
-// TestModule: the repository can be had with go install, which refuses a module
+// TestModule: the repository can be installed with go install, which refuses a module
 // that holds a file name some system cannot write, or replaces another module.
 func TestModule(t *testing.T) {
 	out, err := exec.Command("git", "ls-files", "-z").Output()

@@ -78,8 +78,8 @@ func oneline(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// browse FILE TITLE: the report whose title begins with TITLE is for all readers:
-// it is opened in a browser, where there is one.
+// browse FILE TITLE: the report whose title begins with TITLE works for all readers; it
+// is opened in a browser, if there is one.
 func browse(ts *testscript.TestScript, b *browsertest.Browser, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: browse FILE TITLE")

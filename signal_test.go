@@ -41,8 +41,8 @@ func training(t *testing.T, steps int, before string) (cmd *exec.Cmd, out string
 		t.Fatal(err)
 	}
 	out = filepath.Join(dir, "out")
-	// Where the tests themselves run under nohup, a child would inherit that a
-	// signal is ignored; one that is handled here starts there as usual.
+	// If the tests themselves run under nohup, a child would inherit the ignored
+	// signal; one that is handled here has its default action there.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT)
 	t.Cleanup(func() { signal.Stop(caught) })
@@ -121,8 +121,8 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestNobodyReads: a training whose terminal or reader has gone goes on to its
-// end; what it could not print on a full disk is an error after that.
+// TestNobodyReads: a training whose terminal or reader is gone runs to its end; if it
+// could not print because the disk is full, it then ends in an error.
 func TestNobodyReads(t *testing.T) {
 	closed := func(t *testing.T) *os.File {
 		r, w, err := os.Pipe()

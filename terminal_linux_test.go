@@ -72,7 +72,7 @@ func TestTerminalKeepsLogLines(t *testing.T) {
 	}
 }
 
-// A training that goes on counts on where the earlier process stopped.
+// A resumed training counts on from where the earlier process stopped.
 func TestTerminalResumed(t *testing.T) {
 	cmd, out := training(t, 12, "")
 	first := exec.Command(cmd.Path, slices.Clone(cmd.Args[1:])...)

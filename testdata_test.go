@@ -13,8 +13,8 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/SHA256SUMS anew")
 
-// A golden that changes by accident makes a check that cannot fail; this says
-// which one it was.
+// A golden that changes by accident makes a check that cannot fail; this names the
+// golden.
 func TestTestdataIsWhatWasReviewed(t *testing.T) {
 	const sums = "testdata/SHA256SUMS"
 	var got strings.Builder

@@ -22,11 +22,10 @@
 //		fmt.Println(r.Family, r.Config, r.TensorsOut, r.Verified)
 //	}
 //
-// Run reads the container without executing anything, recognises
-// the key family and the architecture, plans every output tensor before it
-// reads a byte, streams in constant memory, and proves the result by reading
-// it back. It also builds a starting model from two towers (Init), and looks
-// into and compares files (Inspect, Diff).
+// Run reads the container without executing anything, recognises the key family
+// and the architecture, plans every output tensor before it reads a byte, streams
+// in constant memory, and verifies the result by reading it back. Init builds a
+// starting model from two towers; Inspect and Diff list and compare files.
 package convert
 
 import (
@@ -47,40 +46,40 @@ import (
 	"github.com/evatool/evatool/internal/hub"
 )
 
-// Options says what Run does. The zero value of every field but Sources and
-// Output is the default.
+// Options are the options of Run. The zero value of every field but Sources and
+// Output is its default.
 type Options struct {
-	Sources []string // files, one folder, or one name of a model (see eval.Open); several files are shards of one model
+	Sources []string // files, one folder, or the name of a model (see eval.Open); several files are shards of one model
 	Output  string   // the safetensors file to write
 	Config  string   // architecture name or JSON file; empty: recognised
 	Layout  string   // eva (default), openclip, hf, source
 	// Preprocess is how images are prepared for the model: openai, inception,
-	// imagenet, mean=…,std=…,interpolation=…,resize=…, or a JSON file; empty: what
-	// is known.
+	// imagenet, mean=…,std=…,interpolation=…,resize=…, or a JSON file; empty: as
+	// is known of the weights.
 	Preprocess string
 	Key        string // path of the state dict inside a wrapper, such as a/b
-	Prefix     string // only the tensors whose names begin with it, such as "model."; it is taken off
+	Prefix     string // take only the tensors with this prefix, such as "model.", and strip it
 
 	DType    string // keep (default), fp32, fp16, bf16
-	Saturate bool   // clamp what overflows fp16 instead of refusing it
+	Saturate bool   // clamp values that overflow fp16 instead of failing
 
 	ImageSize int    // new input size in pixels; 0: unchanged
 	Resize    string // eva (default), clip-rei, openclip
 
-	ShardSize int64    // split the output into files of at most this many bytes of tensors; 0: one file
+	ShardSize int64    // split the output into files with at most this many bytes of tensors; 0: one file
 	Include   []string // globs over tensor names; empty: all
 	Exclude   []string // globs over tensor names
 	DryRun    bool     // plan only
 	Force     bool     // overwrite
 
-	Offline    bool   // look for named models in the cache only; HF_HUB_OFFLINE=1 does the same
-	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
+	Offline    bool   // use the cache only for named models; HF_HUB_OFFLINE=1 does the same
+	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's default
 
-	Progress func(done, total int64) // bytes written so far, from several goroutines; may be nil
+	Progress func(done, total int64) // bytes written so far; called from several goroutines; may be nil
 	Log      *slog.Logger            // may be nil
 }
 
-// files are the files of models that are given as paths or names.
+// files finds the files of models given as paths or names.
 func files(ctx context.Context, o hub.Options, names ...string) ([]string, error) {
 	paths := make([]string, len(names))
 	for i, name := range names {
@@ -93,8 +92,8 @@ func files(ctx context.Context, o hub.Options, names ...string) ([]string, error
 	return paths, nil
 }
 
-// Run converts a checkpoint and returns what it did. The output is complete
-// and proven, or absent.
+// Run converts a checkpoint and reports what it did. The output is complete and
+// verified, or absent.
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	defer fault.Public(ctx, &err)
 	start := time.Now()
@@ -166,7 +165,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	return r, nil
 }
 
-// write makes the output of a plan, what belongs beside it, and the report.
+// write writes the output of a plan, the files beside it and the report.
 func (t *transfer) write(ctx context.Context, in *checkpoint.Input, p *checkpoint.Plan, o Options, beside []small, r *Report, start time.Time) error {
 	defer t.discard()
 	hidden := make([]string, len(in.Files))
@@ -247,8 +246,8 @@ func checkTarget(path string, force bool, sources []string) error {
 	return nil
 }
 
-// checkShards refuses to write over a file that is read, which may lie in a
-// folder that was given as the source.
+// checkShards refuses to overwrite an input file, which may lie in a folder that
+// was given as the source.
 func checkShards(o Options, files []string) error {
 	stem := strings.TrimSuffix(filepath.Base(o.Output), ".safetensors")
 	shard := regexp.MustCompile("^" + regexp.QuoteMeta(stem) + `-\d{5}-of-\d{5}\.safetensors$`)
@@ -281,12 +280,12 @@ func sizes(files []string) ([]SourceFile, error) {
 	return out, err
 }
 
-// reportFile is a report as OUT.report.json for OUT.safetensors.
+// reportFile is a report as the file OUT.report.json of OUT.safetensors.
 func reportFile(output string, report any) small {
 	return small{strings.TrimSuffix(output, ".safetensors") + ".report.json", append(mustIndent(report), '\n')}
 }
 
-// Error is what errors.As finds in every error of this package:
+// Error is implemented by every error of this package; errors.As finds it:
 //
 //	var e convert.Error
 //	if errors.As(err, &e) && e.Kind() == convert.KindInput { … }
@@ -295,12 +294,12 @@ type Error interface {
 	Kind() string
 }
 
-// The kinds of errors. The error of an interrupted call is its context's too,
-// for errors.Is.
+// The kinds of errors. errors.Is also finds the context's error in that of an
+// interrupted call.
 const (
 	KindUsage       = "usage"       // an option, or a call that makes no sense
 	KindInput       = "input"       // a file, a checkpoint, a tensor
 	KindEnvironment = "environment" // no such backend, no space, no permission
-	KindCheck       = "check"       // a check that was asked for failed
-	KindInterrupted = "interrupted" // by the context
+	KindCheck       = "check"       // a requested check failed
+	KindInterrupted = "interrupted" // the context ended
 )

@@ -15,10 +15,10 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// DiffOptions says how Diff compares.
+// DiffOptions are the options of Diff.
 type DiffOptions struct {
 	ATol float64 // largest absolute difference that counts as equal
-	Map  string  // auto (default): by EVA's names when both are CLIP models; none: by the names as they are
+	Map  string  // auto (default): by EVA's names if both are CLIP models; none: by the names as they are
 	Key  string  // path of the state dict inside a wrapper, for both
 
 	Offline    bool         // as in Options
@@ -49,8 +49,8 @@ type TensorDiff struct {
 	Problem string  `json:"problem,omitempty"` // why the values cannot be compared
 }
 
-// Diff compares two checkpoints (paths or names, see eval.Open) by value, across containers, element types
-// and layouts. NaN equals NaN.
+// Diff compares two checkpoints (paths or names, see eval.Open) by value, across
+// containers, element types and layouts. NaN equals NaN.
 func Diff(ctx context.Context, a, b string, o DiffOptions) (_ *Difference, err error) {
 	defer fault.Public(ctx, &err)
 	if o.Map != "" && o.Map != "auto" && o.Map != "none" {
@@ -118,7 +118,7 @@ func diffTensor(ctx context.Context, a, b *checkpoint.Item, atol float64) (Tenso
 	}
 	decA, decB := tensorfile.NumberDecoder(a.Out.DType), tensorfile.NumberDecoder(b.Out.DType)
 	if raw := a.Out.DType == b.Out.DType; raw && decA == nil {
-		// By their bytes: C64.
+		// C64: compared byte by byte.
 		decA = func([]byte) float64 { return 0 }
 		decB = func([]byte) float64 { return math.NaN() }
 	} else if decA == nil || decB == nil {

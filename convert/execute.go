@@ -25,39 +25,39 @@ import (
 )
 
 const (
-	workers   = 2       // tensors in flight, for the copy and for the proof of others
+	workers   = 2       // tensors being copied at a time, and as many being verified
 	chunkSize = 1 << 18 // bytes, to stay in a core's cache
-	// ahead tensors may be copied but not yet proven: enough to keep the disk
-	// busy, few enough to be in memory still.
+	// ahead tensors may be copied but not yet verified: enough to keep the disk
+	// busy, few enough to still be in the page cache.
 	ahead = 128
-	// syncSize bytes are worth a sync while the copy goes on. Merely to start
-	// the write-back is not enough: disks with a cache of their own then do
-	// most of the work in the sync at the end.
+	// syncSize bytes are worth a sync during the copy. Merely starting the
+	// write-back is not enough: disks with a cache of their own would then do most
+	// of the work in the final sync.
 	syncSize = 16 << 20
 )
 
-// transfer writes items to one or more files and proves them.
+// transfer writes items to one or more files and verifies them.
 type transfer struct {
 	items    []*checkpoint.Item
 	metadata map[string]string
 	saturate bool
 	progress func(done, total int64)
 	keep     bool     // existing files are not overwritten
-	sources  []string // files to hash on the way
+	sources  []string // files to hash along the way
 
 	path   string // of the output
 	files  []*output
-	place  []place  // of item i
-	sums   []string // SHA-256 of item i
+	place  []place  // place[i] is that of item i
+	sums   []string // sums[i] is the SHA-256 of item i
 	hashed []SourceFile
 	total  int64
 	done   atomic.Int64
 
 	copied []event // item i is in its place
-	proven []event // and is what the source has
+	proven []event // and equals the source
 }
 
-// place is where a tensor is in the output: the n-th of a file.
+// place is a tensor's place in the output: the nth of a file.
 type place struct{ file, n int }
 
 // event is something that happens once.
@@ -73,7 +73,7 @@ func newEvents(n int) []event {
 
 func (e event) happens() { close(e) }
 
-// wait returns when it has happened or the context has ended.
+// wait returns once e has happened or the context has ended.
 func (e event) wait(ctx context.Context) error {
 	select {
 	case <-e:
@@ -83,8 +83,8 @@ func (e event) wait(ctx context.Context) error {
 	}
 }
 
-// create makes the temporary files: one, or shards of at most shardSize bytes.
-// The items end up in file order.
+// create creates the temporary files: one, or shards of at most shardSize bytes.
+// It puts the items in file order.
 func (t *transfer) create(path string, shardSize int64) error {
 	t.path = path
 	infos := make([]tensorfile.Info, len(t.items))
@@ -119,7 +119,7 @@ func (t *transfer) create(path string, shardSize int64) error {
 	return nil
 }
 
-// shards fills files one after the other.
+// shards fills files one after another.
 func shards(infos []tensorfile.Info, size int64) (groups [][]tensorfile.Info) {
 	left := int64(0)
 	for _, t := range infos {
@@ -144,19 +144,19 @@ func indexName(path string) string {
 	return strings.TrimSuffix(path, ".safetensors") + ".safetensors.index.json"
 }
 
-// run copies every tensor to its place and proves it. The copy, which is
-// quick, runs ahead, so that the disk has its work early; the proof follows,
-// and syncs make the disk work beside both.
+// run copies every tensor to its place and verifies it. The copy is quick and
+// runs ahead, so that the disk gets its work early; the verification follows, and
+// syncs keep the disk busy alongside both.
 //
-// Nobody waits for ever: all go through the items in one order. The copy of an
-// item waits for the proof of one that is ahead places before it; the proof of
-// an item waits for its copy, and for the proofs before it in its own list,
-// which is a part of that order. So everyone waits for what comes earlier, and
-// the earliest waits for nobody. The disk's work is only ever offered.
+// There is no deadlock, because all go through the items in one order. The copy of
+// an item waits for the verification of the item ahead places before it; the
+// verification of an item waits for its copy, and for those before it in its own
+// list, which is a subsequence of that order. So everyone waits only for earlier
+// items, and the earliest waits for nothing. Syncs are offered, never waited for.
 func (t *transfer) run(ctx context.Context) error {
 	order, inFiles, rest := t.route()
 	t.copied, t.proven = newEvents(len(t.items)), newEvents(len(t.items))
-	written := make(chan *output, 1) // files with something for the disk
+	written := make(chan *output, 1) // files with something to sync
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer close(written)
@@ -195,7 +195,7 @@ func (t *transfer) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// inTurn calls f for 0 to n-1 in order, a few at a time; each worker has its
+// inTurn calls f for 0 to n-1 in order, a few at a time; each worker has its own
 // buffers.
 func inTurn(ctx context.Context, n int, f func(ctx context.Context, k int, a, b []byte) error) error {
 	var next atomic.Int64
@@ -217,7 +217,7 @@ func inTurn(ctx context.Context, n int, f func(ctx context.Context, k int, a, b 
 	return g.Wait()
 }
 
-// copy streams a tensor to its place, past the source's checksums.
+// copy streams a tensor to its place, checking the source's checksums.
 func (t *transfer) copy(ctx context.Context, i int, buf []byte, written chan<- *output) error {
 	it, o := t.items[i], t.files[t.place[i].file]
 	at := o.at[t.place[i].n]
@@ -248,7 +248,7 @@ func (t *transfer) copy(ctx context.Context, i int, buf []byte, written chan<- *
 	return err
 }
 
-// prove reads a copied tensor back, compares every byte with the source's, and
+// prove reads a copied tensor back, compares every byte with the source and
 // hashes it.
 func (t *transfer) prove(ctx context.Context, i int, buf, back []byte) error {
 	if err := t.copied[i].wait(ctx); err != nil {
@@ -277,7 +277,7 @@ func (t *transfer) prove(ctx context.Context, i int, buf, back []byte) error {
 	return err
 }
 
-// compare reads item i back from its byte off on, and expects want.
+// compare reads item i back at byte off and expects want.
 func (t *transfer) compare(i int, off int64, want, back []byte) error {
 	o := t.files[t.place[i].file]
 	back = back[:len(want)]
@@ -290,14 +290,13 @@ func (t *transfer) compare(i int, off int64, want, back []byte) error {
 	return nil
 }
 
-// settle notes the hash of an item that is proven.
+// settle records the hash of an item that is verified.
 func (t *transfer) settle(i int, h hash.Hash) {
 	t.sums[i] = hex.EncodeToString(h.Sum(nil))
 	t.proven[i].happens()
 }
 
-// stream passes an output tensor from r to f, all of it and no more, and closes
-// r.
+// stream passes exactly one output tensor from r to f, and closes r.
 func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byte, f func([]byte) error) error {
 	defer r.Close()
 	for left := it.Out.NumBytes(); ; {
@@ -324,8 +323,8 @@ func stream(ctx context.Context, it *checkpoint.Item, r io.ReadCloser, buf []byt
 	}
 }
 
-// commit publishes the files, and with them the small ones that belong to them:
-// the index, which makes shards one, and what is in beside. All or none.
+// commit publishes the files together with the small ones that belong to them:
+// the index of the shards, and those in beside. All or none.
 func (t *transfer) commit(beside ...small) error {
 	var all []*atomicfile.File
 	for _, o := range t.files {
@@ -359,7 +358,7 @@ func (t *transfer) commit(beside ...small) error {
 	}
 	for i, f := range all {
 		if err := f.Commit(); err != nil {
-			// No half of a set.
+			// Leave no partial set.
 			for _, f := range all[:i+1] {
 				if f.Named() {
 					os.Remove(f.Path())
@@ -400,12 +399,12 @@ func (t *transfer) discard() {
 	}
 }
 
-// output is a safetensors file in the making.
+// output is a safetensors file being written.
 type output struct {
 	*atomicfile.File
 	tensors []tensorfile.Info
 	head    int64   // bytes of the header
-	at      []int64 // where tensor i starts in the file
+	at      []int64 // at[i] is where tensor i starts in the file
 	size    int64
 }
 
@@ -434,7 +433,7 @@ func newOutput(path string, tensors []tensorfile.Info, metadata map[string]strin
 	return o, nil
 }
 
-// tooLarge adds to an error how to make the files smaller.
+// tooLarge adds advice on smaller files to the error of a file that is too large.
 func tooLarge(err error) error {
 	if errors.Is(err, syscall.EFBIG) {
 		return fault.As(fault.Environment, fmt.Errorf("%w, or use Options.ShardSize", err))
@@ -451,7 +450,7 @@ func header(tensors []tensorfile.Info, metadata map[string]string) ([]byte, erro
 	return b.Bytes(), nil
 }
 
-// rewriteHeader changes metadata values; the new header has the old length.
+// rewriteHeader changes metadata values; the length of the header must not change.
 func (o *output) rewriteHeader(metadata map[string]string) error {
 	head, err := header(o.tensors, metadata)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 // hfModel is the file name that transformers looks for in a folder.
 const hfModel = "model.safetensors"
 
-// hfConfig is the config.json of transformers' CLIPModel, or nothing where that
-// model cannot do what this one needs: why then says what.
+// hfConfig is the config.json of transformers' CLIPModel; if that model cannot run
+// this one, why says what it lacks.
 func hfConfig(c *arch.Config) (content []byte, why string) {
 	if c.VisionTower() == "siglip" && c.TextTower() == "siglip" {
 		return hfSigLIP(c)
@@ -30,8 +30,8 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 	case !c.Text.AttnMask:
 		return nil, "text attention without a causal mask"
 	}
-	// As in the published files: with 2 the model pools at the largest id, which
-	// is how CLIP finds the end of the text.
+	// As in the published files: with 2, transformers pools at the largest id, which
+	// is how CLIP finds the end of a text.
 	eos := 2
 	if c.PoolsEOS() {
 		eos = c.Text.EOS
@@ -99,10 +99,11 @@ type hfFile struct {
 	name    string
 	what    string // for messages
 	content []byte
-	same    func(there []byte) bool // whether an existing file says the same
+	same    func(there []byte) bool // whether an existing file is equivalent
 }
 
-// hfFiles are the files that a model needs; warnings name those it cannot have.
+// hfFiles lists the files that a model needs; warnings are about those it cannot
+// have.
 func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	content, why := hfConfig(c)
 	if why != "" {
@@ -123,15 +124,15 @@ func hfFiles(c *arch.Config) (files []hfFile, warnings []string) {
 	}
 	return append(files, hfFile{"preprocessor_config.json", "the image preprocessing", processor, func(there []byte) bool {
 		p, err := arch.ParsePreprocess(there, pixels.Size)
-		p.Floor = pixels.Floor // which the file has no other way to say
+		p.Floor = pixels.Floor // which the file cannot express
 		p.Size = pixels.Size
 		return err == nil && p == pixels
 	}}), nil
 }
 
-// filesBeside plans what lies beside an output with transformers' names. An
-// existing file that says the same stays; one that says something else is
-// overwritten only for the folder's model.safetensors, and only with --force.
+// filesBeside plans the files beside an output with transformers' names. An
+// existing file that is equivalent stays; one that differs is overwritten only
+// for the folder's model.safetensors, and only with Force.
 func filesBeside(p *checkpoint.Plan, o Options) (write []small, paths []string, err error) {
 	if p.Layout != "hf" || p.Config == nil || len(o.Include)+len(o.Exclude) > 0 {
 		return nil, nil, nil

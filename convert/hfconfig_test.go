@@ -12,8 +12,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// A folder with transformers' names has its configuration, which says the same
-// as the one that the model came with.
+// A folder in transformers' names has a configuration, equivalent to the one that
+// the model came with.
 func TestConfigBesideHuggingFaceNames(t *testing.T) {
 	dir := t.TempDir()
 	out, config := filepath.Join(dir, "model.safetensors"), filepath.Join(dir, "config.json")
@@ -43,7 +43,7 @@ func TestConfigBesideHuggingFaceNames(t *testing.T) {
 		t.Errorf("pictures: %+v, %v", p, err)
 	}
 
-	// Another model: only with --force, and not beside a file of another name.
+	// Another model: overwritten only with Force, and not beside a file of another name.
 	openclip := Options{Sources: []string{formats + "09_openclip_epoch_5.pt"}, Config: "../testdata/models/openclip-vith-tiny/config.json", Layout: "hf", Output: out}
 	os.Remove(out)
 	if _, err := Run(context.Background(), openclip); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), config) {
@@ -62,7 +62,7 @@ func TestConfigBesideHuggingFaceNames(t *testing.T) {
 	run(t, openclip)
 	same("openclip-vith-tiny")
 
-	// The same model again: the file stays, whatever else it says.
+	// The same model again: the file stays, whatever else is in it.
 	if err := os.WriteFile(config, []byte(strings.Replace(string(read(t, config)), "{", `{"mine": 1,`, 1)), 0o644); err != nil {
 		t.Fatal(err)
 	}

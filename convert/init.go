@@ -11,13 +11,13 @@ import (
 	"github.com/evatool/evatool/internal/hub"
 )
 
-// InitOptions says what Init builds a starting model from. Checkpoints are paths
-// or names (see eval.Open).
+// InitOptions are the options of Init. Checkpoints are paths or names (see
+// eval.Open).
 type InitOptions struct {
 	Config string   // architecture name or JSON file
 	Vision string   // checkpoint for the vision tower; empty: not loaded
 	Text   string   // checkpoint for the text tower; empty: not loaded
-	Base   string   // what neither gives comes from this model; empty: drawn from Seed
+	Base   string   // model for the tensors of neither tower file; empty: they are drawn from Seed
 	Skip   []string // globs of tensors that are not loaded; nil: DefaultSkip
 	Resize string   // eva (default), clip-rei, openclip
 	Seed   uint64
@@ -30,9 +30,9 @@ type InitOptions struct {
 	Log *slog.Logger // may be nil
 }
 
-// DefaultSkip is the recipe's skip list. Names are matched as they stand in
+// DefaultSkip is the skip list of the recipe. Globs match names as they are in
 // the vision file (so head.* is the head of a bare tower, not the projection
-// visual.head of a CLIP checkpoint) and by their name in the text tower.
+// visual.head of a CLIP checkpoint), and names within the text tower.
 var DefaultSkip = checkpoint.DefaultSkip
 
 // InitReport says where every tensor of the starting model comes from.
@@ -51,9 +51,9 @@ type InitReport struct {
 	Verified bool         `json:"verified"` // read back and compared with the sources
 }
 
-// Init builds the recipe's starting CLIP: an EVA vision tower and a CLIP text
-// tower; what neither gives comes from Base or from Seed. All tensors of the
-// output are F32.
+// Init builds the starting CLIP model of the recipe from an EVA vision tower and a
+// CLIP text tower; tensors in neither come from Base or are drawn from Seed. All
+// tensors of the output are F32.
 func Init(ctx context.Context, o InitOptions) (_ *InitReport, err error) {
 	defer fault.Public(ctx, &err)
 	start := time.Now()

@@ -54,8 +54,8 @@ func initCases(t *testing.T) []initCase {
 
 func (c initCase) path(name string) string { return filepath.Join(initData, c.Name, name) }
 
-// base is a model file whose tensors are case c's base.safetensors and, where
-// the case replaces them all, NaN.
+// base is a model file with the tensors of case c's base.safetensors, or of NaN if
+// the case replaces them all.
 func (c initCase) base(t *testing.T) string {
 	t.Helper()
 	in, err := tensorfile.OpenFile(c.path("base.safetensors"))
@@ -92,8 +92,8 @@ func (c initCase) base(t *testing.T) string {
 	return path
 }
 
-// check holds the file got against the case: all bytes by their hash, but
-// those of resized tensors within 2e-6. RoPE tables are computed, not stored.
+// check compares the file got with the case: all bytes by their hash, but resized
+// tensors within 2e-6. RoPE tables are computed, not stored.
 func (c initCase) check(t *testing.T, got string, resized []Resized) {
 	t.Helper()
 	have, want := sums(t, got), wantTensors(t, c.path("expected.json"))
@@ -112,8 +112,8 @@ func (c initCase) check(t *testing.T, got string, resized []Resized) {
 	}
 }
 
-// compareValues holds the n tensors of want against those with prefix before
-// their names in got, within 2e-6.
+// compareValues compares the n tensors of want, within 2e-6, with those in got whose
+// names have prefix before them.
 func compareValues(t *testing.T, got, want, prefix string, n int) {
 	t.Helper()
 	g, err := tensorfile.OpenFile(got)
@@ -181,7 +181,7 @@ func TestInitFixtures(t *testing.T) {
 			if !slices.Contains(r.FromBase, "logit_scale") || !r.Verified {
 				t.Errorf("from base: %v", r.FromBase)
 			}
-			// What it wrote is a model that describes itself.
+			// The model that it wrote describes itself.
 			m, err := checkpoint.OpenModel(context.Background(), out, checkpoint.ModelOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -252,7 +252,7 @@ func TestInitResizesHalfPrecision(t *testing.T) {
 	}
 }
 
-// A bare tower's head is a classifier and stays out, unless it is asked for.
+// A bare tower's head is a classifier and is left out unless asked for.
 func TestInitSkipsTheHeadOfABareTower(t *testing.T) {
 	in, err := tensorfile.OpenFile(initCase{Name: "a_eva02_same_grid_openai_text"}.base(t))
 	if err != nil {

@@ -14,11 +14,11 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// InspectOptions says how Inspect looks into a file.
+// InspectOptions are the options of Inspect.
 type InspectOptions struct {
 	Key    string // path of the state dict inside a wrapper
-	Prefix string // only the tensors whose names begin with it; it is taken off
-	Hash   bool   // hash every tensor; without it no tensor bytes are read
+	Prefix string // list only the tensors with this prefix, and strip it
+	Hash   bool   // hash every tensor; otherwise no tensor bytes are read
 
 	Offline    bool         // as in Options
 	ModelCache string       // as in Options
@@ -29,15 +29,15 @@ type InspectOptions struct {
 type Inspection struct {
 	File         string            `json:"file"`
 	Container    string            `json:"container"`
-	Family       string            `json:"family"` // of the names, empty when not known
-	Config       string            `json:"config"` // published name, custom, or empty
+	Family       string            `json:"family"` // of the names; empty: unknown
+	Config       string            `json:"config"` // published name, custom, or empty: unknown
 	Recognised   string            `json:"recognised"`
-	Preprocess   json.RawMessage   `json:"preprocess,omitempty"` // of images, where the file holds a model
+	Preprocess   json.RawMessage   `json:"preprocess,omitempty"` // of images, if the file holds a model
 	Warnings     []string          `json:"warnings"`
 	StateDictKey *string           `json:"state_dict_key"` // null: the file is the state dict
 	StripPrefix  string            `json:"strip_prefix"`
 	Tensors      []InspectedTensor `json:"tensors"`
-	Outside      []InspectedTensor `json:"outside"` // tensors that are not in the state dict, such as optimizer state
+	Outside      []InspectedTensor `json:"outside"` // tensors outside the state dict, such as optimizer state
 	Other        []OtherEntry      `json:"other"`
 	Metadata     map[string]string `json:"metadata,omitempty"`
 	Files        []string          `json:"files"`
@@ -57,7 +57,8 @@ func inspected(t tensorfile.Info) InspectedTensor {
 	return InspectedTensor{Name: t.Name, DType: string(t.DType), Shape: shapeOf(t), Bytes: t.NumBytes()}
 }
 
-// Inspect lists what is in a checkpoint, given as a path or a name (see eval.Open).
+// Inspect lists the contents of a checkpoint, given as a path or a name (see
+// eval.Open).
 func Inspect(ctx context.Context, path string, o InspectOptions) (_ *Inspection, err error) {
 	defer fault.Public(ctx, &err)
 	paths, err := files(ctx, hub.Options{Cache: o.ModelCache, Offline: o.Offline, Log: o.Log}, path)

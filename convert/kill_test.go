@@ -29,11 +29,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	atomicfile.Fsync = func(*os.File) error { return nil } // most of the time of these tests
+	atomicfile.Fsync = func(*os.File) error { return nil } // takes most of the time of these tests
 	os.Exit(m.Run())
 }
 
-// Killed at any moment, a run leaves its output absent or whole, and nothing
+// A run killed at any moment leaves its output absent or whole, and nothing else
 // that the next run does not remove.
 func TestKill(t *testing.T) {
 	src := filepath.Join(t.TempDir(), "src.safetensors")

@@ -18,16 +18,16 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// extent is a tensor whose bytes a source file has in one piece, as the output
-// has them.
+// extent is a tensor whose bytes lie in one piece in a source file, as they will
+// in the output.
 type extent struct {
 	item int
 	at   int64
 }
 
-// route is the order in which the items are copied, that of their bytes in the
-// sources; for each source the extents in it, from start to end; and the rest of
-// the items: those that are not one extent, or overlap an earlier one.
+// route returns the order in which the items are copied, which is that of their
+// bytes in the sources; the extents in each source, from start to end; and the
+// remaining items, which are not one extent or overlap an earlier one.
 func (t *transfer) route() (order []int, extents [][]extent, rest []int) {
 	file := map[string]int{}
 	for k, path := range t.sources {
@@ -64,9 +64,9 @@ func (t *transfer) route() (order []int, extents [][]extent, rest []int) {
 	return order, extents, rest
 }
 
-// walk hashes a source file from its start to its end, and on the way proves
-// and hashes the tensors in it, each when it is copied. One goroutine reads and
-// compares, the other hashes.
+// walk hashes a source file from start to end, and along the way verifies and
+// hashes the tensors in it, each once it is copied. One goroutine reads and
+// compares, another hashes.
 func (t *transfer) walk(ctx context.Context, path string, tensors []extent) (SourceFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -96,8 +96,8 @@ func (t *transfer) walk(ctx context.Context, path string, tensors []extent) (Sou
 }
 
 // walker reads a file and hashes it. Each of its channels has room for all
-// blocks, so that no send waits; a reader without a free block waits for the
-// hasher, which waits for nothing but a block or the end.
+// blocks, so no send blocks; a reader without a free block waits for the hasher,
+// which waits only for a block or the end.
 type walker struct {
 	*transfer
 	ctx  context.Context
@@ -110,7 +110,7 @@ type walker struct {
 // block is a part of the file.
 type block struct {
 	bytes []byte
-	item  int  // whose bytes these are, or none
+	item  int  // the item whose bytes these are, or none
 	last  bool // of the item
 }
 
@@ -139,7 +139,7 @@ func (w *walker) compareAll(size int64, tensors []extent) error {
 	return nil
 }
 
-// readTo reads up to a position, and compares what it reads with an item.
+// readTo reads up to a position and compares what it reads with an item, if any.
 func (w *walker) readTo(end int64, item int, back []byte) error {
 	start := w.pos
 	for first := true; w.pos < end || first && item != none; first = false {
@@ -166,7 +166,7 @@ func (w *walker) readTo(end int64, item int, back []byte) error {
 	return nil
 }
 
-// hash takes the blocks into the file's hash and into that of the tensor.
+// hash adds the blocks to the file's hash and to the tensor's.
 func (w *walker) hash(file hash.Hash) {
 	tensor := sha256.New()
 	for b := range w.read {

@@ -9,32 +9,31 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Report says what Run did; it is written beside the output as
-// OUT.report.json.
+// Report is what Run did. It is written beside the output as OUT.report.json.
 type Report struct {
 	Output     string       `json:"output"`
 	Source     []SourceFile `json:"source"`
 	Container  string       `json:"container"`
 	Family     string       `json:"family"` // of the names in the source
 	Layout     string       `json:"layout"` // of the names in the output
-	Config     string       `json:"config"` // the architecture's published name, custom, or empty when not known
+	Config     string       `json:"config"` // the architecture's published name, custom, or empty: unknown
 	Recognised string       `json:"recognised"`
 	TensorsIn  int          `json:"tensors_in"`
 	TensorsOut int          `json:"tensors_out"`
-	Dropped    []Dropped    `json:"dropped"` // tensors of the source that are not in the output
+	Dropped    []Dropped    `json:"dropped"` // source tensors that are not in the output
 	Ignored    []Dropped    `json:"ignored"` // files that were not read
 	Renamed    int          `json:"renamed"`
 	Cast       int          `json:"cast"`
 	Resized    []Resized    `json:"resized"`
 	Tensors    []Tensor     `json:"tensors"`
-	Other      []OtherEntry `json:"other"` // what the source holds besides tensors, inert
+	Other      []OtherEntry `json:"other"` // what the source holds besides tensors; none of it is executed
 	Warnings   []string     `json:"warnings"`
 	Files      []OutputFile `json:"files"`
 	ConfigFile string       `json:"config_file,omitempty"` // transformers' config.json beside the output
-	// BesideFiles are the files that transformers needs beside the output.
+	// BesideFiles lists the files that transformers needs beside the output.
 	BesideFiles []string `json:"beside_files,omitempty"`
 	Seconds     float64  `json:"seconds"`
-	Bytes       int64    `json:"bytes"`    // of the output's tensors
+	Bytes       int64    `json:"bytes"`    // of tensors in the output
 	PeakRSS     int64    `json:"peak_rss"` // bytes
 	Verified    bool     `json:"verified"` // read back and compared with the source, every byte
 	DryRun      bool     `json:"dry_run,omitempty"`
@@ -54,7 +53,7 @@ type OutputFile struct {
 	Size int64  `json:"size"`
 }
 
-// Dropped is something in the source that was left out.
+// Dropped is a tensor or file of the source that was left out.
 type Dropped struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
@@ -84,7 +83,7 @@ type OtherEntry struct {
 	Value string `json:"value"`
 }
 
-// newReport starts a report with what the plan knows.
+// newReport starts a report from the plan.
 func newReport(in *checkpoint.Input, p *checkpoint.Plan, output string) *Report {
 	r := &Report{
 		Output: output, Container: in.Container, Family: p.Family, Layout: p.Layout, Config: p.Name, Recognised: p.Recognised,
@@ -109,7 +108,7 @@ func others(list []checkpoint.Entry) []OtherEntry {
 	return each(list, func(e checkpoint.Entry) OtherEntry { return OtherEntry(e) })
 }
 
-// each maps one list to another, never nil: JSON readers expect lists.
+// each maps f over a list; the result is never nil, as JSON readers expect lists.
 func each[A, B any](list []A, f func(A) B) []B {
 	out := make([]B, len(list))
 	for i, a := range list {
@@ -138,10 +137,10 @@ func notNil[T any](s []T) []T {
 	return s
 }
 
-// shapeOf is a shape that JSON shows as a list even when it is a scalar's.
+// shapeOf is t's shape, which JSON shows as a list even for a scalar.
 func shapeOf(t tensorfile.Info) []int64 { return notNil(t.Shape) }
 
-// mustIndent encodes a report, which holds nothing that JSON cannot express.
+// mustIndent encodes v, which holds only what JSON can express, as indented JSON.
 func mustIndent(v any) []byte {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -41,7 +41,7 @@ func run(t *testing.T, o Options) *Report {
 	return r
 }
 
-// sums are the hashes of a file's tensors.
+// sums returns the hashes of a file's tensors.
 func sums(t *testing.T, path string) map[string]string {
 	t.Helper()
 	r, err := Inspect(context.Background(), path, InspectOptions{Hash: true})
@@ -62,7 +62,7 @@ type wantTensor struct {
 	SHA256 string
 }
 
-// String is as sums has it.
+// String has the form of sums.
 func (w wantTensor) String() string {
 	return w.DType + " " + string(mustJSON(notNil(w.Shape))) + " " + w.SHA256
 }
@@ -143,7 +143,7 @@ func TestRoundTripsAreByteExact(t *testing.T) {
 			dir := t.TempDir()
 			eva, other, back := filepath.Join(dir, "eva.safetensors"), filepath.Join(dir, "other.safetensors"), filepath.Join(dir, "back.safetensors")
 			run(t, Options{Sources: []string{formats + c.file}, Config: "../testdata/models/" + c.config + "/config.json", Output: eva})
-			// From here on the files describe themselves.
+			// From here on, the files describe themselves.
 			run(t, Options{Sources: []string{eva}, Layout: c.layout, Output: other})
 			run(t, Options{Sources: []string{other}, Output: back})
 			a, b := sums(t, eva), sums(t, back)
@@ -396,7 +396,7 @@ func TestOverwriteNeedsForce(t *testing.T) {
 	}
 }
 
-// Of several runs that begin where nothing is, one ends well.
+// Of several runs to the same new file, exactly one succeeds.
 func TestRunsOntoOneName(t *testing.T) {
 	o := Options{Sources: []string{formats + "01_zip_fp32.pt"}, Layout: "source", Output: filepath.Join(t.TempDir(), "x.safetensors")}
 	var begun sync.WaitGroup
@@ -424,7 +424,7 @@ func TestRunsOntoOneName(t *testing.T) {
 	}
 }
 
-// Where the report cannot be written, the model is not there either.
+// If the report cannot be written, neither is the model.
 func TestNoReportNoModel(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "x.report.json"), 0o755); err != nil {
@@ -439,9 +439,8 @@ func TestNoReportNoModel(t *testing.T) {
 	}
 }
 
-// More tensors than may be copied and not yet proven, of which some lie in the
-// source as they are written and some do not, in every order: nobody waits for
-// ever.
+// More tensors than may be copied but not yet verified, some of which lie in the
+// source as they are written and some do not, in every order: there is no deadlock.
 func TestManyTensors(t *testing.T) {
 	const n = 5 * ahead
 	for name, cast := range map[string]func(i int) bool{
@@ -475,7 +474,7 @@ func TestManyTensors(t *testing.T) {
 	}
 }
 
-// A byte that changes on its way to the disk is found, in a tensor that lies in
+// A byte that changes on its way to the disk is noticed, in a tensor that lies in
 // the source as it is written and in one that does not.
 func TestOutputThatChanges(t *testing.T) {
 	for _, dtype := range []string{"keep", "fp16"} {
@@ -513,7 +512,8 @@ func TestOutputThatChanges(t *testing.T) {
 	}
 }
 
-// A file that shrinks or grows while it is read is an error, and leaves nothing.
+// A file that shrinks or grows while it is being read is an error, and leaves
+// nothing behind.
 func TestSourceThatShrinks(t *testing.T) {
 	b, err := os.ReadFile(formats + "01_zip_fp32.pt")
 	if err != nil {
@@ -539,8 +539,8 @@ func TestSourceThatShrinks(t *testing.T) {
 	}
 }
 
-// The system reports a failed write once, to the sync that comes first: while
-// the copy goes on, or at the end.
+// The system reports a failed write once, to the next sync: during the copy, or at
+// the end.
 func TestSyncFails(t *testing.T) {
 	old := atomicfile.Fsync
 	defer func() { atomicfile.Fsync = old }()
@@ -656,7 +656,7 @@ func TestInspect(t *testing.T) {
 }
 
 // The same weights under Hugging Face's and OpenAI's names, made by the
-// original code: transposed and fused as they must be.
+// original code: transposed and fused as required.
 func TestHuggingFaceNamesMeanTheSameWeights(t *testing.T) {
 	want := wantTensors(t, formats+"11_openai_names.json")
 	out := filepath.Join(t.TempDir(), "openai.safetensors")
@@ -668,7 +668,7 @@ func TestHuggingFaceNamesMeanTheSameWeights(t *testing.T) {
 	}
 }
 
-// A checkpoint of torch.distributed is named, with the command that joins it.
+// The error about a torch.distributed checkpoint has the command that merges it.
 func TestDistributedCheckpoint(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{".metadata", "__0_0.distcp"} {

@@ -101,8 +101,8 @@ func TestJSONRoundTrip(t *testing.T) {
 	}
 }
 
-// A model is the same under the words of OpenCLIP's timm configurations, which
-// leave out how the original code runs it; no two named ones are.
+// A model is the same in the terms of OpenCLIP's timm configurations, which leave out
+// how the original code runs it; no two named models are the same.
 func TestSameModel(t *testing.T) {
 	timm, err := Parse([]byte(`{"embed_dim": 512, "custom_text": true, "vision_cfg": {"image_size": 224, "timm_model_name": "eva02_base_patch16_clip_224", "timm_model_pretrained": false, "timm_pool": "token", "timm_proj": null},
 		"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}}`))
@@ -122,7 +122,7 @@ func TestSameModel(t *testing.T) {
 	}
 }
 
-// Every name of OpenCLIP's for an architecture that is known is known too.
+// Every name that OpenCLIP has for a known architecture is known too.
 func TestOpenCLIPNames(t *testing.T) {
 	for _, n := range strings.Fields("RN50 RN50-quickgelu RN101 RN101-quickgelu RN50x4 RN50x4-quickgelu RN50x16 RN50x16-quickgelu RN50x64 RN50x64-quickgelu " +
 		"ViT-B-16 ViT-B-16-quickgelu ViT-B-16-plus ViT-B-16-plus-240 ViT-B-32 ViT-B-32-quickgelu ViT-B-32-256 ViT-B-32-plus-256 " +
@@ -203,7 +203,7 @@ func TestLayersAndDecay(t *testing.T) {
 	}
 }
 
-// The small model for learning on a CPU is expressible.
+// The small model for training on a CPU can be expressed.
 func TestSmallModel(t *testing.T) {
 	c, err := Parse([]byte(`{"embed_dim": 64,
 		"vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8, "mlp_ratio": 2.6875,
@@ -319,7 +319,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // Keys without an effect are no reason to refuse a configuration, and of several
-// reasons the same one is given every time.
+// reasons it always gives the same one.
 func TestNeutralKeys(t *testing.T) {
 	plain, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}`))
 	if err != nil {
@@ -344,7 +344,7 @@ func TestNeutralKeys(t *testing.T) {
 	}
 }
 
-// Texts go to CLIP's vocabulary and tokenizer only.
+// Only models with CLIP's vocabulary and tokenizer take texts.
 func TestCheckTexts(t *testing.T) {
 	for text, want := range map[string]string{
 		`{}`:                     "",

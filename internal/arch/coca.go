@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// The contrastive half of CoCa (arXiv 2205.01917) as OpenCLIP builds it: a
-// transformer whose tokens are pooled by attention from learned queries, of which
-// the first one's answer is the image's, and a text tower with a learned token
-// behind the text. The captioning decoder is left out.
+// The contrastive half of CoCa (arXiv 2205.01917) as OpenCLIP builds it: a transformer
+// whose tokens are pooled by attention from learned queries, the first of which gives
+// the image's feature, and a text tower with a learned token after the text. The
+// captioning decoder is left out.
 var cocaVision = visionTower{
 	check: checkCoCa, params: (*builder).cocaVision, macs: cocaMACs, widest: (*Config).vitWidest,
 	patches: true, class: true, embed: "visual.positional_embedding",
@@ -19,7 +19,7 @@ var cocaVision = visionTower{
 // attentionalPool reads OpenCLIP's key for CoCa's image tower.
 func attentionalPool(c *Config, vision object) error {
 	keys := map[string]*int{"attn_pooler_queries": &c.Vision.PoolQueries, "n_queries": &c.Vision.PoolQueries, "attn_pooler_heads": &c.Vision.PoolHeads}
-	pools := compact(vision["attentional_pool"]) == "true" // false and null say nothing; dropNeutral refuses the rest
+	pools := compact(vision["attentional_pool"]) == "true" // false and null have no effect; dropNeutral refuses the rest
 	if pools {
 		delete(vision, "attentional_pool")
 		c.Vision.Tower = "coca"
@@ -33,7 +33,7 @@ func attentionalPool(c *Config, vision object) error {
 				return fmt.Errorf("vision_cfg.%s: %w", k, err)
 			}
 		}
-		delete(vision, k) // says nothing without such a pool
+		delete(vision, k) // has no effect without such a pool
 	}
 	return nil
 }
@@ -82,13 +82,14 @@ func (b *builder) cocaVision() {
 	b.affine("visual.ln_post", e)
 }
 
-// cocaMACs counts one query, the one that makes the feature.
+// cocaMACs counts one query, the one that gives the feature.
 func cocaMACs(c *Config) float64 {
 	w, e, n := float64(c.Vision.Width), float64(c.EmbedDim), float64(c.Tokens())
 	return c.vitMACs() - w*e + 2*n*w*e + 2*n*e + 3*e*e
 }
 
-// checkCoCaText refuses what the text tower with a token behind the text does not have.
+// checkCoCaText refuses what the text tower with a token after the text does not
+// support.
 func checkCoCaText(c *Config) error {
 	if t := &c.Text; t.PoolType != "" || !t.AttnMask {
 		return fmt.Errorf("text_cfg.embed_cls is not supported with pool_type %q or no_causal_mask", t.PoolType)

@@ -1,5 +1,5 @@
-// Package arch describes CLIP architectures: the configuration, every tensor
-// that it needs by name and shape, and what it costs.
+// Package arch describes CLIP architectures: the configuration, the name and shape of
+// every tensor, the preprocessing, and the cost.
 package arch
 
 import (
@@ -17,9 +17,9 @@ import (
 // Config is an architecture in the OpenCLIP / EVA-CLIP configuration schema.
 type Config struct {
 	EmbedDim   int         `json:"embed_dim"`
-	QuickGELU  bool        `json:"quick_gelu,omitempty"`      // x·sigmoid(1.702x) for GELU; in the text tower only when the vision tower is EVA's
-	CustomText bool        `json:"custom_text,omitempty"`     // says how the original code is organised; no effect here
-	LogitBias  *float64    `json:"init_logit_bias,omitempty"` // present: logits have a bias, and probabilities are sigmoids; a training starts with it
+	QuickGELU  bool        `json:"quick_gelu,omitempty"`      // x·sigmoid(1.702x) instead of GELU; with EVA's vision tower, in the text tower only
+	CustomText bool        `json:"custom_text,omitempty"`     // how the original code is organised; no effect here
+	LogitBias  *float64    `json:"init_logit_bias,omitempty"` // present: logits have a bias, which starts at this value, and probabilities are sigmoids
 	Vision     Vision      `json:"vision_cfg"`
 	Text       Text        `json:"text_cfg"`
 	Pixels     *Preprocess `json:"preprocess_cfg,omitempty"` // nil: OpenAI's
@@ -34,8 +34,8 @@ type Vision struct {
 	MLPRatio  float64 `json:"mlp_ratio"`
 	PatchSize int     `json:"patch_size,omitempty"` // pixels; 0 for a ResNet
 
-	EVAName     string   `json:"eva_model_name,omitempty"` // not empty: EVA's block layout
-	LSInit      *float64 `json:"ls_init_value,omitempty"`  // layer scale; present and > 0: the blocks have it
+	EVAName     string   `json:"eva_model_name,omitempty"` // non-empty: EVA's block layout
+	LSInit      *float64 `json:"ls_init_value,omitempty"`  // layer scale: blocks have it if present and > 0
 	DropPath    float64  `json:"drop_path_rate,omitempty"` // training only
 	PatchDrop   float64  `json:"patch_dropout,omitempty"`  // training only
 	AveragePool bool     `json:"global_average_pool,omitempty"`
@@ -48,20 +48,20 @@ type Vision struct {
 	SwiGLU      bool     `json:"naiveswiglu,omitempty"`
 	SubLN       bool     `json:"subln,omitempty"`
 	PostNorm    bool     `json:"postnorm,omitempty"`
-	RMSNorm     bool     `json:"use_rms_norm,omitempty"` // EVA: for LayerNorm, except in a plain MLP with subln
-	NoHeadBias  bool     `json:"no_head_bias,omitempty"` // EVA: the projection to embed_dim has none
+	RMSNorm     bool     `json:"use_rms_norm,omitempty"` // EVA: RMSNorm in place of LayerNorm, except in a plain MLP with subln
+	NoHeadBias  bool     `json:"no_head_bias,omitempty"` // EVA: the projection to embed_dim has no bias
 
-	Tower string `json:"tower,omitempty"` // a kind of visionTowers; empty: eva, resnet or vit, as the other keys say
-	Act   string `json:"act,omitempty"`   // the MLP's activation where Tower leaves a choice: gelu (also empty) or gelu_tanh
+	Tower string `json:"tower,omitempty"` // a key of visionTowers; empty: eva, resnet or vit, depending on other keys
+	Act   string `json:"act,omitempty"`   // the MLP's activation if Tower leaves a choice: gelu (or empty) or gelu_tanh
 
-	// Of timm's towers of other kinds.
-	NormEps     float64 `json:"norm_eps,omitempty"`     // of LayerNorm; 0: the kind's
-	StemWidth   int     `json:"stem_width,omitempty"`   // channels of the convolutions in front
+	// Keys of timm's other kinds of towers.
+	NormEps     float64 `json:"norm_eps,omitempty"`     // of LayerNorm; 0: the kind's default
+	StemWidth   int     `json:"stem_width,omitempty"`   // channels of the leading convolutions
 	NoPosEmbed  bool    `json:"no_pos_embed,omitempty"` // no position embedding
 	NoClass     bool    `json:"no_class_token,omitempty"`
 	PoolQueries int     `json:"attn_pooler_queries,omitempty"` // of CoCa's attentional pooler
 	PoolHeads   int     `json:"attn_pooler_heads,omitempty"`
-	Proj        string  `json:"proj,omitempty"` // OpenCLIP's projection behind: linear or mlp
+	Proj        string  `json:"proj,omitempty"` // OpenCLIP's projection after the tower: linear or mlp
 
 	NoLnPre     bool   `json:"no_ln_pre,omitempty"`           // OpenCLIP
 	PoolType    string `json:"pool_type,omitempty"`           // OpenCLIP: tok (default) or avg (patches only)
@@ -82,38 +82,38 @@ type Text struct {
 	FusedLN       bool     `json:"fusedLN,omitempty"`
 
 	// PoolType is where the feature is taken: argmax (or empty), at the first
-	// largest token id; eos, at the first token EOS, and without one at the
-	// first token; last, at the last of the context.
+	// largest token id; eos, at the first token EOS, or at the first token if there
+	// is none; last, at the last token of the context.
 	PoolType string `json:"pool_type,omitempty"`
 	EOS      int    `json:"eos_id,omitempty"`
 
-	// EmbedCLS: a learned token stands behind the text, and the feature is taken there.
+	// EmbedCLS: a learned token follows the text, and the feature is taken there.
 	EmbedCLS bool `json:"embed_cls,omitempty"`
 
-	// What only the tower that pools at the last token may have.
+	// Keys of the tower that pools at the last token only.
 	NormKwargs *Norm  `json:"norm_kwargs,omitempty"` // of LayerNorm
 	ActKwargs  *Act   `json:"act_kwargs,omitempty"`  // of GELU
 	ProjBias   bool   `json:"proj_bias,omitempty"`   // the projection is a Linear with a bias
-	ProjType   string `json:"proj_type,omitempty"`   // linear (also empty) or none: the feature is width values
+	ProjType   string `json:"proj_type,omitempty"`   // linear (or empty), or none: the feature has width values
 
-	// Of a text tower of transformers, by the names that the keys have there and in OpenCLIP.
-	Tower          string `json:"tower,omitempty"` // roberta (XLM-RoBERTa too) or m2m100; empty: as the other keys say
+	// Keys of a text tower of transformers, named as there and in OpenCLIP.
+	Tower          string `json:"tower,omitempty"` // roberta (also XLM-RoBERTa) or m2m100; empty: depending on other keys
 	Positions      int    `json:"max_position_embeddings,omitempty"`
-	PadToken       int    `json:"pad_token_id,omitempty"` // it is not seen, and counts no position
+	PadToken       int    `json:"pad_token_id,omitempty"` // is masked, and takes no position
 	TokenTypes     int    `json:"type_vocab_size,omitempty"`
-	ScaleEmbedding bool   `json:"scale_embedding,omitempty"` // by the root of the width
+	ScaleEmbedding bool   `json:"scale_embedding,omitempty"` // by the square root of the width
 	Pooler         string `json:"hf_pooler_type,omitempty"`  // mean_pooler, cls_pooler or cls_last_hidden_state_pooler
 	Proj           string `json:"hf_proj_type,omitempty"`    // linear, mlp or none
 
-	// Tokenizer names the tokenizer where it is not CLIP's BPE, and TokenizerKwargs
-	// how a text is cleaned before it.
+	// Tokenizer names the tokenizer if it is not CLIP's BPE, and TokenizerKwargs how
+	// texts are cleaned for it.
 	Tokenizer       string `json:"hf_tokenizer_name,omitempty"`
 	TokenizerKwargs *Clean `json:"tokenizer_kwargs,omitempty"`
 }
 
-// Clean is what OpenCLIP calls a way of cleaning texts: canonicalize, lower, or
-// whitespace, the default where a tokenizer is named. StripSep puts 0 for the
-// token behind a text.
+// Clean is OpenCLIP's name of a way to clean texts: canonicalize, lower, or
+// whitespace, the default if a tokenizer is named. StripSep replaces the token after
+// a text with 0.
 type Clean struct {
 	Clean    string `json:"clean,omitempty"`
 	StripSep bool   `json:"strip_sep_token,omitempty"`
@@ -132,7 +132,7 @@ type Act struct {
 // Layers is a number of transformer blocks, or the blocks of each stage.
 type Layers []int
 
-// UnmarshalJSON takes a number or a list of four or five.
+// UnmarshalJSON reads a number or a list of four or five.
 func (l *Layers) UnmarshalJSON(b []byte) error {
 	var n int
 	if json.Unmarshal(b, &n) == nil {
@@ -160,23 +160,22 @@ func (c *Config) JSON() []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	// A Config holds only numbers, strings and booleans; not-a-number cannot
-	// come out of Parse, which is the only way in.
+	// A Config holds only numbers, strings and booleans, and none of them is NaN:
+	// Parse is the only way to make one.
 	if err := enc.Encode(c); err != nil {
 		panic(err)
 	}
 	return bytes.TrimSpace(b.Bytes())
 }
 
-// IsEVA says whether the vision tower has EVA's block layout.
+// IsEVA reports whether the vision tower has EVA's block layout.
 func (c *Config) IsEVA() bool { return c.Vision.EVAName != "" }
 
-// IsResNet says whether the vision tower is a ModifiedResNet.
+// IsResNet reports whether the vision tower is a ModifiedResNet.
 func (c *Config) IsResNet() bool { return c.Vision.Tower == "" && len(c.Vision.Layers) == 4 }
 
-// Family is eva, openai or openclip, or the kind of another vision tower. The
-// second and third share one layout; the activation and the ResNet tell them
-// apart.
+// Family is eva, openai or openclip, or the kind of another vision tower. openai and
+// openclip share one layout and differ in the activation and the ResNet.
 func (c *Config) Family() string {
 	switch {
 	case c.Vision.Tower != "":
@@ -189,8 +188,8 @@ func (c *Config) Family() string {
 	return "openclip"
 }
 
-// VisionHeads is the number of attention heads of the vision tower (of the
-// attention pool in a ResNet).
+// VisionHeads is the number of attention heads of the vision tower (in a ResNet, of
+// the attention pool).
 func (c *Config) VisionHeads() int {
 	if c.IsResNet() {
 		return c.Vision.Width * 32 / c.Vision.HeadWidth
@@ -204,7 +203,7 @@ func (c *Config) VisionHidden() int { return int(float64(c.Vision.Width) * c.Vis
 // TextHidden is the MLP width of the text tower.
 func (c *Config) TextHidden() int { return int(float64(c.Text.Width) * c.Text.MLPRatio) }
 
-// Grid is the number of patches per side (of feature map cells in a ResNet).
+// Grid is the number of patches per side (in a ResNet, of cells of the feature map).
 func (c *Config) Grid() int {
 	if c.IsResNet() {
 		return c.Vision.ImageSize / 32
@@ -212,8 +211,8 @@ func (c *Config) Grid() int {
 	return c.Vision.ImageSize / c.Vision.PatchSize
 }
 
-// Tokens is the length of the vision tower's sequence, class token included
-// where there is one.
+// Tokens is the length of the vision tower's sequence, including a class token if
+// there is one.
 func (c *Config) Tokens() int {
 	n := c.Grid() * c.Grid()
 	if c.visionTower().class && !c.Vision.NoClass {
@@ -222,8 +221,8 @@ func (c *Config) Tokens() int {
 	return n
 }
 
-// LayerScale says whether the blocks of a tower have layer scale. EVA's vision
-// tower takes 0 for none, the others have it whenever the key is there.
+// LayerScale reports whether the blocks of a tower have layer scale. In EVA's vision
+// tower 0 means none; the others have it whenever the key is present.
 func (c *Config) LayerScale(t Tower) bool {
 	if t == TextTower {
 		return c.Text.LSInit != nil
@@ -232,17 +231,17 @@ func (c *Config) LayerScale(t Tower) bool {
 	return p != nil && (*p > 0 || !c.IsEVA())
 }
 
-// PoolsEOS says whether the text feature is taken at the token Text.EOS.
+// PoolsEOS reports whether the text feature is taken at the token Text.EOS.
 func (c *Config) PoolsEOS() bool { return c.Text.PoolType == "eos" }
 
-// PoolsLast says whether the text feature is taken at the last token of the
+// PoolsLast reports whether the text feature is taken at the last token of the
 // context, padding or not.
 func (c *Config) PoolsLast() bool { return c.Text.PoolType == "last" }
 
-// EndOfText is the position of a text's tokens at which its feature is taken:
-// the end that the configuration names, 0 without one, or the largest id; the
-// first of several. Where the feature is behind the text, it is the last, and
-// where padding is not seen, the last before it.
+// EndOfText is the position in a text's tokens at which its feature is taken: that of
+// the end-of-text id in the configuration, or 0 if tokens lack it; else that of the
+// largest id; of several the first. If the feature is taken after the text it is the
+// last position, and if padding is masked, the last before the padding.
 func (c *Config) EndOfText(tokens []int32) int {
 	switch {
 	case c.IgnoresPadding():
@@ -262,8 +261,8 @@ func (c *Config) EndOfText(tokens []int32) int {
 // BERT is the repository that OpenCLIP's configurations call bert-base-uncased.
 const BERT = "google-bert/bert-base-uncased"
 
-// TokenizerRepository is where the hub has the tokenizer that a configuration calls
-// so: the oldest repositories had no owner.
+// TokenizerRepository is the repository on the hub of the tokenizer that a
+// configuration calls name: the oldest repositories had no owner.
 func TokenizerRepository(name string) string {
 	switch name {
 	case "bert-base-uncased":
@@ -274,8 +273,8 @@ func TokenizerRepository(name string) string {
 	return name
 }
 
-// OtherTokenizer is the repository of the tokenizer that texts need where that is
-// not CLIP's BPE, and how they are cleaned before.
+// OtherTokenizer returns the repository of the tokenizer that texts need if it is not
+// CLIP's BPE, and how texts are cleaned for it.
 func (c *Config) OtherTokenizer() (name, clean string) {
 	name, clean = c.Text.Tokenizer, "whitespace"
 	if k := c.Text.TokenizerKwargs; k != nil && k.Clean != "" {
@@ -284,8 +283,8 @@ func (c *Config) OtherTokenizer() (name, clean string) {
 	return TokenizerRepository(name), clean
 }
 
-// CheckTexts says why texts cannot be given to the model as CLIP's BPE cuts
-// them, nil when they can.
+// CheckTexts returns an error if the model cannot take texts as CLIP's BPE tokenizes
+// them.
 func (c *Config) CheckTexts() error {
 	t := &c.Text
 	switch {
@@ -301,9 +300,9 @@ func (c *Config) CheckTexts() error {
 	return nil
 }
 
-// SameModel says whether two configurations compute the same features from the
-// same pixels and tokens: what comes before (Pixels, Tokenizer) does not count,
-// nor does an end of the text that is the largest id anyway.
+// SameModel reports whether two configurations compute the same features from the
+// same pixels and tokens. Pixels and Tokenizer do not count, nor does an end-of-text
+// id that is the largest id anyway.
 func (c *Config) SameModel(o *Config) bool {
 	return string(c.model().JSON()) == string(o.model().JSON())
 }
@@ -311,7 +310,7 @@ func (c *Config) SameModel(o *Config) bool {
 func (c *Config) model() *Config {
 	m := *c
 	m.Pixels, m.Text.Tokenizer, m.Text.TokenizerKwargs, m.CustomText = nil, "", nil, false
-	// How the original code runs, trains or starts the model is not what it computes.
+	// How the original code runs, trains or initialises the model does not matter.
 	v, t := &m.Vision, &m.Text
 	v.XAttn, v.FusedLN, v.DropPath, v.PatchDrop, t.XAttn, t.FusedLN = false, false, 0, 0, false, false
 	if c.IsEVA() {
@@ -359,14 +358,14 @@ func (c *Config) Layers(t Tower) int {
 	return 0
 }
 
-// CLIPMean and CLIPStd are OpenAI's pixel statistics, by which most CLIP models
-// after it normalise, too.
+// CLIPMean and CLIPStd are OpenAI's pixel statistics, which most later CLIP models
+// use too.
 var (
 	CLIPMean = [3]float32{0.48145466, 0.4578275, 0.40821073}
 	CLIPStd  = [3]float32{0.26862954, 0.26130258, 0.27577711}
 )
 
-// check refuses what no model can be built from.
+// check refuses a configuration from which no model can be built.
 func (c *Config) check() error {
 	v, t := &c.Vision, &c.Text
 	type bound struct {
@@ -474,7 +473,7 @@ func checkViT(c *Config) error {
 	return checkAct(c)
 }
 
-// checkHeads refuses a width that is no whole number of heads.
+// checkHeads refuses a width that is not a whole number of heads.
 func checkHeads(c *Config) error {
 	if v := &c.Vision; v.Width%v.HeadWidth != 0 {
 		return fmt.Errorf("vision_cfg.width %d is not a multiple of head_width %d", v.Width, v.HeadWidth)
@@ -482,7 +481,7 @@ func checkHeads(c *Config) error {
 	return nil
 }
 
-// checkAct refuses Act where the tower has no choice.
+// checkAct refuses Act in a tower without a choice.
 func checkAct(c *Config) error {
 	if v := &c.Vision; v.Act != "" {
 		return fmt.Errorf("vision_cfg.act %q needs a tower with a choice of activation; %s has quick_gelu", v.Act, c.VisionTower())

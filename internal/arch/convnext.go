@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// ConvNeXt (arXiv 2201.03545) as timm builds it, with OpenCLIP's projection.
-// Layers are the blocks of its four stages, Width the channels of the first; each
-// stage has twice those of the one before.
+// ConvNeXt (arXiv 2201.03545) as timm builds it, with OpenCLIP's projection. Layers
+// are the blocks of its four stages, Width the channels of the first; each stage has
+// twice as many as the one before.
 var convnextVision = visionTower{
 	check: checkConvNeXt, params: (*builder).convnext, macs: convnextMACs,
 	widest: func(c *Config) int { return c.cells(4) * c.VisionHidden() },
@@ -31,10 +31,10 @@ func timmConvNeXt(name string) (*Vision, bool) {
 	return &v, ok
 }
 
-// NormEps is the epsilon of the norms of a tower that leaves a choice.
+// NormEps is the epsilon of the norms, for a tower with a choice.
 func (c *Config) NormEps() float64 { return cmp.Or(c.Vision.NormEps, 1e-6) }
 
-// cells is the number of cells of a map that is the image reduced n-fold.
+// cells is the number of cells of a feature map that is the image reduced n-fold.
 func (c *Config) cells(n int) int {
 	side := c.Vision.ImageSize / n
 	return side * side
@@ -56,7 +56,7 @@ func checkConvNeXt(c *Config) error {
 	return checkOnly(c, Vision{ImageSize: v.ImageSize, Layers: v.Layers, Width: v.Width, HeadWidth: v.HeadWidth, MLPRatio: v.MLPRatio, NormEps: v.NormEps, Proj: v.Proj})
 }
 
-// checkProj refuses a projection that OpenCLIP does not put behind timm's towers.
+// checkProj refuses a projection that OpenCLIP does not add to timm's towers.
 func checkProj(c *Config) error {
 	if p := c.Vision.Proj; p != "linear" && p != "mlp" {
 		return fmt.Errorf("vision_cfg.proj %q: want linear or mlp", p)
@@ -64,8 +64,8 @@ func checkProj(c *Config) error {
 	return nil
 }
 
-// checkOnly refuses keys of vision_cfg that the tower does not have; may has those
-// that it has.
+// checkOnly refuses keys of vision_cfg that the tower does not take; may has those
+// that it takes.
 func checkOnly(c *Config, may Vision) error {
 	v := c.Vision
 	may.Tower, may.QKVBias, may.DropPath, may.PatchDrop, may.PtSeqLen = v.Tower, true, v.DropPath, v.PatchDrop, v.PtSeqLen
@@ -105,7 +105,7 @@ func (b *builder) convnext() {
 	b.projection(w)
 }
 
-// projection adds OpenCLIP's projection of a timm tower's w features.
+// projection adds OpenCLIP's projection of the w features of a timm tower.
 func (b *builder) projection(w int) {
 	e := b.cfg.EmbedDim
 	if b.cfg.Vision.Proj == "mlp" {
@@ -116,7 +116,7 @@ func (b *builder) projection(w int) {
 	b.add("visual.head.proj.weight", e, w)
 }
 
-// projectionMACs counts it.
+// projectionMACs counts the multiply-adds of projection.
 func (c *Config) projectionMACs(w int) float64 {
 	if c.Vision.Proj == "mlp" {
 		return float64(2*c.EmbedDim) * float64(w+c.EmbedDim)

@@ -1,8 +1,8 @@
 package arch
 
-// GFLOPs is the work of one image and of one text of full context, in 10⁹
+// GFLOPs is the work for one image and for one text of full context, in 10⁹
 // floating-point operations: two per multiply-add of every matrix product and
-// convolution, attention included.
+// convolution, including attention.
 func (c *Config) GFLOPs() (image, text float64) {
 	t := &c.Text
 	image = c.visionTower().macs(c)
@@ -10,8 +10,8 @@ func (c *Config) GFLOPs() (image, text float64) {
 	return image * 2e-9, text * 2e-9
 }
 
-// transformerMACs counts blocks over n tokens; mlp is the sum of the hidden
-// widths over the MLP's products.
+// transformerMACs counts the multiply-adds of blocks over n tokens; mlp is the sum of
+// the hidden widths over the MLP's products.
 func transformerMACs(n, width, mlp, layers int) float64 {
 	tokens, w := float64(n), float64(width)
 	return float64(layers) * tokens * (4*w*w + w*float64(mlp) + 2*tokens*w)
@@ -47,6 +47,6 @@ func (c *Config) resnetMACs() float64 {
 		}
 	}
 	tokens, w := float64(c.Tokens()), float64(c.Vision.Width*32)
-	// One query: the mean.
+	// One query, the mean.
 	return sum + (2*tokens+1)*w*w + 2*tokens*w + w*float64(c.EmbedDim)
 }

@@ -2,11 +2,11 @@ package arch
 
 import "fmt"
 
-// FastViT (arXiv 2303.14189) as MobileCLIP's S0 to S4 have it and timm builds it.
-// Layers are the blocks of its stages, Width the channels of the first; each stage
-// has twice those of the one before. The stages from the fourth on have attention.
-// Those of five stages (S3, S4) have LayerNorm there, no 1×1 branches in the stem
-// and no squeeze and excitation between the stages.
+// FastViT (arXiv 2303.14189) as in MobileCLIP's S0 to S4 and as timm builds it. Layers
+// are the blocks of its stages, Width the channels of the first; each stage has twice
+// as many as the one before. The stages from the fourth on have attention. Towers of
+// five stages (S3, S4) have LayerNorm there, no 1×1 branches in the stem and no
+// squeeze-and-excitation between the stages.
 var fastvitVision = visionTower{
 	check: checkFastViT, params: (*builder).fastvit, macs: fastvitMACs,
 	widest: func(c *Config) int { return c.cells(4) * c.VisionHidden() },
@@ -27,10 +27,10 @@ func timmFastViT(name string) (*Vision, bool) {
 	return &v, ok
 }
 
-// Attends says whether a stage of FastViT has attention.
+// Attends reports whether a stage of FastViT has attention.
 func (c *Config) Attends(stage int) bool { return stage >= 3 }
 
-// five says whether it is one of five stages.
+// five reports whether a FastViT has five stages.
 func (v *Vision) five() bool { return len(v.Layers) == 5 }
 
 func checkFastViT(c *Config) error {
@@ -59,7 +59,7 @@ func (b *builder) branch(name string, out, in, k int) {
 	b.batchNorm(name+".bn", out)
 }
 
-// squeezeExcite adds the two layers of squeeze and excitation.
+// squeezeExcite adds the two layers of squeeze-and-excitation.
 func (b *builder) squeezeExcite(name string, n, hidden int) {
 	b.affine(name+".fc1", hidden, n, 1, 1)
 	b.affine(name+".fc2", n, hidden, 1, 1)
@@ -132,7 +132,7 @@ func (b *builder) fastvitBlock(k string, w int, attends bool) {
 	b.add(scale, w, 1, 1)
 }
 
-// fastvitMACs counts the branches of a convolution once.
+// fastvitMACs counts all branches of a convolution as one.
 func fastvitMACs(c *Config) float64 {
 	v := &c.Vision
 	w := v.Width

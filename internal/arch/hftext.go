@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// The text towers that OpenCLIP takes from transformers (its HFTextEncoder):
-// RoBERTa and XLM-RoBERTa (arXiv 1907.11692, 1911.02116), a transformer with norms
-// behind, and the encoder of M2M100 (arXiv 2010.11125), of which NLLB is one. They
-// see no padding, and their positions count the tokens without it.
+// The text towers that OpenCLIP takes from transformers (its HFTextEncoder): RoBERTa
+// and XLM-RoBERTa (arXiv 1907.11692, 1911.02116), a transformer with post-norm, and
+// the encoder of M2M100 (arXiv 2010.11125), of which NLLB is one. They mask padding,
+// and their positions count only the other tokens.
 var robertaText = textTower{check: checkHFText, params: (*builder).roberta, embedding: "text.transformer.embeddings.word_embeddings.weight"}
 
 var m2m100Text = textTower{check: checkHFText, params: (*builder).m2m100, embedding: "text.transformer.embed_tokens.weight"}
 
-// hfTexts are the models that published weights name. RoBERTa's positions are two
-// more than it has: they begin behind the padding's.
+// hfTexts are the models that published weights name. RoBERTa has two positions more
+// than a text has tokens: they begin after that of the padding.
 var hfTexts = map[string]Text{
 	"roberta-base":                     hfRoBERTa(50265, 768, 12),
 	"xlm-roberta-base":                 hfRoBERTa(250002, 768, 12),
@@ -36,8 +36,8 @@ func hfNLLB(layers int, ratio float64) Text {
 		PadToken: 1, ScaleEmbedding: true}
 }
 
-// TextModel is the text model of transformers that a configuration names, empty
-// for none: its own config.json, where it is there, is what ParseText takes.
+// TextModel is the text model of transformers that a configuration names, or empty.
+// Its config.json, if present, is what ParseText takes.
 func TextModel(data []byte) string {
 	type cfg struct {
 		Text struct {
@@ -48,15 +48,15 @@ func TextModel(data []byte) string {
 		cfg
 		Inner *cfg `json:"model_cfg"`
 	}
-	json.Unmarshal(data, &f) // Parse says what is wrong
+	json.Unmarshal(data, &f) // Parse reports what is wrong
 	if f.Inner != nil {
 		return f.Inner.Text.Name
 	}
 	return f.Text.Name
 }
 
-// IsTextModel says whether a config.json is that of a text model that a
-// configuration may name.
+// IsTextModel reports whether a config.json is of a text model that a configuration
+// may name.
 func IsTextModel(data []byte) bool {
 	var f struct {
 		Type string `json:"model_type"`
@@ -64,18 +64,18 @@ func IsTextModel(data []byte) bool {
 	return json.Unmarshal(data, &f) == nil && hfKinds[f.Type] != ""
 }
 
-// hfKinds are transformers' words for the kinds.
+// hfKinds maps transformers' model_type to the kinds here.
 var hfKinds = map[string]string{"roberta": "roberta", "xlm-roberta": "roberta", "m2m_100": "m2m100"}
 
-// hfText reads the keys of a text tower of transformers into c and takes them from
-// text, which keeps the others. Sizes that text has count before the model's.
+// hfText reads the keys of a text tower of transformers into c and removes them from
+// text, which keeps the others. Sizes in text take precedence over the model's.
 func hfText(c *Config, top, text object, model []byte) error {
 	var f struct {
 		Name, Tower, Pooler, Proj string
 	}
 	for _, k := range []struct {
 		dst  *string
-		keys []string // of OpenCLIP, and their older spelling
+		keys []string // OpenCLIP's, and their older spelling
 		none string   // what null stands for
 	}{{&f.Name, []string{"hf_model_name"}, ""}, {&f.Tower, []string{"tower"}, ""},
 		{&f.Pooler, []string{"hf_pooler_type", "pooler_type"}, "mean_pooler"}, {&f.Proj, []string{"hf_proj_type", "proj"}, "none"}} {
@@ -110,7 +110,7 @@ func hfText(c *Config, top, text object, model []byte) error {
 			return fmt.Errorf("text_cfg.hf_model_name %q is not supported; known: %s, and a folder with the config.json of such a model", f.Name, strings.Join(slices.Sorted(maps.Keys(hfTexts)), " "))
 		}
 		named.ContextLength = t.ContextLength
-		// Heads are in no tensor's shape: what a file says of them by the way is no size.
+		// No tensor's shape depends on the heads, so heads without a width must match.
 		if text["width"] == nil && text["heads"] != nil && compact(text["heads"]) != fmt.Sprint(named.Heads) {
 			return fmt.Errorf("text_cfg.heads is %s, but %q has %d; for another model, give text_cfg.width, too", compact(text["heads"]), f.Name, named.Heads)
 		}
@@ -133,8 +133,8 @@ func hfText(c *Config, top, text object, model []byte) error {
 
 const hfRoBERTaOwner = "FacebookAI/"
 
-// parseHFText reads the configuration of transformers' RobertaModel,
-// XLMRobertaModel or M2M100Model, of which the encoder counts.
+// parseHFText reads the configuration of transformers' RobertaModel, XLMRobertaModel
+// or M2M100Model, of which only the encoder is used.
 func parseHFText(data []byte) (t Text, err error) {
 	f := struct {
 		Type       string  `json:"model_type"`
@@ -222,11 +222,11 @@ func checkHFText(c *Config) error {
 	return nil
 }
 
-// IgnoresPadding says whether the text tower sees no token Text.PadToken.
+// IgnoresPadding reports whether the text tower masks the token Text.PadToken.
 func (c *Config) IgnoresPadding() bool { return c.Text.Tower != "" }
 
-// TextPools says whether the text feature passes a Linear and tanh before the
-// projection, as BERT's pooler has it.
+// TextPools reports whether the text feature passes through a Linear and tanh before
+// the projection, as in BERT's pooler.
 func (c *Config) TextPools() bool { return c.Text.Tower == "roberta" && c.Text.Pooler == "cls_pooler" }
 
 func (b *builder) roberta() {
@@ -273,7 +273,7 @@ func (b *builder) m2m100() {
 	b.hfProjection()
 }
 
-// hfProjection adds OpenCLIP's projection behind the text model.
+// hfProjection adds OpenCLIP's projection after the text model.
 func (b *builder) hfProjection() {
 	w, e := b.cfg.Text.Width, b.cfg.EmbedDim
 	switch b.cfg.Text.Proj {

@@ -10,7 +10,7 @@ import (
 )
 
 // The published models with a text tower of transformers have the parameters that
-// OpenCLIP's results table states, in millions, and are what their own JSON says.
+// OpenCLIP's results table states, in millions, and survive a round trip as JSON.
 func TestHFTextsAreKnown(t *testing.T) {
 	for name, millions := range map[string]float64{
 		"roberta-ViT-B-32": 212.72, "xlm-roberta-base-ViT-B-32": 366.12, "xlm-roberta-large-ViT-H-14": 1193.01,
@@ -37,8 +37,8 @@ func TestHFTextsAreKnown(t *testing.T) {
 	}
 }
 
-// A text model's own config.json counts before what is known of its name, and a
-// configuration's own sizes before both.
+// A text model's config.json takes precedence over what is known of its name, and a
+// configuration's own sizes over both.
 func TestHFTextConfigs(t *testing.T) {
 	const outer = `{"embed_dim": 64, "vision_cfg": {"width": 64}, "text_cfg": {"hf_model_name": %q, "hf_tokenizer_name": "roberta-base"%s}}`
 	const roberta = `{"model_type": "xlm-roberta", "vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 100,

@@ -3,9 +3,9 @@ package arch
 import "fmt"
 
 // The transformers of MobileCLIP (arXiv 2311.17049) and MobileCLIP 2 (arXiv
-// 2508.20691) as timm builds them, with a head that has a bias. B has a stem of
-// three convolutions for the patch embedding (StemWidth), positions of the patches
-// alone and epsilon 1e-6; L-14 has OpenAI's patch embedding and a norm behind it.
+// 2508.20691) as timm builds them, with a head that has a bias. B has a stem of three
+// convolutions as patch embedding (StemWidth), positions only for the patches, and
+// epsilon 1e-6; L-14 has OpenAI's patch embedding followed by a norm.
 var mobileclipVision = visionTower{
 	check: checkMobileCLIP, params: (*builder).mobileclip, macs: mobileclipMACs, widest: (*Config).vitWidest,
 	patches: true, class: true, embed: "visual.pos_embed", timm: timmMobileCLIP,

@@ -38,7 +38,7 @@ func load() map[string]*Config {
 		if err != nil {
 			panic(e.Name() + ": " + err.Error())
 		}
-		// No name refers to another one here, so this does not recurse.
+		// No name refers to another one here, so there is no recursion.
 		parse := parseOpenAI
 		if o["vision_layers"] == nil {
 			parse = func(o object) (*Config, error) { return parseOpenCLIP(o, nil) }
@@ -65,8 +65,8 @@ func Names() []string {
 	return names
 }
 
-// Named is a published architecture: by its name here, or by the one that the
-// original repositories use for it.
+// Named returns a published architecture by its name here, or by the one that the
+// original repositories use.
 func Named(name string) (*Config, bool) {
 	c, ok := named()[Canonical(name)]
 	if !ok {
@@ -77,9 +77,9 @@ func Named(name string) (*Config, bool) {
 	return &clone, true
 }
 
-// aliases are names of EVA-CLIP and OpenAI for the same models. OpenCLIP's own
-// names need none: ViT-B-32 is openclip-ViT-B-32, and where only OpenAI's has
-// QuickGELU, ViT-B-32-quickgelu is openai-ViT-B-32.
+// aliases are EVA-CLIP's and OpenAI's names of the same models. OpenCLIP's own names
+// need none: ViT-B-32 is openclip-ViT-B-32, and if only OpenAI's model has QuickGELU,
+// ViT-B-32-quickgelu is openai-ViT-B-32.
 var aliases = map[string]string{
 	"EVA01-g-14": "EVA01-CLIP-g-14", "EVA01-g-14-plus": "EVA01-CLIP-g-14-plus",
 	"EVA02-B-16": "EVA02-CLIP-B-16", "EVA02-L-14": "EVA02-CLIP-L-14", "EVA02-L-14-336": "EVA02-CLIP-L-14-336",
@@ -87,13 +87,13 @@ var aliases = map[string]string{
 	"EVA02-E-14":      "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
 	"OpenaiCLIP-B-16": "openai-ViT-B-16", "OpenaiCLIP-L-14": "openai-ViT-L-14", "OpenCLIP-H-14": "openclip-ViT-H-14", "OpenCLIP-bigG-14": "openclip-ViT-bigG-14",
 	"ViT-B/32": "openai-ViT-B-32", "ViT-B/16": "openai-ViT-B-16", "ViT-L/14": "openai-ViT-L-14", "ViT-L/14@336px": "openai-ViT-L-14-336",
-	// The same models with other weights, and for OpenCLIP the same size.
+	// The same models with other weights, in OpenCLIP of the same size.
 	"MobileCLIP2-B": "MobileCLIP-B", "MobileCLIP2-S2": "MobileCLIP-S2", "ViTamin-XL-384": "ViTamin-XL-256",
-	// OpenAI's names, which OpenCLIP has for the same with GELU: openclip-RN50.
+	// OpenAI's names, which OpenCLIP uses for the same models with GELU: openclip-RN50.
 	"RN50": "openai-RN50", "RN101": "openai-RN101", "RN50x4": "openai-RN50x4", "RN50x16": "openai-RN50x16", "RN50x64": "openai-RN50x64",
 }
 
-// Canonical is the name here of an architecture that is called name somewhere.
+// Canonical returns the name here of an architecture that others call name.
 func Canonical(name string) string {
 	if a, ok := aliases[name]; ok {
 		return a
@@ -110,8 +110,8 @@ func Canonical(name string) string {
 	return name
 }
 
-// Shared says whether OpenAI and OpenCLIP call two architectures by this name,
-// that differ in their activation. plain is the name here of OpenCLIP's.
+// Shared reports whether OpenAI and OpenCLIP use this name for two architectures that
+// differ in their activation. plain is the name here of OpenCLIP's.
 func Shared(name string) (plain string, ok bool) {
 	plain = "openclip-" + name
 	_, there := named()[plain]

@@ -2,8 +2,8 @@ package arch
 
 import "strings"
 
-// notWeights are tensors in state dicts that no model needs, by their last
-// words, and why. Those of top stand in the top level or a vision tower only.
+// notWeights lists tensors in state dicts that no model needs, by the last words of
+// their names, and why. Those with top are at the top level or in a vision tower only.
 var notWeights = []struct {
 	words  string
 	top    bool
@@ -30,9 +30,9 @@ const (
 	pretraining = "pretraining head, not part of a CLIP model"
 )
 
-// NotWeight says why a tensor of that name in a state dict is no parameter of
-// any model; not ok when it may be one. What programs put before all names has
-// been taken off.
+// NotWeight says why a tensor of that name in a state dict is not a parameter of any
+// model; ok is false if it may be one. name must not have a prefix that a program puts
+// before all names.
 func NotWeight(name string) (reason string, ok bool) {
 	for _, d := range notWeights {
 		rest, ok := strings.CutSuffix(name, d.words)

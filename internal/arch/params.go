@@ -26,15 +26,15 @@ type Param struct {
 	// Layer is the position for layer-wise learning-rate decay: 0 for
 	// embeddings, n+1 for block n, Layers(Tower)+1 for the rest.
 	Layer int
-	// NoDecay: weight decay leaves it alone (biases, norms and other vectors,
-	// position embeddings, class token, logit scale).
+	// NoDecay: exempt from weight decay (biases, norms and other vectors, position
+	// embeddings, class token, logit scale).
 	NoDecay bool
 	// Buffer: BatchNorm statistics, needed by the model but not trained.
 	Buffer bool
 }
 
-// Params lists every tensor of the model in the order of the original state
-// dict, in the eva layout: visual.…, text.…, logit_scale, logit_bias. RoPE tables are
+// Params lists every tensor of the model in the eva layout (visual.…, text.…,
+// logit_scale, logit_bias), in the order of the original state dict. RoPE tables are
 // computed, not stored, and never listed.
 func (c *Config) Params() []Param {
 	b := &builder{cfg: c}
@@ -47,7 +47,7 @@ func (c *Config) Params() []Param {
 	return b.params
 }
 
-// NumParams is the number of trained values of a tower.
+// NumParams is the number of trainable values of a tower.
 func (c *Config) NumParams(t Tower) int64 {
 	var n int64
 	for _, p := range c.Params() {
@@ -58,7 +58,7 @@ func (c *Config) NumParams(t Tower) int64 {
 	return n
 }
 
-// TotalParams is the number of trained values of the model.
+// TotalParams is the number of trainable values of the model.
 func (c *Config) TotalParams() int64 {
 	return c.NumParams(VisualTower) + c.NumParams(TextTower) + c.NumParams(Other)
 }
@@ -76,7 +76,7 @@ type builder struct {
 	params []Param
 }
 
-// undecayed are the matrices that weight decay spares.
+// undecayed are the matrices without weight decay.
 var undecayed = map[string]bool{
 	"visual.cls_token": true, "visual.pos_embed": true,
 	"visual.positional_embedding": true, "text.positional_embedding": true,
@@ -96,9 +96,9 @@ func (b *builder) add(name string, shape ...int) {
 	b.params = append(b.params, p)
 }
 
-// embeddings are the tensors that layer decay counts in front of the first
-// block. As in the original (training/optim.py), OpenAI's class_embedding is
-// not one of them: it moves at the full rate.
+// embeddings are the tensors that layer decay counts as below the first block. As in
+// the original (training/optim.py), OpenAI's class_embedding is not among them: it
+// trains at the full rate.
 var embeddings = []string{
 	"visual.cls_token", "visual.pos_embed", "visual.patch_embed.", "visual.conv1.", "visual.positional_embedding",
 	"text.token_embedding.", "text.positional_embedding",
@@ -125,7 +125,7 @@ func (b *builder) affine(name string, shape ...int) {
 	b.add(name+".bias", shape[0])
 }
 
-// evaNorm adds a LayerNorm, or an RMSNorm, which has no bias.
+// evaNorm adds a LayerNorm, or an RMSNorm without bias.
 func (b *builder) evaNorm(name string, width int) {
 	b.add(name+".weight", width)
 	if !b.cfg.Vision.RMSNorm {
@@ -189,7 +189,7 @@ func (b *builder) evaVision() {
 	}
 }
 
-// resblocks adds the transformer of OpenAI's layout.
+// resblocks adds a transformer in OpenAI's layout.
 func (b *builder) resblocks(prefix string, t Tower, width, hidden int) {
 	for i := range b.cfg.Layers(t) {
 		p := fmt.Sprintf("%s.resblocks.%d.", prefix, i)
@@ -245,8 +245,8 @@ type Conv struct {
 	Stride          int // of the convolution itself: 2 only for the first of the stem
 }
 
-// Bottleneck is one block of a ModifiedResNet. Its stride is an average pool
-// in front of conv3 and in front of the downsampling convolution.
+// Bottleneck is one block of a ModifiedResNet. Its stride is an average pool before
+// conv3 and before the downsampling convolution.
 type Bottleneck struct {
 	Name       string // visual.layer1.0
 	Convs      [3]Conv
@@ -254,7 +254,7 @@ type Bottleneck struct {
 	Downsample *Conv
 }
 
-// Stem lists the three convolutions in front of the blocks of a ModifiedResNet.
+// Stem lists the three convolutions before the blocks of a ModifiedResNet.
 func (c *Config) Stem() []Conv {
 	w := c.Vision.Width
 	return []Conv{

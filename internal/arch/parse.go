@@ -15,14 +15,14 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Parse reads a configuration: OpenCLIP's and EVA-CLIP's schema (also inside
-// an open_clip_config.json), OpenAI's flat one, or a Hugging Face CLIPModel
-// config.json. A key that is not known is an error that names it, except in a
-// Hugging Face file, which repeats the library's settings for everything.
+// Parse reads a configuration: OpenCLIP's and EVA-CLIP's schema (also inside an
+// open_clip_config.json), OpenAI's flat one, or the config.json of a Hugging Face
+// model. An unknown key is an error that names it, except in a Hugging Face file,
+// which repeats all of the library's settings.
 func Parse(data []byte) (*Config, error) { return ParseText(data, nil) }
 
-// ParseText is Parse where the text model of transformers that the configuration
-// names has its own config.json, which is model; nil: it is one of those known.
+// ParseText is Parse for a configuration that names a text model of transformers;
+// model is the config.json of that model, or nil if it is one of those known.
 func ParseText(data, model []byte) (*Config, error) {
 	c, err := parse(data, model)
 	if err == nil {
@@ -85,7 +85,7 @@ func section(o object, where string, dst any) error {
 	}
 	for _, k := range sortedKeys(o) {
 		if isNull(o[k]) {
-			continue // Python's None: the default
+			continue // None in Python: the default
 		}
 		i := slices.Index(known, k)
 		if i < 0 || k == "" {
@@ -98,9 +98,9 @@ func section(o object, where string, dst any) error {
 	return nil
 }
 
-// neutral lists keys that say how the original code builds or runs the model.
-// Each may be absent, null, or one of the values that mean nothing more; where
-// there are none, any value means nothing.
+// neutral lists keys that say how the original code builds or runs the model. Each
+// may be absent, null, or one of the given values, which have no effect here; nil
+// means that no value has any.
 var neutral = map[string]map[string][]string{
 	"": {
 		"init_logit_scale": nil, "nonscalar_logit_scale": nil, "output_dict": nil, "cast_dtype": nil, // the weights have the scale
@@ -125,10 +125,10 @@ var neutral = map[string]map[string][]string{
 	"preprocess_cfg.": {"mode": {`"RGB"`}},
 }
 
-// towerKeys are those of them whose other values a tower may know.
+// towerKeys are the neutral keys of which a tower may support other values.
 var towerKeys = []string{"text_cfg.norm_kwargs", "text_cfg.act_kwargs", "text_cfg.proj_bias", "text_cfg.proj_type"}
 
-// withoutTimm are the keys of a vision_cfg that say nothing when it names no
+// withoutTimm are the keys of a vision_cfg that have no effect unless it names a
 // model of timm.
 var withoutTimm = []string{"timm_pool", "timm_proj", "timm_proj_bias"}
 
@@ -183,7 +183,7 @@ func parseOpenCLIP(top object, model []byte) (*Config, error) {
 	if err := hfText(c, top, text, model); err != nil {
 		return nil, err
 	}
-	// OpenCLIP's word for a text tower that is not causal.
+	// OpenCLIP's key for a text tower that is not causal.
 	if raw, ok := text["no_causal_mask"]; ok {
 		c.Text.AttnMask = string(raw) != "true"
 		delete(text, "no_causal_mask")
@@ -212,7 +212,7 @@ func parseOpenCLIP(top object, model []byte) (*Config, error) {
 			return nil, err
 		}
 	}
-	// The code that has RMSNorm gives the head a bias where query and value have one.
+	// The code with RMSNorm gives the head a bias if query and value have one.
 	if v := &c.Vision; v.RMSNorm && !v.QKVBias && vision["no_head_bias"] == nil {
 		v.NoHeadBias = true
 	}
@@ -231,7 +231,7 @@ func parseOpenCLIP(top object, model []byte) (*Config, error) {
 	delete(top, "text_cfg")
 	delete(top, "preprocess_cfg")
 	if kind := c.visionTower(); kind.params != nil && !kind.patches {
-		c.Vision.PatchSize = 0 // nothing to say
+		c.Vision.PatchSize = 0 // no effect
 	}
 	if err := dropNeutral(top, ""); err != nil {
 		return nil, err
@@ -239,13 +239,13 @@ func parseOpenCLIP(top object, model []byte) (*Config, error) {
 	return c, section(top, "", c)
 }
 
-// textPool leaves pool_type and eos_id only where they say more than argmax.
+// textPool keeps pool_type and eos_id only if they differ from argmax.
 func textPool(text object) error {
 	if raw, ok := text["pool_type"]; !ok || compact(raw) != `"eos"` {
 		if ok && compact(raw) == `"argmax"` {
 			delete(text, "pool_type")
 		}
-		delete(text, "eos_id") // says nothing then
+		delete(text, "eos_id") // has no effect then
 		return nil
 	}
 	if raw, ok := text["eos_id"]; !ok || isNull(raw) {
@@ -254,17 +254,17 @@ func textPool(text object) error {
 	return nil
 }
 
-// clipTokenizers are tokenizers of the hub that are CLIP's BPE.
+// clipTokenizers are repositories on the hub whose tokenizer is CLIP's BPE.
 var clipTokenizers = []string{"openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"}
 
-// parseClean reads tokenizer_kwargs; not ok where it has more than is known.
+// parseClean reads tokenizer_kwargs; ok is false if any of it is unknown.
 func parseClean(raw json.RawMessage) (c Clean, ok bool) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	return c, dec.Decode(&c) == nil && c != (Clean{}) && slices.Contains([]string{"", "lower", "whitespace", "canonicalize"}, c.Clean)
 }
 
-// tokenizer sets Text.Tokenizer to what text's keys say, if that is not CLIP's.
+// tokenizer sets Text.Tokenizer from text's keys, unless it is CLIP's.
 func tokenizer(c *Config, text object) error {
 	var name string
 	if raw, ok := text["hf_tokenizer_name"]; ok {
@@ -296,7 +296,7 @@ func tokenizer(c *Config, text object) error {
 		c.Text.Tokenizer = strings.TrimSpace(name + " with " + strings.Join(more, ", "))
 	case name != "" && !slices.Contains(clipTokenizers, name):
 		c.Text.Tokenizer = name
-	case c.Text.TokenizerKwargs != nil: // CLIP's, which cleans in its own way
+	case c.Text.TokenizerKwargs != nil: // CLIP's tokenizer, which does its own cleaning
 		if *c.Text.TokenizerKwargs != (Clean{Clean: "lower"}) {
 			c.Text.Tokenizer = fmt.Sprintf("%s with another cleaning or without its end", name)
 		}
@@ -317,7 +317,7 @@ func subsection(top object, key string) (object, error) {
 	return o, nil
 }
 
-// defaults are OpenCLIP's and EVA-CLIP's.
+// defaults are those of OpenCLIP and EVA-CLIP.
 func defaults() *Config {
 	return &Config{
 		Vision: Vision{ImageSize: 224, Layers: Layers{12}, Width: 768, HeadWidth: 64, MLPRatio: 4, PatchSize: 16, QKVBias: true, PtSeqLen: 16},
@@ -349,13 +349,13 @@ func timmTower(c *Config, vision object) error {
 		}
 		return nil
 	}
-	// A name may end in the weights', eva02_base_patch16_clip_224.merged2b.
+	// A name may end in that of the weights: eva02_base_patch16_clip_224.merged2b.
 	kind, _, _ := strings.Cut(name, ".")
 	if v, tower, ok := timmVision(kind); ok {
 		if err := timmHead(v, tower, name, vision); err != nil {
 			return err
 		}
-		v.QKVBias, v.PtSeqLen = c.Vision.QKVBias, c.Vision.PtSeqLen // say nothing there
+		v.QKVBias, v.PtSeqLen = c.Vision.QKVBias, c.Vision.PtSeqLen // have no effect there
 		c.Vision = *v
 		delete(vision, "timm_model_name")
 		return nil
@@ -369,11 +369,11 @@ func timmTower(c *Config, vision object) error {
 	return nil
 }
 
-// timmHead reads what follows timm's tower NAME: pooling and projection.
+// timmHead reads the pooling and projection that follow timm's tower name.
 func timmHead(v *Vision, tower visionTower, name string, vision object) error {
 	value := func(key string) (s string, err error) {
 		if raw, ok := vision[key]; ok {
-			if err = json.Unmarshal(raw, &s); err != nil { // null is nothing, too
+			if err = json.Unmarshal(raw, &s); err != nil { // null counts as empty
 				return "", fmt.Errorf("vision_cfg.%s: %w", key, err)
 			}
 		}
@@ -422,8 +422,8 @@ func parseOpenAI(top object) (*Config, error) {
 	return c, nil
 }
 
-// hfTower is the part of a Hugging Face CLIP tower that shapes the numbers,
-// with the library's defaults filled in by the caller.
+// hfTower is the part of a Hugging Face CLIP tower that affects the numbers; the
+// caller fills in the library's defaults.
 type hfTower struct {
 	HiddenSize       int     `json:"hidden_size"`
 	IntermediateSize int     `json:"intermediate_size"`
@@ -439,7 +439,7 @@ type hfTower struct {
 	NumChannels      int     `json:"num_channels"`
 }
 
-// side is a number of pixels, or two that are equal.
+// side is a number of pixels; in JSON also a pair of equal numbers.
 type side int
 
 func (s *side) UnmarshalJSON(b []byte) error {
@@ -481,7 +481,7 @@ func parseHF(top object) (*Config, error) {
 		key string
 		dst *hfTower
 	}{{"text_config", &text}, {"vision_config", &vision}} {
-		// Where the older name of the same is there too, it counts.
+		// The older name of the key takes precedence.
 		key := part.key
 		if raw := top[key+"_dict"]; raw != nil && !isNull(raw) {
 			key += "_dict"
@@ -511,9 +511,9 @@ func parseHF(top object) (*Config, error) {
 	c.Vision.MLPRatio = ratio(vision.IntermediateSize, vision.HiddenSize)
 	c.Text = Text{ContextLength: text.Positions, VocabSize: text.VocabSize, Width: text.HiddenSize,
 		Heads: text.Heads, Layers: text.Layers, MLPRatio: ratio(text.IntermediateSize, text.HiddenSize), AttnMask: true}
-	// The library's rule: 2 is the value of files from before this key was
-	// read, and stands for the largest id. So does a small vocabulary without the
-	// key: such a file is older than the key's default, or the default says nothing.
+	// The library's rule: files from before it read this key have 2, which stands for
+	// the largest id. So does a missing key with a small vocabulary: such a file is
+	// older than the key's default, or the default is not one of its ids.
 	switch {
 	case text.EOS == nil && c.Text.VocabSize >= bpe.VocabSize:
 		c.Text.PoolType, c.Text.EOS = "eos", bpe.VocabSize-1
@@ -523,8 +523,8 @@ func parseHF(top object) (*Config, error) {
 	return c, nil
 }
 
-// parseHFEVA reads the configuration of the EvaCLIPModel that the repositories
-// of EVA-CLIP-8B and 18B bring with them.
+// parseHFEVA reads the configuration of the EvaCLIPModel in the code of the
+// repositories of EVA-CLIP-8B and 18B.
 func parseHFEVA(top object) (*Config, error) {
 	var f struct {
 		EmbedDim int `json:"projection_dim"`

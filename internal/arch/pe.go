@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// PE-Core (Perception Encoder, arXiv 2504.13181) as timm builds it: a transformer
-// with RoPE over the patches, attention from one learned query of eight heads over
-// all tokens, and a head with a bias.
+// PE-Core (Perception Encoder, arXiv 2504.13181) as timm builds it: a transformer with
+// RoPE over the patches, pooled by attention with eight heads from one learned query
+// over all tokens, and a head with a bias.
 var peVision = visionTower{
 	check: checkPE, params: (*builder).pe, macs: peMACs, widest: (*Config).vitWidest,
 	patches: true, class: true, embed: "visual.pos_embed", timm: timmPE,
@@ -37,7 +37,7 @@ func timmPE(name string) (*Vision, bool) {
 	return &v, true
 }
 
-// PoolHeads are the heads of PE-Core's attention pool.
+// PoolHeads is the number of heads of PE-Core's attention pool.
 const PoolHeads = 8
 
 func checkPE(c *Config) error {
@@ -57,7 +57,7 @@ func checkPE(c *Config) error {
 		PatchSize: v.PatchSize, NoClass: v.NoClass})
 }
 
-// timmBlocks adds the blocks of timm's VisionTransformer with biases.
+// timmBlocks adds the blocks of timm's VisionTransformer, with biases.
 func (b *builder) timmBlocks(w, hidden int) {
 	for i := range b.cfg.Layers(VisualTower) {
 		p := fmt.Sprintf("visual.blocks.%d.", i)

@@ -12,29 +12,29 @@ import (
 	"github.com/evatool/evatool/internal/img"
 )
 
-// Preprocess is what an image goes through before the model: a resize, where
-// its mode asks for it a centre crop or a border, and (x/255 − Mean)/Std.
+// Preprocess is how an image is prepared for the model: a resize, then a centre crop
+// or a border if the mode needs one, then (x/255 − Mean)/Std.
 type Preprocess struct {
-	// Size is the side, in pixels, of the square that the model takes. Inside a
-	// configuration it is 0: the model's image size.
+	// Size is the side, in pixels, of the square that the model takes. In a
+	// configuration it is 0 and means the model's image size.
 	Size          int        `json:"size,omitempty"`
 	Mean          [3]float32 `json:"mean"`
 	Std           [3]float32 `json:"std"`
 	Interpolation string     `json:"interpolation"`
 	ResizeMode    string     `json:"resize_mode"`          // shortest, longest, squash or none
-	FillColor     int        `json:"fill_color,omitempty"` // 0 to 255, of the border that longest and none may leave
+	FillColor     int        `json:"fill_color,omitempty"` // of the border that longest and none may leave, 0 to 255
 
-	// What only transformers' processors do:
-	Resize [2]int `json:"resize,omitzero"`      // height and width to resize to where that is not Size
-	Floor  bool   `json:"crop_floor,omitempty"` // half a pixel of the crop's offset rounds down, not to even
+	// Only transformers' processors do these:
+	Resize [2]int `json:"resize,omitzero"`      // height and width to resize to, if not Size
+	Floor  bool   `json:"crop_floor,omitempty"` // a half pixel in the crop's offset rounds down, not to even
 }
 
 // The resize modes: OpenCLIP's three, and none.
 const (
 	Shortest = "shortest" // the shorter side to Size, then a centre crop
 	Longest  = "longest"  // the longer side to Size, then a border
-	Squash   = "squash"   // both sides to Size, whatever the picture's shape
-	NoResize = "none"     // a centre crop, or a border, as the picture is
+	Squash   = "squash"   // both sides to Size, whatever the image's shape
+	NoResize = "none"     // a centre crop or a border, without a resize
 )
 
 var (
@@ -53,11 +53,11 @@ func preset(mean, std [3]float32) Preprocess {
 	return Preprocess{Mean: mean, Std: std, Interpolation: "bicubic", ResizeMode: Shortest}
 }
 
-// OpenAIPreprocess is what OpenAI's models take, and the default of OpenCLIP
-// and EVA-CLIP. Its Size is 0.
+// OpenAIPreprocess is the preprocessing of OpenAI's models, and the default of
+// OpenCLIP and EVA-CLIP. Its Size is 0.
 func OpenAIPreprocess() Preprocess { return presets["openai"] }
 
-// Preprocess is what images go through, Size filled in.
+// Preprocess returns the model's preprocessing, with Size filled in.
 func (c *Config) Preprocess() Preprocess {
 	p := OpenAIPreprocess()
 	if c.Pixels != nil {
@@ -67,14 +67,13 @@ func (c *Config) Preprocess() Preprocess {
 	return p
 }
 
-// Steps is p as package img does it. p comes from this package, whose names are
-// those there.
+// Steps returns p for package img, which has the same names for filters and modes.
 func (p Preprocess) Steps() img.Preprocess {
 	return img.Preprocess{Size: p.Size, Filter: img.Filters[p.Interpolation], Mean: p.Mean, Std: p.Std,
 		Mode: img.Modes[p.ResizeMode], Resize: p.Resize, Floor: p.Floor, Fill: byte(p.FillColor)}
 }
 
-// SetPreprocess makes p the model's, whatever its Size.
+// SetPreprocess makes p the model's preprocessing; its Size is ignored.
 func (c *Config) SetPreprocess(p Preprocess) {
 	p.Size = 0
 	c.Pixels = &p
@@ -83,7 +82,7 @@ func (c *Config) SetPreprocess(p Preprocess) {
 	}
 }
 
-// String is p in the words that With reads, without Size.
+// String is p in the words that With takes, without Size.
 func (p Preprocess) String() string {
 	var b strings.Builder
 	for _, s := range []struct {
@@ -102,13 +101,13 @@ func (p Preprocess) String() string {
 	return b.String()
 }
 
-// With changes p as words say: a preset's name (openai, inception, imagenet),
-// and mean=, std=, interpolation=, resize= and fill=, separated by commas. A
-// mean or std is one number for all channels or three, as in
+// With returns p changed as words say: the name of a preset (openai, inception,
+// imagenet), and mean=, std=, interpolation=, resize= and fill=, separated by commas.
+// A mean or std is one number for all channels, or three, as in
 // "mean=0.5,std=0.2,0.3,0.2,resize=squash".
 func (p Preprocess) With(words string) (Preprocess, error) {
 	var lists [2][]float32 // of mean and std
-	list := -1             // which of them goes on
+	list := -1             // the one that w may continue
 	for _, w := range strings.Split(words, ",") {
 		w = strings.TrimSpace(w)
 		key, value, ok := strings.Cut(w, "=")
@@ -137,7 +136,7 @@ func (p Preprocess) With(words string) (Preprocess, error) {
 		case key == "fill":
 			n, err := strconv.Atoi(value)
 			if err != nil {
-				n = -1 // check says what is wrong
+				n = -1 // check reports it
 			}
 			p.FillColor = n
 		default:
@@ -168,7 +167,7 @@ func appendNumber(to *[]float32, s string) error {
 	return err
 }
 
-// check refuses what no picture can go through.
+// check refuses a preprocessing that cannot be carried out.
 func (p *Preprocess) check() error {
 	for c := range 3 {
 		for _, v := range []float32{p.Mean[c], p.Std[c]} {
@@ -195,10 +194,10 @@ func (p *Preprocess) check() error {
 	return nil
 }
 
-// ParsePreprocess reads what a file says about images for a model of the given
-// size: OpenCLIP's preprocess_cfg, alone or in an open_clip_config.json, or a
-// processor of transformers (preprocessor_config.json, processor_config.json).
-// What the file leaves out is its library's default.
+// ParsePreprocess reads the preprocessing in a file for a model whose image size is
+// size pixels: OpenCLIP's preprocess_cfg, alone or in an open_clip_config.json, or a
+// processor of transformers (preprocessor_config.json, processor_config.json). What
+// the file leaves out is its library's default.
 func ParsePreprocess(data []byte, size int) (Preprocess, error) {
 	p, err := parsePreprocess(data, size)
 	if err != nil {
@@ -234,9 +233,8 @@ func parsePreprocess(data []byte, size int) (p Preprocess, err error) {
 	return p, err
 }
 
-// DescribesPixels says whether a configuration of an architecture says what goes
-// before the model too: OpenCLIP's of a repository does, if only that it is the
-// library's default.
+// DescribesPixels reports whether the configuration of an architecture also states
+// the preprocessing. OpenCLIP's for a repository does, even by leaving it out.
 func DescribesPixels(data []byte) bool {
 	o, err := decodeObject(data)
 	return err == nil && (o["model_cfg"] != nil || o["preprocess_cfg"] != nil && !isNull(o["preprocess_cfg"]))
@@ -244,8 +242,8 @@ func DescribesPixels(data []byte) bool {
 
 func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
-// ParseStored reads what a model file says of itself: its configuration and,
-// where the file has that apart, its preprocessing, which counts.
+// ParseStored reads a model file's own configuration and, if the file has it
+// separately, its preprocessing, which takes precedence.
 func ParseStored(config, preprocess []byte) (*Config, error) {
 	if len(preprocess) == 0 {
 		return Parse(config)

@@ -15,7 +15,7 @@ var (
 	ones  = [3]float32{1, 1, 1}
 )
 
-// changed is OpenAI's preprocessing for 32 pixels but for some of it.
+// changed is OpenAI's preprocessing for 32 pixels with some changes.
 func changed(change func(p *Preprocess)) Preprocess {
 	p := OpenAIPreprocess()
 	p.Size = 32
@@ -23,7 +23,7 @@ func changed(change func(p *Preprocess)) Preprocess {
 	return p
 }
 
-// What a file says counts, be it zeros; what it leaves out is the library's
+// What a file says counts, even zeros; what it leaves out is the library's
 // default. The values of processors are those of transformers 5.24.
 func TestParsePreprocess(t *testing.T) {
 	clip := func(change func(p *Preprocess)) Preprocess {
@@ -145,7 +145,7 @@ func TestPreprocessWith(t *testing.T) {
 	}
 }
 
-// A configuration keeps what it was given, and gives it back.
+// A configuration keeps the preprocessing that was set.
 func TestConfigKeepsPreprocess(t *testing.T) {
 	for _, pixels := range []string{`{"mean": [0, 0, 0], "std": [1, 1, 1], "resize_mode": "longest", "fill_color": 9}`, `{}`} {
 		c, err := Parse([]byte(`{"embed_dim": 8, "vision_cfg": {"image_size": 32}, "text_cfg": {}, "preprocess_cfg": ` + pixels + `}`))

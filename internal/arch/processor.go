@@ -18,15 +18,15 @@ type processor struct {
 	DoRescale   bool    `json:"do_rescale"`
 	Rescale     float64 `json:"rescale_factor"`
 	DoNormalize bool    `json:"do_normalize"`
-	ToSquare    bool    `json:"default_to_square"` // what a size of one number means
+	ToSquare    bool    `json:"default_to_square"` // whether a size of one number is a square
 
 	mean, std [3]float64
 }
 
-// extent is a size: a shorter side, or height and width. Zeros: not given.
+// extent is a size: a shorter side, or height and width; 0 is not given.
 type extent struct{ shorter, height, width int }
 
-// processors are the kinds that are known. They differ in their defaults only.
+// processors are the known kinds, which differ only in their defaults.
 var processors = map[string]processor{
 	"CLIP":   withStatistics("openai", processor{Size: extent{shorter: 224}, Crop: square(224), Resample: 3, DoCrop: true}),
 	"Bit":    withStatistics("openai", processor{Size: extent{shorter: 224}, Crop: square(224), Resample: 3, DoCrop: true}),
@@ -44,18 +44,17 @@ func withStatistics(preset string, p processor) processor {
 	return p
 }
 
-// filters are Pillow's numbers.
+// filters are indexed by Pillow's numbers.
 var filters = []string{"nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"}
 
-// processorNeutral are keys without an effect on the pixels of a picture.
-// do_convert_rgb is one of them: evatool always converts, and transformers
-// takes nothing but RGB without it.
+// processorNeutral are keys without an effect on an image's pixels. do_convert_rgb is
+// one of them: evatool always converts, and without it transformers takes only RGB.
 var processorNeutral = []string{
 	"image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "_valid_processor_keys", "do_convert_rgb",
 	"input_data_format", "device", "return_tensors", "disable_grouping", "image_seq_length", "auto_map", "_name_or_path", "transformers_version",
 }
 
-// isProcessor says whether an object is a processor's configuration.
+// isProcessor reports whether an object is a processor's configuration.
 func isProcessor(o object) bool {
 	for _, k := range []string{"image_processor_type", "feature_extractor_type", "do_resize", "do_normalize", "image_mean", "image_std", "do_center_crop", "crop_size", "resample"} {
 		if o[k] != nil {
@@ -65,8 +64,8 @@ func isProcessor(o object) bool {
 	return false
 }
 
-// parseProcessor reads a preprocessor_config.json for a model that takes
-// squares of size pixels. What would give it anything else is refused.
+// parseProcessor reads a preprocessor_config.json for a model that takes squares of
+// size pixels. One that produces anything else is refused.
 func parseProcessor(o object, size int) (Preprocess, error) {
 	p, err := processorFor(o)
 	if err != nil {
@@ -98,7 +97,7 @@ func parseProcessor(o object, size int) (Preprocess, error) {
 			delete(o, s.key)
 		}
 	}
-	// A size of one number is read in the light of default_to_square.
+	// What a size of one number means depends on default_to_square.
 	if raw := o["default_to_square"]; raw != nil && !isNull(raw) {
 		if err := json.Unmarshal(raw, &p.ToSquare); err != nil {
 			return Preprocess{}, fmt.Errorf("default_to_square is %s; want true or false", raw)
@@ -122,8 +121,8 @@ func parseProcessor(o object, size int) (Preprocess, error) {
 	return p.preprocess(size)
 }
 
-// processorFor finds the kind by its class name: CLIPImageProcessor,
-// CLIPImageProcessorFast, CLIPFeatureExtractor. A file without one is CLIP's.
+// processorFor finds the kind by its class name, such as CLIPImageProcessor,
+// CLIPImageProcessorFast or CLIPFeatureExtractor. A file without one is CLIP's.
 func processorFor(o object) (processor, error) {
 	for _, key := range []string{"image_processor_type", "feature_extractor_type"} {
 		raw := o[key]
@@ -200,7 +199,7 @@ func (e *extent) check() error {
 	return nil
 }
 
-// perChannel reads a number for all channels, or three; null leaves dst.
+// perChannel reads one number for all channels, or three; null leaves dst as it is.
 func perChannel(dst *[3]float64, raw json.RawMessage) error {
 	var one *float64
 	if json.Unmarshal(raw, &one) == nil {
@@ -217,7 +216,7 @@ func perChannel(dst *[3]float64, raw json.RawMessage) error {
 	return nil
 }
 
-// preprocess is the processor as steps for a model of the given size.
+// preprocess is the processor as a Preprocess for a model of the given image size.
 func (p *processor) preprocess(size int) (Preprocess, error) {
 	var out Preprocess
 	if p.Resample < 0 || p.Resample >= len(filters) {
@@ -279,8 +278,8 @@ func (e extent) String() string {
 	return fmt.Sprintf("%d×%d", e.height, e.width)
 }
 
-// Processor is p, with its Size, as transformers' preprocessor_config.json for
-// CLIPImageProcessor. why says what that does not do, then there is none. Its
+// Processor returns p, including its Size, as a preprocessor_config.json for
+// transformers' CLIPImageProcessor; if that cannot do it, why says what it lacks. Its
 // crop of an odd margin begins half a pixel before torchvision's.
 func (p Preprocess) Processor() (content []byte, why string) {
 	type sides map[string]int
@@ -308,13 +307,13 @@ func (p Preprocess) Processor() (content []byte, why string) {
 	}
 	content, err := json.MarshalIndent(o, "", "  ")
 	if err != nil {
-		return nil, err.Error() // a number that JSON does not have
+		return nil, err.Error() // a number that JSON cannot represent
 	}
 	return append(content, '\n'), ""
 }
 
-// HasProcessor says whether a processor_config.json describes an image
-// processor; where it does not, preprocessor_config.json counts.
+// HasProcessor reports whether a processor_config.json describes an image processor;
+// if it does not, preprocessor_config.json counts.
 func HasProcessor(data []byte) bool {
 	o, err := decodeObject(data)
 	return err == nil && o["image_processor"] != nil

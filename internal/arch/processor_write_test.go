@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// What is written for transformers is read as what it was, but for the half
-// pixel by which transformers crops elsewhere.
+// What is written for transformers is read back the same, except for the half pixel by
+// which transformers crops elsewhere.
 func TestProcessor(t *testing.T) {
 	for _, words := range []string{"openai", "inception", "imagenet,interpolation=bilinear", "mean=0,std=1,resize=squash,interpolation=lanczos", "resize=none", "interpolation=nearest"} {
 		p, err := OpenAIPreprocess().With(words)

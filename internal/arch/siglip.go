@@ -7,16 +7,16 @@ import (
 	"strconv"
 )
 
-// SigLIP (arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786): a transformer
-// without class token whose patches are pooled by attention from one learned
-// query, and a text tower without causal mask that pools at the last token.
+// SigLIP (arXiv 2303.15343) and SigLIP 2 (arXiv 2502.14786): a transformer without a
+// class token whose patches are pooled by attention from one learned query, and a
+// text tower without a causal mask that pools at the last token.
 var siglipVision = visionTower{
 	check: checkSigLIP, params: (*builder).siglip, macs: siglipMACs, widest: (*Config).vitWidest,
 	patches: true, embed: "visual.pos_embed", timm: timmSigLIP,
 	timmHead: map[string]string{"timm_pool": "map", "timm_proj": "none"},
 }
 
-// siglipSizes are the towers by timm's word for their size.
+// siglipSizes are the towers by timm's name of their size.
 var siglipSizes = map[string]Vision{
 	"base":     {Layers: Layers{12}, Width: 768, HeadWidth: 64, MLPRatio: 4},
 	"large":    {Layers: Layers{24}, Width: 1024, HeadWidth: 64, MLPRatio: 4},
@@ -24,7 +24,7 @@ var siglipSizes = map[string]Vision{
 	"giantopt": {Layers: Layers{40}, Width: 1536, HeadWidth: 96, MLPRatio: 4},
 }
 
-// siglipTanh are the towers that timm gives the approximation of GELU.
+// siglipTanh are the towers to which timm gives the tanh approximation of GELU.
 var siglipTanh = map[string]bool{
 	"base_patch32_siglip_256": true, "large_patch16_siglip_512": true,
 	"so400m_patch16_siglip_256": true, "so400m_patch16_siglip_384": true, "so400m_patch16_siglip_512": true,
@@ -78,7 +78,7 @@ func checkSigLIPText(c *Config) error {
 	return nil
 }
 
-// siglip adds timm's tensors without its "trunk."; the attention pool's query,
+// siglip adds timm's tensors without the "trunk." prefix; the attention pool's query,
 // key and value are one matrix, as in transformers.
 func (b *builder) siglip() {
 	c, v := b.cfg, &b.cfg.Vision
@@ -124,8 +124,8 @@ func siglipMACs(c *Config) float64 {
 	return embed + transformerMACs(c.Tokens(), v.Width, 2*c.VisionHidden(), c.Layers(VisualTower)) + pool
 }
 
-// SigLIPTokenizer stands for the tokenizer of transformers' SiglipModel, which
-// cleans texts in its own way.
+// SigLIPTokenizer stands for the tokenizer of transformers' SiglipModel, which does
+// its own cleaning of texts.
 const SigLIPTokenizer = "SigLIP's with transformers' own cleaning"
 
 // parseHFSigLIP reads the configuration of transformers' SiglipModel.

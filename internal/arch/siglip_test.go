@@ -2,7 +2,7 @@ package arch
 
 import "testing"
 
-// A SigLIP's configuration by transformers' words, and what is refused.
+// A SigLIP configuration in transformers' terms, and what is refused.
 func TestHFSigLIP(t *testing.T) {
 	c, err := Parse([]byte(`{"model_type": "siglip", "text_config": {"vocab_size": 256000}, "vision_config": {"image_size": 256, "patch_size": 32}}`))
 	if err != nil {

@@ -2,7 +2,7 @@ package arch
 
 import "testing"
 
-// The trained values of the image and the text tower of OpenCLIP's models with
+// The numbers of parameters of the image and text towers of OpenCLIP's models with
 // timm's towers and of CLIPA, as open_clip_torch 3.3 and timm 1.0 build them.
 var timmParams = map[string][2]int64{
 	"convnext_base":         {88090752, 63428096},

@@ -8,26 +8,25 @@ import (
 	"strings"
 )
 
-// visionTower is what this package knows of a kind of vision tower. A new kind is
-// a file of its own with such a value, a line in visionTowers, the graph of the
-// same name in package clip, a family of names and initial values in package
-// checkpoint.
+// visionTower describes a kind of vision tower. A new kind needs a file with such a
+// value, a line in visionTowers, a graph of the same name in package clip, and a
+// family of names and initial values in package checkpoint.
 type visionTower struct {
-	check   func(c *Config) error             // what no tower can be built from
+	check   func(c *Config) error             // refuses what no tower can be built from
 	params  func(b *builder)                  // adds its tensors, in the eva layout
 	macs    func(c *Config) float64           // multiply-adds of an image
-	widest  func(c *Config) int               // values of an image's widest activations
+	widest  func(c *Config) int               // values in an image's widest activations
 	patches bool                              // cuts images into patches of patch_size pixels
-	class   bool                              // has a class token in front of them
+	class   bool                              // has a class token before them
 	embed   string                            // its position embedding [(1,) tokens, width], or empty
-	timm    func(name string) (*Vision, bool) // the tower that timm calls so, nil: timm has none of the kind
-	// timmHead is the timm_pool and timm_proj that a configuration with timm's
-	// name has to have; what it does not list may be anything.
+	timm    func(name string) (*Vision, bool) // the tower of that name in timm; nil: timm has none of the kind
+	// timmHead has the timm_pool and timm_proj that a configuration with timm's name
+	// must have; one that it does not list may be anything.
 	timmHead map[string]string
-	projects bool // OpenCLIP's projection follows, the timm_proj that becomes Vision.Proj
+	projects bool // OpenCLIP's projection follows, whose timm_proj becomes Vision.Proj
 }
 
-// visionTowers by kind. The first three are told apart by other keys than
+// visionTowers by kind. The first three are told apart by keys other than
 // vision_cfg.tower.
 var visionTowers map[string]visionTower
 
@@ -54,8 +53,8 @@ func towerKinds() (kinds []string) {
 	return kinds
 }
 
-// VisionTower is the kind of the vision tower: eva, resnet, vit, or the
-// configuration's own word.
+// VisionTower is the kind of the vision tower: eva, resnet, vit, or that of
+// vision_cfg.tower.
 func (c *Config) VisionTower() string {
 	switch {
 	case c.Vision.Tower != "":
@@ -68,7 +67,7 @@ func (c *Config) VisionTower() string {
 	return "vit"
 }
 
-// visionTower is empty for a word that names none, which check refuses.
+// visionTower is the zero value for an unknown kind, which check refuses.
 func (c *Config) visionTower() visionTower {
 	if c.Vision.Tower != "" && !slices.Contains(towerKinds(), c.Vision.Tower) {
 		return visionTower{}
@@ -76,8 +75,8 @@ func (c *Config) visionTower() visionTower {
 	return visionTowers[c.VisionTower()]
 }
 
-// textTower is what this package knows of a text tower that is no TextTransformer
-// of OpenCLIP: as visionTower, in a file of its own with a line in textTowers.
+// textTower describes a kind of text tower other than OpenCLIP's TextTransformer: like
+// visionTower, in a file of its own with a line in textTowers.
 type textTower struct {
 	check     func(c *Config) error
 	params    func(b *builder)
@@ -87,8 +86,8 @@ type textTower struct {
 // textTowers by text_cfg.tower.
 var textTowers = map[string]textTower{"roberta": robertaText, "m2m100": m2m100Text}
 
-// TextTower is the kind of the text tower: clip (OpenAI's), siglip, coca, or the
-// configuration's own word.
+// TextTower is the kind of the text tower: clip (OpenAI's), siglip, coca, or that of
+// text_cfg.tower.
 func (c *Config) TextTower() string {
 	switch {
 	case c.Text.Tower != "":
@@ -101,7 +100,7 @@ func (c *Config) TextTower() string {
 	return "clip"
 }
 
-// TokenEmbedding is the tensor of the text tower's token embedding [vocabulary, width].
+// TokenEmbedding is the name of the text tower's token embedding [vocabulary, width].
 func (c *Config) TokenEmbedding() string {
 	if kind, ok := textTowers[c.Text.Tower]; ok {
 		return kind.embedding
@@ -109,7 +108,7 @@ func (c *Config) TokenEmbedding() string {
 	return "text.token_embedding.weight"
 }
 
-// TokenEmbeddings lists those of all kinds of text towers.
+// TokenEmbeddings lists the names of the token embeddings of all kinds of text towers.
 func TokenEmbeddings() []string {
 	names := []string{(&Config{}).TokenEmbedding()}
 	for _, kind := range slices.Sorted(maps.Keys(textTowers)) {
@@ -118,7 +117,7 @@ func TokenEmbeddings() []string {
 	return names
 }
 
-// checkText refuses what a kind of text tower does not have.
+// checkText refuses keys that the kind of text tower does not support.
 func (c *Config) checkText() error {
 	t := &c.Text
 	if t.Tower != "" {
@@ -152,14 +151,14 @@ func (c *Config) checkText() error {
 	return nil
 }
 
-// HidesQuickGELU says whether models that differ in quick_gelu have the same
-// tensors: all whose vision tower may have it.
+// HidesQuickGELU reports whether models that differ in quick_gelu alone have the same
+// tensors, as all do whose vision tower may have it.
 func (c *Config) HidesQuickGELU() bool {
 	kind := c.VisionTower()
 	return kind == "vit" || kind == "resnet"
 }
 
-// Trains says why a model is not trained, empty when it is.
+// Trains says why evatool cannot train the model; empty if it can.
 func (c *Config) Trains() string {
 	switch {
 	case c.Vision.Tower != "":
@@ -172,9 +171,9 @@ func (c *Config) Trains() string {
 	return ""
 }
 
-// PositionEmbedding is the tensor of the vision tower's position embedding,
-// whose second axis from behind is Tokens, and the pixels from one token to the
-// next; empty without one.
+// PositionEmbedding returns the name of the vision tower's position embedding, whose
+// second to last axis is Tokens, and the pixels from one token to the next; the name
+// is empty if there is none.
 func (c *Config) PositionEmbedding() (name string, pixels int) {
 	kind := c.visionTower()
 	if kind.embed != "" && !kind.patches {
@@ -183,7 +182,7 @@ func (c *Config) PositionEmbedding() (name string, pixels int) {
 	return kind.embed, c.Vision.PatchSize
 }
 
-// WidestActivations is the number of values of an image's widest activations.
+// WidestActivations is the number of values in an image's widest activations.
 func (c *Config) WidestActivations() int { return c.visionTower().widest(c) }
 
 func (c *Config) vitWidest() int { return c.Tokens() * c.VisionHidden() }
@@ -194,7 +193,7 @@ func resnetWidest(c *Config) int {
 	return v.ImageSize / 4 * v.ImageSize / 4 * 4 * v.Width
 }
 
-// timmVision finds the tower that timm calls name, of any kind.
+// timmVision finds the tower of any kind by its name in timm.
 func timmVision(name string) (v *Vision, kind visionTower, ok bool) {
 	for _, kind := range slices.Sorted(maps.Keys(visionTowers)) {
 		t := visionTowers[kind]

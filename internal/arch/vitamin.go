@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// ViTamin (arXiv 2404.02132) as timm builds it, with OpenCLIP's projection: two
-// stages of inverted bottlenecks, then a transformer with gated MLPs.
+// ViTamin (arXiv 2404.02132) as timm builds it, with OpenCLIP's projection: two stages
+// of inverted bottlenecks, then a transformer with gated MLPs.
 var vitaminVision = visionTower{
 	check: checkViTamin, params: (*builder).vitamin, macs: vitaminMACs,
 	// The taps of the stem's second convolution.
@@ -36,7 +36,7 @@ func timmViTamin(name string) (*Vision, bool) {
 	return &v, true
 }
 
-// ConvStages are the blocks of ViTamin's two stages of convolutions.
+// ConvStages is the number of blocks in each of ViTamin's two convolutional stages.
 func (c *Config) ConvStages() []int { return []int{2, 4} }
 
 func checkViTamin(c *Config) error {
@@ -111,7 +111,7 @@ func vitaminMACs(c *Config) float64 {
 	for stage, depth := range c.ConvStages() {
 		out := v.StemWidth << stage
 		for i := range depth {
-			sum += at(side, in*4*out) // at full size in front of the stride
+			sum += at(side, in*4*out) // at full size before the stride
 			if i == 0 {
 				side /= 2
 				if in != out {

@@ -1,13 +1,12 @@
-// Package atomicfile writes files that are there whole or not at all.
+// Package atomicfile writes files that appear whole or not at all.
 //
-// A file is made beside its target under a temporary name, locked, and forced
-// to the disk before it takes its name; then the folder is forced to the disk
-// too. A temporary file that nobody locks is what a killed run has left: the
-// first file that a process makes in a folder removes those.
+// A file is created beside its target under a temporary name, locked, and synced
+// to disk before it is renamed; then the folder is synced too. A temporary file
+// that nobody has locked was left by a killed run: a process removes those from a
+// folder before it creates its first file there.
 //
-// A new file has the permissions that the umask leaves of 0666; one that takes
-// another's place keeps the other's. Every error is explained in the user's
-// words and is of fault.Environment.
+// A new file has permissions 0666 less the umask; one that replaces another keeps
+// its permissions. Every error is in plain words and of kind fault.Environment.
 package atomicfile
 
 import (
@@ -31,11 +30,11 @@ import (
 // tempMark begins the name of every temporary file.
 const tempMark = ".evatool-tmp-"
 
-// IsTemporary says whether a file's name is that of one in the making.
+// IsTemporary reports whether name is that of a file still being written.
 func IsTemporary(name string) bool { return strings.HasPrefix(name, tempMark) }
 
-// File is a file in the making. All methods but Commit and Discard may be used
-// by several goroutines.
+// File is a file being written. All methods but Commit and Discard may be called
+// from several goroutines.
 type File struct {
 	// New makes Commit refuse to replace an existing file.
 	New bool
@@ -67,9 +66,9 @@ func Create(path string) (*File, error) {
 		if f.ours() {
 			break
 		}
-		f.Discard() // another process has just taken it for a stale one
+		f.Discard() // another process has just removed it as stale
 	}
-	if kept { // what the umask leaves of it
+	if kept { // the umask may have cleared some of it
 		if err := f.f.Chmod(perm); err != nil {
 			f.Discard()
 			return nil, explain(path, 0, err)
@@ -78,7 +77,7 @@ func Create(path string) (*File, error) {
 	return f, nil
 }
 
-// open makes a temporary file of a new name.
+// open creates a temporary file under a new name.
 func (f *File) open(dir string, perm fs.FileMode) (err error) {
 	for {
 		name := filepath.Join(dir, fmt.Sprintf("%s%016x", tempMark, rand.Uint64()))
@@ -88,14 +87,14 @@ func (f *File) open(dir string, perm fs.FileMode) (err error) {
 	}
 }
 
-// ours locks the file and says whether it is still there.
+// ours locks the file and reports whether it still exists.
 func (f *File) ours() bool {
 	f.lock = lockOf(f.f.Name())
 	if err := f.lock.Lock(); errors.Is(err, fs.ErrNotExist) {
 		f.lock = nil
 		return false
 	} else if err != nil {
-		f.lock = nil // a file system without locks: nobody removes it, then
+		f.lock = nil // a file system without locks: nobody else removes it
 	}
 	mine, err1 := f.f.Stat()
 	there, err2 := os.Stat(f.f.Name())
@@ -108,7 +107,7 @@ func lockOf(path string) *flock.Flock { return flock.New(path, flock.SetFlag(os.
 // cleaned has the folders in which this process has removed stale files.
 var cleaned sync.Map
 
-// removeStale deletes what killed runs have left in a folder.
+// removeStale deletes what killed runs left in a folder.
 func removeStale(dir string) {
 	if abs, err := filepath.Abs(dir); err == nil {
 		if _, done := cleaned.LoadOrStore(abs, true); done {
@@ -117,7 +116,7 @@ func removeStale(dir string) {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return // making the file will say what is wrong with the folder
+		return // creating the file will report what is wrong with the folder
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), tempMark) || !e.Type().IsRegular() {
@@ -136,7 +135,7 @@ func removeStale(dir string) {
 func (f *File) Path() string { return f.path }
 
 // Reserve gives the file its full size, so that a full disk is an error before
-// the work, not after it.
+// the work rather than after it.
 func (f *File) Reserve(size int64) error {
 	f.want = size
 	return f.explain(reserve(f.f, size))
@@ -173,8 +172,8 @@ func (f *File) Sync() error {
 	return f.explain(Fsync(f.f))
 }
 
-// Commit gives the file its name, when all of it is on the disk. After an error
-// the file is to be discarded.
+// Commit gives the file its name once all of it is on the disk. After an error,
+// call Discard.
 func (f *File) Commit() error {
 	if err := f.Sync(); err != nil {
 		return err
@@ -196,11 +195,11 @@ func (f *File) Commit() error {
 	return f.explain(err)
 }
 
-// Named says whether the file has its name, as it may even after a Commit that
+// Named reports whether the file has its name, as it may even after a Commit that
 // could not force the folder to disk.
 func (f *File) Named() bool { return f.named }
 
-// Discard removes a file that is not committed; after Commit it does nothing.
+// Discard removes a file that was not committed; after Commit it does nothing.
 func (f *File) Discard() {
 	if f.f == nil {
 		return
@@ -211,7 +210,7 @@ func (f *File) Discard() {
 	f.f = nil
 }
 
-// noReplace is what the system has for renameNew; tests take it away.
+// noReplace is the system call behind renameNew; tests replace it.
 var noReplace = renameNoReplace
 
 // renameNew is an os.Rename that never replaces a file.
@@ -221,7 +220,7 @@ func renameNew(from, to string) error {
 		if err = os.Link(from, to); err == nil {
 			return os.Remove(from)
 		}
-		if !errors.Is(err, fs.ErrExist) { // neither of the two: not all file systems have links
+		if !errors.Is(err, fs.ErrExist) { // neither works: not all file systems have links
 			return os.Rename(from, to)
 		}
 	}
@@ -238,7 +237,7 @@ func (f *File) unlock() {
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil // it may be written but not read
+		return nil // a folder may be writable but not readable
 	}
 	defer d.Close()
 	if err := Fsync(d); err != nil && !cannotSync(err) {
@@ -247,7 +246,7 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// WriteFile writes a file in one go.
+// WriteFile writes b to path as a whole.
 func WriteFile(path string, b []byte) error {
 	f, err := Create(path)
 	if err != nil {
@@ -261,7 +260,7 @@ func WriteFile(path string, b []byte) error {
 	return f.Commit()
 }
 
-// WriteJSON writes v, indented, in one go.
+// WriteJSON writes v to path as indented JSON.
 func WriteJSON(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

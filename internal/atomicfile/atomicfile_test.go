@@ -15,7 +15,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// left are the names in a folder.
+// left returns the names in a folder.
 func left(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -80,7 +80,7 @@ func TestCommitAndDiscard(t *testing.T) {
 	}
 }
 
-// Whoever writes last wins, and what is there is always one of them, whole.
+// The last writer wins, and the file is always one of those written, whole.
 func TestManyWriters(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a")
@@ -104,7 +104,7 @@ func TestManyWriters(t *testing.T) {
 	}
 }
 
-// Of several that begin where nothing is, one ends with its file there.
+// Of several that write the same new file, exactly one succeeds.
 func TestNew(t *testing.T) {
 	defer func(old func(from, to string) error) { noReplace = old }(noReplace)
 	for name, rename := range map[string]func(from, to string) error{
@@ -168,7 +168,7 @@ func TestNoPlainFile(t *testing.T) {
 	}
 }
 
-// The system reports a failed write once, to the sync that comes first.
+// The system reports a failed write once, to the next sync.
 func TestSyncFails(t *testing.T) {
 	defer func(old func(*os.File) error) { Fsync = old }(Fsync)
 	for name, folder := range map[string]bool{"file": false, "folder": true} {

@@ -19,7 +19,7 @@ func reserve(f *os.File, size int64) error {
 	return err
 }
 
-// renameNoReplace fails with fs.ErrExist where the target is there.
+// renameNoReplace fails with fs.ErrExist where the target exists.
 func renameNoReplace(from, to string) error {
 	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
@@ -27,8 +27,8 @@ func renameNoReplace(from, to string) error {
 	return nil
 }
 
-// noInodes says whether the file system of a folder has no room for another
-// file's entry, whatever its size. Some do not count them.
+// noInodes reports whether the file system of a folder has no inode left for
+// another file. Some file systems do not count them.
 func noInodes(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Files > 0 && st.Ffree == 0

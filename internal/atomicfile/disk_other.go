@@ -10,7 +10,7 @@ import (
 // reserve gives f its full size at once.
 func reserve(f *os.File, size int64) error { return f.Truncate(size) }
 
-// renameNoReplace is Linux's.
+// renameNoReplace exists on Linux only.
 func renameNoReplace(string, string) error { return errors.ErrUnsupported }
 
 // noInodes is known on Linux only.

@@ -12,17 +12,17 @@ import (
 )
 
 func (f *File) explain(err error) error {
-	if err == io.EOF { // of ReadAt, which promises it
+	if err == io.EOF { // ReadAt promises exactly this
 		return err
 	}
 	return explain(f.path, f.want, err)
 }
 
-// Explain says in the user's words why writing to path has failed. The kind is
+// Explain says in plain words why writing to path failed. The kind is
 // fault.Environment unless err has one; errors.Is still finds the cause.
 func Explain(path string, err error) error { return explain(path, 0, err) }
 
-// explain also knows how many bytes were to be written, or 0.
+// explain is Explain with the number of bytes to be written, or 0.
 func explain(path string, want int64, err error) error {
 	var kind *fault.Error
 	if err == nil || errors.As(err, &kind) {
@@ -62,8 +62,8 @@ func explain(path string, want int64, err error) error {
 	return fault.As(fault.Environment, fmt.Errorf("%s: %w", name, err))
 }
 
-// cannotSync says whether an error of fsync means that the file system has none
-// for folders.
+// cannotSync reports whether an error of fsync means that the file system does
+// not support it for folders.
 func cannotSync(err error) bool {
 	return errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission)
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Target says whether a file can be written at path, before there is work to
-// lose: the folder exists, and the path is free or a plain file. The file
-// written takes over the name, so a link, a pipe or a device would be gone.
+// Target checks that a file can be written at path, before there is work to
+// lose: the folder must exist, and the path be free or a plain file. The new file
+// takes the name, so a link, a pipe or a device would be lost.
 func Target(path string) error {
 	dir := filepath.Dir(path)
 	if st, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -24,7 +24,7 @@ func Target(path string) error {
 	}
 	st, err := os.Lstat(path)
 	if err != nil {
-		return nil // free, or making the file will say what is wrong
+		return nil // free, or creating the file will report what is wrong
 	}
 	what := ""
 	switch m := st.Mode(); {
@@ -42,10 +42,10 @@ func Target(path string) error {
 	return fault.Envf("%s: is %s, not a regular file; give the name of a file to write", fault.Name(path), what)
 }
 
-// Apart says whether the outputs are different files from the inputs and from
-// each other: by what the names stand for, through links and in any letter case
-// that the file system takes for the same. Empty names do not count; an input
-// may be a folder, whose files an output may not replace either.
+// Apart checks that the outputs are different files from the inputs and from
+// each other. It compares files, not names: through links, and in any letter case
+// that the file system takes as the same. Empty names are skipped. An input may
+// be a folder, whose files an output may not replace either.
 func Apart(outputs, inputs []string) error {
 	for i, out := range outputs {
 		if out == "" {
@@ -78,8 +78,8 @@ func Apart(outputs, inputs []string) error {
 }
 
 // Folder is Target and Apart for files of these names in a folder that evatool
-// fills. The folder may lie in one that is read, so there only plain files
-// count.
+// fills. That folder may lie inside an input folder, so only inputs that are
+// files are compared.
 func Folder(dir string, names []string, inputs []string) error {
 	var outputs, plain []string
 	for _, n := range names {
@@ -99,7 +99,7 @@ func Folder(dir string, names []string, inputs []string) error {
 	return Apart(outputs, plain)
 }
 
-// same compares two outputs that may not be there yet.
+// same reports whether two outputs, which may not exist yet, are one file.
 func same(a, b string) bool {
 	x, err1 := os.Stat(a)
 	y, err2 := os.Stat(b)
@@ -114,7 +114,7 @@ func same(a, b string) bool {
 	return err1 != nil && err2 != nil && strings.EqualFold(filepath.Base(a), filepath.Base(b)) && dirs()
 }
 
-// within says whether a path is below a folder.
+// within reports whether a path is below a folder.
 func within(path string, folder fs.FileInfo) bool {
 	abs, err := filepath.Abs(path)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// A new file has what the umask leaves, another's successor what that had.
+// A new file has the permissions that the umask leaves; a replaced one keeps its own.
 func TestPermissions(t *testing.T) {
 	dir := t.TempDir()
 	mode := func(path string) os.FileMode {

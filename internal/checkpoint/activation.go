@@ -14,9 +14,9 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Models of one shape differ in their activation, and a state dict does not
-// show it: OpenAI's have QuickGELU, OpenCLIP's mostly GELU. What decides is, in
-// this order, the table of published weights, facts that only OpenAI's files
+// Models of one shape differ in their activation, which a state dict does not
+// record: OpenAI's have QuickGELU, OpenCLIP's mostly GELU. It is decided by, in
+// this order, the table of published weights, traits that only OpenAI's files
 // have, the order of the keys, and what all published weights of the shape have.
 
 var errAmbiguous = errors.New("the architecture is ambiguous")
@@ -67,8 +67,8 @@ func (m *mapping) activation(inv *inventory, found []architecture) (architecture
 	return a, nil
 }
 
-// published narrows several architectures down to those that the file's weights
-// are published under, where the table knows them.
+// published narrows several architectures down to those under which the file's
+// weights are published, if the table has them.
 func (inv *inventory) published(found []architecture) []architecture {
 	if len(found) < 2 {
 		return found
@@ -76,7 +76,7 @@ func (inv *inventory) published(found []architecture) []architecture {
 	var known []architecture
 	for _, a := range found {
 		if w, how, _ := inv.weights(a.config); w != nil {
-			if !a.config.HidesQuickGELU() { // else activation says it
+			if !a.config.HidesQuickGELU() { // else activation adds it
 				a.how += how
 			}
 			known = append(known, a)
@@ -88,7 +88,7 @@ func (inv *inventory) published(found []architecture) []architecture {
 	return known
 }
 
-// remembered is the warning of a file whose activation was assumed when it was
+// remembered is the warning about a file whose activation was assumed when it was
 // written.
 func remembered(c *arch.Config) string {
 	word := map[bool]string{true: "QuickGELU", false: "GELU"}
@@ -112,7 +112,7 @@ func sameButActivation(a, b *arch.Config) bool {
 	return x.SameModel(&y)
 }
 
-// with is the architecture with this activation, made up where none has a name.
+// with is the architecture with this activation, made up if none is published.
 func with(found []architecture, quick bool) architecture {
 	for _, a := range found {
 		if a.config.QuickGELU == quick {
@@ -125,8 +125,8 @@ func with(found []architecture, quick bool) architecture {
 	return a
 }
 
-// orFile is the name of the architecture of this activation, to be given as
-// the configuration.
+// orFile is what to give as the configuration for this activation: the name of an
+// architecture, or a file.
 func orFile(found []architecture, quick bool) string {
 	if a := with(found, quick); a.name != Custom {
 		return a.name
@@ -134,15 +134,15 @@ func orFile(found []architecture, quick bool) string {
 	return fmt.Sprintf("FILE.json with quick_gelu %v", quick)
 }
 
-// quickGELU says whether published weights have QuickGELU: OpenCLIP's list of them
-// says it, or its configuration of the architecture.
+// quickGELU reports whether published weights have QuickGELU, according to
+// OpenCLIP's list of them or its configuration of the architecture.
 func quickGELU(w *published.Weights) bool {
 	c, ok := arch.Named(w.Architecture)
 	return w.QuickGELU || ok && c.QuickGELU
 }
 
-// unlisted is the warning of an architecture whose QuickGELU OpenCLIP's
-// configuration has and its list of weights does not.
+// unlisted is the warning about an architecture that has QuickGELU in OpenCLIP's
+// configuration but not in its list of weights.
 func unlisted(name string, found []architecture) string {
 	return fmt.Sprintf("read with QuickGELU: OpenCLIP's configuration of %s says so, though its list of published weights does not; if the model has GELU, give the config %s", name, orFile(found, false))
 }
@@ -157,8 +157,8 @@ func activations(c *arch.Config) (quick, plain bool) {
 	return quick, plain
 }
 
-// weights are the published weights that the file is, by its hash where that is
-// known, else by its name. warn says that the two contradict each other.
+// weights returns the published weights that the file holds, by its hash if that
+// is known, else by its name. warn says that the two contradict each other.
 func (inv *inventory) weights(c *arch.Config) (w *published.Weights, how, warn string) {
 	fits := func(w published.Weights) bool {
 		named, ok := arch.Named(w.Architecture)
@@ -181,16 +181,15 @@ func (inv *inventory) weights(c *arch.Config) (w *published.Weights, how, warn s
 		return nil, "", ""
 	}
 	w = &list[i]
-	// The hash in the table is that of the file at URL, whose name this is.
+	// The hash in the table is that of the file at URL, which has this name.
 	if named := strings.HasSuffix(w.URL, "/"+base(inv.path)); named && inv.sha256 != "" && w.SHA256 != "" {
 		return nil, "", fmt.Sprintf("the file has the name of %s, but its SHA-256 is %.8s…, not %.8s…, so it is not treated as these weights", w.Name(), inv.sha256, w.SHA256)
 	}
 	return w, fmt.Sprintf(" and the file's name: %s", w.Name()), ""
 }
 
-// doubt warns where another source contradicts the activation of the
-// configuration that counts: the user's, called name where it has one, or the
-// one beside the file.
+// doubt warns if another source contradicts the activation of the configuration in
+// use: the user's, called name if it has one, or the one beside the file.
 func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool) {
 	type saying struct {
 		who   string
@@ -245,14 +244,14 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 	}
 }
 
-// Where a file comes from, told by facts that hold for one origin only.
+// Where a file comes from, told by traits of one origin only.
 const (
 	openAI   = "openai"
 	openCLIP = "openclip"
 )
 
 // origin tells OpenAI's files from OpenCLIP's, which have the same names and
-// shapes; empty where nothing tells.
+// shapes; empty if nothing tells them apart.
 func origin(m *mapping, inv *inventory) (from, evidence string) {
 	index := map[string]int{}
 	half, full := false, false
@@ -270,8 +269,8 @@ func origin(m *mapping, inv *inventory) (from, evidence string) {
 	if m.family == hfCLIP {
 		return "", ""
 	}
-	// The original classes define their modules in different orders, which a
-	// state dict keeps (a sorted one does not).
+	// The original classes define their modules in different orders, which a state
+	// dict keeps unless it is sorted.
 	prefix := "transformer.resblocks.0."
 	if m.family == evaCLIP {
 		prefix = "text." + prefix
@@ -296,16 +295,15 @@ func (in *Input) Hash(ctx context.Context) (string, error) {
 	return sum, err
 }
 
-// named says whether the table of published weights knows the file, by its hash
+// named reports whether the table of published weights knows the file, by its hash
 // or its name.
 func (in *Input) named() bool {
 	return len(published.BySHA256(in.sha256)) > 0 || len(published.ByName(in.Files[0])) > 0
 }
 
-// HashTells says whether the file's hash could change a plan, or the error that
-// came instead of one: it could where the activation is not known and the table
-// of published weights has the hash of a file of this kind with the other
-// activation.
+// HashTells reports whether the file's hash could change a plan, or the error in
+// place of one: it could if the activation is unknown and the table of published
+// weights has the hash of a file of this kind with the other activation.
 func (in *Input) HashTells(p *Plan, err error) bool {
 	if len(in.Files) != 1 || err != nil && !errors.Is(err, errAmbiguous) || err == nil && !p.guessed {
 		return false

@@ -15,18 +15,18 @@ import (
 
 // architecture is what is known about the model in a checkpoint.
 type architecture struct {
-	name     string       // published name, or Custom, or empty when unknown
-	config   *arch.Config // nil when unknown, or when the file is one tower
+	name     string       // published name, or Custom; empty: unknown
+	config   *arch.Config // nil: unknown, or the file is one tower
 	label    string       // for messages about several
 	how      string
-	guessed  bool // the activation
+	guessed  bool // whether the activation was assumed
 	warnings []string
-	assumed  string // says that the preprocessing is not known, or empty
+	assumed  string // says that the preprocessing is unknown, or empty
 }
 
-// chosenConfig is the architecture that the user names, as a value or as a
-// published name or JSON file, and its published name. pixels says whether it
-// describes the preprocessing.
+// chosenConfig is the architecture that the user gives, as a value, a published
+// name or a JSON file, and its published name. pixels reports whether it describes
+// the preprocessing.
 func chosenConfig(c *arch.Config, s string) (_ *arch.Config, name string, pixels bool, err error) {
 	if c != nil {
 		return c, canonicalName(c), true, nil
@@ -57,22 +57,22 @@ func canonicalName(c *arch.Config) string {
 	return Custom
 }
 
-// identify finds the architecture and its preprocessing: from what the user
-// says, what the file says of itself, or its shapes.
+// identify finds the architecture and its preprocessing: as the user says, as the
+// file states, or from the tensors' shapes.
 func identify(m *mapping, inv *inventory, o PlanOptions) (architecture, error) {
 	a, pixels, err := m.find(inv, o)
 	if err != nil || a.config == nil {
 		return a, err
 	}
-	c := *a.config // what was found may be another's
+	c := *a.config // the one found may be shared
 	a.config = &c
 	a.fitHead(m)
 	return a, a.setPixels(m, inv, o, pixels)
 }
 
-// fitHead asks the file whether EVA's projection has a bias, where query and
-// value have none: the two versions of the original code differ in it, and
-// their configurations do not say which they are for.
+// fitHead sees from the file whether EVA's projection has a bias if query and value
+// have none: the two versions of the original code differ here, and a
+// configuration does not say which of them it is for.
 func (a *architecture) fitHead(m *mapping) {
 	v := &a.config.Vision
 	if !a.config.IsEVA() || v.QKVBias || m.byName["visual.head.weight"] == nil {
@@ -84,7 +84,7 @@ func (a *architecture) fitHead(m *mapping) {
 	}
 }
 
-// find finds the architecture. pixels says whether it comes with its
+// find finds the architecture. pixels reports whether it comes with its
 // preprocessing.
 func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bool, err error) {
 	switch {
@@ -118,8 +118,8 @@ func (m *mapping) find(inv *inventory, o PlanOptions) (a architecture, pixels bo
 	return a, pixels, err
 }
 
-// transformersGELU: SigLIP's weights of one kind are published by OpenCLIP, whose
-// towers have GELU in part, and by transformers, where all have the approximation.
+// transformersGELU sets the GELU of SigLIP's weights in transformers, where all
+// towers have the tanh approximation; of OpenCLIP's towers only some do.
 func (a *architecture) transformersGELU(m *mapping) {
 	if m.family != hfSigLIP || a.config == nil {
 		return
@@ -158,8 +158,8 @@ func (m *mapping) identifyModel(inv *inventory) (architecture, error) {
 	return a, err
 }
 
-// atItsSize is c for images of the size that the position embedding is made
-// for, nil when that is c's own.
+// atItsSize is c for images of the size that the position embedding was made for,
+// or nil if that is c's own.
 func (m *mapping) atItsSize(c *arch.Config) *arch.Config {
 	name, pixels := c.PositionEmbedding()
 	e := m.byName[name]
@@ -178,7 +178,8 @@ func (m *mapping) atItsSize(c *arch.Config) *arch.Config {
 	return resized
 }
 
-// namedParams lists the tensors of every published architecture, made on first use.
+// namedParams lists the tensors of every published architecture, built on first
+// use.
 var namedParams = sync.OnceValue(func() map[string][]arch.Param {
 	m := map[string][]arch.Param{}
 	for _, n := range arch.Names() {
@@ -188,8 +189,8 @@ var namedParams = sync.OnceValue(func() map[string][]arch.Param {
 	return m
 })
 
-// nearly is an error when the tensors are almost those of a published
-// architecture: then something is missing or damaged.
+// nearly returns an error if the tensors are almost those of a published
+// architecture, so that something is missing or damaged.
 func (m *mapping) nearly() error {
 	for _, n := range arch.Names() {
 		same, all := 0, namedParams()[n]
@@ -206,10 +207,10 @@ func (m *mapping) nearly() error {
 	return nil
 }
 
-// differs is nil when the tensors are exactly those of c (without the vision
-// head for a tower), else the first difference.
+// differs is nil if the tensors are exactly those of c (without head: those of the
+// vision tower less its head), else the first difference.
 func (m *mapping) differs(c *arch.Config, head bool) error {
-	// Most architectures fall out here, before all their tensors are listed.
+	// Most architectures are ruled out here, before all their tensors are listed.
 	if e := m.byName[c.TokenEmbedding()]; head && (e == nil || !slices.Equal(e.Out.Shape, []int64{int64(c.Text.VocabSize), int64(c.Text.Width)})) {
 		return fmt.Errorf("%s differs", c.TokenEmbedding())
 	}
@@ -254,7 +255,7 @@ func (m *mapping) clipTowers() (names []string) {
 	}
 	for _, n := range arch.Names() {
 		if c, _ := arch.Named(n); c.Text.Tower != "" {
-			continue // another text tower beside a vision tower of these
+			continue // another kind of text tower, with one of these vision towers
 		}
 		same := 0
 		for _, p := range namedParams()[n] {
@@ -271,7 +272,7 @@ func (m *mapping) clipTowers() (names []string) {
 			names = append(names, n)
 		}
 	}
-	// Variants of the same tower need no mention: ViT-H-14-quickgelu, -worldwide.
+	// Variants with the same tower need no mention: ViT-H-14-quickgelu, -worldwide.
 	return slices.DeleteFunc(names, func(n string) bool {
 		return slices.ContainsFunc(names, func(other string) bool { return strings.HasPrefix(n, other+"-") })
 	})
@@ -304,8 +305,8 @@ func (m *mapping) identifyTower() architecture {
 	for m.byName[fmt.Sprintf("visual.blocks.%d.norm1.weight", blocks)] != nil {
 		blocks++
 	}
-	// Other models share these three numbers: ViT (biases of query, key and value
-	// as one), EVA's first large one (a plain MLP).
+	// Other models share these three numbers: ViT (one bias for query, key and
+	// value), EVA's first large model (a plain MLP).
 	name, ok := towers[[3]int64{patch.Out.Shape[0], blocks, patch.Out.Shape[3]}]
 	swiglu := strings.HasPrefix(name, "EVA02_B") || strings.HasPrefix(name, "EVA02_L")
 	if !ok || m.byName["visual.blocks.0.attn.qkv.bias"] != nil || swiglu != (m.byName["visual.blocks.0.mlp.w1.weight"] != nil) {
@@ -314,8 +315,8 @@ func (m *mapping) identifyTower() architecture {
 	return architecture{name: name, how: "a vision tower, recognised from its shapes"}
 }
 
-// consistent checks an unpublished model as far as that is possible: no gaps
-// in the numbering of the blocks, and every block has the tensors of block 0.
+// consistent checks an unpublished model as far as possible: the numbering of the
+// blocks has no gaps, and every block has the tensors of block 0.
 func (m *mapping) consistent() error {
 	for _, prefix := range []string{"visual.blocks.", "visual.transformer.resblocks.", "text.transformer.resblocks.", "text.transformer.encoder.layer.", "text.transformer.layers."} {
 		blocks := map[string]map[string]*Item{}
@@ -349,5 +350,5 @@ func (m *mapping) consistent() error {
 	return nil
 }
 
-// Custom is the name of an architecture that is known but not published.
+// Custom is the name of an architecture that is known but unpublished.
 const Custom = "custom"

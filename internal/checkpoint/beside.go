@@ -18,12 +18,12 @@ import (
 
 // beside is what the files beside the weights say about them.
 type beside struct {
-	file   string       // with the architecture, or empty
+	file   string       // the file with the architecture, or empty
 	config *arch.Config // nil: no file
-	pixels bool         // file says the preprocessing too
+	pixels bool         // whether file states the preprocessing too
 
 	processor string // transformers' file with the preprocessing, or empty
-	data      []byte // of it: what it means depends on the model's image size
+	data      []byte // its content, whose meaning depends on the model's image size
 }
 
 const (
@@ -31,9 +31,9 @@ const (
 	hfConfig       = "config.json"
 )
 
-// look reads the configuration beside the weights: the one of the library whose
-// names the weights have, where both are there. In a folder any architecture
-// file counts, beside a single file only one that is clearly its.
+// look reads the configuration beside the weights; of two, that of the library
+// whose names the weights have. In a folder any architecture file counts; beside a
+// single file, only one that clearly belongs to it.
 func (in *Input) look(dir string, folder bool) error {
 	hf := isHF(in.Tensors())
 	names := []string{openCLIPConfig, hfConfig}
@@ -52,7 +52,7 @@ func (in *Input) look(dir string, folder bool) error {
 		kind, isCLIP := configKind(b)
 		if act, ok := towerAct(b); ok && name == hfConfig {
 			if folder {
-				in.act = act // one tower: the configuration of no model
+				in.act = act // of one tower, not of a model
 			}
 			continue
 		}
@@ -75,7 +75,7 @@ func (in *Input) look(dir string, folder bool) error {
 	return in.beside.findProcessor(dir, hf || folder)
 }
 
-// readBeside reads a file that need not be there.
+// readBeside reads a file that need not exist.
 func readBeside(path string, limit int64) (b []byte, ok bool, err error) {
 	switch b, err = fault.ReadFile(path, "a file that belongs to the weights (JSON)", limit); {
 	case err == nil:
@@ -86,7 +86,7 @@ func readBeside(path string, limit int64) (b []byte, ok bool, err error) {
 	return nil, false, err
 }
 
-// parseConfig reads the configuration in the file path, with the config.json of the
+// parseConfig reads the configuration in the file path and the config.json of the
 // text model that it names: in the folder of that name, or beside the file.
 func parseConfig(path string, data []byte) (*arch.Config, error) {
 	var model []byte
@@ -110,7 +110,7 @@ func parseConfig(path string, data []byte) (*arch.Config, error) {
 	return c, nil
 }
 
-// isHF says whether the names are transformers', even among other tensors.
+// isHF reports whether the names are transformers', even among other tensors.
 func isHF(tensors []tensorfile.Info) bool {
 	if f, _ := recognise(tensors); f != nil {
 		return f == hfCLIP || f == hfEVA || f == hfSigLIP || slices.Contains(hfTowers, f)
@@ -118,12 +118,12 @@ func isHF(tensors []tensorfile.Info) bool {
 	return slices.ContainsFunc(tensors, func(t tensorfile.Info) bool { return strings.HasSuffix(t.Name, hfCLIP.has[0]) })
 }
 
-// configKind is the model_type of a config.json, and whether the file describes
-// a model of CLIP's kind at all: timm's, for example, does not.
+// configKind returns the model_type of a config.json, and whether the file
+// describes a CLIP-like model at all: timm's, for example, does not.
 func configKind(b []byte) (modelType string, isCLIP bool) {
 	var o map[string]json.RawMessage
 	if json.Unmarshal(b, &o) != nil {
-		return "", true // arch.Parse says what is wrong
+		return "", true // arch.Parse reports what is wrong
 	}
 	json.Unmarshal(o["model_type"], &modelType)
 	for _, k := range []string{"model_type", "model_cfg", "vision_cfg", "text_cfg", "vision_config", "text_config", "vision_layers"} {
@@ -132,8 +132,7 @@ func configKind(b []byte) (modelType string, isCLIP bool) {
 	return modelType, isCLIP
 }
 
-// towerAct is the activation that the configuration of one of transformers'
-// towers states.
+// towerAct is the activation in the configuration of one of transformers' towers.
 func towerAct(b []byte) (act string, ok bool) {
 	var c struct {
 		ModelType string `json:"model_type"`
@@ -143,7 +142,7 @@ func towerAct(b []byte) (act string, ok bool) {
 	return c.Act, err == nil && (c.ModelType == "clip_text_model" || c.ModelType == "clip_vision_model")
 }
 
-// findProcessor reads transformers' preprocessing, wanted or not.
+// findProcessor reads transformers' preprocessing, and keeps it if wanted.
 func (s *beside) findProcessor(dir string, wanted bool) error {
 	for _, name := range []string{"processor_config.json", "preprocessor_config.json"} {
 		path := filepath.Join(dir, name)
@@ -159,9 +158,9 @@ func (s *beside) findProcessor(dir string, wanted bool) error {
 	return nil
 }
 
-// tokenizer notes in the configuration when the folder's tokenizer is not
-// CLIP's. Transformers takes the one in the folder; OpenCLIP the one that its
-// configuration names, which is there when the folder is that repository.
+// tokenizer notes in the configuration whether the folder's tokenizer is not
+// CLIP's. Transformers takes the one in the folder; OpenCLIP takes the one that its
+// configuration names, which is there if the folder is that repository.
 func (s *beside) tokenizer(dir string, hf bool) error {
 	named := s.config.Text.Tokenizer
 	if !hf && (named == "" || strings.Contains(named, " with ")) {
@@ -179,13 +178,13 @@ func (s *beside) tokenizer(dir string, hf bool) error {
 	return nil
 }
 
-// maxTokenizer is more than CLIP's tokenizer takes in any form, in bytes.
+// maxTokenizer is larger than any file of CLIP's tokenizer, in bytes.
 const maxTokenizer = 16 << 20
 
 // vocabularies are files of tokenizers that are not CLIP's.
 var vocabularies = []string{"vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"}
 
-// folderTokenizer says what tokenizer a folder has, empty for CLIP's BPE.
+// folderTokenizer says which tokenizer a folder has; empty: CLIP's BPE.
 func folderTokenizer(dir string) (what string, found bool, err error) {
 	class := ""
 	if b, ok, err := readBeside(filepath.Join(dir, "tokenizer_config.json"), maxTokenizer); err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// folder is a folder with these files; a name with weights takes the tensors of
-// a plan, of which the bytes are a hole.
+// folder is a folder with these files; a name with weights takes the tensors of a
+// plan, as a sparse file.
 func folder(t *testing.T, files map[string]any) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -71,7 +71,7 @@ func tiny(t *testing.T) (openclip, hf []tensorfile.Info) {
 	return openclip, hf
 }
 
-// What lies beside weights belongs to the library whose names they have.
+// Of the files beside weights, those of the library whose names they have count.
 func TestConfigurationFollowsTheWeights(t *testing.T) {
 	openclip, hf := tiny(t)
 	image := slices.DeleteFunc(slices.Clone(hf), func(i tensorfile.Info) bool { return !strings.HasPrefix(i.Name, "vision_model.") })
@@ -122,7 +122,7 @@ func TestConfigurationFollowsTheWeights(t *testing.T) {
 	}
 }
 
-// Another tokenizer than CLIP's is noticed, wherever the folder says it.
+// A tokenizer other than CLIP's is noticed, wherever the folder states it.
 func TestForeignTokenizer(t *testing.T) {
 	_, hf := tiny(t)
 	for name, tt := range map[string]struct{ file, text, want string }{
@@ -147,8 +147,8 @@ func TestForeignTokenizer(t *testing.T) {
 	}
 }
 
-// What a processor does that evatool cannot is refused, unless the user says
-// what to do instead.
+// A processor that evatool cannot reproduce is refused, unless the user gives the
+// preprocessing.
 func TestForeignProcessor(t *testing.T) {
 	_, hf := tiny(t)
 	in, err := Open([]string{folder(t, map[string]any{"model.safetensors": hf, "config.json": fmt.Sprintf(tinyHF, "gelu"), "preprocessor_config.json": `{"image_processor_type": "BlipImageProcessor"}`})}, "")

@@ -12,8 +12,8 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 )
 
-// CLIPA's texts are cut by the WordPiece beside its weights, without the token
-// behind them and filled up with 0, which no file need say.
+// CLIPA's texts are tokenized by the WordPiece beside its weights, without the token
+// after them and padded with 0, which no file need state.
 func TestCLIPATexts(t *testing.T) {
 	f, err := os.Open("../../testdata/tokenizerjson/wordpiece.json.gz")
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // FuzzPlan plans state dicts of odd tensors under known names: an error or a
-// plan, never a panic, and no tensor disappears without a word.
+// plan, never a panic, and no tensor disappears silently.
 func FuzzPlan(f *testing.F) {
 	var patterns []string
 	for _, fam := range families {
@@ -22,7 +22,7 @@ func FuzzPlan(f *testing.F) {
 		patterns = append(patterns, words, "visual."+words)
 	}
 	dts := []tensorfile.DType{tensorfile.F32, tensorfile.F16, tensorfile.BF16, tensorfile.I64, tensorfile.BOOL}
-	// The marks of every family, and then some.
+	// The marks of every family, and more.
 	for i := range families {
 		var seed []byte
 		for _, name := range families[i].has {

@@ -14,8 +14,8 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// hfEVANames are the names that the transformers repositories of EVA-CLIP-8B
-// have for EVA's, qkv.weight left aside.
+// hfEVANames maps EVA's names, except qkv.weight, to those in EVA-CLIP-8B's
+// repository for transformers.
 var hfEVANames = strings.NewReplacer(
 	"visual.cls_token", "vision_model.embeddings.class_embedding",
 	"visual.pos_embed", "vision_model.embeddings.position_embedding.weight",
@@ -33,7 +33,7 @@ const hfEVAConfig = `{"architectures": ["EvaCLIPModel"], "model_type": "clip", "
   "patch_size": 7, "hidden_act": "gelu", "layer_norm_eps": 1e-06, "q_bias": false, "k_bias": false, "v_bias": false,
   "use_rms_norm": true, "post_layernorm": false}}`
 
-// A folder of the EvaCLIPModel of transformers' remote code is EVA's own model.
+// A folder of the EvaCLIPModel, remote code for transformers, is EVA's own model.
 func TestHFEVA(t *testing.T) {
 	own, err := Open([]string{"../../testdata/models/eva-8b-tiny/model.safetensors"}, "")
 	if err != nil {
@@ -120,8 +120,8 @@ func TestHFEVA(t *testing.T) {
 	}
 }
 
-// EVA's two versions differ in the bias of the projection where query and value
-// have none, and their configurations do not say it: the file does.
+// EVA's two versions differ in the projection's bias if query and value have none;
+// their configurations do not say so, but the file does.
 func TestHeadBiasIsTheFiles(t *testing.T) {
 	all := structures(t)["EVA02-CLIP-bigE-14"]
 	named, _ := arch.Named("EVA02-CLIP-bigE-14")

@@ -53,8 +53,8 @@ func TestHFTextNames(t *testing.T) {
 	sameTensors(t, outputs(p).tensors, hollow(c).tensors)
 }
 
-// OpenCLIP's configuration of roberta-ViT-B-32 has QuickGELU and its list of weights
-// does not say so: what counts is what it computes, and a warning names it.
+// OpenCLIP's configuration of roberta-ViT-B-32 has QuickGELU, though its list of
+// weights does not say so: what OpenCLIP computes counts, with a warning.
 func TestRobertaActivation(t *testing.T) {
 	c, _ := arch.Named("roberta-ViT-B-32")
 	inv := hollow(c)
@@ -73,8 +73,8 @@ func TestRobertaActivation(t *testing.T) {
 	}
 }
 
-// The text model's sizes are those of its config.json: beside OpenCLIP's, or in the
-// folder that this names.
+// The text model's sizes are those of its config.json, beside OpenCLIP's file or in
+// the folder that this names.
 func TestHFTextConfigFile(t *testing.T) {
 	const model = `{"model_type": "roberta", "vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 90}`
 	const config = `{"model_cfg": {"embed_dim": 64, "vision_cfg": {"width": 64}, "text_cfg": {"hf_model_name": "NAME"}}}`
@@ -146,8 +146,8 @@ func hfTokenizer(t *testing.T, kind string) (dir string, strings []string, ids [
 	return dir, cases.Strings, k.IDs
 }
 
-// Texts are cut by the tokenizer beside the weights; NLLB's class puts the code of
-// the language in front, wherever the file has it, and pads as its class does.
+// Texts are tokenized by the tokenizer beside the weights; NLLB's class puts the
+// language's code first, wherever the file has it, and pads as its class does.
 func TestHFTexts(t *testing.T) {
 	for kind, name := range map[string]string{"roberta": "roberta-ViT-B-32", "xlm-roberta": "xlm-roberta-base-ViT-B-32", "nllb": "nllb-clip-base"} {
 		dir, texts, ids := hfTokenizer(t, kind)
@@ -176,12 +176,12 @@ func TestHFTexts(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		write(`{}`) // as the published repository's, which its class completes
+		write(`{}`) // as in the published repository; the class completes it
 		check("without what files say", slices.Clone(ids[at]))
 		if kind != "nllb" {
 			continue
 		}
-		// The codes stand in the order of their names, English behind Greek.
+		// The codes are in the order of their names, English after Greek.
 		greek := slices.Clone(ids[at])
 		greek[0]--
 		write(`{"tokenizer_class": "NllbTokenizerFast", "src_lang": "ell_Grek"}`)

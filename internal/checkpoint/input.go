@@ -25,19 +25,19 @@ import (
 type Input struct {
 	tensorfile.Source
 	Container string
-	Key       string    // where the state dict was in the file, empty: the file is one
-	Prefix    string    // what was taken off its names
+	Key       string    // path of the state dict in the file; empty: the file is the state dict
+	Prefix    string    // prefix that was stripped from its names
 	Files     []string  // every file with tensors
 	Other     []Entry   // what is not a tensor
 	Ignored   []Dropped // files that are not read, and why
 
 	all    []tensorfile.Info // every tensor of the files, by path
 	beside beside            // what the files beside the weights say
-	sha256 string            // of the file where it is one and the hash is known
+	sha256 string            // of the file, if it is only one and the hash is known
 
 	missing string    // the shards that were not given, or empty
 	act     string    // the activation that a tower's config.json states, or empty
-	outside []Dropped // tensors that Under has left out
+	outside []Dropped // tensors that Under left out
 }
 
 // Entry is something in a checkpoint that is not a tensor.
@@ -51,12 +51,11 @@ func (in *Input) inventory() *inventory {
 	return inv
 }
 
-// Want is what Open takes, for messages.
+// Want describes what Open takes, for messages.
 const Want = "a checkpoint (.pt, .pth, .bin, .safetensors, .tar, an index.json, or a folder of evatool train, Hugging Face or DeepSpeed)"
 
-// Open opens what the user names: a file, a folder, or several files that
-// together hold one model. key is the path of the state dict in a wrapper, or
-// empty. No tensor bytes are read.
+// Open opens a file, a folder, or several files that together hold one model. key
+// is the path of the state dict in a wrapper, or empty. No tensor bytes are read.
 func Open(paths []string, key string) (in *Input, err error) {
 	if len(paths) == 0 {
 		return nil, fault.Usagef("no source; give %s", Want)
@@ -92,7 +91,7 @@ func Open(paths []string, key string) (in *Input, err error) {
 	return in, in.look(filepath.Dir(path), st.IsDir())
 }
 
-// openFile opens one file and adds what it holds to in.
+// openFile opens one file and adds its contents to in.
 func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 	if err := fault.RegularFile(path, Want); err != nil {
 		return nil, err
@@ -130,7 +129,7 @@ func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 	return c, nil
 }
 
-// isSafetensors looks at the content, and at the name where that is unclear.
+// isSafetensors goes by the file's extension, or else by its content.
 func isSafetensors(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -144,8 +143,7 @@ func isSafetensors(path string) (bool, error) {
 	if _, err := io.ReadFull(f, head); err != nil {
 		return false, nil
 	}
-	// A header of less than 4 GB starts at byte 8; no PyTorch file looks like
-	// that.
+	// A header of less than 4 GB starts at byte 8; no PyTorch file looks like this.
 	return head[8] == '{' && bytes.Equal(head[4:8], make([]byte, 4)), nil
 }
 
@@ -191,7 +189,7 @@ func (in *Input) choose(dir string) (string, error) {
 	return "", fault.Inputf("%s: no weights here; want %s, or DeepSpeed's latest; or give the files themselves", dir, strings.Join(folderFiles, ", "))
 }
 
-// isRun says whether a folder is a training run's.
+// isRun reports whether a folder is that of a training run.
 func isRun(dir string) bool {
 	for _, name := range []string{"run.json", "metrics.jsonl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
@@ -201,7 +199,7 @@ func isRun(dir string) bool {
 	return true
 }
 
-// finalModel is what a training left in its run folder.
+// finalModel is the model that a training left in its run folder.
 func finalModel(dir string) (string, error) {
 	path := filepath.Join(dir, "final.safetensors")
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -215,8 +213,8 @@ func finalModel(dir string) (string, error) {
 	return "", fault.Inputf("%s: the folder of a training run without a final.safetensors yet; %s", dir, next)
 }
 
-// best is the first of a folder's files that holds a whole CLIP model: timm's
-// repositories have the image tower alone beside it.
+// best is the first of a folder's files that holds a whole CLIP model: in timm's
+// repositories the image tower alone lies beside it.
 func (in *Input) best(dir string, names []string) string {
 	chosen := 0
 	if len(names) > 1 {
@@ -230,8 +228,8 @@ func (in *Input) best(dir string, names []string) string {
 	return filepath.Join(dir, names[chosen])
 }
 
-// isWhole says whether a file's names are those of both towers. One that cannot
-// be read is taken for whole: then its error is the one to show.
+// isWhole reports whether a file has the names of both towers. One that cannot be
+// read counts as whole, so that its error is the one shown.
 func isWhole(path string) bool {
 	var in Input
 	src, err := in.openFile(path, "")
@@ -246,7 +244,7 @@ func isWhole(path string) bool {
 	return err == nil && m.alone() == "" && len(m.unknown) == 0
 }
 
-// isDistributed says whether a file is a piece of a torch.distributed.checkpoint.
+// isDistributed reports whether a file is a piece of a torch.distributed.checkpoint.
 func isDistributed(path string) bool {
 	if filepath.Base(path) == ".metadata" {
 		pieces, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*.distcp"))
@@ -284,7 +282,7 @@ func (in *Input) deepspeed(dir string) (string, error) {
 	return model, nil
 }
 
-// maxConfig is the size up to which a configuration is read, in bytes.
+// maxConfig is the largest configuration that is read, in bytes.
 const maxConfig = 1 << 20
 
 func (in *Input) openSeveral(paths []string, key string) error {
@@ -307,8 +305,8 @@ func (in *Input) openSeveral(paths []string, key string) error {
 	return in.look(filepath.Dir(paths[0]), false)
 }
 
-// Outside lists the tensors that are not in the state dict, such as optimizer
-// state, by their paths.
+// Outside lists the tensors outside the state dict, such as optimizer state, by
+// their paths.
 func (in *Input) Outside() (out []tensorfile.Info) {
 	if len(in.all) == len(in.Tensors()) {
 		return nil
@@ -332,10 +330,10 @@ func (in *Input) Outside() (out []tensorfile.Info) {
 
 // Identity is what the names and shapes of a checkpoint say about it.
 type Identity struct {
-	Family     string           // of the names, empty when not known
+	Family     string           // of the names; empty: unknown
 	Config     string           // published name of the architecture, Custom, or empty
 	How        string           // how it was found, or why it was not
-	Preprocess *arch.Preprocess // nil: no model
+	Preprocess *arch.Preprocess // nil: not a model
 	Warnings   []string
 }
 
@@ -366,7 +364,7 @@ func (in *Input) Identify() (id Identity) {
 	return id
 }
 
-// AsNamed are the tensors under their own names.
+// AsNamed returns the tensors under their own names.
 func (in *Input) AsNamed() (items []*Item) {
 	for _, t := range in.Tensors() {
 		it := asNamed(t)
@@ -376,8 +374,8 @@ func (in *Input) AsNamed() (items []*Item) {
 	return items
 }
 
-// InEVA are the tensors in EVA's layout, whatever the architecture; not ok when
-// they are not a CLIP model's.
+// InEVA returns the tensors in EVA's layout, whatever the architecture; ok is
+// false if they are not a CLIP model's.
 func (in *Input) InEVA() (items []*Item, ok bool) {
 	m, err := mapToEVA(in.inventory())
 	if err != nil || len(m.unknown) > 0 {
@@ -425,8 +423,8 @@ func (j *joined) Close() error {
 // shardName is Hugging Face's name for part i of n.
 var shardName = regexp.MustCompile(`^(.+)-(\d{5})-of-(\d{5})\.(safetensors|bin|pt|pth)$`)
 
-// missingShards says which parts of a model are not among the files, by their
-// names; empty when none is.
+// missingShards says which shards of a model are not among the files, going by
+// their names; empty if none is missing.
 func missingShards(files []string) string {
 	have, want := map[string]bool{}, map[string]int{}
 	for _, f := range files {

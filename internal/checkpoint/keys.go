@@ -17,7 +17,7 @@ type family struct {
 	name  string
 	has   []string // names that a state dict of the family must have
 	fits  string   // a name without which the family cannot express the model (when writing)
-	rules []rule   // first match counts
+	rules []rule   // the first match counts
 }
 
 // rule relates a tensor of EVA's layout to the tensors of a family. In a
@@ -28,11 +28,11 @@ type rule struct {
 	op  op
 	// rows are the shares of eva's rows that the sources have; nil: equal ones.
 	rows []int64
-	one  int  // axes of length 1 that eva has in front of the source's
+	one  int  // leading axes of length 1 that eva has and the source lacks
 	list bool // the source is a list of one number where eva has a scalar
 }
 
-// share is how many of the shares of eva's rows the nth source has.
+// share is the number of shares of eva's rows that the nth source has.
 func (r *rule) share(n int) int64 {
 	if r.rows == nil {
 		return 1
@@ -51,14 +51,14 @@ type op int
 
 const (
 	same      op = iota
-	transpose    // a matrix, the other way round
+	transpose    // a matrix, transposed
 )
 
-// families in the order of recognition: the first whose marks are all there.
+// families in the order of recognition: the first of which all marks are present.
 var families = slices.Concat(hfTexts, timmOthers, timmCLIPs, []*family{hfSigLIP, hfEVA, hfCLIP, cocaCLIP, evaCLIP, flatCLIP}, timmTowers, []*family{evaTower, bareTower}, flatTowers, hfTowers)
 
 // timmOthers are OpenCLIP's models whose vision tower is timm's under timm's own
-// names: one line for each kind of tower, in a file of its own where the names
+// names: one line for each kind of tower, with a file of its own if its names
 // need more than that.
 var timmOthers = []*family{timmSigLIP,
 	timmFlat("timm-convnext", "stages.0.blocks.0.conv_dw.weight"), timmOther("timm-convnext", "stages.0.blocks.0.conv_dw.weight"),
@@ -71,15 +71,15 @@ var timmOthers = []*family{timmSigLIP,
 // cocaCLIP is OpenCLIP's CoCa.
 var cocaCLIP = &family{name: "coca", has: []string{"text.cls_emb", "text.token_embedding.weight"}, rules: evaCLIP.rules}
 
-// layouts are the families that --layout writes.
+// layouts are the families that each layout writes.
 var layouts = map[string][]*family{
 	"eva":      {evaCLIP},
 	"openclip": slices.Concat(hfTexts, timmOthers, timmCLIPs, []*family{cocaCLIP, flatCLIP}),
 	"hf":       {hfSigLIP, hfCLIP},
 }
 
-// notCLIP names a model of another kind that shares most of CLIP's names, by one
-// that CLIP does not have.
+// notCLIP recognises another kind of model that shares most of CLIP's names, by a
+// name that CLIP does not have.
 func notCLIP(unknown []string) (kind, name string) {
 	for _, n := range unknown {
 		switch {
@@ -129,8 +129,8 @@ func fill(pattern string, caps []string) string {
 	return b.String()
 }
 
-// toEVA is the EVA name of a family's tensor, the rule for it, and which of
-// the rule's sources it is.
+// toEVA returns the EVA name of a family's tensor, its rule, and which of the
+// rule's sources it is.
 func (f *family) toEVA(name string) (eva string, r *rule, nth int, ok bool) {
 	for i := range f.rules {
 		r := &f.rules[i]
@@ -143,7 +143,7 @@ func (f *family) toEVA(name string) (eva string, r *rule, nth int, ok bool) {
 	return "", nil, 0, false
 }
 
-// fromEVA gives the family's names for an EVA name.
+// fromEVA returns the family's names for an EVA name.
 func (f *family) fromEVA(eva string) (names []string, r *rule, ok bool) {
 	for i := range f.rules {
 		r := &f.rules[i]
@@ -157,8 +157,8 @@ func (f *family) fromEVA(eva string) (names []string, r *rule, ok bool) {
 	return nil, nil, false
 }
 
-// wrappers are what programs put into the names of the modules that they wrap,
-// at any place: torch.compile, FSDP, activation checkpointing, DeepSpeed and
+// wrappers are the words that programs insert into the names of modules they
+// wrap, anywhere: torch.compile, FSDP, activation checkpointing, DeepSpeed and
 // Lightning, and data parallelism.
 var wrappers = []string{"_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module", "module"}
 
@@ -176,9 +176,8 @@ func unwrapped(name string) string {
 	return strings.Join(words, ".")
 }
 
-// recognise finds the family by the names alone, nil when there is none. What a
-// program that holds a model puts before every name ("model.") is not part of
-// them.
+// recognise finds the family from the names alone, or nil. A prefix that a program
+// puts before every name of a model it holds ("model.") is returned apart.
 func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
 	var names []string
 	for _, t := range tensors {
@@ -208,7 +207,7 @@ func recognise(tensors []tensorfile.Info) (f *family, prefix string) {
 	return nil, ""
 }
 
-// familyOf is the first family whose marks are all there, or nil.
+// familyOf is the first family of which names has all marks, or nil.
 func familyOf(names map[string]bool) *family {
 	for _, f := range families {
 		if f.marked(names) {
@@ -218,7 +217,7 @@ func familyOf(names map[string]bool) *family {
 	return nil
 }
 
-// inside are the prefixes under which a model lies beside other tensors, the
+// inside lists the prefixes under which models lie beside other tensors, the
 // shortest for each model.
 func inside(tensors []tensorfile.Info) (prefixes []string) {
 	const deepest = 6 // words
@@ -258,20 +257,20 @@ func (f *family) marked(names map[string]bool) bool {
 	return true
 }
 
-// inventory is what a checkpoint holds, without its bytes: all that a plan
-// needs.
+// inventory is what a checkpoint holds without its bytes, which is all that a
+// plan needs.
 type inventory struct {
 	tensors  []tensorfile.Info // in file order
 	metadata map[string]string // safetensors __metadata__
 	beside   beside            // what the files beside the weights say
 	path     string            // of the (first) file, or empty
-	sha256   string            // of the file, empty where it is not known or there are several
+	sha256   string            // of the file; empty if unknown or there are several
 }
 
 // mapping relates a state dict to EVA's layout.
 type mapping struct {
 	family  *family
-	prefix  string  // that all names have before the family's
+	prefix  string  // of all names, before the family's
 	items   []*Item // tensors of EVA's layout, in file order
 	byName  map[string]*Item
 	dropped []Dropped
@@ -281,7 +280,7 @@ type mapping struct {
 // bare is a tensor's name as its family knows it.
 func (m *mapping) bare(name string) string { return strings.TrimPrefix(unwrapped(name), m.prefix) }
 
-// alone is "visual." or "text." when there is only this tower, else "".
+// alone is "visual." or "text." if that tower is the only one, else "".
 func (m *mapping) alone() string {
 	for _, t := range []struct{ has, lacks string }{{"visual.", "text."}, {"text.", "visual."}} {
 		if !slices.ContainsFunc(m.items, func(it *Item) bool { return strings.HasPrefix(it.EVA, t.lacks) }) {
@@ -291,7 +290,7 @@ func (m *mapping) alone() string {
 	return ""
 }
 
-// foreign is an error when the tensors are not those of a CLIP model.
+// foreign returns an error if the tensors are not all those of a CLIP model.
 func (m *mapping) foreign() error {
 	if kind, name := notCLIP(m.unknown); kind != "" {
 		return fault.Inputf("%s (it has %s); convert the state dict as it is with Options.Layout source", kind, name)
@@ -336,7 +335,7 @@ func (m *mapping) add(t tensorfile.Info) error {
 		return nil
 	}
 	eva, r, nth, ok := m.family.toEVA(name)
-	if !ok || strings.HasPrefix(eva, "visual.trunk.") { // no name of EVA's layout
+	if !ok || strings.HasPrefix(eva, "visual.trunk.") { // not a name in EVA's layout
 		m.unknown = append(m.unknown, t.Name)
 		return nil
 	}
@@ -362,7 +361,7 @@ func (m *mapping) add(t tensorfile.Info) error {
 	return nil
 }
 
-// join checks the parts and computes what they make together.
+// join checks the parts and computes the tensor that they make up.
 func (it *Item) join(f *family) error {
 	names, r, _ := f.fromEVA(it.EVA)
 	first := it.parts[0].src

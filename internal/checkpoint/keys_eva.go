@@ -1,7 +1,7 @@
 package checkpoint
 
-// evaCLIP is EVA-CLIP's CustomCLIP naming; OpenCLIP's CustomTextCLIP with its
-// own vision tower has it too.
+// evaCLIP is the naming of EVA-CLIP's CustomCLIP, and of OpenCLIP's CustomTextCLIP
+// with OpenCLIP's own vision tower.
 var evaCLIP = &family{
 	name: "eva-clip",
 	has:  []string{"text.token_embedding.weight"},
@@ -14,16 +14,15 @@ var evaCLIP = &family{
 	},
 }
 
-// evaTower is the vision tower of such a model alone, as convert writes a bare
-// one.
+// evaTower is the vision tower of such a model alone, as convert writes it.
 var evaTower = &family{
 	name:  "eva-clip",
 	has:   []string{"visual.cls_token", "visual.pos_embed", "visual.blocks.0.norm1.weight"},
 	rules: []rule{{eva: "visual.*", src: []string{"visual.*"}}},
 }
 
-// bareTower is an EVA vision tower alone, as the masked-image-modelling
-// checkpoints hold it (EVA01_g, EVA02_B, L, E) and timm's towers without SwiGLU.
+// bareTower is an EVA vision tower alone, as in the masked-image-modelling
+// checkpoints (EVA01_g, EVA02_B, L, E) and in timm's towers without SwiGLU.
 var bareTower = &family{
 	name: "eva-tower",
 	has:  []string{"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight"},

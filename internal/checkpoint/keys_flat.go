@@ -1,8 +1,8 @@
 package checkpoint
 
-// flatCLIP is OpenAI's naming, which OpenCLIP's CLIP class has kept: the text
-// tower's tensors stand beside "visual.…" without a prefix. It holds for
-// vision transformers and ResNets alike.
+// flatCLIP is OpenAI's naming, which OpenCLIP's CLIP class keeps: the text tower's
+// tensors stand beside "visual.…" without a prefix. It is the same for vision
+// transformers and ResNets.
 var flatCLIP = &family{
 	name: "clip",
 	fits: "visual.conv1.weight",

@@ -6,7 +6,7 @@ import (
 )
 
 // hfTowers are transformers' CLIPVisionModel and CLIPTextModel. With a projection
-// the names are CLIPModel's (a text tower's are those of hfCLIP), without one
+// the names are CLIPModel's (for a text tower, hfCLIP covers them); without one
 // they may lack "vision_model." or "text_model.".
 var hfTowers = []*family{
 	{name: "hf-clip-tower", has: []string{"vision_model.embeddings.class_embedding", "vision_model.pre_layrnorm.weight"}, rules: hfCLIP.rules},
@@ -29,8 +29,8 @@ func hfBare(prefix string) (rules []rule) {
 	return rules
 }
 
-// hfCLIP is transformers' CLIPModel: query, key and value apart, projections
-// as Linear weights, and its own spelling of "pre_layrnorm".
+// hfCLIP is transformers' CLIPModel: query, key and value are separate, and
+// projections are Linear weights. "pre_layrnorm" is its spelling.
 var hfCLIP = &family{
 	name: "hf-clip",
 	fits: "vision_model.embeddings.class_embedding",
@@ -52,9 +52,9 @@ var hfCLIP = &family{
 		hfBlocks("text.transformer.resblocks.#.", "text_model.encoder.layers.#.")...),
 }
 
-// hfEVA is the EvaCLIPModel that the transformers repositories of EVA-CLIP-8B
-// and 18B bring with them. It is read, not written: transformers has no such
-// model of its own.
+// hfEVA is the EvaCLIPModel in the code of the repositories of EVA-CLIP-8B and 18B
+// for transformers. It is read, not written: transformers itself has no such
+// model.
 var hfEVA = &family{
 	name: "hf-eva-clip",
 	has:  []string{"text_model.embeddings.token_embedding.weight", "vision_model.embeddings.patch_embedding.bias", "vision_model.embeddings.class_embedding"},

@@ -2,14 +2,14 @@ package checkpoint
 
 import "slices"
 
-// scalars belong to no tower, and are called the same everywhere.
+// scalars belong to no tower and have the same names everywhere.
 var scalars = []rule{
 	{eva: "logit_scale", src: []string{"logit_scale"}},
 	{eva: "logit_bias", src: []string{"logit_bias"}},
 }
 
-// timmSigLIP is OpenCLIP's SigLIP. EVA's layout has the attention pool's query,
-// key and value as one matrix, timm two of them.
+// timmSigLIP is OpenCLIP's SigLIP. EVA's layout has the attention pool's query, key
+// and value in one matrix, timm in two.
 var timmSigLIP = timmOther("timm-siglip", "attn_pool.latent",
 	rule{eva: "visual.attn_pool.in_proj_weight", src: []string{"visual.trunk.attn_pool.q.weight", "visual.trunk.attn_pool.kv.weight"}, rows: []int64{1, 2}},
 	rule{eva: "visual.attn_pool.in_proj_bias", src: []string{"visual.trunk.attn_pool.q.bias", "visual.trunk.attn_pool.kv.bias"}, rows: []int64{1, 2}},

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// timm names EVA's towers in its own way; OpenCLIP's EVA models carry such a
-// tower as "visual.trunk". fc2 means w3 in a SwiGLU block and fc2 in a plain
-// one, and the biases of query and value stand elsewhere when the projections
-// are fused: one table for each combination.
+// timmCLIPs are OpenCLIP's EVA models, whose tower "visual.trunk" has timm's names.
+// fc2 means w3 in a SwiGLU block and fc2 in a plain one, and the biases of query
+// and value have other names when the projections are fused, so each combination
+// has its table.
 var timmCLIPs = []*family{
 	timmCLIP(true, true), timmCLIP(true, false), timmCLIP(false, true), timmCLIP(false, false),
 }
 
-// timmTowers are the same without "visual.trunk."; the plain fused one is
-// named exactly as EVA's own tower.
+// timmTowers are the same towers without "visual.trunk."; the plain fused one has
+// exactly the names of EVA's own tower.
 var timmTowers = []*family{
 	timmTower(true, true), timmTower(true, false), timmTower(false, true),
 }
@@ -25,9 +25,9 @@ func timmCLIP(swiglu, split bool) *family {
 	return &family{name: "timm-eva-clip", has: append(marks, "text.token_embedding.weight"), rules: rules}
 }
 
-// timmOther names a CLIP model whose vision tower has timm's names: what stands
-// in front of "trunk." has no meaning in EVA's layout. mark is a name that only
-// this kind of tower has there. more are rules that come first.
+// timmOther is a CLIP model whose vision tower has timm's names, which EVA's layout
+// has without "trunk.". mark is a name that only this kind of tower has. more are
+// rules that come first.
 func timmOther(name, mark string, more ...rule) *family {
 	return &family{name: name, has: []string{"visual.trunk." + mark, "text.token_embedding.weight"}, rules: slices.Concat(scalars, more, []rule{
 		{eva: "visual.head.proj.*", src: []string{"visual.head.proj.*"}},
@@ -37,8 +37,7 @@ func timmOther(name, mark string, more ...rule) *family {
 	})}
 }
 
-// timmFlat is timmOther for OpenCLIP's CLIP class, whose text tower's tensors have
-// no prefix.
+// timmFlat is timmOther for OpenCLIP's CLIP class, whose text tower has no prefix.
 func timmFlat(name, mark string) *family {
 	f := timmOther(name, mark)
 	f.has = append([]string{"visual.trunk." + mark}, flatCLIP.has...)

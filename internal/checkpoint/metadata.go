@@ -9,21 +9,21 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// The keys with which a model file describes itself.
+// The metadata keys with which a model file describes itself.
 const (
 	metaConfig     = "evatool.config"     // the architecture, JSON
 	metaModel      = "evatool.model"      // its published name, or empty
 	metaPreprocess = "evatool.preprocess" // size, mean, std, interpolation, JSON
 	metaSource     = "evatool.source"     // file name and SHA-256, JSON; a list for shards
 	metaVersion    = "evatool.version"
-	metaActivation = "evatool.activation" // assumed, where the source does not show it
+	metaActivation = "evatool.activation" // assumed: the source does not record it
 )
 
-// ModelMetadata is the __metadata__ that makes a safetensors file describe
-// itself; everything that writes a model file uses it.
+// ModelMetadata is the __metadata__ with which a safetensors file describes
+// itself. Everything that writes a model file uses it.
 func ModelMetadata(c *arch.Config) map[string]string {
 	m := map[string]string{
-		"format":       "pt", // what transformers asks for
+		"format":       "pt", // required by transformers
 		metaConfig:     string(c.JSON()),
 		metaPreprocess: string(mustJSON(c.Preprocess())),
 		metaModel:      "",

@@ -14,33 +14,33 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// ModelOptions says how OpenModel reads a checkpoint that does not describe
+// ModelOptions tell OpenModel how to read a checkpoint that does not describe
 // itself.
 type ModelOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
-	ConfigName string       // architecture name or JSON file; empty: the file's own, or recognised
+	ConfigName string       // architecture name or JSON file; empty: as the file states, or recognised
 	Key        string       // path of the state dict inside a wrapper
-	Preprocess string       // preprocessing, as words or a JSON file; empty: what is known
+	Preprocess string       // preprocessing, as words or a JSON file; empty: as known of the weights
 }
 
-// Model is an opened checkpoint, seen in EVA's key layout whatever it holds.
+// Model is an opened checkpoint in EVA's key layout, whatever layout the file has.
 type Model struct {
 	Path       string
 	Name       string // published name, or empty
 	SHA256     string // of the file (of the first, for a sharded model)
 	Config     *arch.Config
 	Preprocess arch.Preprocess
-	Source     tensorfile.Source // exactly Config.Params(), by their names
+	Source     tensorfile.Source // exactly the tensors of Config.Params()
 	Warnings   []string
-	file       string // the first of the weights
-	Assumed    string // says that the preprocessing is not known and what was assumed, or empty
+	file       string // the first file of the weights
+	Assumed    string // says that the preprocessing is unknown and what was assumed, or empty
 }
 
 // Close closes the files.
 func (m *Model) Close() error { return m.Source.Close() }
 
-// OpenModel opens a model file or any checkpoint that Open takes, without
-// converting it on disk. It reads no tensor bytes except to hash the file.
+// OpenModel opens any checkpoint that Open takes, without converting it on disk.
+// It reads no tensor bytes except to hash the file.
 func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error) {
 	in, err := Open([]string{path}, o.Key)
 	if err != nil {
@@ -66,8 +66,8 @@ func OpenModel(ctx context.Context, path string, o ModelOptions) (*Model, error)
 	return m, nil
 }
 
-// About puts the file in front of an error about its content that does not
-// name it.
+// About prefixes an error about a file's content with the file's name, unless the
+// error has it.
 func About(files []string, err error) error {
 	if len(files) == 0 || fault.Code(err) != int(fault.Input) {
 		return err
@@ -104,7 +104,7 @@ func (in *Input) model(path string, o ModelOptions) (*Model, error) {
 	return m, nil
 }
 
-// lacks says whether no tensor is of this tower.
+// lacks reports whether the plan has no tensor of this tower.
 func (p *Plan) lacks(tower string) bool {
 	return !slices.ContainsFunc(p.Items, func(it *Item) bool { return strings.HasPrefix(it.EVA, tower) })
 }

@@ -12,7 +12,7 @@ import (
 
 const formats = "../../testdata/formats/"
 
-// What wraps a model puts its own name before all others.
+// A module that wraps a model puts its own name before all others.
 func TestNamesBehindAPrefix(t *testing.T) {
 	for _, file := range []string{"01_zip_fp32.pt", "06_torchscript_openai_vit.pt", "11_hf"} {
 		in, err := Open([]string{formats + file}, "")
@@ -50,10 +50,10 @@ func TestNamesBehindAPrefix(t *testing.T) {
 	}
 }
 
-// Two roundings, float64 to float32 to half, must not differ from one.
+// Rounding twice, float64 to float32 to half, must not differ from rounding once.
 func TestDoubleRounding(t *testing.T) {
-	// Just above the middle of 1 and the next half: float32 would round it to
-	// the middle, and that to even, which is 1.
+	// Just above the midpoint of 1 and the next half: float32 would round it to the
+	// midpoint, and that rounds to even, which is 1.
 	v := 1 + 0x1p-11 + 0x1p-40
 	b := make([]byte, 2)
 	encoders[tensorfile.F16].encode(b, v)
@@ -66,7 +66,7 @@ func TestDoubleRounding(t *testing.T) {
 	}
 }
 
-// A file with one tower says which one is not there.
+// The error about a file with one tower says which one is missing.
 func TestOpenModelOfOneTower(t *testing.T) {
 	const model = "../../testdata/models/eva01-tiny/"
 	src, err := tensorfile.OpenFile(model + "model.safetensors")

@@ -12,11 +12,11 @@ import (
 
 func base(path string) string { return filepath.Base(path) }
 
-// setPixels decides the preprocessing: what the user says, the configuration (given
-// says that it does), the file, the files beside it, the table of published
-// weights; and OpenAI's, where its files and EVA-CLIP's have nothing else, or where
-// nothing is known, which assumed then says. An architecture whose weights all take
-// something else has that in its configuration.
+// setPixels decides the preprocessing. The first that states one counts: the user,
+// the configuration (if given), the file, the files beside it, the table of
+// published weights, the architecture if all of its weights take the same. Else it
+// is OpenAI's, which is right for OpenAI's files and EVA-CLIP's, and which assumed
+// reports for others.
 func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, given bool) error {
 	if o.Preprocess != "" && wholePreprocess(o.Preprocess) {
 		return a.askedPixels(o)
@@ -31,7 +31,7 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 	case err != nil:
 		return err
 	case from == "" && a.config.Pixels != nil:
-		p = a.config.Preprocess() // what all published weights of the architecture take
+		p = a.config.Preprocess() // all published weights of the architecture take it
 	case from == "":
 		p = arch.OpenAIPreprocess()
 		if evidence, _ := origin(m, inv); evidence != openAI && !a.config.IsEVA() {
@@ -47,8 +47,8 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 
 const assumed = "nothing states how images are prepared for these weights, so OpenAI's way is assumed (its mean and std, bicubic, the shorter side resized, a centre crop); some need another, such as mean and std 0.5 for ViT-L-14/laion2b_s32b_b82k: give preprocess openai|inception|imagenet|FILE.json|mean=…,std=…,interpolation=…,resize=…, or put the open_clip_config.json or preprocessor_config.json beside the file"
 
-// knownPixels is what the weights' own sources say, and which; from is empty
-// when none says anything.
+// knownPixels returns the preprocessing that the weights' own sources state, and
+// which of them does; from is empty if none does.
 func (a *architecture) knownPixels(inv *inventory) (p arch.Preprocess, from string, err error) {
 	size := a.config.Vision.ImageSize
 	if own := inv.metadata[metaPreprocess]; own != "" {
@@ -78,7 +78,7 @@ func (a *architecture) knownPixels(inv *inventory) (p arch.Preprocess, from stri
 	return p, "", nil
 }
 
-// wholePreprocess says whether nothing of what was there before is left.
+// wholePreprocess reports whether s replaces the preprocessing entirely.
 func wholePreprocess(s string) bool {
 	first, _, _ := strings.Cut(s, ",")
 	if _, err := (arch.Preprocess{Interpolation: "bicubic", ResizeMode: arch.Shortest, Std: [3]float32{1, 1, 1}}).With(first); err == nil {
@@ -87,7 +87,7 @@ func wholePreprocess(s string) bool {
 	return !strings.Contains(s, "=")
 }
 
-// askedPixels applies --preprocess.
+// askedPixels applies the user's preprocessing.
 func (a *architecture) askedPixels(o PlanOptions) error {
 	c := a.config
 	size := c.Vision.ImageSize
@@ -103,8 +103,8 @@ func (a *architecture) askedPixels(o PlanOptions) error {
 	return nil
 }
 
-// ReadPreprocess returns now, changed as s says: in words, or as a file for
-// images of size pixels.
+// ReadPreprocess returns now changed as s says, which is words or the path of a
+// JSON file. size is the model's image size in pixels.
 func ReadPreprocess(now arch.Preprocess, s string, size int) (arch.Preprocess, error) {
 	_, missing := os.Stat(s)
 	if missing == nil || strings.HasSuffix(s, ".json") {

@@ -8,8 +8,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// openCLIPOrder is the tensors of a structure in the order in which OpenCLIP's
-// class defines them.
+// openCLIPOrder returns the tensors of a structure in the order of OpenCLIP's class.
 func openCLIPOrder(t *testing.T, name string) *inventory {
 	t.Helper()
 	tensors := structures(t)[name]
@@ -36,8 +35,8 @@ func said(p *Plan, words ...string) (n int) {
 	return n
 }
 
-// The pixels of weights alone: known by hash or name, OpenAI's where the file is
-// OpenAI's or EVA-CLIP's, and said to be assumed where nothing is known.
+// The preprocessing of weights alone: known by hash or name; OpenAI's if the file is
+// OpenAI's or EVA-CLIP's; and reported as assumed if nothing is known.
 func TestPixelsOfWeightsAlone(t *testing.T) {
 	half := [3]float32{0.5, 0.5, 0.5}
 	l14 := openCLIPOrder(t, "openclip-ViT-L-14")
@@ -66,7 +65,7 @@ func TestPixelsOfWeightsAlone(t *testing.T) {
 	}
 }
 
-// What the user says counts, in part or whole, and nothing is assumed then.
+// What the user gives, in part or whole, counts, and then nothing is assumed.
 func TestPreprocessOption(t *testing.T) {
 	l14 := openCLIPOrder(t, "openclip-ViT-L-14")
 	p := mustPlan(t, l14, PlanOptions{Preprocess: "inception,resize=squash"})
@@ -86,7 +85,7 @@ func TestPreprocessOption(t *testing.T) {
 	}
 }
 
-// The activation of weights alone, by what is known of it.
+// The activation of weights alone, from what is known of them.
 func TestActivationOfWeightsAlone(t *testing.T) {
 	for _, tt := range []struct {
 		structure string
@@ -96,7 +95,7 @@ func TestActivationOfWeightsAlone(t *testing.T) {
 		quick     bool
 		warning   string // words of the one that is wanted, or empty: none
 	}{
-		// All published weights have QuickGELU, and the file does not show it.
+		// All published weights have QuickGELU, and the file does not record it.
 		{structure: "openai-RN50", sorted: true, quick: true, warning: "openclip-RN50"},
 		{structure: "openai-RN101", sorted: true, quick: true, warning: "openclip-RN101"},
 		{structure: "openai-RN50x4", sorted: true, quick: true, warning: "openclip-RN50x4"},
@@ -113,14 +112,14 @@ func TestActivationOfWeightsAlone(t *testing.T) {
 		{structure: "openclip-ViT-g-14", sorted: true, warning: "QuickGELU"},
 		{structure: "openai-ViT-B-32", sorted: true, path: "x/metaclip_400m.safetensors", quick: true},
 		{structure: "openai-ViT-B-32", sorted: true, path: "vit_b_32-laion2b_e16-af8dbd0c.pth"},
-		// What the user says counts, and is doubted where more is known.
+		// What the user gives counts, with a warning if more is known.
 		{structure: "openai-RN50", sorted: true, config: "RN50", quick: true, warning: "openclip-RN50"},
 		{structure: "openai-RN50", sorted: true, config: "openai-RN50", quick: true},
 		{structure: "openai-RN50", sorted: true, config: "openclip-RN50"},
 		{structure: "openai-RN50", config: "RN50", quick: true},
 		{structure: "openai-RN50", config: "openclip-RN50", warning: "GELU"},
 		{structure: "openai-ViT-B-32", sorted: true, config: "openclip-ViT-B-32"},
-		// Five of the weights that OpenCLIP calls so have QuickGELU.
+		// Five of the weights that OpenCLIP has under this name have QuickGELU.
 		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32", warning: "openai-ViT-B-32"},
 		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32-quickgelu", quick: true},
 		{structure: "openai-ViT-B-32", sorted: true, config: "ViT-B-32", path: "vit_b_32-quickgelu-laion400m_e31-d867053b.pt", warning: "QuickGELU"},
@@ -142,9 +141,8 @@ func TestActivationOfWeightsAlone(t *testing.T) {
 	}
 }
 
-// No two named architectures have the same names and shapes and differ in more
-// than their activation, or in the size of their images: such weights alone are
-// ambiguous.
+// Named architectures with the same tensor names and shapes differ only in their
+// activation or image size; otherwise their weights alone would be ambiguous.
 func TestNamesDifferInShape(t *testing.T) {
 	byShape := map[string]string{}
 	for _, n := range arch.Names() {
@@ -168,8 +166,8 @@ func TestNamesDifferInShape(t *testing.T) {
 	}
 }
 
-// A file says that its activation was assumed when it was written, until the
-// user says which it is.
+// A file records that its activation was assumed when it was written, until the user
+// gives it.
 func TestAssumedActivationIsRemembered(t *testing.T) {
 	inv := openCLIPOrder(t, "openclip-ViT-L-14")
 	p := mustPlan(t, inv, PlanOptions{})

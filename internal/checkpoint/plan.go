@@ -11,7 +11,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Plan says what becomes what, before any tensor byte is read.
+// Plan says what becomes of every tensor, before any tensor byte is read.
 type Plan struct {
 	Family     string       // of the names in the source
 	Layout     string       // of the names in the output
@@ -21,13 +21,13 @@ type Plan struct {
 	Items      []*Item
 	Dropped    []Dropped
 	Resized    []Resized
-	Renamed    int // items under another name than their source's
-	Cast       int // items of another element type than their source's
+	Renamed    int // items whose name differs from their source's
+	Cast       int // items whose element type differs from their source's
 	Warnings   []string
-	Assumed    string // says that the preprocessing is not known and what was assumed, or empty
+	Assumed    string // says that the preprocessing is unknown and what was assumed, or empty
 
 	in      *Input
-	guessed bool // the activation
+	guessed bool // whether the activation was assumed
 }
 
 // Dropped is something in a checkpoint that is left out.
@@ -40,8 +40,8 @@ type Resized struct {
 	Method   string
 }
 
-// Item is one output tensor: rows of source tensors, one after the other,
-// then transposed, resized and cast.
+// Item is one output tensor: rows of source tensors, concatenated, then
+// transposed, resized and cast.
 type Item struct {
 	Out       tensorfile.Info
 	EVA       string // its name in EVA's layout
@@ -69,17 +69,17 @@ func (it *Item) Sources() []string {
 	return names
 }
 
-// raw says whether the output bytes are source bytes.
+// raw reports whether the output bytes are the source's, unchanged.
 func (it *Item) raw() bool {
 	return !it.transpose && it.resize == nil && it.Out.DType == it.parts[0].src.DType
 }
 
-// PlanOptions says how a checkpoint is seen. The zero value sees it in EVA's
-// layout as it is.
+// PlanOptions are the options of Plan. The zero value keeps everything as it is,
+// in EVA's layout.
 type PlanOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
-	ConfigName string       // published name or JSON file; empty: the file's own, or recognised
-	Preprocess string       // preprocessing, as words or a JSON file; empty: what is known
+	ConfigName string       // published name or JSON file; empty: as the file states, or recognised
+	Preprocess string       // preprocessing, as words or a JSON file; empty: as known of the weights
 	Layout     string       // eva (default), openclip, hf, source
 	DType      string       // keep (default), fp32, fp16, bf16
 	ImageSize  int          // new input size in pixels; 0: unchanged
@@ -90,7 +90,7 @@ type PlanOptions struct {
 
 var dtypes = map[string]tensorfile.DType{"keep": "", "fp32": tensorfile.F32, "fp16": tensorfile.F16, "bf16": tensorfile.BF16}
 
-// Check finds what is wrong with the options and fills in the defaults.
+// Check validates the options and fills in the defaults.
 func (o *PlanOptions) Check() error {
 	if o.Layout == "" {
 		o.Layout = "eva"
@@ -128,7 +128,7 @@ func (o *PlanOptions) Check() error {
 	return nil
 }
 
-// Plan decides what becomes of every tensor. o has been checked.
+// Plan decides what becomes of every tensor. o must have passed Check.
 func (in *Input) Plan(o PlanOptions) (*Plan, error) {
 	if in.missing != "" && o.Layout != "source" {
 		return nil, fault.Inputf("%s; give all shards, or the index.json beside them", in.missing)
@@ -144,7 +144,7 @@ func (in *Input) Plan(o PlanOptions) (*Plan, error) {
 	return p, nil
 }
 
-// newPlan decides everything but where the bytes are. o has been checked.
+// newPlan decides everything but where the bytes are. o must have passed Check.
 func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	if len(inv.tensors) == 0 && o.Layout != "source" {
 		return nil, fault.Inputf("the state dict has no tensors; choose another one in the file with Options.Key (evatool inspect lists what is there)")
@@ -190,17 +190,17 @@ func newPlan(inv *inventory, o PlanOptions) (*Plan, error) {
 	return p, nil
 }
 
-// asNamed is a tensor as it stands in the source.
+// asNamed is a tensor as it is in the source.
 func asNamed(t tensorfile.Info) *Item {
 	return &Item{Out: t, EVA: t.Name, parts: []part{whole(t)}}
 }
 
 func whole(t tensorfile.Info) part { return part{t, 0, t.NumBytes()} }
 
-// mapped plans a CLIP model: to EVA's names, then to the layout's.
+// mapped plans a CLIP model: to EVA's names, then to those of the layout.
 func (p *Plan) mapped(inv *inventory, o PlanOptions) error {
-	// A filter chooses from a model's tensors. Where all of them together are
-	// not a model, it comes first.
+	// Filters choose from a model's tensors. If all tensors together are not a
+	// model, the filters come first.
 	m, err := mapToEVA(inv)
 	if err != nil {
 		less, out := inv.narrowed(&o)
@@ -296,7 +296,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 		}
 		delete(want, it.EVA)
 		if tower && strings.HasPrefix(it.EVA, "visual.head.") {
-			continue // a classifier's, or the projection of the CLIP it comes from
+			continue // a classifier's, or the projection of the CLIP model it was taken from
 		}
 		if SameShape(it.Out.Shape, shape) {
 			it.Out.Shape = shape
@@ -325,7 +325,7 @@ func (p *Plan) shape(m *mapping, o PlanOptions) error {
 	return nil
 }
 
-// rename gives the tensors their names in the layout, splitting where it must.
+// rename gives the tensors their names in the layout, splitting them if need be.
 func (p *Plan) rename(items []*Item) error {
 	if p.Layout == "eva" {
 		p.Items = items
@@ -364,7 +364,7 @@ func (f *family) write(items []*Item) (out []*Item, ok bool) {
 	return out, f.marked(names) && (f.fits == "" || names[f.fits])
 }
 
-// split cuts an item into row blocks with the given names, as r has them.
+// split cuts an item into row blocks with the given names, as r says.
 func (it *Item) split(names []string, r *rule) ([]*Item, bool) {
 	n, flip := r.shares(), r.op == transpose
 	rank := len(it.Out.Shape)
@@ -412,7 +412,7 @@ func cut(parts []part, from, to int64) []part {
 	return out
 }
 
-// matchAny says whether a glob matches the name. Tensor names have no
+// matchAny reports whether a glob matches the name. Tensor names have no
 // slashes, so * spans dots; bad globs were refused before.
 func matchAny(globs []string, name string) bool {
 	return slices.ContainsFunc(globs, func(g string) bool {
@@ -421,7 +421,7 @@ func matchAny(globs []string, name string) bool {
 	})
 }
 
-// excludes and includes go by the output name and by those in the source.
+// excludes and includes match the output name and those in the source.
 func (o *PlanOptions) excludes(it *Item) bool {
 	return matchAny(o.Exclude, it.Out.Name) || slices.ContainsFunc(it.Sources(), func(s string) bool { return matchAny(o.Exclude, s) })
 }
@@ -431,7 +431,7 @@ func (o *PlanOptions) includes(it *Item) bool {
 		slices.ContainsFunc(it.Sources(), func(s string) bool { return matchAny(o.Include, s) })
 }
 
-// filter applies --include and --exclude.
+// filter applies Include and Exclude.
 func (p *Plan) filter(o PlanOptions) {
 	p.Items = slices.DeleteFunc(p.Items, func(it *Item) bool {
 		reason := ""
@@ -452,7 +452,7 @@ func (p *Plan) filter(o PlanOptions) {
 	})
 }
 
-// String is the plan for people, one line per output tensor.
+// String is the item as one line of a plan, for people.
 func (it *Item) String() string {
 	s := fmt.Sprintf("%s %s %v <- %s", it.Out.Name, it.Out.DType, it.Out.Shape, strings.Join(it.Sources(), " + "))
 	if it.transpose {

@@ -24,12 +24,12 @@ type drawKind int
 
 const (
 	constant drawKind = iota
-	normal            // truncated at ±2, as timm's trunc_normal_ with its defaults
+	normal            // truncated at ±2, as in timm's trunc_normal_ by default
 	uniform
 )
 
 // RandomTensor draws the initial values of a parameter, row-major. They depend
-// on the seed and the parameter's name and shape alone.
+// only on the configuration, the seed, and the parameter's name and shape.
 //
 // EVA's tower: linear layers and the patch embedding truncated normal 0.02, the
 // projections proj and w3 (fc2) of block i divided by sqrt(2i), biases 0. The
@@ -91,15 +91,15 @@ func initial(c *arch.Config, p arch.Param) distribution {
 	return initialVision[c.VisionTower()](c, p)
 }
 
-// initialVision by the kind of the tower.
+// initialVision holds the distributions by kind of tower.
 var initialVision = map[string]func(*arch.Config, arch.Param) distribution{
 	"eva": initialEVA, "resnet": initialResNet, "vit": initialViT, "siglip": initialSigLIP,
 	"convnext": initialTimm, "vitamin": initialTimm, "fastvit": initialTimm,
 	"pe": initialSigLIP, "mobileclip": initialTimm, "coca": initialViT,
 }
 
-// fanIn is the bound 1/sqrt(inputs) of PyTorch's default for linear layers and
-// convolutions, weight and bias.
+// fanIn is PyTorch's default for linear layers and convolutions, weight and bias:
+// uniform within ±1/sqrt(inputs).
 func fanIn(inputs int64) distribution {
 	return distribution{uniform, 1 / math.Sqrt(float64(inputs))}
 }
@@ -146,8 +146,8 @@ func initialText(c *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// initialHFText is transformers' for its text models, and PyTorch's default for
-// OpenCLIP's projection.
+// initialHFText is the default of transformers for its text models, and PyTorch's
+// for OpenCLIP's projection.
 func initialHFText(_ *arch.Config, p arch.Param) distribution {
 	switch {
 	case strings.HasPrefix(p.Name, "text.proj."):
@@ -160,8 +160,7 @@ func initialHFText(_ *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// blockVector is for whatever is not a matrix in a transformer of OpenAI's
-// layout.
+// blockVector covers the vectors of a transformer in OpenAI's layout.
 func blockVector(c *arch.Config, p arch.Param, t arch.Tower, width, hidden int) (distribution, bool) {
 	switch {
 	case strings.HasSuffix(p.Name, "ls_1.gamma"), strings.HasSuffix(p.Name, "ls_2.gamma"):
@@ -212,8 +211,8 @@ func initialSigLIP(c *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// initialTimm is timm's for its towers with convolutions: truncated normal 0.02,
-// and layer scales that leave the shortcuts alone.
+// initialTimm is timm's default for its towers with convolutions: truncated normal
+// 0.02, and layer scales so small that blocks start as their shortcuts.
 func initialTimm(_ *arch.Config, p arch.Param) distribution {
 	switch {
 	case strings.HasSuffix(p.Name, "gamma"):
@@ -240,8 +239,8 @@ func initialResNet(_ *arch.Config, p arch.Param) distribution {
 	return distribution{constant, 0}
 }
 
-// RandomSource is a model as training starts with it: RandomTensor's values,
-// drawn on demand.
+// RandomSource is a model as training starts it: RandomTensor's values, drawn on
+// demand.
 func RandomSource(c *arch.Config, seed uint64) tensorfile.Source { return newRandomSource(c, seed) }
 
 type randomSource struct {

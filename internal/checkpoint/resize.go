@@ -8,16 +8,16 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// method is one of the reference implementations' ways to interpolate a
-// position embedding. All are bicubic.
+// method is how one of the reference implementations interpolates a position
+// embedding. All are bicubic.
 type method struct {
 	name         string
 	alignCorners bool
 	antialias    bool
-	kernel       bool // the patch kernel follows the grid
+	kernel       bool // the patch kernel is resized too
 }
 
-// methods by the name that --resize takes.
+// methods by the name that Resize takes.
 var methods = map[string]method{
 	"eva":      {name: "eva", kernel: true},            // rei/eva_clip: resize_eva_pos_embed
 	"clip-rei": {name: "clip-rei", alignCorners: true}, // rei/eva_clip: resize_clip_pos_embed
@@ -31,11 +31,11 @@ type resize struct {
 	kernel   bool    // a patch kernel [width, 3, p, p]; else a position embedding [(1,) (1+)n·n, width]
 	in, out  int     // grid or kernel side
 	channels int     // width of a position embedding
-	class    int     // class tokens in front of the grid, 0 or 1
+	class    int     // class tokens before the grid, 0 or 1
 }
 
-// planResize decides how the item gets the shape to, or returns an error when
-// it cannot.
+// planResize decides how the item gets the shape to, or returns an error if it
+// cannot.
 func planResize(it *Item, to []int64, m method) (*resize, error) {
 	from := it.Out.Shape
 	errShape := fault.Inputf("%s cannot be resized from %v to %v", it.EVA, from, to)
@@ -65,8 +65,8 @@ func planResize(it *Item, to []int64, m method) (*resize, error) {
 	return r, nil
 }
 
-// grid is the side of a square grid of patches, with or without a class token
-// in front; 0 when tokens are neither.
+// grid returns the side of a square grid of patches, with or without a leading
+// class token; 0 if tokens is neither.
 func grid(tokens int64) (side, class int) {
 	for class := range int64(2) {
 		n := int64(math.Round(math.Sqrt(float64(tokens - class))))
@@ -81,9 +81,8 @@ func (r *resize) grids() [2]string {
 	return [2]string{fmt.Sprintf("%dx%d", r.in, r.in), fmt.Sprintf("%dx%d", r.out, r.out)}
 }
 
-// onlyKernel refuses a patch kernel of another size on the same grid: the
-// original resizes the kernel only together with the grid, and the two
-// together say that the file is of another model.
+// onlyKernel refuses a patch kernel of another size on the same grid: the original
+// resizes the kernel only together with the grid, so the file is of another model.
 func onlyKernel(items []*Item) error {
 	var kernel *Item
 	for _, it := range items {

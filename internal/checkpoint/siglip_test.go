@@ -20,8 +20,8 @@ func hollow(c *arch.Config) *inventory {
 	return inv
 }
 
-// Every SigLIP is recognised and comes back from timm's and transformers' names;
-// of the two that differ only in their size, both are named.
+// Every SigLIP is recognised and comes back from timm's and transformers' names; for
+// the two that differ only in their size, the error names both.
 func TestSigLIPNames(t *testing.T) {
 	n := 0
 	for _, name := range arch.Names() {
@@ -75,7 +75,7 @@ func TestSigLIPNames(t *testing.T) {
 	}
 }
 
-// What a text needs is said where it is missing, and nothing else is taken for it.
+// The error says what texts need if it is missing, and nothing else is used instead.
 func TestTexts(t *testing.T) {
 	dir := t.TempDir()
 	c, _ := arch.Named("ViT-B-16-SigLIP")

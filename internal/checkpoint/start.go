@@ -11,25 +11,25 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// StartOptions says what a starting model is made from.
+// StartOptions say what a starting model is made from.
 type StartOptions struct {
 	Config     *arch.Config // the architecture; nil: that of ConfigName
 	ConfigName string       // published name or JSON file
 	Vision     string       // checkpoint for the vision tower; empty: not loaded
 	Text       string       // checkpoint for the text tower; empty: not loaded
-	Base       string       // what neither gives comes from this model; empty: drawn from Seed
+	Base       string       // model for the tensors of neither tower file; empty: they are drawn from Seed
 	Skip       []string     // globs of tensors that are not loaded; nil: DefaultSkip
 	Resize     string       // eva (default), clip-rei, openclip
 	Seed       uint64
 }
 
-// DefaultSkip is the recipe's skip list. Names are matched as they stand in
-// the vision file (so head.* is the head of a bare tower, not the projection
-// visual.head of a CLIP checkpoint) and by their name in the text tower.
+// DefaultSkip is the skip list of the recipe. Globs match names as they are in the
+// vision file (so head.* is the head of a bare tower, not the projection
+// visual.head of a CLIP checkpoint), and names within the text tower.
 var DefaultSkip = []string{"head.*", "lm_head.*", "mask_token", "text_projection", "logit_scale"}
 
-// Start is a starting model: a vision tower and a text tower, and what neither
-// gives from a base or at random.
+// Start is a starting model: a vision tower and a text tower, with the tensors of
+// neither from a base or drawn at random.
 type Start struct {
 	Name     string // of the architecture: published, or Custom
 	Items    []*Item
@@ -41,7 +41,7 @@ type Start struct {
 	Files    []string // that were read
 	Warnings []string
 
-	// Source shows the model: exactly the architecture's tensors, F32.
+	// Source is the model: exactly the architecture's tensors, F32.
 	Source tensorfile.Source
 
 	config *arch.Config
@@ -49,7 +49,7 @@ type Start struct {
 	open   []*Input
 }
 
-// Check finds what is wrong with the options before a file is opened.
+// Check validates the options before any file is opened.
 func (o *StartOptions) Check() error {
 	switch {
 	case o.Config == nil && o.ConfigName == "":
@@ -205,10 +205,10 @@ func (s *Start) warn(format string, args ...any) {
 	s.Warnings = append(s.Warnings, fmt.Sprintf(format, args...))
 }
 
-// originalHeadScale is what the original multiplies a fresh vision head with.
+// originalHeadScale is the factor of the original for a fresh vision head.
 const originalHeadScale = 0.001
 
-// fill takes what the towers have not given from the base, or draws it.
+// fill takes the tensors that the towers lack from the base, or draws them.
 func (s *Start) fill(o StartOptions) error {
 	var rest tensorfile.Source
 	if o.Base == "" {

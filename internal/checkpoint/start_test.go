@@ -7,8 +7,8 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// A start is the towers' tensors and random ones, of which the original makes
-// the vision head a thousand times smaller. Nothing is written for it.
+// A start has the towers' tensors and random ones; the vision head is a thousand
+// times smaller, as in the original. Nothing is written for it.
 func TestStart(t *testing.T) {
 	const dir = "../../testdata/init/a_eva02_same_grid_openai_text/"
 	c, _, _, err := chosenConfig(nil, dir+"config.json")

@@ -12,8 +12,9 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Open streams the bytes of an output tensor from its sources: in constant
-// memory, except for what is transposed or resized (some megabytes).
+// Open streams the bytes of an output tensor from its sources, in constant memory
+// except for tensors that are transposed or resized (some megabytes). saturate
+// clamps values that overflow instead of failing.
 func (it *Item) Open(saturate bool) (io.ReadCloser, error) {
 	var r io.ReadCloser = &partsReader{src: it.from, todo: it.parts}
 	from := it.parts[0].src.DType
@@ -25,7 +26,7 @@ func (it *Item) Open(saturate bool) (io.ReadCloser, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", it.Out.Name, err)
 		}
-		rows, cols := int(it.Out.Shape[1]), int(it.Out.Shape[0]) // of the source
+		rows, cols := int(it.Out.Shape[1]), int(it.Out.Shape[0]) // in the source
 		r = io.NopCloser(bytes.NewReader(transposed(b, rows, cols, from.Size())))
 	}
 	if it.Out.DType == from {
@@ -41,8 +42,8 @@ func (it *Item) Open(saturate bool) (io.ReadCloser, error) {
 	}{newCastReader(r, c), r}, nil
 }
 
-// Direct reads the bytes of an output tensor where they lie in the source's
-// files, without their checksums, if they lie there.
+// Direct reads the bytes of an output tensor from the source's files, without
+// checksums, if they lie there as they will be written.
 func (it *Item) Direct() (io.ReadCloser, bool) {
 	if !it.raw() {
 		return nil, false
@@ -58,7 +59,7 @@ func (it *Item) Direct() (io.ReadCloser, bool) {
 	return io.NopCloser(io.MultiReader(runs...)), true
 }
 
-// Extent says where the item's bytes lie in one run in a file of the source, if
+// Extent returns where the item's bytes lie as one run in a file of the source, if
 // they lie there as they will be written.
 func (it *Item) Extent() (f *os.File, at int64, ok bool) {
 	if !it.raw() || len(it.parts) != 1 {
@@ -67,8 +68,8 @@ func (it *Item) Extent() (f *os.File, at int64, ok bool) {
 	return it.Begins()
 }
 
-// Begins says where in a file of the source reading the item begins, where the
-// source knows it.
+// Begins returns where in a file of the source reading the item begins, if the
+// source knows.
 func (it *Item) Begins() (f *os.File, at int64, ok bool) {
 	first := it.parts[0]
 	f, at, ok = it.from.Extent(first.src.Name)
@@ -83,7 +84,7 @@ func (it *Item) bytesIn() int64 {
 	return n
 }
 
-// openResized reads in float32, whatever the source's type, and interpolates.
+// openResized reads the source as float32, whatever its type, and interpolates.
 func (it *Item) openResized(r io.ReadCloser, saturate bool) (io.ReadCloser, error) {
 	b, err := readAll(r, it.bytesIn())
 	if err != nil {
@@ -124,8 +125,8 @@ func transposed(b []byte, rows, cols, size int) []byte {
 	return out
 }
 
-// partsReader streams runs of source tensors one after the other. Every tensor is
-// read to its end, where the source checks it.
+// partsReader streams runs of source tensors one after another. Every tensor is
+// read to its end, where the source verifies its checksum.
 type partsReader struct {
 	src  tensorfile.Source
 	todo []part
@@ -203,8 +204,8 @@ func (p *partsReader) Close() error {
 
 var le = binary.LittleEndian
 
-// encoders round to nearest even; the result says whether a finite value
-// became infinite. largest is what saturation clamps to.
+// encoders round to nearest even; overflow reports an infinite result. largest is
+// what saturation clamps to.
 var encoders = map[tensorfile.DType]struct {
 	largest float64
 	encode  func(b []byte, v float64) (overflow bool)
@@ -270,8 +271,8 @@ func (c *caster) convert(dst, src []byte) (int, error) {
 	return n * out, nil
 }
 
-// fast covers the common casts without a detour through float64. It refuses a
-// block with an overflow, which the general path then reports or clamps.
+// fast covers the common casts without going through float64. It refuses a block
+// with an overflow, which the general path then reports or clamps.
 func (c *caster) fast(dst, src []byte, n int) (int, bool) {
 	switch {
 	case c.from == tensorfile.F16 && c.to == tensorfile.F32:

@@ -14,7 +14,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// stateDict is an inventory in the order of the file: names and shapes alone.
+// stateDict is an inventory in the order of the file, with names and shapes only.
 func stateDict(t *testing.T, raw json.RawMessage) []tensorfile.Info {
 	t.Helper()
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -118,7 +118,7 @@ func TestPublishedModelsAreRecognised(t *testing.T) {
 	}
 }
 
-// Every model that a layout can say comes back from it unchanged.
+// Every model that a layout can express comes back from it unchanged.
 func TestLayoutsRoundTrip(t *testing.T) {
 	for name, tensors := range structures(t) {
 		eva := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{})
@@ -201,8 +201,8 @@ func TestTowersAreRecognised(t *testing.T) {
 	}
 }
 
-// sorted is a copy in alphabetical order, in which a safetensors file of the
-// Python library has them.
+// sorted is a copy in alphabetical order, as in a safetensors file of the Python
+// library.
 func sorted(tensors []tensorfile.Info) []tensorfile.Info {
 	out := slices.Clone(tensors)
 	slices.SortFunc(out, func(a, b tensorfile.Info) int { return strings.Compare(a.Name, b.Name) })
@@ -231,14 +231,14 @@ func TestWhatTellsOpenAIFromOpenCLIP(t *testing.T) {
 			t.Errorf("recognised as %s", p.Name)
 		}
 	}
-	// Hugging Face names leave no order to go by.
+	// With Hugging Face's names, there is no order to go by.
 	p := mustPlan(t, &inventory{tensors: structures(t)[name]}, PlanOptions{Layout: "hf"})
 	if _, err := newPlan(outputs(p), PlanOptions{Layout: "eva", DType: "keep"}); err == nil || !strings.Contains(err.Error(), "ambiguous") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// OpenCLIP has trained ResNets too, with GELU: shapes do not show it.
+// OpenCLIP trained ResNets too, with GELU, which their shapes do not show.
 func TestOpenCLIPResNetIsNotTakenSilently(t *testing.T) {
 	tensors := structures(t)["openai-RN50"]
 	if p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{}); len(p.Warnings) > 0 {
@@ -266,7 +266,7 @@ func TestOtherImageSizeIsRecognised(t *testing.T) {
 	}
 }
 
-// A model that was trained with SigLIP's loss has one tensor more.
+// A model trained with SigLIP's loss has one more tensor.
 func TestLogitBias(t *testing.T) {
 	tensors := append(structures(t)["EVA02-CLIP-B-16"], tensorfile.Info{Name: "logit_bias", DType: tensorfile.F32, Shape: []int64{1}})
 	p := mustPlan(t, &inventory{tensors: tensors}, PlanOptions{})
@@ -275,7 +275,7 @@ func TestLogitBias(t *testing.T) {
 	}
 }
 
-// The text tower's logit_scale stands for the model's, and wins over it.
+// The text tower's logit_scale takes precedence over the model's.
 func TestLogitScaleOfTheTextTower(t *testing.T) {
 	tensors := structures(t)["EVA02-CLIP-B-16"]
 	for _, both := range []bool{false, true} {

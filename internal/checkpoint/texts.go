@@ -17,18 +17,18 @@ import (
 	"github.com/evatool/evatool/internal/tokenjson"
 )
 
-// Tokenizer turns texts into token ids. It may be used from many goroutines.
+// Tokenizer turns texts into token ids. It is safe for concurrent use.
 type Tokenizer interface {
-	Encode(text string) []int32                   // not padded and not truncated
+	Encode(text string) []int32                   // neither padded nor truncated
 	Tokens(dst []int32, text string, context int) // into dst[:context], padded or cut
 }
 
-// ErrNoTokenizer is in the error of Texts where the folder has none and the
-// configuration names a repository of the hub that does.
+// ErrNoTokenizer is wrapped by the error of Texts if the folder has no tokenizer
+// and the configuration names a repository of the hub that does.
 var ErrNoTokenizer = errors.New("the tokenizer is missing")
 
-// Texts is the model's tokenizer: CLIP's BPE, or that of the tokenizer.json in
-// dir, empty for the weights' folder.
+// Texts returns the model's tokenizer: CLIP's BPE, or that of the tokenizer.json
+// in dir; an empty dir is the weights' folder.
 func (m *Model) Texts(dir string) (Tokenizer, error) {
 	err := m.Config.CheckTexts()
 	if err == nil {
@@ -57,7 +57,7 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := knownTokenizers[name] // where its files leave out what its class has
+	known := knownTokenizers[name] // for what its files leave out
 	f.Class, f.Pad = cmp.Or(f.Class, known.Class), cmp.Or(f.Pad, known.Pad)
 	if f.Pad == "" && (m.Config.PoolsLast() || m.Config.IgnoresPadding()) {
 		return nil, fault.Inputf("%s: the padding token is not stated, and this model sees it; put the tokenizer_config.json of %s beside this file", file, fault.Name(name))
@@ -68,7 +68,7 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	}
 	if f.Class == nllbClass {
 		// The class sets these, whatever the file has: a repository older than the
-		// class as it is now has the code behind the text.
+		// present class has the code after the text.
 		code, eos := cmp.Or(f.Language, "eng_Latn"), cmp.Or(string(f.EOS), "</s>")
 		o.Around = &[2][]string{{code}, {eos}}
 		if f.Legacy {
@@ -78,7 +78,7 @@ func (m *Model) Texts(dir string) (Tokenizer, error) {
 	return m.parseTokenizer(file, data, o)
 }
 
-// parseTokenizer reads a tokenizer.json of a vocabulary that the model has.
+// parseTokenizer reads a tokenizer.json, whose vocabulary must fit the model's.
 func (m *Model) parseTokenizer(file string, data []byte, o tokenjson.Options) (Tokenizer, error) {
 	t, err := tokenjson.Parse(data, o)
 	if err != nil {
@@ -90,11 +90,11 @@ func (m *Model) parseTokenizer(file string, data []byte, o tokenjson.Options) (T
 	return t, nil
 }
 
-// repository is a name on the hub. What a folder of transformers has instead is
-// refused: how texts are cleaned before it depends on the class and the version.
+// repository matches a name on the hub. Anything else, as transformers' folders
+// have it, is refused: how texts are cleaned then depends on the class and version.
 var repository = regexp.MustCompile(`^[A-Za-z0-9][\w.-]*/[\w.-]+$`)
 
-// tokenizerFiles is what the files beside a tokenizer.json say of it.
+// tokenizerFiles is what the files beside a tokenizer.json say about it.
 type tokenizerFiles struct {
 	Class    string    `json:"tokenizer_class"`
 	Pad      tokenName `json:"pad_token"`
@@ -105,7 +105,7 @@ type tokenizerFiles struct {
 	Lower    *bool     `json:"do_lower_case"`
 }
 
-// tokenName is a token, as a text or as an object with its content.
+// tokenName is a token: in JSON a string, or an object with its content.
 type tokenName string
 
 func (t *tokenName) UnmarshalJSON(b []byte) error {
@@ -118,17 +118,18 @@ func (t *tokenName) UnmarshalJSON(b []byte) error {
 	} else if json.Unmarshal(b, &o) == nil {
 		*t = tokenName(o.Content)
 	}
-	return nil // whatever else says nothing
+	return nil // anything else counts as absent
 }
 
-// nllbClass sets the language's code in front of a text.
+// nllbClass puts the language's code before a text.
 const nllbClass = "NllbTokenizer"
 
-// rebuilt are classes of Unigram tokenizers that transformers makes anew of a
-// tokenizer.json, whose scores it reads as Python does.
+// rebuilt are classes of Unigram tokenizers that transformers rebuilds from a
+// tokenizer.json, reading the scores as Python does.
 var rebuilt = []string{"XLMRobertaTokenizer", "T5Tokenizer"}
 
-// knownTokenizers are class and padding of repositories whose files may not say them.
+// knownTokenizers are the class and padding of repositories whose files may not
+// state them.
 var knownTokenizers = map[string]tokenizerFiles{
 	arch.BERT:                                     {Class: "BertTokenizer", Pad: "[PAD]"},
 	arch.TokenizerRepository("roberta-base"):      {Class: "RobertaTokenizer", Pad: "<pad>"},
@@ -138,7 +139,7 @@ var knownTokenizers = map[string]tokenizerFiles{
 	"facebook/nllb-200-distilled-1.3B":            {Class: nllbClass, Pad: "<pad>"},
 }
 
-// readTokenizerFiles reads them; the first that says something counts.
+// readTokenizerFiles reads the files beside the tokenizer.json in dir.
 func readTokenizerFiles(dir string) (f tokenizerFiles, err error) {
 	for _, name := range []string{"special_tokens_map.json", "tokenizer_config.json"} {
 		path := filepath.Join(dir, name)

@@ -9,8 +9,8 @@ import (
 	"github.com/evatool/evatool/internal/tokenjson"
 )
 
-// siglipTexts is the tokenizer of transformers for a SiglipModel: its class says
-// how a text is cleaned, and the tokenizer.json in dir the rest.
+// siglipTexts is transformers' tokenizer for a SiglipModel: its class determines
+// how a text is cleaned, the tokenizer.json in dir the rest.
 func (m *Model) siglipTexts(dir string) (Tokenizer, error) {
 	file := filepath.Join(dir, "tokenizer.json")
 	data, ok, err := readBeside(file, tokenjson.MaxFile)

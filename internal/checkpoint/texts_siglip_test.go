@@ -12,8 +12,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Texts of a folder that transformers wrote for SigLIP have the tokens that its
-// AutoTokenizer gives them, where a tokenizer.json lies there.
+// With the tokenizer.json of a folder that transformers wrote for SigLIP, texts have
+// the tokens of its AutoTokenizer.
 func TestSiglipTexts(t *testing.T) {
 	var want struct {
 		Context    int

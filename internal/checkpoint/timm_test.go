@@ -29,9 +29,9 @@ func underOpenCLIP(t *testing.T, name string) *inventory {
 	return outputs(mustPlan(t, named(t, name), PlanOptions{Layout: "openclip", ConfigName: name}))
 }
 
-// Models whose vision tower is timm's come back from OpenCLIP's names unchanged,
-// and are recognised by them; those that only their images' size tells apart are
-// refused with both names, unless the table of published weights knows the file.
+// Models whose vision tower is timm's are recognised by OpenCLIP's names and come back
+// from them unchanged; those that differ only in image size are refused with both
+// names, unless the table of published weights has the file.
 func TestTimmTowers(t *testing.T) {
 	var kinds []string
 	for _, n := range arch.Names() {

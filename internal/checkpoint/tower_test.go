@@ -11,8 +11,8 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// A tower of OpenAI's, OpenCLIP's or transformers' models alone is planned whole,
-// under any of its names, and comes back from what is written.
+// A single tower of OpenAI's, OpenCLIP's or transformers' models is planned whole,
+// under any of its names, and comes back from the output.
 func TestCLIPTowersAlone(t *testing.T) {
 	all := structures(t)
 	part := func(tensors []tensorfile.Info, keep func(name string) (string, bool)) (out []tensorfile.Info) {
@@ -64,7 +64,7 @@ func TestCLIPTowersAlone(t *testing.T) {
 	}
 }
 
-// What only shares its width, depth and patches with an EVA tower is not one.
+// A tower that only shares width, depth and patch size with an EVA tower is not one.
 func TestOtherTowersAreNotTakenForEVA(t *testing.T) {
 	tower := func(name string) (out []tensorfile.Info) {
 		for _, info := range structures(t)[name] {
@@ -102,8 +102,8 @@ func TestGELUIsNotTakenSilently(t *testing.T) {
 	}
 }
 
-// A transformers folder of one tower is read although its configuration is
-// that of no model; an activation that the architecture does not have is said.
+// A transformers folder of one tower is read although its configuration is not a
+// model's; an activation that differs from the architecture's is a warning.
 func TestFolderOfOneTower(t *testing.T) {
 	full, err := Open([]string{formats + "11_hf"}, "")
 	if err != nil {

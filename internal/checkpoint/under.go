@@ -10,10 +10,9 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Under keeps the tensors whose names begin with prefix, a run of whole words,
-// and takes it off: the state dict is the one that a program holds under that
-// name. Wrapper words may be given or left out. An empty prefix changes
-// nothing.
+// Under keeps the tensors whose names begin with prefix, a run of whole words, and
+// strips it: the state dict is then what a program holds under that name. Wrapper
+// words may be given or left out. An empty prefix changes nothing.
 func (in *Input) Under(prefix string) error {
 	if prefix == "" {
 		return nil
@@ -49,7 +48,7 @@ func (in *Input) Under(prefix string) error {
 	return nil
 }
 
-// under is a part of a source under shorter names.
+// under is part of a source, under shorter names.
 type under struct {
 	tensorfile.Source
 	tensors, left []tensorfile.Info
@@ -66,11 +65,11 @@ func (u *under) source(name string) string {
 	if s, ok := u.from[name]; ok {
 		return s
 	}
-	return name // the source says that it has none
+	return name // the source reports that it has none
 }
 
-// choices says what --prefix could be, empty when nothing in the file looks
-// like a model.
+// choices says what the prefix could be; empty if nothing in the file looks like a
+// model.
 func choices(tensors []tensorfile.Info) string {
 	list := inside(tensors)
 	switch len(list) {
@@ -82,8 +81,8 @@ func choices(tensors []tensorfile.Info) string {
 	return "; there is one under each of " + strings.Join(list, " and ") + ": evatool convert FILE --prefix " + list[0] + " -o OUT.safetensors takes the first"
 }
 
-// narrowed is the inventory without what the options leave out, and what that
-// is; nil when they leave out nothing.
+// narrowed returns the inventory without the tensors that the options leave out,
+// and those; nil if they leave out none or all.
 func (inv *inventory) narrowed(o *PlanOptions) (*inventory, []Dropped) {
 	var out []Dropped
 	n := *inv

@@ -32,7 +32,7 @@ func renamed(t *testing.T, file string, name func(string) string, more ...string
 	return in
 }
 
-// outNames are the names that a plan gives.
+// outNames returns the names that a plan gives.
 func outNames(p *Plan) []string {
 	var names []string
 	for _, it := range p.Items {
@@ -49,8 +49,8 @@ func planned(t *testing.T, in *Input, o PlanOptions) (*Plan, error) {
 	return in.Plan(o)
 }
 
-// A model beside other tensors is found by a filter, by a prefix, or named in
-// the error that tells of both.
+// A model beside other tensors is found by a filter or a prefix; without either, the
+// error names the prefix.
 func TestModelBesideOthers(t *testing.T) {
 	const file = "01_zip_fp32.pt"
 	plain, err := planned(t, renamed(t, file, func(n string) string { return n }), PlanOptions{})
@@ -110,7 +110,7 @@ func TestModelBesideOthers(t *testing.T) {
 		}
 	}
 
-	// Without a choice, the error says which there are and what to run.
+	// Without a prefix, the error lists the choices and the command to run.
 	in := renamed(t, file, before("clipmodel."), "ff_head.weight")
 	if _, err := planned(t, in, PlanOptions{}); err == nil || !strings.Contains(err.Error(), "convert FILE --prefix clipmodel. -o") {
 		t.Errorf("no command in %v", err)

@@ -1,9 +1,9 @@
 // Package digest feeds the same bytes to two SHA-256 hashes in the time of one.
 //
-// The hash of a file and the hash of a tensor in it see the same blocks, where
-// the tensor starts at a multiple of 64 bytes (torch.save puts it there). The
-// message schedule of a block is then the same for both, and the rounds of one
-// fill the processor's pipeline while the other's wait for their result.
+// The hash of a file and that of a tensor in it see the same blocks if the tensor
+// starts at a multiple of 64 bytes, as in files of torch.save. Both then share
+// the message schedule of a block, and the rounds of one fill the processor's
+// pipeline while those of the other wait for their results.
 package digest
 
 import (
@@ -19,12 +19,12 @@ import (
 // the bytes of an unfinished block, and the length in bytes.
 const magic = "sha\x03"
 
-// parallel bytes are worth another goroutine.
+// parallel is the number of bytes that are worth another goroutine.
 const parallel = 32 << 10
 
-// Write writes p to a and to b, which are of crypto/sha256; another hash is
-// just written to, and so are both on a processor without SHA instructions:
-// each on a core then.
+// Write writes p to a and b. If both are from crypto/sha256 and the processor
+// has SHA instructions, they are computed together; otherwise each is written
+// to, in parallel if p is long.
 func Write(a, b hash.Hash, p []byte) {
 	if n := len(p) / sha256.BlockSize; n > 0 && fast {
 		var sa, sb state
@@ -53,7 +53,7 @@ type state struct {
 	length uint64
 }
 
-// order has the place in words of A to H.
+// order is the place of A to H in words.
 var order = [8]int{3, 2, 7, 6, 1, 0, 5, 4}
 
 // load reports whether h is a SHA-256 at the end of a block, and takes it.
@@ -83,6 +83,6 @@ func (s *state) store(h hash.Hash, n int) {
 	b = append(b, make([]byte, sha256.BlockSize)...)
 	b = binary.BigEndian.AppendUint64(b, s.length+uint64(n))
 	if err := h.(encoding.BinaryUnmarshaler).UnmarshalBinary(b); err != nil {
-		panic(err) // the form is the one that load has seen
+		panic(err) // load accepted the same form
 	}
 }

@@ -2,10 +2,10 @@ package digest
 
 import "github.com/klauspost/cpuid/v2"
 
-// fast: the processor has SHA instructions.
+// fast reports whether the processor has SHA instructions.
 var fast = cpuid.CPU.Supports(cpuid.SHA, cpuid.SSE4, cpuid.SSSE3)
 
-// roundConstants are K of FIPS 180-4, 4.2.2.
+// roundConstants is K of FIPS 180-4, 4.2.2.
 var roundConstants = [64]uint32{
 	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
 	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
@@ -17,7 +17,7 @@ var roundConstants = [64]uint32{
 	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 }
 
-// blocks2 takes n blocks of 64 bytes from p into both states.
+// blocks2 adds n blocks of 64 bytes from p to both states.
 func blocks2(a, b *[8]uint32, p *byte, n int) { rounds2(a, b, p, n, &roundConstants) }
 
 //go:noescape

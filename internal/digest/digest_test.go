@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestWrite: what two hashes get through Write, in pieces of any length and
-// after any beginning, is what they get one by one.
+// TestWrite: Write gives two hashes the same as writing to each, with pieces of any
+// length and after any beginning.
 func TestWrite(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	noise := make([]byte, 300+2*parallel)
@@ -43,7 +43,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// TestOtherHash: a hash that is no SHA-256 is served too.
+// TestOtherHash: a hash other than SHA-256 works too.
 func TestOtherHash(t *testing.T) {
 	a, b, want := sha256.New(), md5.New(), md5.New()
 	p := make([]byte, 640)

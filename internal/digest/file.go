@@ -12,9 +12,9 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// File is the SHA-256 and the size of a plain file that must not change
-// meanwhile; want says for messages what is expected there. One goroutine
-// reads, the other hashes.
+// File returns the SHA-256 and the size in bytes of a plain file, which must not
+// change in the meantime; want is what messages say was expected there. One
+// goroutine reads, another hashes.
 func File(ctx context.Context, path, want string) (sum string, size int64, err error) {
 	if err := fault.RegularFile(path, want); err != nil {
 		return "", 0, err
@@ -29,8 +29,8 @@ func File(ctx context.Context, path, want string) (sum string, size int64, err e
 		return "", 0, fault.File(path, want, err)
 	}
 	const block, blocks = 1 << 18, 4
-	// Each has room for all blocks: no send waits. A reader without a block waits
-	// for the hasher, which waits for nothing but a block or the end.
+	// Each has room for all blocks, so no send blocks. A reader without a block
+	// waits for the hasher, which waits only for a block or the end.
 	full, free := make(chan []byte, blocks), make(chan []byte, blocks)
 	for range blocks {
 		free <- make([]byte, block)
@@ -72,7 +72,7 @@ func File(ctx context.Context, path, want string) (sum string, size int64, err e
 	return hex.EncodeToString(h.Sum(nil)), size, nil
 }
 
-// Changed is the error for a file that is another one than before.
+// Changed is the error for a file that changed while it was being read.
 func Changed(path string) error {
 	return fault.Inputf("%s changed while it was being read; try again when nothing writes to it", path)
 }

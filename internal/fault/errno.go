@@ -8,11 +8,10 @@ import (
 	"syscall"
 )
 
-// environmental are the errors of a system in trouble, whatever the data:
-// storage that fails, is full or has gone away, limits, permissions, the
-// network. They mean exit status 4 wherever they surface. advice is the cause
-// in the user's words and what to do; where it is empty, the system's words
-// will do.
+// environmental lists the errors of a system in trouble, whatever the data:
+// storage that fails, is full or is gone, limits, permissions, the network. They
+// mean exit status 4 wherever they surface. advice is the cause in plain words
+// and what to do; where it is empty, the system's own words will do.
 var environmental = []struct {
 	is     error
 	advice string
@@ -34,10 +33,10 @@ var environmental = []struct {
 	{is: syscall.EHOSTUNREACH}, {is: syscall.EHOSTDOWN}, {is: syscall.ENETUNREACH}, {is: syscall.ENETDOWN}, {is: syscall.ENETRESET},
 }
 
-// FromEnvironment reports whether err says something about the machine, its
-// storage or its network, and nothing about the data: what could not be read
-// today may be good. An error of kind Environment does, and so does any other
-// with such a cause, even one of kind Input.
+// FromEnvironment reports whether err is about the machine, its storage or its
+// network rather than the data: what could not be read today may be good. An
+// error of kind Environment is, and so is any other with such a cause, even one
+// of kind Input.
 func FromEnvironment(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
@@ -55,8 +54,8 @@ func FromEnvironment(err error) bool {
 	return errors.As(err, &late) && late.Timeout()
 }
 
-// Advice is the cause of an environment error in the user's words, and what to
-// do; empty when the system's own words are the best.
+// Advice is the cause of an environment error in plain words, and what to do;
+// empty where the system's own words are best.
 func Advice(err error) string {
 	for _, known := range environmental {
 		if known.advice != "" && errors.Is(err, known.is) {

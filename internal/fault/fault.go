@@ -1,5 +1,5 @@
-// Package fault carries the kind of an error from the place that knows its
-// cause to whoever asks: as an exit status on the command line, as a word in Go.
+// Package fault gives errors a kind, which is an exit status on the command line
+// and a word in Go.
 //
 // Every error that reaches the user is one line: what, where (file, tensor or
 // key, value), what to do next.
@@ -57,17 +57,18 @@ type Error struct {
 
 func (e *Error) Error() string { return e.err.Error() }
 
-// Kind is the word of the status: what the public packages' errors answer.
+// Kind is the status as a word, as the errors of the public packages return it.
 func (e *Error) Kind() string { return e.Status.Word() }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.err }
 
-// Usagef, Inputf, Envf and Checkf make an error of their kind; %w works.
+// Usagef reports a bad option or recipe key. Like Inputf, Envf and Checkf it
+// supports %w.
 func Usagef(format string, args ...any) error { return &Error{Usage, fmt.Errorf(format, args...)} }
 
 // Inputf reports bad input: a file, a dataset, a tensor. If the environment is
-// the cause, the input is not what is bad: then it is Envf.
+// the cause, the error has that kind instead.
 func Inputf(format string, args ...any) error {
 	return inputOr(fmt.Errorf(format, args...))
 }
@@ -82,12 +83,12 @@ func inputOr(err error) error {
 // Envf reports what the machine lacks: a backend, space, a permission.
 func Envf(format string, args ...any) error { return &Error{Environment, fmt.Errorf(format, args...)} }
 
-// Checkf reports that a check which the user asked for failed.
+// Checkf reports that a check the user asked for failed.
 func Checkf(format string, args ...any) error {
 	return &Error{CheckFailed, fmt.Errorf(format, args...)}
 }
 
-// As gives err a kind unless it (or a cause) already has one. What the
+// As gives err a kind unless it, or one of its causes, already has one. What the
 // environment caused is never bad input.
 func As(kind Kind, err error) error {
 	var e *Error
@@ -100,8 +101,8 @@ func As(kind Kind, err error) error {
 	return &Error{kind, err}
 }
 
-// Because is an error of a kind whose text does not repeat its cause; errors.Is
-// and errors.As find the cause.
+// Because returns an error whose text does not repeat its cause; errors.Is and
+// errors.As still find the cause.
 func Because(kind Kind, cause error, format string, args ...any) error {
 	return &Error{kind, &because{fmt.Sprintf(format, args...), cause}}
 }
@@ -115,7 +116,7 @@ func (b *because) Error() string { return b.text }
 
 func (b *because) Unwrap() error { return b.cause }
 
-// Code is the exit status for err.
+// Code returns the exit status for err.
 func Code(err error) int { return int(kindOf(err)) }
 
 func kindOf(err error) Kind {
@@ -151,18 +152,18 @@ func Public(ctx context.Context, err *error) {
 	}
 }
 
-// Line is err as one line that is safe to show on a terminal: what a file or a
-// server has put into it is escaped unless it is quoted already.
+// Line is err as one line that is safe to show on a terminal: what comes from a
+// file or a server is escaped unless it is quoted already.
 func Line(err error) string {
 	return Escape(strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
 }
 
-// Escape writes characters that a terminal or a browser would obey, and bytes
-// that are not UTF-8, as Go escapes. Line breaks, tabs and what joins letters
-// or emoji stay.
+// Escape writes characters that a terminal or a browser would act on, and bytes
+// that are not UTF-8, as Go escapes. Line breaks, tabs and the joiners of letters
+// and emoji stay.
 func Escape(s string) string {
 	var b strings.Builder
-	from := 0 // of what is not in b yet
+	from := 0 // start of what is not in b yet
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		bad := r == utf8.RuneError && n == 1
@@ -200,16 +201,16 @@ func Name(s string) string {
 	return s
 }
 
-// obeyed are the characters that a terminal does not show: it obeys or hides
-// them. Unicode's Cc and Cf are those, the bidirectional marks and zero-width
-// characters among them; lines and paragraphs have separators of their own.
+// obeyed reports whether a terminal acts on or hides r rather than showing it:
+// Unicode's Cc and Cf, which include the bidirectional marks and zero-width
+// characters, and the line and paragraph separators.
 func obeyed(r rune) bool {
 	return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp)
 }
 
 // File explains a failed open or stat of path in the user's words.
-// want says what was expected there, such as "a checkpoint". errors.Is still
-// finds fs.ErrNotExist.
+// want is what was expected there, such as "a checkpoint". errors.Is still finds
+// fs.ErrNotExist.
 func File(path, want string, err error) error {
 	path = Name(path)
 	switch {
@@ -242,7 +243,7 @@ func RegularFile(path, want string) error {
 }
 
 // ReadFile reads a plain file of at most limit bytes: not a pipe, which may
-// never end, nor a device. want says what was expected there.
+// never end, nor a device. want is what was expected there.
 func ReadFile(path, want string, limit int64) ([]byte, error) {
 	if err := RegularFile(path, want); err != nil {
 		return nil, err
@@ -252,7 +253,7 @@ func ReadFile(path, want string, limit int64) ([]byte, error) {
 		return nil, File(path, want, err)
 	}
 	defer f.Close()
-	// The size is not asked for first: a file can grow, and /proc says 0.
+	// The size is not checked first: a file can grow, and in /proc it is 0.
 	text, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, File(path, want, err)

@@ -70,8 +70,8 @@ func TestErrorsOfTheMachine(t *testing.T) {
 	}
 }
 
-// What leaves a public function has the kind of its exit status, whatever it
-// wraps, and still is what it was.
+// An error that leaves a public function has the kind of its exit status, whatever it
+// wraps, and is still found by errors.Is.
 func TestPublic(t *testing.T) {
 	late, cancel := context.WithTimeout(context.Background(), -1)
 	defer cancel()

@@ -19,19 +19,19 @@ import (
 //	models--OWNER--NAME/snapshots/COMMIT/FILE      a link to them
 //	models--OWNER--NAME/refs/REVISION              the commit of a branch or tag
 //	models--OWNER--NAME/.no_exist/COMMIT/FILE      empty: the commit has no such file
-//	.locks/models--OWNER--NAME/HASH.lock           held while a blob is made
+//	.locks/models--OWNER--NAME/HASH.lock           held while a blob is written
 
 // ref is a repository and a revision of it.
 type ref struct {
 	repo     string // OWNER/NAME
 	revision string // branch, tag or commit
-	commit   string // what the revision stands for, if that is known
+	commit   string // what the revision stands for, if known
 }
 
-// at is the revision to ask for.
+// at is the revision to request.
 func (r ref) at() string { return cmp.Or(r.commit, r.revision) }
 
-// file is how messages name a file of the repository.
+// file is the name of a file of the repository in messages.
 func (r ref) file(name string) string {
 	s := "hf:" + r.repo
 	if r.revision != mainRevision {
@@ -61,8 +61,8 @@ func (c *client) absent(repo, commit, name string) string {
 	return filepath.Join(c.folder(repo), ".no_exist", commit, filepath.FromSlash(name))
 }
 
-// cachedCommit is the commit that a revision stood for when it was last asked
-// about; empty when that is not known.
+// cachedCommit is the commit that a revision stood for when it was last requested,
+// or empty if unknown.
 func (c *client) cachedCommit(r ref) string {
 	if isSHA1(r.at()) {
 		return r.at()
@@ -74,8 +74,7 @@ func (c *client) cachedCommit(r ref) string {
 	return string(b)
 }
 
-// remember notes the commit of a revision. A cache that cannot be written to
-// still serves.
+// remember records the commit of a revision.
 func (c *client) remember(r ref, commit string) error {
 	if r.revision == commit || c.cachedCommit(ref{repo: r.repo, revision: r.revision}) == commit {
 		return nil
@@ -87,22 +86,22 @@ func (c *client) remember(r ref, commit string) error {
 	return atomicfile.WriteFile(at, []byte(commit))
 }
 
-// noteAbsent notes that a commit has no such file.
+// noteAbsent records that a commit has no such file.
 func (c *client) noteAbsent(repo, commit, name string) {
 	at := c.absent(repo, commit, name)
 	if c.mkdir(filepath.Dir(at)) == nil {
-		os.WriteFile(at, nil, 0o666) // without it the question is asked again, nothing else
+		os.WriteFile(at, nil, 0o666) // without it the hub is only asked again
 	}
 }
 
-// cachedFiles are the files of a commit that are in the cache.
+// cachedFiles lists the files of a commit that are in the cache.
 func (c *client) cachedFiles(repo, commit string) (names []string) {
 	root := c.pointer(repo, commit, "")
 	filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return nil
 		}
-		if _, err := os.Stat(p); err == nil { // no link to nowhere
+		if _, err := os.Stat(p); err == nil { // not a dangling link
 			rel, _ := filepath.Rel(root, p)
 			names = append(names, filepath.ToSlash(rel))
 		}
@@ -118,7 +117,7 @@ func (c *client) mkdir(dir string) error {
 	return nil
 }
 
-// tag marks the cache for programs that make backups, as huggingface_hub does.
+// tag marks the cache for backup programs, as huggingface_hub does.
 func (c *client) tag() {
 	at := filepath.Join(c.Cache, "CACHEDIR.TAG")
 	if _, err := os.Lstat(at); errors.Is(err, fs.ErrNotExist) {
@@ -126,8 +125,8 @@ func (c *client) tag() {
 	}
 }
 
-// link links a blob into the snapshot of a commit. Where there are no links,
-// the file itself goes there.
+// link links a blob into the snapshot of a commit. On a file system without links,
+// it moves the file itself there.
 func link(blob, pointer string) error {
 	rel, err := filepath.Rel(filepath.Dir(pointer), blob)
 	if err != nil {
@@ -136,7 +135,7 @@ func link(blob, pointer string) error {
 	if to, err := os.Readlink(pointer); err == nil && to == rel {
 		return nil
 	}
-	os.Remove(pointer) // of another blob, or to nowhere
+	os.Remove(pointer) // a link to another blob, or a dangling one
 	err = os.Symlink(rel, pointer)
 	if err == nil || errors.Is(err, fs.ErrExist) {
 		return nil
@@ -147,8 +146,8 @@ func link(blob, pointer string) error {
 	return os.Rename(blob, pointer)
 }
 
-// blobOf is the blob that a file of a snapshot links to, whose name is its hash;
-// empty for a file that is no link.
+// blobOf is the name of the blob that a file of a snapshot links to, which is its
+// hash; empty for a file that is not a link.
 func blobOf(pointer string) string {
 	to, err := os.Readlink(pointer)
 	if err != nil {
@@ -157,8 +156,7 @@ func blobOf(pointer string) string {
 	return filepath.Base(to)
 }
 
-// local says whether a name that a server gives is that of a file below a
-// folder.
+// local reports whether a name from a server is that of a file inside a folder.
 func local(name string) bool {
 	return name != "" && path.Clean(name) == name && filepath.IsLocal(filepath.FromSlash(name)) && !strings.ContainsAny(name, "\\:\x00")
 }

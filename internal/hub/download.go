@@ -22,18 +22,18 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// errChanged says that what is being fetched is not what the hub had stated.
+// errChanged reports that the file being fetched is not the one the hub stated.
 var errChanged = errors.New("the file changed while it was being fetched")
 
-// corruptError is a file that arrived whole but has another hash.
+// corruptError reports a file that arrived whole but with the wrong hash.
 type corruptError struct{ got, want string }
 
 func (e *corruptError) Error() string {
 	return fmt.Sprintf("its hash is %s, but %s was stated", e.got, e.want)
 }
 
-// get is the path of a file of a repository in the cache, verified, and the
-// commit it is of. What the cache lacks, or has in part, is fetched.
+// get returns the path of a file of a repository in the cache, verified, and its
+// commit. What the cache lacks or has only in part is fetched.
 func (c *client) get(ctx context.Context, r ref, name string, tries int) (at, commit string, err error) {
 	if !local(name) {
 		return "", "", fault.Inputf("%s: not the name of a file in a repository", r.file(name))
@@ -72,7 +72,7 @@ func (c *client) get(ctx context.Context, r ref, name string, tries int) (at, co
 	}
 }
 
-// take puts a file into the cache, of which the hub states m.
+// take puts a file into the cache; m is what the hub states of it.
 func (c *client) take(ctx context.Context, r ref, name string, m meta) (string, error) {
 	pointer := c.pointer(r.repo, m.commit, name)
 	if blobOf(pointer) == m.etag && c.intact(ctx, pointer, m.etag) == nil {
@@ -97,7 +97,7 @@ func (c *client) take(ctx context.Context, r ref, name string, m meta) (string, 
 	}
 	defer unlock()
 	if c.intact(ctx, blob, m.etag) != nil {
-		os.Remove(blob) // a broken one
+		os.Remove(blob) // damaged
 		d := download{client: c, what: r.file(name), label: path.Base(name), at: m.url, part: blob + ".incomplete", size: m.size, etag: m.etag,
 			explain: func(err error) error { return c.explain(r, name, err) }}
 		if _, err := d.run(ctx, m.etag); err != nil {
@@ -113,7 +113,7 @@ func (c *client) take(ctx context.Context, r ref, name string, m meta) (string, 
 	return pointer, nil
 }
 
-// lock waits until no other process makes the blob. huggingface_hub takes the
+// lock waits until no other process is writing the blob. huggingface_hub takes the
 // same lock.
 func (c *client) lock(ctx context.Context, repo, etag string) (unlock func(), err error) {
 	at := filepath.Join(c.Cache, ".locks", filepath.Base(c.folder(repo)), etag+".lock")
@@ -129,14 +129,14 @@ func (c *client) lock(ctx context.Context, repo, etag string) (unlock func(), er
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if err != nil { // a file system without locks; the hash reveals what two writers have done
+	if err != nil { // a file system without locks; the hash reveals damage by two writers
 		c.Log.Debug("no lock", "file", fault.Name(at), "because", fault.Line(err))
 		return func() {}, nil
 	}
 	return func() { l.Unlock() }, nil
 }
 
-// intact is nil where the file at path has the hash that etag states.
+// intact returns nil if the file at path has the hash that etag states.
 func (c *client) intact(ctx context.Context, path, etag string) error {
 	var got string
 	var err error
@@ -157,7 +157,7 @@ func (c *client) intact(ctx context.Context, path, etag string) error {
 	return nil
 }
 
-// gitHash is the hash that git gives to a file's content.
+// gitHash is git's hash of a file's content.
 func gitHash(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -176,13 +176,13 @@ func gitHash(path string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// download is a file on its way to part, which a later run continues.
+// download is a file being fetched to part, which a later run continues.
 type download struct {
 	*client
 	what, label string
 	at, part    string
 	size        int64  // bytes; -1: not stated
-	etag        string // stated by the hub before; empty for another server
+	etag        string // as stated by the hub before; empty for another server
 	explain     func(error) error
 
 	f        *os.File
@@ -190,8 +190,8 @@ type download struct {
 	progress *runlog.Progress
 }
 
-// run fetches what is missing and returns the file's SHA-256, or git hash, which
-// begins with want; otherwise the file is removed.
+// run fetches what is missing and returns the file's SHA-256 or git hash. If that
+// does not begin with want, the file is removed.
 func (d *download) run(ctx context.Context, want string) (sum string, err error) {
 	if d.f, err = os.OpenFile(d.part, os.O_RDWR|os.O_CREATE, 0o666); err != nil {
 		return "", fault.Envf("%s: %w; set HF_HUB_CACHE to a writable folder", fault.Name(d.part), err)
@@ -228,8 +228,7 @@ func (d *download) run(ctx context.Context, want string) (sum string, err error)
 	return sum, err
 }
 
-// fill asks for the rest until it is there, continuing where the connection
-// broke.
+// fill fetches the rest, continuing where the connection broke.
 func (d *download) fill(ctx context.Context) error {
 	pause := retryPause
 	for n := 1; d.size < 0 || d.have < d.size; n++ {
@@ -264,20 +263,20 @@ func (d *download) fill(ctx context.Context) error {
 	return nil
 }
 
-// cutError is a body that ended early.
+// cutError reports a body that ended early.
 type cutError struct{ err error }
 
 func (e *cutError) Error() string { return e.err.Error() }
 
-// pull sends one request for the rest and writes what arrives. end says that
-// this was all.
+// pull sends one request for the rest and writes what arrives. end reports whether
+// the file is complete.
 func (d *download) pull(ctx context.Context) (end bool, err error) {
 	header := http.Header{}
 	if d.have > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", d.have))
 	}
 	changed := false
-	other := func(resp *http.Response) bool { // what the hub says of the file now
+	other := func(resp *http.Response) bool { // compares with what the hub now says of the file
 		m := metaOf(resp)
 		changed = changed || d.etag != "" && m.commit != "" && m.etag != d.etag
 		return changed
@@ -286,7 +285,7 @@ func (d *download) pull(ctx context.Context) (end bool, err error) {
 	var a *answer
 	if errors.As(err, &a) && a.status == http.StatusRequestedRangeNotSatisfiable {
 		if d.size < 0 {
-			return true, nil // all of it is there; the hash will tell
+			return true, nil // it is complete; the hash will tell
 		}
 		return false, errors.Join(errChanged, d.restart())
 	}
@@ -323,8 +322,8 @@ func (d *download) pull(ctx context.Context) (end bool, err error) {
 	return true, nil
 }
 
-// place prepares for the body of an answer: the rest, or the file from its
-// first byte where the server does not give parts.
+// place prepares for the body of an answer: the rest, or the file from its first
+// byte if the server does not send parts.
 func (d *download) place(resp *http.Response) error {
 	if resp.StatusCode != http.StatusPartialContent {
 		if resp.StatusCode != http.StatusOK {
@@ -385,7 +384,7 @@ func (d *download) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// writeError is the disk's, not the network's.
+// writeError is an error of the disk, not of the network.
 type writeError struct{ err error }
 
 func (e *writeError) Error() string { return e.err.Error() }

@@ -24,15 +24,15 @@ import (
 // Found is the file that a name stands for.
 type Found struct {
 	Path    string             // of the weights, or of the index of their shards
-	Files   []string           // all that was needed, Path among them; none if the name is a path
+	Files   []string           // all files of the model, including Path; none if the name is a path
 	Repo    string             // on the hub, or empty
 	Commit  string             // of Repo
-	Weights *published.Weights // nil if the table does not have them
+	Weights *published.Weights // nil if they are not in the table
 }
 
-// Find is the file of a model: name itself if that is an existing path, or else
-// what the name stands for, fetched if need be. If it is neither, the error is
-// that of a missing file.
+// Find returns the file of a model: name itself if that is an existing path, or else
+// what the name stands for, fetched if need be. If it is neither, the error is that
+// of a missing file.
 func Find(ctx context.Context, name string, o Options) (Found, error) {
 	if _, err := os.Lstat(name); name == "" || err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return Found{Path: name}, nil
@@ -63,7 +63,7 @@ func Find(ctx context.Context, name string, o Options) (Found, error) {
 	} else {
 		f, err = c.fromHub(ctx, t)
 	}
-	// OpenCLIP's older weights have an address beside their repository.
+	// OpenCLIP's older weights have an address besides their repository.
 	if w := t.weights; w != nil && !t.elsewhere && w.SHA256 != "" && (errors.Is(err, errNoFile) || fault.Code(err) == int(fault.Input) && isAnswer(err)) {
 		c.Log.Warn("not on the hub: fetching it from its other address", "name", name, "url", w.URL, "because", fault.Line(err))
 		f = Found{}
@@ -83,8 +83,8 @@ func Find(ctx context.Context, name string, o Options) (Found, error) {
 	return f, nil
 }
 
-// FindTokenizer is the tokenizer.json of a configuration's tokenizer, with the files
-// beside it.
+// FindTokenizer returns the tokenizer.json of a configuration's tokenizer, and the
+// files beside it.
 func FindTokenizer(ctx context.Context, name string, o Options) (Found, error) {
 	o.Texts = false
 	return Find(ctx, hubPrefix+arch.TokenizerRepository(name)+"/"+tokenizerFile, o)
@@ -92,7 +92,7 @@ func FindTokenizer(ctx context.Context, name string, o Options) (Found, error) {
 
 const tokenizerFile = "tokenizer.json"
 
-// addTokenizer fetches the tokenizer that the table of weights names, where the
+// addTokenizer fetches the tokenizer that the table of weights names, if the
 // weights' own repository has none.
 func (f *Found) addTokenizer(ctx context.Context, o Options) error {
 	w := f.Weights
@@ -118,8 +118,8 @@ func isAnswer(err error) bool {
 	return errors.As(err, &a)
 }
 
-// IsName says whether name is not an existing path but the name of a model,
-// which Find would fetch. No server is asked.
+// IsName reports whether name is not an existing path but the name of a model, which
+// Find would fetch. It contacts no server.
 func IsName(name string) (bool, error) {
 	if _, err := os.Lstat(name); name == "" || err == nil {
 		return false, nil
@@ -128,17 +128,17 @@ func IsName(name string) (bool, error) {
 	return t != nil, err
 }
 
-// looksLikePath says whether a name is meant to be a path.
+// looksLikePath reports whether a name is meant to be a path.
 func looksLikePath(name string) bool {
 	return slices.Contains(weightEndings, path.Ext(name)) || strings.HasSuffix(name, ".json") ||
 		filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.Count(filepath.ToSlash(name), "/") > 1 || strings.HasSuffix(name, "/")
 }
 
-// Cache looks into the cache: where weights lie in it, and their bytes; empty
-// where they do not. Their content is not checked.
+// Cache returns a function that looks up weights in the cache: their path and size in
+// bytes, empty and 0 if they are not there. Their content is not checked.
 func Cache(o Options) func(e Entry) (at string, size int64) {
 	c, err := newClient(context.Background(), o)
-	if err != nil { // no cache, or settings that say nothing
+	if err != nil { // no cache, or invalid settings
 		return func(Entry) (string, int64) { return "", 0 }
 	}
 	return c.cached
@@ -170,8 +170,8 @@ func (c *client) cached(e Entry) (at string, size int64) {
 	return at, size
 }
 
-// fromHub takes a model from the hub, or from the cache alone where the options
-// say so or the hub is out of reach.
+// fromHub takes a model from the hub, or from the cache alone if the options say so
+// or the hub is out of reach.
 func (c *client) fromHub(ctx context.Context, t *target) (Found, error) {
 	file, commit, missing := c.cachedChoice(t)
 	if c.Offline {
@@ -196,7 +196,7 @@ func (c *client) fromHub(ctx context.Context, t *target) (Found, error) {
 	return f, nil
 }
 
-// cachedChoice is the file of the cache that a name stands for.
+// cachedChoice returns the file in the cache that a name stands for.
 func (c *client) cachedChoice(t *target) (file, commit string, err error) {
 	if commit = c.cachedCommit(t.ref); commit != "" {
 		if names := c.cachedFiles(t.repo, commit); len(names) > 0 {
@@ -208,7 +208,7 @@ func (c *client) cachedChoice(t *target) (file, commit string, err error) {
 	return "", "", fault.Envf("%s: not in the cache (%s), and fetching is off (Options.Offline, HF_HUB_OFFLINE); run evatool fetch while online, or copy the folder %s from another machine's cache", t.label(), fault.Name(c.Cache), filepath.Base(c.folder(t.repo)))
 }
 
-// label is how messages name what is looked for.
+// label is the target's name in messages.
 func (t *target) label() string {
 	if t.name != "" {
 		return fault.Name(t.name)
@@ -216,7 +216,7 @@ func (t *target) label() string {
 	return t.file("")
 }
 
-// fromCache takes a model from the cache, if all of it is there and whole.
+// fromCache takes a model from the cache, if all of it is there and intact.
 func (c *client) fromCache(ctx context.Context, t *target, file, commit string) (Found, error) {
 	there := c.cachedFiles(t.repo, commit)
 	return c.gather(t, file, commit, there, func(name string) (string, error) {
@@ -231,7 +231,7 @@ func (c *client) fromCache(ctx context.Context, t *target, file, commit string) 
 	})
 }
 
-// online takes a model from the hub, and from the cache what is there already.
+// online takes a model from the hub, using files that the cache already has.
 func (c *client) online(ctx context.Context, t *target, tries int) (Found, error) {
 	names, commit, err := c.list(ctx, t.ref, tries)
 	if errors.Is(err, errNoList) {
@@ -247,7 +247,7 @@ func (c *client) online(ctx context.Context, t *target, tries int) (Found, error
 	return c.fetch(ctx, t, file, commit, names, tries)
 }
 
-// fetch takes a file and what belongs to it. names are the files of the commit.
+// fetch takes a file and those that belong to it. names are the commit's files.
 func (c *client) fetch(ctx context.Context, t *target, file, commit string, names []string, tries int) (Found, error) {
 	r := t.ref
 	r.commit = commit
@@ -264,8 +264,7 @@ func (c *client) fetch(ctx context.Context, t *target, file, commit string, name
 }
 
 // gather fetches a file, the shards that it names, and the files beside it that
-// say what it is. Those come first, so that weights in the cache always have
-// them.
+// describe it. Those come first, so that weights in the cache always have them.
 func (c *client) gather(t *target, file, commit string, names []string, take func(string) (string, error)) (f Found, err error) {
 	f = Found{Repo: t.repo, Commit: commit}
 	for _, name := range besides(file, names) {
@@ -299,15 +298,15 @@ func (c *client) gather(t *target, file, commit string, names []string, take fun
 	return f, nil
 }
 
-// beside are the files that say what the weights in the same folder are.
+// beside are the files that describe the weights in the same folder.
 var beside = []string{
 	"open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json",
 	"tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "vocab.json", "merges.txt",
 	"vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
 }
 
-// besides are those of beside that the repository has; all, where names is nil
-// and it is not known which.
+// besides are those of beside that the repository has, or all of them if names is
+// nil because its files are unknown.
 func besides(file string, names []string) (list []string) {
 	for _, b := range beside {
 		if name := path.Join(path.Dir(file), b); names == nil || slices.Contains(names, name) {
@@ -317,7 +316,7 @@ func besides(file string, names []string) (list []string) {
 	return list
 }
 
-// shardsOf are the files that an index names.
+// shardsOf lists the files that an index names.
 func shardsOf(index, dir string) (list []string, err error) {
 	b, err := fault.ReadFile(index, "an index of shards", 64<<20)
 	if err != nil {
@@ -341,11 +340,11 @@ func shardsOf(index, dir string) (list []string, err error) {
 	return list, nil
 }
 
-// errNoList says that the hub's API does not list the repository: a mirror may
-// serve files alone.
+// errNoList reports that the hub's API does not list the repository: a mirror may
+// serve files only.
 var errNoList = errors.New("there is no list of files")
 
-// list asks for the files of a revision and its commit.
+// list requests the files of a revision and its commit.
 func (c *client) list(ctx context.Context, r ref, tries int) (names []string, commit string, err error) {
 	at := fmt.Sprintf("%s/api/models/%s/revision/%s", c.endpoint, r.repo, url.PathEscape(r.revision))
 	resp, err := c.request(ctx, http.MethodGet, at, nil, tries, nil)
@@ -378,7 +377,7 @@ func (c *client) list(ctx context.Context, r ref, tries int) (names []string, co
 	return names, o.SHA, nil
 }
 
-// probe asks for the files that are meant, or are usual, one after the other.
+// probe requests the files that are meant, or else the usual ones, one by one.
 func (c *client) probe(ctx context.Context, t *target, tries int) (f Found, err error) {
 	files := t.files
 	if len(files) == 0 {
@@ -402,8 +401,8 @@ func (c *client) probe(ctx context.Context, t *target, tries int) (f Found, err 
 	return Found{}, err
 }
 
-// usual are the names of a repository's weights, best first: OpenCLIP's before
-// transformers', which timm gives to the image tower alone; safetensors before
+// usual are the usual names of a repository's weights, best first: OpenCLIP's before
+// transformers', which timm uses for the image tower alone; safetensors before
 // PyTorch's files.
 var usual = []string{
 	"open_clip_model.safetensors", "open_clip_model.safetensors.index.json", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.bin.index.json",
@@ -412,10 +411,10 @@ var usual = []string{
 
 var weightEndings = []string{".safetensors", ".bin", ".pt", ".pth", ".tar"}
 
-// noModel are names of what trainings leave beside weights, and of shards.
+// noModel matches names of other files that trainings leave, and of shards.
 var noModel = regexp.MustCompile(`(?i)optim|scheduler|training_args|rng_state|scaler|-\d+-of-\d+\.`)
 
-// choose is the file that is meant among those that there are.
+// choose returns the one of a repository's files that is meant.
 func (t *target) choose(names []string) (string, error) {
 	dir := "."
 	if len(t.files) > 0 {
@@ -459,7 +458,7 @@ func (t *target) choose(names []string) (string, error) {
 	return "", fault.Usagef("%s: several files match; give one: %s", t.label(), listed(others))
 }
 
-// has says, for a message, which weights there are.
+// has says, for a message, which weights the repository has.
 func has(t *target, names []string) string {
 	var list []string
 	for _, n := range names {
@@ -477,7 +476,7 @@ func orNothing(s string) string {
 	return s
 }
 
-// elsewhere takes weights from their own address if their hash is public.
+// elsewhere fetches weights from an address outside the hub if their hash is public.
 func (c *client) elsewhere(ctx context.Context, name string, w *published.Weights) (string, error) {
 	at, broken := c.elsewhereCached(w)
 	if at != "" {
@@ -544,8 +543,8 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 	}
 }
 
-// elsewhereCached is the cache's file of weights from their own address, as the
-// name of its blob says; empty for none.
+// elsewhereCached returns the cache's file of weights from an address outside the
+// hub, going by the name of its blob; empty if there is none.
 func (c *client) elsewhereCached(w *published.Weights) (at string, err error) {
 	repo := w.CacheRepo()
 	if repo == "" {

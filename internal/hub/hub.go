@@ -1,10 +1,10 @@
-// Package hub turns the name of a model into a file: it fetches what a name
-// stands for into the cache of the Hugging Face hub, in huggingface_hub's own
-// layout (each reads the other's), and verifies every byte.
+// Package hub turns the name of a model into a file: it fetches what the name stands
+// for into the cache of the Hugging Face hub, in huggingface_hub's own layout (each
+// reads the other's files), and verifies every byte.
 //
-// A file counts when its SHA-256, or for a small one its git hash, is what the
-// hub states or the table of published weights has. If neither states one, it
-// is refused. The user's token goes to the hub's host and no other.
+// A file is accepted if its SHA-256, or for a small one its git hash, is the one that
+// the hub states or the table of published weights has. If neither has one, it is
+// refused. The user's token is sent to the hub's host and no other.
 package hub
 
 import (
@@ -25,28 +25,28 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// Options say where files come from and go to. The zero value is what the
-// environment says.
+// Options say where files come from and go to. The zero value follows the
+// environment.
 type Options struct {
-	Cache   string // folder; "": HF_HUB_CACHE, or what huggingface_hub takes without it
+	Cache   string // folder; "": HF_HUB_CACHE, or else huggingface_hub's default
 	Offline bool   // use the cache only; HF_HUB_OFFLINE does the same
-	ToRun   bool   // weights that evatool cannot run are refused before they are fetched
-	Texts   bool   // the tokenizer of weights that have it elsewhere comes with them
+	ToRun   bool   // refuse weights that evatool cannot run before fetching them
+	Texts   bool   // also fetch the tokenizer of weights that have it in another repository
 	Log     *slog.Logger
 }
 
-// Display starts a display of a download.
+// Display starts the display of a download.
 type Display func(label string, total int64, unit string) *runlog.Progress
 
 type displayKey struct{}
 
-// Show makes downloads under the context appear on a display; without it they
-// are lines of the log.
+// Show makes downloads under the returned context appear on a display; without it
+// they are log lines.
 func Show(ctx context.Context, d Display) context.Context {
 	return context.WithValue(ctx, displayKey{}, d)
 }
 
-// client is the hub and its cache, as the options and the environment say.
+// client is the hub and its cache according to the options and the environment.
 type client struct {
 	Options
 	endpoint *url.URL
@@ -55,11 +55,10 @@ type client struct {
 	http     *http.Client
 }
 
-// idleLimit is how long a connection may stand still. Tests shorten it.
+// idleLimit is how long a connection may be idle. Tests shorten it.
 var idleLimit = 60 * time.Second
 
-// Offline reports whether only the cache may be used: the options or the
-// environment say so.
+// Offline reports whether the options or the environment allow only the cache.
 func Offline(o Options) bool {
 	return o.Offline || isTrue("HF_HUB_OFFLINE") || isTrue("TRANSFORMERS_OFFLINE")
 }
@@ -134,7 +133,7 @@ func expand(path string) string {
 	return os.ExpandEnv(path)
 }
 
-// token is the user's, from where huggingface_hub looks for it.
+// token is the user's token, found where huggingface_hub looks for it.
 func token() string {
 	if isTrue("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
 		return ""

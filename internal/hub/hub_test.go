@@ -25,7 +25,7 @@ const (
 
 func init() { retryPause = time.Millisecond }
 
-// noise is a file's content that no other seed has.
+// noise is the content of a file, different for each seed.
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	x := uint32(seed) + 1
@@ -74,7 +74,7 @@ func failing(t *testing.T, name string, o Options, status fault.Kind, words ...s
 }
 
 // The layout is huggingface_hub's: blobs by hash, relative links, the commit of
-// a branch, and the files that say what the weights are.
+// a branch, and the files that describe the weights.
 func TestLayout(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())
 	cache := filepath.Join(os.Getenv("HOME"), ".cache", "huggingface", "hub")
@@ -109,7 +109,7 @@ func TestLayout(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(cache, ".locks", "models--some--model", filepath.Base(to)+".lock")); err != nil {
 		t.Error(err)
 	}
-	// A second time one question is enough; offline none is asked.
+	// The second time one request is enough; offline there is none.
 	h.Asked = nil
 	find(t, "hf:"+repo, Options{})
 	if len(h.Asked) != 1 {
@@ -128,8 +128,8 @@ func TestLayout(t *testing.T) {
 	}
 }
 
-// Where files alone are served, without a list, the usual names are tried, and
-// what a commit does not have is noted as huggingface_hub does.
+// If a server has files but no list of them, the usual names are tried, and files that
+// a commit lacks are recorded as huggingface_hub does.
 func TestWithoutList(t *testing.T) {
 	files := modelFiles()
 	delete(files, "open_clip_model.safetensors")
@@ -194,7 +194,7 @@ func TestChoice(t *testing.T) {
 	}
 }
 
-// A connection that breaks goes on where it was, in the same run and in the next.
+// A broken download continues where it was, in the same run and in the next.
 func TestContinue(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())
 	h.NoList = true
@@ -231,8 +231,8 @@ func TestContinue(t *testing.T) {
 	}
 }
 
-// A server that gives no parts gives all of it; a part of another file, or too
-// long a one, is forgotten.
+// A server that does not send parts sends the whole file; a part of another file, or
+// one that is too long, is discarded.
 func TestIncomplete(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())
 	b := h.Files["open_clip_model.safetensors"]
@@ -260,7 +260,7 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
-// What is not what the hub states is not taken, and nothing of it is left.
+// A file that differs from what the hub states is rejected and removed.
 func TestCorrupt(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())
 	times := 0
@@ -284,7 +284,7 @@ func TestCorrupt(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(os.Getenv("HOME"), ".cache/huggingface/hub/models--some--model/snapshots", commit, "open_clip_model.safetensors")); err == nil {
 		t.Error("the snapshot has it")
 	}
-	// Also a small file, by git's hash, and one of the cache.
+	// So is a small file, by git's hash, and one in the cache.
 	h.HandleCDN = nil
 	h.Handle = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, "open_clip_config.json") {
@@ -305,7 +305,7 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
-// A file that changes between two requests is fetched anew, at its new commit.
+// A file that changes between two requests is fetched again, at its new commit.
 func TestChanges(t *testing.T) {
 	for _, when := range []string{"after HEAD", "while it comes"} {
 		h := hubtest.New(t, repo, modelFiles())
@@ -339,7 +339,7 @@ func TestChanges(t *testing.T) {
 			t.Errorf("%s: %s, %v", when, f.Path, err)
 		}
 	}
-	// One that changes for ever is given up.
+	// For one that keeps changing, it gives up.
 	h := hubtest.New(t, repo, modelFiles())
 	h.NoList = true
 	seed := byte(10)
@@ -402,7 +402,7 @@ func TestAnswers(t *testing.T) {
 			if n > 2*attempts {
 				t.Errorf("%d requests", n)
 			}
-			// With the model in the cache a hub in trouble is no trouble.
+			// With the model in the cache, a hub in trouble does not matter.
 			n, h.Handle = 0, nil
 			find(t, "hf:"+repo, Options{})
 			h.Handle = func(w http.ResponseWriter, r *http.Request) bool {

@@ -17,9 +17,9 @@ import (
 // target is what a name stands for.
 type target struct {
 	name      string             // as the user gave it
-	weights   *published.Weights // nil: of no table
+	weights   *published.Weights // nil: not in the table
 	ref                          // on the hub; repo is empty for a file elsewhere
-	files     []string           // of which one is meant, the best first; empty: the repository's weights
+	files     []string           // the first of these that exists is meant; empty: the repository's weights
 	elsewhere bool               // at weights.URL
 }
 
@@ -28,7 +28,7 @@ const (
 	openAIPrefix = "openai:"
 )
 
-// parse says what a name stands for; nil when it is not the name of a model.
+// parse returns what a name stands for, or nil if it is not the name of a model.
 func parse(name string) (*target, error) {
 	if rest, ok := strings.CutPrefix(name, hubPrefix); ok {
 		return parseHub(name, rest)
@@ -50,8 +50,8 @@ func parse(name string) (*target, error) {
 	return &target{name: name, weights: w, ref: ref{repo: w.Repo, revision: mainRevision}, files: w.Files}, nil
 }
 
-// hubName is hf:OWNER/NAME[@REVISION][/FILE]; a / in a revision is written %2F,
-// but for the hub's own refs/pr/N.
+// hubName matches OWNER/NAME[@REVISION][/FILE]; a / in a revision is written %2F,
+// except in the hub's own refs/pr/N.
 var hubName = regexp.MustCompile(`^([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(refs/pr/\d+|[^/@]+))?(?:/(.+))?$`)
 
 func parseHub(name, rest string) (*target, error) {
@@ -76,8 +76,7 @@ func parseHub(name, rest string) (*target, error) {
 	return t, nil
 }
 
-// openAIs are OpenAI's weights by that name, OpenAI's own or OpenCLIP's; nil
-// for none.
+// openAIs returns OpenAI's weights by OpenAI's or OpenCLIP's name for them, or nil.
 func openAIs(name string) *published.Weights {
 	for _, w := range published.AllWeights() {
 		if w.Tag != "openai" {
@@ -93,15 +92,15 @@ func openAIs(name string) *published.Weights {
 
 const openAIPlain = "openai-"
 
-// isOpenAIName says whether an architecture is called as OpenAI's own are:
+// isOpenAIName reports whether an architecture has a name in OpenAI's style:
 // openai-ViT-B-32, ViT-B/32.
 func isOpenAIName(name string) bool {
 	_, ok := arch.Named(name)
 	return ok && (strings.HasPrefix(name, openAIPlain) || strings.Contains(name, "/"))
 }
 
-// lookup finds a short name: ARCHITECTURE/TAG, or an ARCHITECTURE that has one
-// set of weights. nil for none.
+// lookup finds the weights of a short name: ARCHITECTURE/TAG, or an ARCHITECTURE with
+// one set of weights. It returns nil if there are none.
 func lookup(name string) (*published.Weights, error) {
 	all := published.AllWeights()
 	if i := slices.IndexFunc(all, func(w published.Weights) bool { return w.Name() == name && !w.Own() }); i >= 0 {
@@ -119,7 +118,7 @@ func lookup(name string) (*published.Weights, error) {
 			found = append(found, w)
 		}
 	}
-	// EVA's names are for EVA's files; OpenCLIP has the same ones in repositories.
+	// EVA's names mean EVA's files; OpenCLIP has the same weights in repositories.
 	if i := slices.IndexFunc(found, published.Weights.Own); i >= 0 {
 		return &found[i], nil
 	}
@@ -134,7 +133,7 @@ func lookup(name string) (*published.Weights, error) {
 	return nil, nil
 }
 
-// distinct are the names of weights, each once.
+// distinct lists the names of weights, each set once.
 func distinct(list []published.Weights) (names []string) {
 	seen := map[string]bool{}
 	for _, w := range list {
@@ -146,7 +145,7 @@ func distinct(list []published.Weights) (names []string) {
 	return names
 }
 
-// listed is a list for a message, cut to its first names if it is long.
+// listed is a list for a message, cut to its first names if long.
 func listed(names []string) string {
 	const most = 12
 	if more := len(names) - most; more > 0 {
@@ -194,7 +193,7 @@ func openAINames() (names []string) {
 	return names
 }
 
-// didYouMean is a question for a message, empty if no name is similar.
+// didYouMean is a suggestion for a message, empty if no name is similar.
 func didYouMean(name string) string {
 	all := append(Names(), arch.Names()...)
 	if near := yamlfile.Nearest(name, all); near != "" {
@@ -203,7 +202,7 @@ func didYouMean(name string) string {
 	return ""
 }
 
-// State says what evatool does with published weights.
+// State says whether evatool can run published weights.
 type State string
 
 // The states.
@@ -212,7 +211,7 @@ const (
 	Refused State = "refused"
 )
 
-// StateOf is the state of weights and, unless it is Works, the reason.
+// StateOf returns the state of weights and, unless it is Works, the reason.
 func StateOf(w published.Weights) (state State, why string) {
 	if _, ok := arch.Named(w.Architecture); !ok {
 		return Refused, "the architecture " + w.Architecture + " is not supported"

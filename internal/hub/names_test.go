@@ -21,7 +21,7 @@ import (
 	"github.com/evatool/evatool/internal/published"
 )
 
-// Every name that is listed stands for its weights, by repository or address.
+// Every listed name stands for its weights, by repository or address.
 func TestNames(t *testing.T) {
 	seen := map[string]bool{}
 	for _, e := range Entries() {
@@ -95,7 +95,7 @@ func TestUnknownNames(t *testing.T) {
 	if _, err := Find(t.Context(), "EVA02-CLIP-B-17", Options{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	// A path stays one, and one that exists wins.
+	// A path stays a path, and one that exists wins.
 	t.Chdir(t.TempDir())
 	for _, path := range []string{"no.pt", "a/b/c", "./EVA02-CLIP-B-16", "/EVA02-CLIP-B-16", "x/model.safetensors", ""} {
 		if f := find(t, path, Options{}); f.Path != path || f.Repo != "" {
@@ -111,7 +111,7 @@ func TestUnknownNames(t *testing.T) {
 	}
 }
 
-// The cache says of each file which weights it is.
+// The cache tells which weights each file holds.
 func TestNamesFromCache(t *testing.T) {
 	c := &client{Options: Options{Cache: "/c"}}
 	for _, e := range Entries() {
@@ -189,8 +189,8 @@ func (t to) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// Weights that are not on the hub are verified by the table's hash, the first
-// eight digits too, and refused without one.
+// Weights that are not on the hub are verified by the table's hash, even if that is
+// only eight digits, and refused without one.
 func TestElsewhere(t *testing.T) {
 	hubtest.New(t, repo, nil)
 	body := noise(1, 1<<20)
@@ -253,7 +253,7 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
-// Two that want the same file at once fetch it once.
+// Two processes that want the same file at once fetch it once.
 func TestLock(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())
 	var wg sync.WaitGroup
@@ -287,7 +287,7 @@ func TestStop(t *testing.T) {
 	}
 }
 
-// A connection that stands still is given up, and asked anew.
+// A connection that stalls is given up, and the request sent again.
 func TestIdle(t *testing.T) {
 	defer func(d time.Duration) { idleLimit = d }(idleLimit)
 	idleLimit = 50 * time.Millisecond

@@ -28,20 +28,20 @@ type meta struct {
 }
 
 const (
-	attempts        = 5 // of a request in a row without a byte of progress
-	connectAttempts = 3 // where there is no connection at all
+	attempts        = 5 // of a request, in a row, without a byte of progress
+	connectAttempts = 3 // if there is no connection at all
 	maxRedirects    = 10
-	maxWait         = 2 * time.Minute // that a server may ask for
+	maxWait         = 2 * time.Minute // the longest wait that a server may ask for
 )
 
 // retryPause is the first pause between attempts, which doubles. Tests shorten it.
 var retryPause = time.Second
 
-// errNoFile says that the repository and the revision exist but the file does
+// errNoFile reports that the repository and the revision exist but the file does
 // not.
 var errNoFile = errors.New("no such file in the repository")
 
-// head asks for what the hub states of a file. tries is how often.
+// head requests what the hub states of a file. tries limits the attempts.
 func (c *client) head(ctx context.Context, r ref, name string, tries int) (m meta, err error) {
 	at := c.resolveURL(r, name)
 	resp, err := c.request(ctx, http.MethodHead, at, nil, tries, func(resp *http.Response) bool { return metaOf(resp).commit != "" })
@@ -59,8 +59,8 @@ func (c *client) head(ctx context.Context, r ref, name string, tries int) (m met
 	return m, nil
 }
 
-// metaOf reads what the headers of an answer state. An answer that only
-// redirects does not state the target's size.
+// metaOf reads the headers of an answer. An answer that only redirects does not state
+// the target's size.
 func metaOf(resp *http.Response) meta {
 	m := meta{commit: resp.Header.Get("X-Repo-Commit"), size: -1, url: resp.Request.URL.String()}
 	if !isSHA1(m.commit) {
@@ -101,8 +101,8 @@ func (c *client) resolveURL(r ref, name string) string {
 	return fmt.Sprintf("%s/%s/resolve/%s/%s", c.endpoint, r.repo, url.PathEscape(r.at()), strings.Join(parts, "/"))
 }
 
-// request sends a request, more than once if that may help, and follows
-// redirects until enough says that an answer will do.
+// request sends a request, retrying if that may help, and follows redirects until
+// enough accepts an answer.
 func (c *client) request(ctx context.Context, method, at string, header http.Header, tries int, enough func(*http.Response) bool) (*http.Response, error) {
 	pause := retryPause
 	for n := 1; ; n++ {
@@ -142,8 +142,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// follow sends one request and follows its redirects. The token is sent to the
-// hub's own scheme, host and port, and nowhere else.
+// follow sends one request and follows its redirects. The token is sent only to the
+// hub's own scheme, host and port.
 func (c *client) follow(ctx context.Context, method, at string, header http.Header, enough func(*http.Response) bool) (*http.Response, error) {
 	for range maxRedirects {
 		req, err := http.NewRequestWithContext(ctx, method, at, nil)
@@ -153,7 +153,7 @@ func (c *client) follow(ctx context.Context, method, at string, header http.Head
 		for k, v := range header {
 			req.Header[k] = v
 		}
-		req.Header.Set("Accept-Encoding", "identity") // the size and the bytes that are stated
+		req.Header.Set("Accept-Encoding", "identity") // so that size and bytes are those stated
 		req.Header.Set("User-Agent", "evatool")
 		if c.token != "" && req.URL.Scheme == c.endpoint.Scheme && req.URL.Host == c.endpoint.Host {
 			req.Header.Set("Authorization", "Bearer "+c.token)
@@ -181,15 +181,15 @@ func (c *client) follow(ctx context.Context, method, at string, header http.Head
 // answer is a status other than success.
 type answer struct {
 	status  int
-	code    string // the hub's word for it
+	code    string // the hub's error code
 	message string
 	host    string
-	commit  string        // of the revision that was asked for, or empty
-	after   time.Duration // when to ask again, as the server says
+	commit  string        // of the requested revision, or empty
+	after   time.Duration // how long the server wants the client to wait
 }
 
 func answered(resp *http.Response) *answer {
-	io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
+	io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be reused
 	resp.Body.Close()
 	a := &answer{status: resp.StatusCode, code: resp.Header.Get("X-Error-Code"), message: resp.Header.Get("X-Error-Message"), host: resp.Request.URL.Host, commit: metaOf(resp).commit}
 	after := resp.Header.Get("Retry-After")
@@ -204,7 +204,7 @@ func answered(resp *http.Response) *answer {
 	return a
 }
 
-// resets is when a limit of requests ends, as the hub writes it: "api";r=0;t=55.
+// resets matches the seconds until a rate limit resets, as in "api";r=0;t=55.
 var resets = regexp.MustCompile(`;\s*t=(\d+)`)
 
 func (a *answer) Error() string {
@@ -215,8 +215,8 @@ func (a *answer) Error() string {
 	return s
 }
 
-// passing says that an error may not recur: a busy server, a connection that
-// broke or stood still.
+// passing reports whether an error may not recur: a busy server, a connection that
+// broke or stalled.
 func passing(err error) bool {
 	var a *answer
 	if errors.As(err, &a) {
@@ -231,13 +231,13 @@ func passing(err error) bool {
 	return errors.As(err, &u) || idle.Stalled(err)
 }
 
-// noConnection says that a server, or a proxy, could not even be spoken to.
+// noConnection reports whether there was no connection to the server or proxy.
 func noConnection(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// cause is what is wrong with a request, without its address.
+// cause is the error of a request without its address.
 func cause(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
@@ -246,8 +246,8 @@ func cause(err error) error {
 	return err
 }
 
-// explain says what the hub's answer about a file means for the user, and what
-// to do, in one line.
+// explain turns the hub's answer about a file into one line that says what it means
+// and what to do.
 func (c *client) explain(r ref, name string, err error) error {
 	var a *answer
 	what := r.file(name)

@@ -1,5 +1,5 @@
-// Package published holds the zero-shot figures that the authors of the models
-// and third parties have published, as data with their sources.
+// Package published holds the zero-shot figures that the authors of the models and
+// third parties have published, with their sources, and the published weights.
 package published
 
 import (
@@ -21,10 +21,10 @@ type Figure struct {
 	Value     float64 // 0 to 1
 	Source    string
 
-	plain string // the architecture with GELU that these weights are easily taken for
+	plain string // the architecture with GELU for which these weights are easily mistaken
 }
 
-// Reevaluation is how the source of figures begins that are not the authors' own.
+// Reevaluation begins the source of figures that are not the authors' own.
 const Reevaluation = "OpenCLIP results table"
 
 // sources spells out the last column of figures.csv.
@@ -54,8 +54,8 @@ var All = sync.OnceValue(func() []Figure {
 	return list
 })
 
-// Find lists the figures of an architecture on a benchmark, and those of weights
-// with QuickGELU of the same shape: such a mix-up shows in the figures.
+// Find lists the figures of an architecture on a benchmark, and those of weights of
+// the same shape with QuickGELU, so that a mix-up shows.
 func Find(config, benchmark string) []Figure {
 	var list []Figure
 	for _, f := range All() {

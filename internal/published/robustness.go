@@ -11,15 +11,15 @@ import (
 //go:embed testbed.csv
 var testbed string
 
-// TestbedSource says where the lines are from.
+// TestbedSource is the source of the lines.
 const TestbedSource = "Taori et al. 2020, github.com/modestyachts/imagenet-testbed, robustness_top1s.csv of revision 0170eec"
 
-// Line is how the accuracy of models that learned from ImageNet alone follows from
-// that on ImageNet: logit(accuracy) = Slope · logit(ImageNet) + Intercept.
+// Line relates the accuracy of models trained on ImageNet alone to that on ImageNet:
+// logit(accuracy) = Slope · logit(ImageNet) + Intercept.
 type Line struct {
 	Slope, Intercept float64
 	Models           int
-	Low, High        float64 // ImageNet accuracy of the worst and the best of them
+	Low, High        float64 // ImageNet accuracy of the worst and the best of them, 0 to 1
 }
 
 var lines = sync.OnceValue(func() map[string]Line {
@@ -46,14 +46,14 @@ var lines = sync.OnceValue(func() map[string]Line {
 
 func logit(p float64) float64 { return math.Log(p / (1 - p)) }
 
-// RobustnessLine is the least-squares line of the testbed's standard models for a
-// benchmark, where both of its axes are the accuracy over 1,000 classes.
+// RobustnessLine returns the least-squares line of the testbed's standard models for
+// a benchmark of which both axes are accuracy over 1,000 classes.
 func RobustnessLine(benchmark string) (Line, bool) {
 	l, ok := lines()[benchmark]
 	return l, ok
 }
 
-// At is the accuracy on the line; false outside of the models that it is of.
+// At returns the accuracy on the line; false outside the range of its models.
 func (l Line) At(imagenet float64) (float64, bool) {
 	if imagenet < l.Low || imagenet > l.High {
 		return 0, false

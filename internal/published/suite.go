@@ -22,7 +22,7 @@ type Task struct {
 	Title     string // the column of OpenCLIP's table
 	Benchmark string // as `evatool zeroshot list` names it
 	Metric    string // as evatool names it
-	// MainMetric is DataComp's name of Metric.
+	// MainMetric is DataComp's name for Metric.
 	MainMetric string
 	Images     int
 }
@@ -40,7 +40,7 @@ var Tasks = sync.OnceValue(func() []Task {
 	return list
 })
 
-// Row is a line of OpenCLIP's table of the 38 sets.
+// Row is a row of OpenCLIP's table of the 38 sets.
 type Row struct {
 	Config  string // architecture, as `evatool models` names it
 	Weights string
@@ -51,7 +51,7 @@ type Row struct {
 	plain string
 }
 
-// Rows lists the weights of OpenCLIP's table. OpenAI's are there under two names.
+// Rows lists the weights of OpenCLIP's table, which has OpenAI's under two names.
 var Rows = sync.OnceValue(func() []Row {
 	lines := table("openclip38.csv", openclip38)
 	head := strings.Split(strings.TrimSpace(strings.SplitN(openclip38, "\n", 2)[0]), ",")
@@ -88,26 +88,27 @@ var Rows = sync.OnceValue(func() []Row {
 	return list
 })
 
-// TableSource says where Rows are from.
+// TableSource is the source of Rows.
 const TableSource = Reevaluation + " (github.com/mlfoundations/open_clip, docs, revision 89fb801)"
 
-// Is says whether the weights are of this architecture, or easily taken for it.
+// Is reports whether the weights are of this architecture, or easily mistaken for
+// it.
 func (r Row) Is(config string) bool { return config != "" && (r.Config == config || r.plain == config) }
 
-// evaNames are the names here of what OpenCLIP calls EVA's models.
+// evaNames maps OpenCLIP's names of EVA's models to the names here.
 var evaNames = map[string]string{
 	"EVA01-g-14": "EVA01-CLIP-g-14", "EVA01-g-14-plus": "EVA01-CLIP-g-14-plus", "EVA02-B-16": "EVA02-CLIP-B-16", "EVA02-L-14": "EVA02-CLIP-L-14",
 	"EVA02-L-14-336": "EVA02-CLIP-L-14-336", "EVA02-E-14": "EVA02-CLIP-bigE-14", "EVA02-E-14-plus": "EVA02-CLIP-bigE-14-plus",
 }
 
-// openaiToo are the architectures that OpenAI has published with QuickGELU,
-// which OpenCLIP marks by a suffix or leaves to the tag.
+// openaiToo are the architectures that OpenAI published with QuickGELU, which
+// OpenCLIP marks by a suffix or leaves to the tag.
 var openaiToo = map[string]bool{
 	"RN50": true, "RN101": true, "RN50x4": true, "RN50x16": true, "RN50x64": true,
 	"ViT-B-32": true, "ViT-B-16": true, "ViT-L-14": true, "ViT-L-14-336": true,
 }
 
-// configName is the name here of a line's architecture.
+// configName is the name here of a row's architecture.
 func configName(name, tag string) string {
 	if eva, ok := evaNames[name]; ok {
 		return eva
@@ -116,14 +117,14 @@ func configName(name, tag string) string {
 	if (quick || tag == "openai") && openaiToo[plain] {
 		return "openai-" + plain
 	}
-	// Only names that others have, too, say whose they are.
+	// Only names that others share are prefixed with their owner's.
 	if strings.Contains(name, "SigLIP") || strings.Contains(name, "CLIPA") || !strings.HasPrefix(name, "ViT-") && !strings.HasPrefix(name, "RN") {
 		return name
 	}
 	return "openclip-" + name
 }
 
-// OpenCLIPName is what OpenCLIP calls an architecture: configName the other way.
+// OpenCLIPName is OpenCLIP's name of an architecture, the inverse of configName.
 func OpenCLIPName(config, tag string) string {
 	for theirs, ours := range evaNames {
 		if ours == config {

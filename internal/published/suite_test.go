@@ -8,10 +8,10 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 )
 
-// The table is whole: the weights have 38 values that average to what it
-// says, and architectures that evatool knows go by its names.
+// The table is complete: the weights have 38 values with the stated average, and
+// architectures that evatool knows have its names.
 func TestSuite(t *testing.T) {
-	// Three of OpenAI's models are there twice.
+	// Three of OpenAI's models appear twice.
 	if len(Tasks()) != 38 || len(table("openclip38.csv", openclip38)) != 121 || len(Rows()) != 121-3 {
 		t.Fatalf("%d tasks, %d weights", len(Tasks()), len(Rows()))
 	}
@@ -47,7 +47,7 @@ func TestSuite(t *testing.T) {
 	}
 }
 
-// Names go to OpenCLIP's and back.
+// Names convert to OpenCLIP's and back.
 func TestOpenCLIPName(t *testing.T) {
 	for _, line := range table("openclip38.csv", openclip38) {
 		name := OpenCLIPName(configName(line[0], line[1]), line[1])

@@ -14,12 +14,12 @@ import (
 //go:embed weights.csv
 var weights string
 
-// Weights are published weights, and what a file of them alone does not say.
+// Weights are published weights, with what a file of them alone does not say.
 type Weights struct {
 	Architecture string   // OpenCLIP's name
 	Tag          string   // which weights of it; OpenCLIP's name too
 	Repo         string   // owner/name on the Hugging Face hub
-	Files        []string // in Repo, the one to prefer first
+	Files        []string // in Repo, the preferred one first
 	URL          string   // of a file outside Repo, or empty
 	SHA256       string   // of the file at URL: whole, or its first eight digits, or empty
 	QuickGELU    bool
@@ -44,8 +44,8 @@ var AllWeights = sync.OnceValue(func() []Weights {
 	return list
 })
 
-// BySHA256 lists the weights with this hash, 64 hexadecimal digits: the same
-// ones under several architectures' names.
+// BySHA256 lists the weights with this hash of 64 hexadecimal digits, which may be
+// published under several architectures.
 func BySHA256(sum string) (list []Weights) {
 	for _, w := range AllWeights() {
 		if len(w.SHA256) >= 8 && strings.HasPrefix(sum, w.SHA256) {
@@ -55,8 +55,8 @@ func BySHA256(sum string) (list []Weights) {
 	return list
 }
 
-// ByName lists the weights that a file says it is, by its name, its folder's,
-// or the repository's in the hub's cache. None when it says nothing.
+// ByName lists the weights that a file claims to be by its name, its folder's, or
+// that of its repository in the hub's cache; none if the names say nothing.
 func ByName(at string) (list []Weights) {
 	if abs, err := filepath.Abs(at); err == nil {
 		at = abs
@@ -83,8 +83,8 @@ func ByName(at string) (list []Weights) {
 }
 
 // byTag finds tags as words of a name; of several the longest counts, with its
-// architecture where that is there too. A short one, such as dfn5b, counts
-// beside its architecture only.
+// architecture if that is there too. A short tag, such as dfn5b, counts only beside
+// its architecture.
 func byTag(name string) (list []Weights) {
 	best := 0
 	for _, w := range AllWeights() {
@@ -107,7 +107,7 @@ func byTag(name string) (list []Weights) {
 	return list
 }
 
-// words is a name in lower case with a _ in front, behind, and for all that
+// words is a name in lower case with a _ before it, after it, and for everything that
 // separates its words.
 func words(s string) string {
 	return "_" + strings.Map(func(r rune) rune {
@@ -118,7 +118,7 @@ func words(s string) string {
 	}, strings.ToLower(s)) + "_"
 }
 
-// stem is a file's name without the endings of weights.
+// stem is a file's name without the extensions of weights.
 func stem(name string) string {
 	for _, s := range []string{".index.json", ".safetensors", ".bin", ".pt", ".pth", ".tar"} {
 		name = strings.TrimSuffix(name, s)
@@ -126,7 +126,7 @@ func stem(name string) string {
 	return name
 }
 
-// cachedRepo is the repository of a file in a cache of the hub:
+// cachedRepo is the repository of a file in the hub's cache:
 // models--OWNER--NAME/snapshots/REVISION/FILE.
 func cachedRepo(at string) string {
 	parts := strings.Split(filepath.ToSlash(at), "/")
@@ -138,11 +138,11 @@ func cachedRepo(at string) string {
 	return ""
 }
 
-// Own says whether these are the authors' own files, which OpenCLIP lists under
-// the same name elsewhere.
+// Own reports whether these are the authors' own files, which OpenCLIP lists under the
+// same name in another repository.
 func (w Weights) Own() bool { return len(w.Files) == 1 && strings.HasPrefix(w.Files[0], "EVA") }
 
-// Config is the architecture in the words of Figure.Config.
+// Config is the architecture's name as in Figure.Config.
 func (w Weights) Config() string {
 	if _, eva := evaNames[w.Architecture]; w.Own() && !eva {
 		return w.Architecture
@@ -150,7 +150,7 @@ func (w Weights) Config() string {
 	return configName(w.Architecture, w.Tag)
 }
 
-// Top1 is the published zero-shot figure of ImageNet: the authors' own, or else
+// Top1 is the published zero-shot figure for ImageNet: the authors' own, or else
 // OpenCLIP's.
 func (w Weights) Top1() (Figure, bool) {
 	config := w.Config()
@@ -162,8 +162,8 @@ func (w Weights) Top1() (Figure, bool) {
 	return Figure{}, false
 }
 
-// CacheRepo is under which repository's name the file at URL lies in the cache
-// of the hub, which it is not from: HOST/FILE.
+// CacheRepo is the repository name, HOST/FILE, under which the file at URL, which is
+// not from the hub, lies in the hub's cache.
 func (w Weights) CacheRepo() string {
 	u, err := url.Parse(w.URL)
 	if err != nil || u.Host == "" {

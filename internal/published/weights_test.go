@@ -28,7 +28,7 @@ func TestWeightsTable(t *testing.T) {
 	}
 }
 
-// tags are the names of a list, -quickgelu aside, each once.
+// tags lists the names of weights, each once, without -quickgelu.
 func tags(list []Weights) (names []string) {
 	for _, w := range list {
 		names = append(names, strings.Replace(w.Name(), "-quickgelu/", "/", 1))

@@ -68,8 +68,8 @@ func documents(when time.Time) ([]file, error) {
 	return files, nil
 }
 
-// plain keeps the generator of man pages, which reads Markdown, from taking
-// <TAB> and *.tar for marks. Indented lines are left as they are there, too.
+// plain keeps the man page generator, which reads Markdown, from treating <TAB>
+// and *.tar as markup. Indented lines are code to it and need no escapes.
 func plain(cmd *cobra.Command) {
 	escape := strings.NewReplacer("<", "\\<", "*", "\\*").Replace
 	lines := strings.SplitAfter(cmd.Long, "\n")

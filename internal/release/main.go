@@ -1,10 +1,10 @@
-// Release builds what a release holds, into a folder: one archive per system
+// Release builds the files of a release into a folder: one archive per system
 // with the program, its completions and its man pages, and SHA256SUMS.
 //
 //	go run ./internal/release -version 1.2.3 -out dist
 //
-// The same sources, compilers and version give the same bytes. A system whose C
-// compiler is not here is named and left out: XLA plugins need cgo.
+// The same sources, compilers and version give the same bytes. A system without
+// a C compiler here is reported and left out: XLA plugins need cgo.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 // target is a system that a release is for.
 type target struct {
 	os, arch string
-	compiler string // that builds for it from another system; "": only on that system
+	compiler string // cross compiler from other systems; "": only that system builds for itself
 	from     string // where the compiler comes from
 }
 
@@ -41,7 +41,7 @@ var targets = []target{
 func (t target) String() string { return t.os + "/" + t.arch }
 
 // cc is the C compiler for a target, or why there is none. here is the system
-// that builds, look finds a program.
+// that builds, own its compiler, and look finds a program.
 func (t target) cc(here target, own string, look func(string) (string, error)) (cc, why string) {
 	switch {
 	case t.os == here.os && t.arch == here.arch:
@@ -153,7 +153,7 @@ func build(ctx context.Context, t target, cc, version, commit, to string) error 
 	return cmd.Run()
 }
 
-// has says what the program for a target can do and needs.
+// has describes what the program for a target can do and needs.
 func has(t target, bin string) string {
 	says := "XLA by plugin, Go backend with AVX2 kernels"
 	if t.arch != "amd64" {
@@ -178,7 +178,7 @@ func has(t target, bin string) string {
 	return fmt.Sprintf("%s; glibc %d.%d or later", says, newest[0], newest[1])
 }
 
-// git is the one line that git answers; "" without git or a clone.
+// git is the one line that git prints; "" without git or outside a clone.
 func git(ctx context.Context, args ...string) string {
 	b, err := exec.CommandContext(ctx, "git", args...).Output()
 	if err != nil {

@@ -41,8 +41,8 @@ func TestCompilers(t *testing.T) {
 	}
 }
 
-// TestArchive: every command has its man page, the shells their completions,
-// and two archives of the same files are the same bytes.
+// TestArchive: every command has a man page, every shell its completions, and two
+// archives of the same files are byte for byte the same.
 func TestArchive(t *testing.T) {
 	when := time.Unix(1_700_000_000, 0)
 	docs, err := documents(when)

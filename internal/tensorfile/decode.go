@@ -37,7 +37,7 @@ var floats = map[DType]func(dst []float32, src []byte){
 	F8_E4M3FNUZ: eight(F8_E4M3FNUZ), F8_E5M2FNUZ: eight(F8_E5M2FNUZ), F8_E8M0: eight(F8_E8M0),
 }
 
-// f16Values has the value of every F16.
+// f16Values holds the value of every F16.
 var f16Values = sync.OnceValue(func() *[1 << 16]float32 {
 	t := new([1 << 16]float32)
 	for i := range t {
@@ -55,8 +55,9 @@ func eight(d DType) func(dst []float32, src []byte) {
 	}
 }
 
-// FloatDecoder decodes len(dst) consecutive elements of a float type: exactly,
-// NaN included, but F64 rounded to nearest even. It is nil for another type.
+// FloatDecoder returns a function that decodes len(dst) consecutive elements of a
+// float type: exactly, NaN included, except that F64 is rounded to nearest even.
+// It is nil for other types.
 func FloatDecoder(d DType) func(dst []float32, src []byte) { return floats[d] }
 
 // Float32s reads a tensor of any float type as float32, as FloatDecoder does.
@@ -78,7 +79,7 @@ func Float32s(src Source, name string) ([]float32, error) {
 	return out, nil
 }
 
-// EncodeFloat32s gives the bytes of F32 elements.
+// EncodeFloat32s returns the bytes of F32 elements.
 func EncodeFloat32s(values []float32) []byte {
 	b := make([]byte, 4*len(values))
 	for i, v := range values {
@@ -87,7 +88,7 @@ func EncodeFloat32s(values []float32) []byte {
 	return b
 }
 
-// EncodeFloat64s gives the bytes of F64 elements.
+// EncodeFloat64s returns the bytes of F64 elements.
 func EncodeFloat64s(values []float64) []byte {
 	b := make([]byte, 8*len(values))
 	for i, v := range values {
@@ -105,7 +106,7 @@ func DecodeFloat64s(b []byte) []float64 {
 	return out
 }
 
-// EncodeInt64s gives the bytes of an I64 tensor.
+// EncodeInt64s returns the bytes of I64 elements.
 func EncodeInt64s(values []int64) []byte {
 	b := make([]byte, 8*len(values))
 	for i, v := range values {
@@ -162,7 +163,7 @@ func code(d DType) func([]byte) float64 {
 	return func(b []byte) float64 { return float64(values[b[0]]) }
 }
 
-// NumberDecoder widens the element of type d at the start of the bytes to
-// float64: exactly, but for integers beyond 2^53. It is nil for an unknown or
-// complex type.
+// NumberDecoder returns a function that widens the element of type d at the start
+// of the bytes to float64: exactly, except for integers beyond 2^53. It is nil for
+// an unknown or complex type.
 func NumberDecoder(d DType) func([]byte) float64 { return numbers[d] }

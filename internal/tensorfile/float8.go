@@ -2,10 +2,10 @@ package tensorfile
 
 import "math"
 
-// codes8 has the values of the 256 codes of every 8-bit float. E4M3 and E5M2
-// are those of the OCP 8-bit floating point specification; the FNUZ kinds have
-// one zero, no infinity and one NaN (arXiv 2206.02915); E8M0 is the scale of
-// the OCP microscaling formats.
+// codes8 holds the values of the 256 codes of every 8-bit float. E4M3 and E5M2 are
+// those of the OCP 8-bit floating point specification; the FNUZ types have one
+// zero, no infinity and one NaN (arXiv 2206.02915); E8M0 is the scale of the OCP
+// microscaling formats.
 var codes8 = map[DType]*[256]float32{
 	F8_E4M3:     codes(func(b byte) float64 { return minifloat(b, 3, 7, b&0x7f == 0x7f) }),
 	F8_E5M2:     codes(e5m2),
@@ -27,8 +27,8 @@ func codes(value func(b byte) float64) *[256]float32 {
 	return t
 }
 
-// minifloat is sign, exponent and mantissa bits of mantissa bits, as IEEE 754
-// reads them but for its infinities.
+// minifloat is the value of b with the given number of mantissa bits, as in IEEE
+// 754 but without infinities.
 func minifloat(b byte, mantissa, bias int, nan bool) float64 {
 	man, exp := int(b)&(1<<mantissa-1), int(b&0x7f)>>mantissa
 	v := math.Ldexp(float64(man), 1-bias-mantissa)

@@ -44,7 +44,7 @@ func TestFloat8(t *testing.T) {
 			var v [1]float32
 			FloatDecoder(from)(v[:], b)
 			for _, got := range []float64{float64(v[0]), NumberDecoder(from)(b)} {
-				// The bits of a NaN are nobody's business; the sign of a zero is.
+				// The bits of a NaN do not matter; the sign of a zero does.
 				if w != w && got != got {
 					continue
 				}
@@ -56,7 +56,7 @@ func TestFloat8(t *testing.T) {
 	})
 }
 
-// What a failed download leaves under the name of weights is named.
+// The error about what a failed download left says what it is.
 func TestMistaken(t *testing.T) {
 	for content, want := range map[string]string{
 		"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n": "Git LFS pointer",
@@ -65,7 +65,7 @@ func TestMistaken(t *testing.T) {
 		"PK\x03\x04and so on":                                                 "torch.save",
 		"":                                                                    "empty file",
 		strings.Repeat("\x00", 100):                                           "zero bytes",
-		// Valid, but for a type that is read elsewhere.
+		// Valid, except for a type that is read elsewhere.
 		"\x3a\x00\x00\x00\x00\x00\x00\x00" + `{"x":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}     ` + "\x00": "smaller than a byte",
 	} {
 		_, err := OpenReaderAt(strings.NewReader(content), int64(len(content)), "a.safetensors")

@@ -2,8 +2,8 @@ package tensorfile
 
 import "math"
 
-// F16toF32 converts IEEE binary16 bits to a float32, exactly. NaN payloads
-// move to the top of the wider mantissa.
+// F16toF32 converts IEEE binary16 bits to a float32, exactly. A NaN's payload moves
+// to the top of the wider mantissa.
 func F16toF32(h uint16) float32 {
 	sign := uint32(h&0x8000) << 16
 	exp := uint32(h>>10) & 0x1f
@@ -31,8 +31,8 @@ func F32toF16(f float32) uint16 {
 	case b >= 0x477ff000: // rounds to 2^16 or beyond
 		return sign | 0x7c00
 	case b < 0x38800000: // below 2^-14: count in steps of 2^-24
-		// Adding 2^-1 puts the step at the last mantissa bit of the sum, so
-		// that the hardware's rounding to nearest even is the one wanted.
+		// Adding 2^-1 puts the step at the last mantissa bit of the sum, so that the
+		// hardware rounds to nearest even at the right place.
 		sum := math.Float32frombits(b) + 0.5
 		return sign | uint16(math.Float32bits(sum)-0x3f000000)
 	}

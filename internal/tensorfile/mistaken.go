@@ -2,9 +2,8 @@ package tensorfile
 
 import "bytes"
 
-// Mistaken names what is often found in place of weights, told by a file's
-// first bytes (512 are enough) and its size; empty when the file is none of
-// these.
+// Mistaken says what a file is that is often found in place of weights, going by
+// its first bytes (512 are enough) and its size; empty if it is none of these.
 func Mistaken(head []byte, size int64) string {
 	text := bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\ufeff")), " \t\r\n")
 	for _, k := range []struct {

@@ -27,7 +27,7 @@ func WriteNPY(path string, t Tensor) error {
 		shape += "," // a tuple of one
 	}
 	head := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", kind, shape)
-	// The data begins at a multiple of 64: magic 6, version 2, length 2, head.
+	// The data begins at a multiple of 64 bytes: magic 6, version 2, length 2, head.
 	head += strings.Repeat(" ", 63-(10+len(head))%64) + "\n"
 	b := append([]byte("\x93NUMPY\x01\x00"), byte(len(head)), byte(len(head)>>8))
 	return atomicfile.WriteFile(path, append(append(b, head...), t.Data...))

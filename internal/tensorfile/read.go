@@ -32,7 +32,7 @@ func ReadAll(src Source, name string) ([]byte, error) {
 	if _, err := io.ReadFull(r, out); err != nil {
 		return nil, err
 	}
-	// The read past the end is what reports a wrong checksum.
+	// The read past the end reports a wrong checksum.
 	if n, err := io.ReadFull(r, make([]byte, 1)); n > 0 || err != io.EOF {
 		return nil, cmp.Or(err, fault.Inputf("tensor %q: the source has more than %d bytes", name, len(out)))
 	}

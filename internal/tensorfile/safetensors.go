@@ -17,12 +17,12 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// maxHeader is the limit that the safetensors format sets for its header.
+// maxHeader is the format's limit for its header, in bytes.
 const maxHeader = 100_000_000
 
-// Limits of this reader: real files have some thousand tensors of at most 4
+// Limits of this reader: real files have a few thousand tensors of at most 4
 // dimensions, and torch allows 64. They keep a header of 100 MB from taking ten
-// times its size.
+// times its size in memory.
 const (
 	maxKeys = 1 << 17
 	maxDims = 64
@@ -32,17 +32,16 @@ const metadataKey = "__metadata__"
 
 // Header is the validated header of a safetensors file.
 type Header struct {
-	Tensors  []Info // in file order
-	Offsets  []int64
+	Tensors  []Info  // in file order
+	Offsets  []int64 // of each, from the start of the file
 	Metadata map[string]string
 }
 
-// ParseHeader reads and validates the header of a safetensors file of size
-// bytes. It is the one place that knows the rules of the format: a header of at
-// most 100 MB that starts with '{' and ends in spaces only, valid UTF-8, no key
-// twice, string metadata, known element types, byte ranges that match the
-// shapes, and data without holes, overlaps or leftover bytes. Offsets in the
-// result count from the start of the file.
+// ParseHeader reads and validates the header of a safetensors file of size bytes.
+// The format's rules are here alone: a header of at most 100 MB that starts with
+// '{' and may end in spaces, valid UTF-8, no key twice, string metadata, known
+// element types, byte ranges that match the shapes, and data without gaps,
+// overlaps or leftover bytes.
 func ParseHeader(r io.ReaderAt, size int64) (*Header, error) {
 	var lenBuf [8]byte
 	if size < 8 {
@@ -118,8 +117,8 @@ func (h *Header) layout(ranges []byteRange, start, size int64) error {
 	return nil
 }
 
-// CheckedBytes is NumBytes for a shape that nobody has checked yet: ok is false
-// when it is negative or too large.
+// CheckedBytes is NumBytes for a shape that has not been checked yet: ok is false
+// if a dimension is negative or the size overflows.
 func CheckedBytes(t Info) (int64, bool) {
 	n := int64(t.DType.Size())
 	zero := false
@@ -173,15 +172,16 @@ func decodeHeader(head []byte) (*Header, []byteRange, error) {
 	return h, ranges, nil
 }
 
-// packedError is about a valid file with a type that this package does not read.
+// packedError is the error for a valid file with an element type that this package
+// does not read.
 type packedError string
 
 func (e packedError) Error() string {
 	return fmt.Sprintf("elements of type %s are smaller than a byte, which evatool does not read; cast the tensor with torch first", string(e))
 }
 
-// objectDecoder reads JSON token by token, so that nothing recurses and a
-// repeated key is seen.
+// objectDecoder reads JSON token by token, so that nothing recurses and repeated
+// keys are noticed.
 type objectDecoder struct{ dec *json.Decoder }
 
 func newObjectDecoder(b []byte) objectDecoder {
@@ -315,10 +315,10 @@ func (d objectDecoder) tensor(name string) (Info, byteRange, error) {
 	return t, byteRange{offsets[0], offsets[1]}, nil
 }
 
-// show is a token in short, on one line.
+// show is a token as short text on one line.
 func show(t json.Token) string { return fmt.Sprintf("%.60q", fmt.Sprint(t)) }
 
-// readAt fills p from off.
+// readAt reads all of p at off.
 func readAt(r io.ReaderAt, p []byte, off int64) error {
 	n, err := r.ReadAt(p, off)
 	if n == len(p) {
@@ -404,7 +404,7 @@ func (f *File) Open(name string) (io.ReadCloser, error) {
 	return io.NopCloser(&exact{r: io.NewSectionReader(f.r, f.head.Offsets[i], n), left: n, file: f.name, tensor: name}), nil
 }
 
-// Extent says where a tensor's bytes lie.
+// Extent returns where a tensor's bytes lie.
 func (f *File) Extent(name string) (*os.File, int64, bool) {
 	i, ok := f.index[name]
 	if !ok || f.f == nil {

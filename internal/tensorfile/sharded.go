@@ -13,7 +13,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// maxIndex bounds an index file; real ones have some 100 KB.
+// maxIndex bounds the size of an index file; real ones have about 100 KB.
 const maxIndex = 32 << 20
 
 // OpenSharded opens the safetensors shards that an index names
@@ -22,9 +22,9 @@ func OpenSharded(indexPath string) (Source, error) {
 	return OpenShards(indexPath, func(path string) (Source, error) { return OpenFile(path) })
 }
 
-// OpenShards opens the shards of an index file through open, which decides on
-// their format. The index and the shards must name the same tensors. Shards
-// come in the order of their names, tensors in file order.
+// OpenShards opens the shards of an index file with open, which decides on their
+// format. The index and the shards must name the same tensors. Shards are in the
+// order of their names, tensors in file order.
 func OpenShards(indexPath string, open func(path string) (Source, error)) (_ Source, err error) {
 	weightMap, err := readIndex(indexPath)
 	if err != nil {
@@ -127,7 +127,7 @@ func decodeIndex(raw []byte) (map[string]string, error) {
 	return weightMap, nil
 }
 
-// sharded is several sources seen as one.
+// sharded is several sources as one.
 type sharded struct {
 	name    string
 	parts   []Source

@@ -48,11 +48,11 @@ func (d DType) Size() int {
 	return 0
 }
 
-// packed are element types of less than a byte, which the format has and this
-// package does not read.
+// packed are the format's element types of less than a byte, which this package
+// does not read.
 var packed = []DType{"F4", "F6_E2M3", "F6_E3M2"}
 
-// IsFloat says whether elements of d are real floating-point numbers.
+// IsFloat reports whether elements of d are real floating-point numbers.
 func (d DType) IsFloat() bool { return floats[d] != nil }
 
 // Info describes a tensor without its bytes.
@@ -62,8 +62,8 @@ type Info struct {
 	Shape []int64 // empty: a scalar
 }
 
-// Elems is the number of elements. The shape of an Info from an opened Source
-// has been checked against the file, so it does not overflow.
+// Elems is the number of elements. It does not overflow for an Info from an opened
+// Source, whose shape has been checked against the file.
 func (t Info) Elems() int64 {
 	n := int64(1)
 	for _, d := range t.Shape {
@@ -76,8 +76,8 @@ func (t Info) Elems() int64 {
 func (t Info) NumBytes() int64 { return t.Elems() * int64(t.DType.Size()) }
 
 // Source is an opened container of named tensors: a safetensors file, a
-// PyTorch file, several shards, or any of these seen through a key mapping.
-// Opening a Source reads no tensor bytes.
+// PyTorch file, several shards, or any of these through a key mapping. Opening a
+// Source reads no tensor bytes.
 type Source interface {
 	// Tensors lists the tensors in file order.
 	Tensors() []Info
@@ -85,7 +85,7 @@ type Source interface {
 	// exactly NumBytes of them, in constant memory. A wrong checksum or a
 	// shrunken file is a read error.
 	Open(name string) (io.ReadCloser, error)
-	// Extent says where these bytes lie as one run in a file, when they do.
+	// Extent returns where these bytes lie as one run in a file, if they do.
 	Extent(name string) (f *os.File, offset int64, ok bool)
 	// Metadata is the container's string map (safetensors __metadata__), or nil.
 	Metadata() map[string]string

@@ -218,7 +218,7 @@ func TestWriteFileAtomic(t *testing.T) {
 	}
 }
 
-// TestShrinks: a file that gets shorter while it is read is an error.
+// TestShrinks: a file that shrinks while it is being read is an error.
 func TestShrinks(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.safetensors")
 	if err := WriteFile(path, []Tensor{{Info{"w", U8, []int64{100}}, make([]byte, 100)}}, nil); err != nil {
@@ -344,7 +344,7 @@ func TestOpenFileErrors(t *testing.T) {
 	}
 }
 
-// TestHeaderLimits: a header cannot take much more memory than it has bytes.
+// TestHeaderLimits: a header cannot take much more memory than its own size.
 func TestHeaderLimits(t *testing.T) {
 	open := func(head string) error {
 		raw := append([]byte{byte(len(head)), byte(len(head) >> 8), byte(len(head) >> 16), byte(len(head) >> 24), 0, 0, 0, 0}, head...)

@@ -16,9 +16,9 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Layout is the order in which a Writer wants tensors: element sizes fall, so
-// that every tensor starts at a multiple of its element size, as readers that
-// map the file need it. Within a size the given order stays.
+// Layout puts tensors in the order that a Writer requires: by falling element size,
+// so that every tensor starts at a multiple of its element size, as readers that
+// map the file need. Within a size, the given order is kept.
 func Layout(tensors []Info) []Info {
 	out := slices.Clone(tensors)
 	slices.SortStableFunc(out, func(a, b Info) int { return b.DType.Size() - a.DType.Size() })
@@ -32,9 +32,9 @@ type Writer struct {
 	buf  []byte
 }
 
-// NewWriter writes the header for tensors, which then follow through Next in
-// the same order. A tensor that would not be aligned to its element size is an
-// error: put them in the order of Layout.
+// NewWriter writes the header for tensors; call Next with each of them in the same
+// order. A tensor that is not aligned to its element size is an error: order them
+// with Layout.
 func NewWriter(w io.Writer, tensors []Info, metadata map[string]string) (*Writer, error) {
 	head, err := encodeHeader(tensors, metadata)
 	if err != nil {
@@ -46,7 +46,7 @@ func NewWriter(w io.Writer, tensors []Info, metadata map[string]string) (*Writer
 	return &Writer{w: w, todo: slices.Clone(tensors), buf: make([]byte, 1<<20)}, nil
 }
 
-// encodeHeader gives the length prefix and the header, padded with spaces to a
+// encodeHeader returns the length prefix and the header, padded with spaces to a
 // multiple of 8 bytes.
 func encodeHeader(tensors []Info, metadata map[string]string) ([]byte, error) {
 	b := bytes.NewBuffer(make([]byte, 8))
@@ -119,8 +119,8 @@ func writeJSON(b *bytes.Buffer, v any) error {
 	return nil
 }
 
-// Next copies the bytes of the next tensor from r, which must have exactly as
-// many as info needs.
+// Next copies the bytes of the next tensor from r, which must have exactly
+// info.NumBytes of them.
 func (w *Writer) Next(info Info, r io.Reader) error {
 	if len(w.todo) == 0 {
 		return fmt.Errorf("tensor %q: all tensors are already written", info.Name)
@@ -138,7 +138,7 @@ func (w *Writer) Next(info Info, r io.Reader) error {
 	if got < n {
 		return fault.Inputf("tensor %q: the source ends after %d of %d bytes", info.Name, got, n)
 	}
-	// One read more: too many bytes, or the source's checksum error.
+	// One more read finds extra bytes, or the source's checksum error.
 	switch more, err := io.ReadFull(r, w.buf[:1]); {
 	case more > 0:
 		return fault.Inputf("tensor %q: the source has more than %d bytes", info.Name, n)
@@ -149,7 +149,7 @@ func (w *Writer) Next(info Info, r io.Reader) error {
 	return nil
 }
 
-// Close checks that all tensors are written. It does not close the io.Writer.
+// Close checks that all tensors have been written. It does not close the io.Writer.
 func (w *Writer) Close() error {
 	if len(w.todo) > 0 {
 		return fmt.Errorf("tensor %q and %d more are not written", w.todo[0].Name, len(w.todo)-1)
@@ -163,9 +163,9 @@ type Tensor struct {
 	Data []byte // contiguous, row-major, little-endian
 }
 
-// WriteFile writes a small safetensors file in one go: it appears at path
-// complete or not at all. The order in the file is that of the safetensors
-// library (by element type, then by name).
+// WriteFile writes a small safetensors file, which appears at path complete or not
+// at all. Tensors are in the order of the safetensors library: by element type,
+// then by name.
 func WriteFile(path string, tensors []Tensor, metadata map[string]string) error {
 	views := make(map[string]view, len(tensors))
 	for _, t := range tensors {
@@ -174,7 +174,7 @@ func WriteFile(path string, tensors []Tensor, metadata map[string]string) error 
 		}
 		views[t.Name] = view{t}
 	}
-	// Names and element types are checked where the stream writer checks them.
+	// This checks names and element types as the stream writer does.
 	infos := make([]Info, len(tensors))
 	for i, t := range tensors {
 		infos[i] = t.Info
@@ -219,7 +219,7 @@ func writeAll(w io.Writer, tensors []Tensor, views map[string]view, metadata map
 	return sw.Close()
 }
 
-// view shows a Tensor to the safetensors library, scalars included.
+// view presents a Tensor, scalars included, to the safetensors library.
 type view struct{ t Tensor }
 
 func (v view) DType() safetensors.DType {

@@ -20,7 +20,7 @@ import (
 	"github.com/evatool/evatool/internal/torchfile/torchtest"
 )
 
-// bigFile says to a copy of the test program which file to stream.
+// bigFile tells a copy of the test program which file to stream.
 const bigFile = "EVATOOL_TEST_STREAM"
 
 func TestMain(m *testing.M) {
@@ -36,8 +36,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestConstantMemory streams a file of 300 MB in a process of its own, which may
-// take 64 MB at its peak. With EVATOOL_TEST_BIG set it has 10 GB, and zip64.
+// TestConstantMemory streams a file of 300 MB in a process of its own, which may take
+// 64 MB at its peak. With EVATOOL_TEST_BIG set, the file has 10 GB and zip64.
 func TestConstantMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("300 MB of (sparse) file")
@@ -92,8 +92,8 @@ func TestConstantMemoryStrided(t *testing.T) {
 	streamInside(t, path, 64<<20)
 }
 
-// TestWorstCase: files made to be as expensive as the limits allow need 200 MB
-// and 2 s (measured in a process of their own, which may refuse them).
+// TestWorstCase: files as expensive as the limits allow take at most 200 MB and 2 s,
+// measured in a process of its own, which may refuse them.
 func TestWorstCase(t *testing.T) {
 	if testing.Short() {
 		t.Skip("large hostile files")
@@ -159,7 +159,7 @@ func stream(t *testing.T, path string, limit int64, status int) time.Duration {
 	if cmd.ProcessState.ExitCode() != status {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// Not ru_maxrss: that starts with what the parent had.
+	// Not ru_maxrss, which starts at the parent's.
 	_, after, _ := strings.Cut(string(out), "VmHWM:")
 	var rss int64
 	if _, err := fmt.Sscan(after, &rss); err != nil {

@@ -9,15 +9,15 @@ import (
 	"sync"
 )
 
-// blob is a run of bytes in the file, perhaps compressed and checksummed: a
-// member of a zip archive or a raw storage.
+// blob is a run of bytes in the file, possibly compressed and checksummed: a member
+// of a zip archive or a raw storage.
 type blob struct {
 	name     string // for errors
 	r        io.ReaderAt
 	f        *os.File // nil unless the file was opened from a path
 	off      int64    // where the (compressed) bytes start
-	packed   int64    // how many they are
-	size     int64    // how many they become
+	packed   int64    // their number
+	size     int64    // their number when uncompressed
 	deflated bool
 	sum      uint32
 	hasSum   bool
@@ -26,8 +26,8 @@ type blob struct {
 	checkErr error
 }
 
-// maxInflate bounds the memory for a compressed storage that is not read in
-// order. torch itself never compresses.
+// maxInflate bounds the memory of a compressed storage that is read out of order.
+// torch itself never compresses.
 const maxInflate = 64 << 20
 
 // whole streams all bytes and reports a wrong checksum or length at the end.
@@ -39,7 +39,7 @@ func (b *blob) whole() io.Reader {
 	return &checkedReader{b: b, r: r}
 }
 
-// verify reads everything once to compare the checksum.
+// verify reads everything once to check the checksum.
 func (b *blob) verify() error {
 	if !b.hasSum {
 		return nil
@@ -70,7 +70,7 @@ func (b *blob) bytes(limit int64) ([]byte, error) {
 	}
 }
 
-// span streams n bytes from off on, checksum included.
+// span streams n bytes starting at off, and verifies the checksum.
 func (b *blob) span(off, n int64) (io.Reader, error) {
 	if off == 0 && n == b.size {
 		return b.whole(), nil
@@ -84,7 +84,7 @@ func (b *blob) span(off, n int64) (io.Reader, error) {
 	return &sized{r: io.NewSectionReader(b.r, b.off+off, n), left: n, name: b.name}, nil
 }
 
-// random gives access at offsets, checksum included.
+// random gives access at any offset, and verifies the checksum.
 func (b *blob) random() (io.ReaderAt, error) {
 	if b.deflated {
 		if b.size > maxInflate {
@@ -99,7 +99,7 @@ func (b *blob) random() (io.ReaderAt, error) {
 	return io.NewSectionReader(b.r, b.off, b.size), nil
 }
 
-// readerAt is ReadAt over bytes.
+// readerAt is an io.ReaderAt over bytes.
 type readerAt []byte
 
 func (d readerAt) ReadAt(p []byte, off int64) (int, error) {
@@ -113,7 +113,7 @@ func (d readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// checkedReader counts and sums all bytes of a blob.
+// checkedReader counts the bytes of a blob and computes their checksum.
 type checkedReader struct {
 	b   *blob
 	r   io.Reader
@@ -141,8 +141,8 @@ func (c *checkedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// window lets n bytes after the first skip through, but reads to the end for
-// the checksum.
+// window passes left bytes after the first skip, but reads to the end for the
+// checksum.
 type window struct {
 	r          io.Reader
 	skip, left int64

@@ -62,8 +62,8 @@ func pickles(f *testing.F, patterns ...string) [][]byte {
 	return out
 }
 
-// attack opens a file and reads its tensors. Whatever the bytes are, there is no
-// panic, errors have a status, and tensors have the size they announce.
+// attack opens a file and reads its tensors. Whatever the bytes are, there is no panic,
+// errors have a status, and tensors have the size they claim.
 func attack(t *testing.T, raw []byte) {
 	t.Helper()
 	c, err := openBytes(raw, "")
@@ -115,7 +115,7 @@ func FuzzTar(f *testing.F) {
 	f.Fuzz(attack)
 }
 
-// FuzzTarMembers changes what the tar's members hold, so that no time goes into
+// FuzzTarMembers changes the content of the tar's members, so that no time is spent on
 // guessing header checksums.
 func FuzzTarMembers(f *testing.F) {
 	tarOf(f, func(m map[string][]byte) { f.Add(m["storages"], m["tensors"], m["pickle"]) })

@@ -10,9 +10,9 @@ import (
 // storage and dst apart in the output.
 type dim struct{ n, src, dst int64 }
 
-// simplify gives the dimensions of a contiguous output with those of size 1
-// left out and those that lie behind each other joined. A view that is one run
-// has at most one dimension, of stride 1.
+// simplify returns the dimensions for a contiguous output, dropping those of size 1
+// and merging those that are contiguous with each other. A view that is one run has
+// at most one dimension, of stride 1.
 func simplify(shape, stride []int64) []dim {
 	var dims []dim
 	for i, n := range shape {
@@ -34,12 +34,12 @@ func simplify(shape, stride []int64) []dim {
 }
 
 const (
-	gatherOut    = 16 << 20 // bytes made at a time
+	gatherOut    = 16 << 20 // bytes produced at a time
 	gatherWindow = 1 << 20  // bytes of the storage held at a time
 )
 
 // gather streams a strided view in row-major order. It works in blocks of some
-// megabytes; within a block it walks the storage in ascending order through a
+// megabytes; within a block it goes through the storage in ascending order with a
 // window, so a transposed matrix is read in long runs and memory is constant.
 type gather struct {
 	win  source
@@ -52,12 +52,12 @@ type gather struct {
 	row   int64   // position in it
 	rows  int64   // block size
 	buf   []byte  // the current block
-	rest  []byte  // what of it is still to be read
+	rest  []byte  // the unread part of it
 	done  bool
 }
 
-// newGather reads from r, which has n bytes; base counts elements of size bytes,
-// block is about how many bytes are made at a time.
+// newGather reads from r, which has n bytes; base is in elements of size bytes, and
+// block is about the number of bytes produced at a time.
 func newGather(r io.ReaderAt, n, base, size, block int64, dims []dim) *gather {
 	g := &gather{win: source{r: r, n: n}, size: size, base: base, dims: dims}
 	for g.split < len(dims)-1 && dims[g.split].dst*size > block {
@@ -82,7 +82,7 @@ func (g *gather) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// block makes the next block and moves on.
+// block produces the next block and advances.
 func (g *gather) block() error {
 	d := g.dims[g.split]
 	k := min(g.rows, d.n-g.row)
@@ -179,7 +179,7 @@ type source struct {
 	len int
 }
 
-// at gives the bytes from off on that the window has, at least size.
+// at returns the window's bytes from off on, at least size of them.
 func (s *source) at(off, size int64) ([]byte, error) {
 	if off < s.off || off+size > s.off+int64(s.len) {
 		if s.buf == nil {

@@ -16,7 +16,7 @@ import (
 type dtype string
 
 // elemTypes maps torch's element types to those of safetensors. Types that
-// safetensors lacks have only a size, which is enough to follow a file.
+// safetensors lacks have only a size, which is enough to read past them.
 var elemTypes = map[dtype]struct {
 	st   tensorfile.DType
 	size int64
@@ -39,8 +39,8 @@ var elemTypes = map[dtype]struct {
 	"uint1": {"", 1}, "uint2": {"", 1}, "uint3": {"", 1}, "uint4": {"", 1}, "uint5": {"", 1}, "uint6": {"", 1}, "uint7": {"", 1},
 }
 
-// constant is a named value such as torch.strided. It cannot be changed, as it
-// is shared by all files.
+// constant is a named value such as torch.strided. It is immutable, as all files
+// share it.
 type constant string
 
 // storageType is the class of a storage: torch.FloatStorage and the like.
@@ -73,9 +73,8 @@ var dtypeAliases = map[string]dtype{
 	"chalf": "complex32",
 }
 
-// inertClasses hold plain data and no code that a reader would have to run.
-// The anchor is the list of torch.load(weights_only=True); the rest is what
-// training scripts put beside the weights.
+// inertClasses hold plain data and need no code to be run. They are those of
+// torch.load(weights_only=True), and what training scripts put beside the weights.
 var inertClasses = []string{
 	"torch.Size", "torch.device", "torch.layout", "torch.memory_format", "torch.Generator",
 	"torch.serialization._get_layout", "torch._utils._get_layout",
@@ -116,8 +115,8 @@ var inertClasses = []string{
 	"deepspeed.utils.tensor_fragment.fragment_address",
 }
 
-// refusedTensors are the rebuild functions of tensors that no safetensors file
-// can hold, and what to do about them.
+// refusedTensors are the functions that rebuild tensors which no safetensors file
+// can hold, and what to do about these.
 var refusedTensors = map[string]string{
 	"_rebuild_sparse_tensor":                 "a sparse tensor; call to_dense() before saving",
 	"_rebuild_sparse_csr_tensor":             "a sparse tensor; call to_dense() before saving",
@@ -151,7 +150,7 @@ func makeGlobals() map[string]any {
 		for _, module := range []string{"torch.", "torch.cuda.", "torch.storage."} {
 			g[module+name] = &storageType{name, elem}
 		}
-		// Tensor types are named by legacy tar files.
+		// Legacy tar files name tensor types.
 		for _, module := range []string{"torch.", "torch.cuda.", "torch.sparse.", "torch.cuda.sparse."} {
 			tensorClass(module + strings.Replace(name, "Storage", "Tensor", 1))
 		}
@@ -180,7 +179,7 @@ func makeGlobals() map[string]any {
 	def("collections.OrderedDict", newDict)
 	def("collections.Counter", newDict)
 	def("builtins.dict", newDict)
-	// Its argument is the class of missing values.
+	// Its first argument is the class of missing values.
 	def("collections.defaultdict", func(args []any) (any, error) { return newDict(args[min(1, len(args)):]) })
 	def("_codecs.encode", func(args []any) (any, error) { // bytes in protocol 2
 		if len(args) == 2 && args[1] == "latin1" {
@@ -225,8 +224,8 @@ func makeGlobals() map[string]any {
 	return g
 }
 
-// newOfClass calls a class of tensors: with a tensor, as torch 0.4 wrote
-// parameters, or with nothing that has data.
+// newOfClass calls a class of tensors, either with a tensor, as torch 0.4 wrote
+// parameters, or without data.
 func newOfClass(args []any) (any, error) {
 	if len(args) > 0 {
 		if t, ok := args[0].(*tensor); ok {
@@ -236,9 +235,9 @@ func newOfClass(args []any) (any, error) {
 	return &tensor{refused: "a tensor without data (an uninitialized parameter); run the model once before saving"}, nil
 }
 
-// rebuildFromType gives a tensor with Python attributes, without the
-// attributes: (function, type, arguments, state). Only the functions that
-// rebuild tensors are called.
+// rebuildFromType returns a tensor that has Python attributes without these; args
+// are function, type, arguments, state. Only functions that rebuild tensors are
+// called.
 func rebuildFromType(args []any) (any, error) {
 	if len(args) < 3 {
 		return nil, fmt.Errorf("%d arguments", len(args))
@@ -254,7 +253,7 @@ func rebuildFromType(args []any) (any, error) {
 	return fn.call(inner)
 }
 
-// latin1 is the bytes of a text whose characters are bytes.
+// latin1 encodes a text as Latin-1.
 func latin1(s string) ([]byte, error) {
 	b := make([]byte, 0, len(s))
 	for _, r := range s {
@@ -317,15 +316,15 @@ func kind(v any) string {
 	return fmt.Sprintf("%T", v)
 }
 
-// maxText bounds the text form of a value.
+// maxText bounds the length of a value's text in bytes.
 const maxText = 120
 
-// text is a value in short, on one line.
+// text is a value as short text on one line.
 func text(v any) string {
 	return oneLine(fullText(v, 3))
 }
 
-// oneLine shortens a text and takes line breaks out of it.
+// oneLine shortens a text and replaces its control characters.
 func oneLine(t string) string {
 	if len(t) > maxText {
 		t = strings.ToValidUTF8(t[:maxText], "") + "..."

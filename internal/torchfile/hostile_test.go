@@ -52,9 +52,9 @@ func drain(path string) error {
 	return nil
 }
 
-// TestHostile gives every malformed or malicious file its verdict. Each may
-// take 2 s and allocate 200 MB in total (an upper bound of what it needs at
-// once), writes nothing, and fails with one line that says which file.
+// TestHostile checks the verdict on every malformed or malicious file. Each may take
+// 2 s and allocate 200 MB in total (an upper bound on its peak memory), writes nothing,
+// and fails with one line that names the file.
 func TestHostile(t *testing.T) {
 	var index []struct{ File, Expect, Why string }
 	readJSON(t, &index, "hostile", "index.json")

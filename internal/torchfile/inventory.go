@@ -14,11 +14,11 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// Limits for walking the objects of a file, which may refer to each other in
-// cycles and many times over.
+// Limits for walking the objects of a file, which may refer to each other in cycles
+// and repeatedly.
 const (
 	maxDepth  = 64
-	maxWalk   = 64 << 20 // bytes of paths and items seen, by estimate
+	maxWalk   = 64 << 20 // estimated bytes of paths and items seen
 	maxPath   = 4096
 	maxExpand = 256 << 20
 )
@@ -98,8 +98,8 @@ func (w *walker) charge(n int, path string) error {
 	return nil
 }
 
-// children are what a container holds, by the text of their keys. Lists of
-// plain values and empty containers are shown as a whole instead.
+// children are the items of a container by the text of their keys. Lists of plain
+// values and empty containers are shown as a whole instead.
 func (w *walker) children(v any) (func(yield func(string, any) bool), bool) {
 	if o, ok := v.(*object); ok && len(o.attributes()) > 0 {
 		v = o.state
@@ -134,7 +134,7 @@ func (w *walker) children(v any) (func(yield func(string, any) bool), bool) {
 	}, true
 }
 
-// isContainer says whether a value is worth a path of its own in a list.
+// isContainer reports whether a value is worth a path of its own in a list.
 func isContainer(v any) bool {
 	switch v.(type) {
 	case *tensor, *object, *types.List, *types.Tuple, *types.Dict, *dict:
@@ -143,7 +143,7 @@ func isContainer(v any) bool {
 	return false
 }
 
-// badKey finds a key that Python could not have used.
+// badKey finds a key of a type that Python cannot hash.
 func badKey(v any) (string, bool) {
 	e, _ := entries(v)
 	for _, x := range e {
@@ -228,8 +228,8 @@ func lookup(v any, path string) (any, bool) {
 	return nil, false
 }
 
-// flat lists the tensors of a state dict, a dict of names to tensors. Values
-// that are not tensors are left to AllTensors and Other.
+// flat lists the tensors of a state dict, a dict from names to tensors. Values that
+// are not tensors are left to AllTensors and Other.
 func flat(state any) ([]named, error) {
 	e, ok := entries(state)
 	if !ok {
@@ -253,8 +253,8 @@ func flat(state any) ([]named, error) {
 	return out, nil
 }
 
-// strip takes "module." off the names when the first one has it: what
-// DistributedDataParallel leaves.
+// strip removes "module.", which DistributedDataParallel leaves, from the names if
+// the first one has it.
 func strip(tensors []named) string {
 	const prefix = "module."
 	if len(tensors) == 0 || !strings.HasPrefix(tensors[0].name, prefix) {
@@ -293,7 +293,7 @@ func scripted(prefix string, v any, out []named, depth int) ([]named, error) {
 	return out, nil
 }
 
-// accept checks a state dict's tensors together.
+// accept checks the tensors of a state dict together.
 func accept(tensors []named) error {
 	seen := make(map[string]bool, len(tensors))
 	blobs := map[*blob]int64{}
@@ -316,8 +316,8 @@ func accept(tensors []named) error {
 		}
 		blobs[t.stor.blob] = t.stor.blob.size
 	}
-	// Views may repeat what the file has, but not without limit: a few bytes
-	// can claim to be a tensor of any size.
+	// Views may repeat the file's data, but not without limit: a few bytes can claim
+	// to be a tensor of any size.
 	if total > maxExpand && total/16 > have {
 		return fmt.Errorf("the tensors would take %d bytes, but the file has %d for them; views may repeat data at most 16 times", total, have)
 	}

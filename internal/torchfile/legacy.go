@@ -32,8 +32,8 @@ func (f raw) pickle(v *vm, pos int64) (any, int64, error) {
 	return value, pos + n, err
 }
 
-// storage finds a storage of elements of size bytes at pos: its number of
-// elements in 8 bytes, then the elements, always little-endian.
+// storage finds a storage at pos: the number of its elements in 8 bytes, then the
+// elements of size bytes each, always little-endian.
 func (f raw) storage(name string, pos, size int64) (b *blob, elems, next int64, err error) {
 	var head [8]byte
 	if err := fill(f.r, head[:], pos); err != nil || pos+8 > f.size {
@@ -49,7 +49,8 @@ func (f raw) storage(name string, pos, size int64) (b *blob, elems, next int64, 
 }
 
 // openLegacy reads a file of torch < 1.6: magic number, version and machine as
-// pickles, the object, the list of storage keys, and the storages in this order.
+// pickles, then the object, the list of storage keys, and the storages in the
+// order of that list.
 func openLegacy(f raw) (root any, err error) {
 	used := map[string][]*storage{}
 	v := &vm{storage: func(id *types.Tuple) (*storage, error) {
@@ -108,7 +109,7 @@ func openLegacy(f raw) (root any, err error) {
 			return nil, err
 		}
 		for _, s := range users {
-			// torch lets tensors of several types share a storage of nothing.
+			// torch lets tensors of several types share an empty storage.
 			if (s.typ.size() != users[0].typ.size() && n > 0) || s.elems != n {
 				return nil, fmt.Errorf("storage %.200q: %d elements of %s in the pickle, %d in the file; the file is damaged", key, s.elems, s.typ.name, n)
 			}
@@ -149,7 +150,7 @@ func storageKey(v any) string {
 	return ""
 }
 
-// view is a part of a legacy storage: None or (key, offset, elements).
+// view is part of a legacy storage; meta is None or (key, offset, elements).
 func (s *storage) view(meta any) (*storage, error) {
 	if meta == nil {
 		return s, nil
@@ -176,7 +177,7 @@ func (s *storage) part(offset, elems any) (*storage, error) {
 	return &storage{typ: s.typ, elems: n, base: s.base + off*s.typ.size(), blob: s.blob}, nil
 }
 
-// setBlob says where the storage lies, once that is known.
+// setBlob sets where the storage lies, once that is known.
 func (s *storage) setBlob(b *blob) {
 	s.blob = b
 	for _, v := range s.views {
@@ -184,7 +185,7 @@ func (s *storage) setBlob(b *blob) {
 	}
 }
 
-// openTar reads a file of torch < 0.1.13 or so: a tar archive with the members
+// openTar reads a file of about torch < 0.1.13: a tar archive with the members
 // storages, tensors and pickle.
 func openTar(f raw) (any, error) {
 	members, err := tarMembers(f)
@@ -246,8 +247,8 @@ func tarMembers(f raw) (map[string]raw, error) {
 	return found, nil
 }
 
-// tarObjects reads a count and as many objects: a pickle of key, place and type,
-// and what read finds behind it. It returns the position after them.
+// tarObjects reads a count and as many objects: each a pickle of key, place and
+// type, and after it what read reads. It returns the position after them.
 func tarObjects(f raw, objects map[string]any, what string, read func(header []any, key string, pos int64) (object any, next int64, err error)) (int64, error) {
 	v := &vm{}
 	count, pos, err := f.pickle(v, 0)
@@ -278,8 +279,8 @@ func tarObjects(f raw, objects map[string]any, what string, read func(header []a
 	return pos, nil
 }
 
-// tarStorages reads the member storages: key, location and type with the
-// elements behind, then the list of views.
+// tarStorages reads the member storages: key, location and type followed by the
+// elements, then the list of views.
 func tarStorages(f raw, objects map[string]any) error {
 	pos, err := tarObjects(f, objects, "storage", func(h []any, key string, pos int64) (any, int64, error) {
 		typ, ok := h[2].(*storageType)
@@ -317,8 +318,8 @@ func tarStorages(f raw, objects map[string]any) error {
 	return nil
 }
 
-// tarTensors reads the member tensors: key, storage and type, with dimensions
-// (8 bytes, of which 4 count), sizes, strides and offset behind.
+// tarTensors reads the member tensors: key, storage and type, followed by the
+// number of dimensions (8 bytes, of which 4 count), sizes, strides and offset.
 func tarTensors(f raw, objects map[string]any) error {
 	_, err := tarObjects(f, objects, "tensor", func(h []any, key string, pos int64) (any, int64, error) {
 		s, ok := objects[storageKey(h[1])].(*storage)

@@ -8,8 +8,8 @@ import (
 	"github.com/nlpodyssey/gopickle/types"
 )
 
-// numpyScalar shows a numpy scalar: (dtype, bytes), where dtype was made from a
-// code such as "f8" and then told its byte order.
+// numpyScalar is the text of a numpy scalar. args are dtype and bytes; the dtype
+// has a code such as "f8", and its byte order in its state.
 func numpyScalar(args []any) (string, bool) {
 	if len(args) != 2 {
 		return "", false

@@ -9,11 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// Limits for one pickle stream. A training checkpoint with optimizer state has
-// some hundred kilobytes of pickle; everything big lies in the storages.
+// Limits for one pickle stream. A training checkpoint with optimizer state has a
+// few hundred kilobytes of pickle; everything large is in the storages.
 const (
 	maxPickle  = 12 << 20 // bytes of the stream
-	maxCost    = 40 << 20 // bytes that its objects may take, by estimate
+	maxCost    = 40 << 20 // estimated bytes that its objects may take
 	maxMarks   = 1 << 12  // open MARKs
 	maxLong    = 256      // bytes of one integer
 	maxName    = 1 << 10  // bytes of a module or class name
@@ -37,7 +37,7 @@ const (
 	argLen8
 )
 
-// op says what an opcode does to the stack. mark means that it takes everything
+// op describes an opcode's effect on the stack. mark means that it takes everything
 // down to the topmost MARK, and then pop more.
 type op struct {
 	name string
@@ -45,13 +45,13 @@ type op struct {
 	mark bool
 	pop  int
 	push int
-	cost int // bytes of memory, by estimate
-	item int // the same for each element that it takes from a MARK
+	cost int // estimated bytes of memory
+	item int // the same for each element taken from a MARK
 }
 
-// ops are the opcodes that a checkpoint may use. The others are refused: INST,
-// OBJ and EXT build objects in ways that no tensor needs, PERSID, STRING, GET
-// and PUT belong to protocol 0, the buffer opcodes need a second stream.
+// ops are the opcodes that a checkpoint may use. The others are refused: INST, OBJ
+// and EXT build objects in ways that no tensor needs; PERSID, STRING, GET and PUT
+// belong to protocol 0; the buffer opcodes need a second stream.
 var ops = [256]op{
 	'(':    {name: "MARK", cost: 288},
 	'.':    {name: "STOP", pop: 1},
@@ -110,9 +110,9 @@ var ops = [256]op{
 	'\x96': {name: "BYTEARRAY8", arg: argLen8, push: 1, cost: 48},
 }
 
-// scanner checks one pickle stream before anything is built from it, and
-// rewrites it in a smaller language that the virtual machine handles safely: no
-// frames, no empty integers, and class names as persistent ids (see vm.find).
+// scanner checks one pickle stream before anything is built from it, and rewrites
+// it in a smaller language that the virtual machine handles safely: without frames
+// or empty integers, and with class names as persistent ids (see vm.find).
 type scanner struct {
 	r        *bufio.Reader
 	out      bytes.Buffer
@@ -158,7 +158,7 @@ func (s *scanner) read(n int) ([]byte, error) {
 	if s.pos+int64(n) > maxPickle {
 		return nil, errTooLong
 	}
-	// A declared length is not trusted with memory before its bytes are there.
+	// No memory is allocated for a declared length before its bytes are read.
 	var b []byte
 	if n <= s.r.Size() {
 		b = make([]byte, n)
@@ -191,10 +191,10 @@ func (s *scanner) line() ([]byte, error) {
 	return bytes.Clone(b[:len(b)-1]), nil
 }
 
-// argSizes are the bytes of fixed arguments and of counts.
+// argSizes are the sizes in bytes of fixed arguments and of counts.
 var argSizes = [...]int{arg1: 1, arg2: 2, arg4: 4, arg8: 8, argLen1: 1, argLen4: 4, argLen8: 8}
 
-// arg reads an opcode's argument; for counted ones only the payload.
+// arg reads an opcode's argument; of a counted one it returns only the payload.
 func (s *scanner) arg(kind argKind) ([]byte, error) {
 	switch kind {
 	case argNone:

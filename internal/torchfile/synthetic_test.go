@@ -133,7 +133,7 @@ func TestStateDict(t *testing.T) {
 	}
 }
 
-// TestKeyIsUsage: a wrong --key is the caller's fault, not the file's.
+// TestKeyIsUsage: a wrong Key is the caller's fault, not the file's.
 func TestKeyIsUsage(t *testing.T) {
 	_, err := openBytes(zipOf(t, tt.Pickle(tt.Dict{{Key: "a", Value: one}}, 2), count(24)), "b")
 	if fault.Code(err) != int(fault.Usage) {
@@ -346,8 +346,8 @@ func TestExtent(t *testing.T) {
 	}
 }
 
-// TestChecksums: a flipped byte of a storage shows wherever it is read from;
-// the checksum 0 means that torch was told to write none.
+// TestChecksums: a flipped byte of a storage is noticed wherever it is read from; the
+// checksum 0 means that torch was told to write none.
 func TestChecksums(t *testing.T) {
 	root := tt.Dict{
 		{Key: "whole", Value: byteView(0, []int64{24}, []int64{1})},
@@ -425,7 +425,7 @@ func TestZip64(t *testing.T) {
 	if got, err := tensorfile.ReadAll(mustOpen(t, file, ""), "w"); err != nil || !bytes.Equal(got, count(24)) {
 		t.Errorf("%v (%v)", got, err)
 	}
-	for i := range file { // no cut-off file is accepted or makes it panic
+	for i := range file { // no truncated file is accepted or causes a panic
 		if _, err := openBytes(file[:i], ""); err == nil {
 			t.Errorf("accepted when cut off at byte %d", i)
 		}
@@ -564,7 +564,7 @@ func TestLegacyViews(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	// Tensors of nothing share a storage, whatever their types are.
+	// Empty tensors share a storage, whatever their types.
 	empty := func(class string) any {
 		return tt.View(tt.Persistent{ID: tt.Tuple{"storage", tt.Global{Module: "torch", Name: class}, "7", "cpu", 0, nil}}, 0, []int64{0}, []int64{1})
 	}
@@ -578,7 +578,7 @@ func TestLegacyViews(t *testing.T) {
 	}
 }
 
-// TestNotTorch names other files for what they are.
+// TestNotTorch: the error about another file says what it is.
 func TestNotTorch(t *testing.T) {
 	for content, want := range map[string]string{
 		"\x08\x00\x00\x00\x00\x00\x00\x00{}      ": "a safetensors file",
@@ -598,8 +598,8 @@ func TestNotTorch(t *testing.T) {
 	}
 }
 
-// TestSelfReference: objects that lead to themselves end every walk, and no
-// file can change what the next one sees.
+// TestSelfReference: every walk ends at objects that contain themselves, and no file
+// can change what the next one sees.
 func TestSelfReference(t *testing.T) {
 	namespace := func(state string) tt.Raw { // stored as memo entry 9, then given the state
 		return tt.Raw("cargparse\nNamespace\n)Rq\x09" + state + "b")
@@ -683,7 +683,7 @@ func TestZipLies(t *testing.T) {
 		change func(b []byte)
 		want   string
 	}{
-		{"overlap", func(b []byte) { // data/0 is said to reach into data/1
+		{"overlap", func(b []byte) { // data/0 claims to reach into data/1
 			e := b[central("data/0"):]
 			le.PutUint32(e[20:], 60)
 			le.PutUint32(e[24:], 60)
@@ -718,7 +718,7 @@ func TestZipLies(t *testing.T) {
 	}
 }
 
-// TestCycle says so.
+// TestCycle: an object that contains itself is an error.
 func TestCycle(t *testing.T) {
 	_, err := Open(filepath.Join(fixtures(), "hostile", "recursive_dict.pt"), Options{})
 	if err == nil || !strings.Contains(err.Error(), "contains itself") {

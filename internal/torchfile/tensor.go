@@ -14,13 +14,13 @@ type storage struct {
 	elems int64
 	base  int64      // bytes before its start in blob
 	blob  *blob      // nil until a legacy file's storages are found
-	views []*storage // of a legacy file, to be told the blob
+	views []*storage // in a legacy file, which setBlob updates
 }
 
-// tensor is a strided view of a storage, checked to lie inside it. Offset and
-// strides count elements.
+// tensor is a strided view of a storage, checked to lie inside it. offset and
+// stride are in elements.
 type tensor struct {
-	refused string // why it cannot be converted, and what to do
+	refused string // why it cannot be converted and what to do, or empty
 	dtype   tensorfile.DType
 	stor    *storage
 	offset  int64
@@ -28,7 +28,7 @@ type tensor struct {
 	stride  []int64
 }
 
-// maxDims is torch's own limit for most operations.
+// maxDims is torch's own limit in most operations.
 const maxDims = 64
 
 // rebuildTensor is torch._utils._rebuild_tensor(storage, offset, size, stride)
@@ -44,9 +44,8 @@ func rebuildTensor(args []any) (any, error) {
 	return lazy(args, 6)(newTensor(s, s.typ.elem, args[1], args[2], args[3]))
 }
 
-// lazy refuses a tensor whose metadata, if there is any at args[i], says that
-// its values differ from its bytes: the negation or conjugation of a view that
-// torch has not carried out.
+// lazy refuses a tensor whose metadata, args[i] if present, says that its values
+// differ from its bytes: a negation or conjugation that torch has not yet applied.
 func lazy(args []any, i int) func(any, error) (any, error) {
 	return func(v any, err error) (any, error) {
 		t, ok := v.(*tensor)
@@ -87,8 +86,8 @@ func newTensor(s *storage, d dtype, offset, size, stride any) (any, error) {
 	return newTensorOf(s, s, d, offset, size, stride)
 }
 
-// newTensorOf checks a view against the storage as seen in its element type;
-// owner is the storage that a legacy file fills in later.
+// newTensorOf checks a view against seen, the storage in elements of the view's
+// type; owner is the storage whose blob a legacy file fills in later.
 func newTensorOf(seen, owner *storage, d dtype, offset, size, stride any) (any, error) {
 	if d == "" {
 		return nil, fmt.Errorf("a tensor in a storage without an element type")
@@ -156,7 +155,7 @@ func (t *tensor) info(name string) tensorfile.Info {
 }
 
 func integer(v any) (int64, bool) {
-	if b, ok := v.(*big.Int); ok && b.IsInt64() { // written with more bytes than it needs
+	if b, ok := v.(*big.Int); ok && b.IsInt64() { // written in more bytes than it needs
 		return b.Int64(), true
 	}
 	i, ok := v.(int)

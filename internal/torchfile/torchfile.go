@@ -2,11 +2,11 @@
 // executing anything: zip archives (torch >= 1.6), legacy files, legacy tar
 // files and TorchScript archives.
 //
-// A checkpoint is opened in three steps: find the container, take the
-// inventory (names, dtypes, shapes, strides, file offsets; no tensor bytes),
-// and stream single tensors on demand. Pickles are checked opcode by opcode
-// before a virtual machine builds inert values from them: a class that is not
-// on the allow-list is an error.
+// A checkpoint is read in three steps: find the container, take the inventory
+// (names, dtypes, shapes, strides, file offsets; no tensor bytes), and stream
+// single tensors on demand. Pickles are checked opcode by opcode before a virtual
+// machine builds inert values from them: a class that is not on the allow-list is
+// an error.
 package torchfile
 
 import (
@@ -25,22 +25,22 @@ import (
 
 // Options choose what Open takes from the file.
 type Options struct {
-	// Key is the path of the state dict inside the file, such as "state_dict"
-	// or "a/b". Empty: the first of model, module and state_dict, as often as
-	// there is one, else the top level.
+	// Key is the path of the state dict inside the file, such as "state_dict" or
+	// "a/b". Empty: the first of model, module and state_dict, repeatedly as long
+	// as there is one; without any, the top level.
 	Key string
 }
 
-// Entry is something in the file that is not a tensor: an epoch, an argument,
-// an optimizer setting. It is inert: only shown, never used.
+// Entry is something in the file that is not a tensor: an epoch, an argument, an
+// optimizer setting. It is shown, never used.
 type Entry struct {
 	Path  string // like "optimizer/param_groups/0/lr"
 	Kind  string // Python's type name, such as "int" or "argparse.Namespace"
-	Value string // short text form
+	Value string // as short text
 }
 
-// Checkpoint is an opened PyTorch file, seen as its state dict. Its methods may
-// be called from several goroutines.
+// Checkpoint is an opened PyTorch file, as a source of its state dict's tensors.
+// It is safe for concurrent use.
 type Checkpoint struct {
 	path      string
 	f         *os.File // nil when not opened from a path
@@ -58,8 +58,8 @@ var _ tensorfile.Source = (*Checkpoint)(nil)
 
 const want = "a PyTorch checkpoint"
 
-// Open reads the inventory of the checkpoint at path. The container is
-// recognised by its content, not by its name.
+// Open reads the inventory of the checkpoint at path. The container is recognised
+// by its content, not by its name.
 func Open(path string, opt Options) (*Checkpoint, error) {
 	if err := fault.RegularFile(path, want); err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func open(f raw, path string, opt Options) (*Checkpoint, error) {
 	return c, nil
 }
 
-// load gives the file's top object.
+// load returns the file's top object.
 func (c *Checkpoint) load(f raw) (any, error) {
 	head := make([]byte, min(f.size, 512))
 	if err := fill(f.r, head, 0); err != nil {
@@ -119,7 +119,7 @@ func (c *Checkpoint) load(f raw) (any, error) {
 	return nil, fmt.Errorf("%s; give a PyTorch file (.pt, .pth, .bin)", notTorch(head, f.size))
 }
 
-// notTorch says what a file is instead.
+// notTorch says what a file is instead of a PyTorch file.
 func notTorch(head []byte, size int64) string {
 	if what := tensorfile.Mistaken(head, size); what != "" {
 		return what
@@ -156,7 +156,7 @@ func (c *Checkpoint) loadZip(f raw) (any, error) {
 		if s.blob = a.members[root+"data/"+key]; s.blob == nil {
 			return nil, ownf("storage %.60q is not in the archive; the file is incomplete", key)
 		}
-		// Types that safetensors lacks are refused with their tensor's name.
+		// Types that safetensors lacks are refused later, with the tensor's name.
 		known := s.typ.elem == "" || elemTypes[s.typ.elem].st != ""
 		if n := s.elems * s.typ.size(); known && n != s.blob.size {
 			return nil, ownf("storage %q has %d bytes, but %d elements of %s need %d; the file is damaged", key, s.blob.size, s.elems, s.typ.name, n)
@@ -167,7 +167,7 @@ func (c *Checkpoint) loadZip(f raw) (any, error) {
 	if data.size > maxPickle {
 		return nil, fmt.Errorf("data.pkl has %d bytes, expected at most %d", data.size, maxPickle)
 	}
-	// All of it, so that a wrong checksum shows before anything is built.
+	// Read all of it, so that a wrong checksum shows before anything is built.
 	pickled, err := data.bytes(maxPickle)
 	if err != nil {
 		return nil, err
@@ -176,7 +176,7 @@ func (c *Checkpoint) loadZip(f raw) (any, error) {
 	return top, err
 }
 
-// take lists what is in the file and chooses the state dict.
+// take takes the inventory of the file and chooses the state dict.
 func (c *Checkpoint) take(root any, opt Options) error {
 	w := &walker{open: map[any]bool{}, script: c.container == "torchscript-zip"}
 	if err := w.walk("", root, 0); err != nil {
@@ -228,11 +228,11 @@ func (c *Checkpoint) Container() string { return c.container }
 // StateDictKey is the path of the state dict in the file, "" for the top level.
 func (c *Checkpoint) StateDictKey() string { return c.key }
 
-// StripPrefix is the prefix taken off the names ("module." or "").
+// StripPrefix is the prefix stripped from the names ("module." or "").
 func (c *Checkpoint) StripPrefix() string { return c.prefix }
 
-// AllTensors lists every tensor of the file under its path, such as
-// "optimizer/state/0/exp_avg", those of the state dict included.
+// AllTensors lists every tensor of the file, including those of the state dict,
+// under its path, such as "optimizer/state/0/exp_avg".
 func (c *Checkpoint) AllTensors() []tensorfile.Info { return infos(c.all) }
 
 // Other lists what is not a tensor.
@@ -249,9 +249,9 @@ func infos(tensors []named) []tensorfile.Info {
 	return out
 }
 
-// Open streams a tensor of the state dict: contiguous, row-major,
-// little-endian, whatever its strides and the file's byte order are. The end
-// of the stream is an error when a checksum does not match.
+// Open streams a tensor of the state dict: contiguous, row-major, little-endian,
+// whatever its strides and the file's byte order. If a checksum does not match, the
+// stream ends in an error.
 func (c *Checkpoint) Open(name string) (io.ReadCloser, error) {
 	t, ok := c.index[name]
 	if !ok {
@@ -315,7 +315,7 @@ func contiguous(dims []dim) bool {
 	return len(dims) == 0 || len(dims) == 1 && dims[0].src == 1
 }
 
-// Extent says where a tensor's bytes lie as one run in the file, when they do.
+// Extent returns where a tensor's bytes lie as one run in the file, if they do.
 // Reading them there skips the checksum.
 func (c *Checkpoint) Extent(name string) (*os.File, int64, bool) {
 	t, ok := c.index[name]

@@ -11,12 +11,12 @@ import (
 	"github.com/nlpodyssey/gopickle/types"
 )
 
-// vm runs pickles. Everything that comes out is inert: dicts, lists, scalars,
-// tensor descriptions, and objects that only remember what they were made of.
+// vm runs pickles. Everything it returns is inert: dicts, lists, scalars, tensor
+// descriptions, and objects that only record what they were made of.
 type vm struct {
 	script  bool // TorchScript: classes of the archive's own code are allowed
 	storage func(id *types.Tuple) (*storage, error)
-	// object answers a persistent id that is not a tuple (legacy tar files).
+	// object resolves a persistent id that is not a tuple (legacy tar files).
 	object func(id any) (any, error)
 }
 
@@ -30,14 +30,14 @@ func (v *vm) next(r *bufio.Reader) (value any, n int64, err error) {
 	return value, n, err
 }
 
-// errRefused marks what a file must not contain, as opposed to damage.
+// errRefused marks what a file may not contain, as opposed to damage.
 var errRefused = errors.New("refused")
 
 // run executes a checked stream.
 func (v *vm) run(checked []byte) (value any, err error) {
 	defer func() {
-		// The library panics on values of unexpected types, such as a list as
-		// a key of a set.
+		// The library panics on values of unexpected types, such as a list as a key
+		// of a set.
 		if p := recover(); p != nil {
 			value, err = nil, fmt.Errorf("pickle: a value of the wrong type (%s)", oneLine(fmt.Sprint(p)))
 		}
@@ -49,20 +49,20 @@ func (v *vm) run(checked []byte) (value any, err error) {
 	switch {
 	case errors.As(err, &own):
 		return nil, own
-	case err != nil: // may contain a dump of the objects
+	case err != nil: // the text may contain a dump of the objects
 		return nil, fmt.Errorf("pickle: %s", oneLine(err.Error()))
 	}
 	return value, nil
 }
 
-// ownError is an error whose text is ours and goes to the user as it is.
+// ownError is an error whose text is ours, to be shown as it is.
 type ownError struct{ error }
 
 func (e *ownError) Unwrap() error { return e.error }
 
 func ownf(format string, args ...any) error { return &ownError{fmt.Errorf(format, args...)} }
 
-// persistent answers the two kinds of persistent ids: class names, which the
+// persistent resolves the two kinds of persistent ids: class names, which the
 // scanner rewrites into pairs, and torch's storages.
 func (v *vm) persistent(id any) (any, error) {
 	t, ok := id.(*types.Tuple)
@@ -90,7 +90,7 @@ func (v *vm) persistent(id any) (any, error) {
 }
 
 // find is the allow-list: the meaning of every class and function name that a
-// checkpoint may use. gopickle answers some names itself, before it asks its
+// checkpoint may use. gopickle resolves some names itself before it calls its
 // Unpickler's FindClass, so names reach us through persistent ids instead.
 func (v *vm) find(module, name string) (any, error) {
 	for _, r := range renamed {
@@ -103,8 +103,8 @@ func (v *vm) find(module, name string) (any, error) {
 	if c, ok := globals[full]; ok {
 		return c, nil
 	}
-	// torch.channels_last and its like are pickled as an attribute of whatever
-	// module has imported torch.
+	// torch.channels_last and the like are pickled as an attribute of whichever
+	// module imported torch.
 	if c, ok := globals[name].(constant); ok && strings.HasPrefix(module, "torch.") {
 		return c, nil
 	}
@@ -137,7 +137,7 @@ func (c *class) Call(args ...any) (any, error) {
 // PyNew is what NEWOBJ does.
 func (c *class) PyNew(args ...any) (any, error) { return c.Call(args...) }
 
-// inert is a class whose objects only remember.
+// inert is a class whose objects only record what they were made of.
 func inert(name string) *class {
 	return &class{name, func(args []any) (any, error) { return &object{class: name, args: args}, nil }}
 }
@@ -163,7 +163,7 @@ func (o *object) Set(k, v any) { o.dict.Set(k, v) }
 // Add is what ADDITEMS does on a set subclass.
 func (o *object) Add(v any) { o.items = append(o.items, v) }
 
-// attributes are what an object was told by BUILD, when it is not a dict or
+// attributes are the attributes that BUILD set on an object that is not a dict or
 // list subclass.
 func (o *object) attributes() []types.DictEntry {
 	if len(o.dict.Dict) > 0 || len(o.items) > 0 {
@@ -180,7 +180,7 @@ type dict struct{ types.Dict }
 // PySetState is what BUILD does.
 func (d *dict) PySetState(any) error { return nil }
 
-// entries gives the items of anything that is a dict.
+// entries returns the items of anything that is a dict.
 func entries(v any) ([]types.DictEntry, bool) {
 	switch d := v.(type) {
 	case *types.Dict:
@@ -195,7 +195,7 @@ func entries(v any) ([]types.DictEntry, bool) {
 	return nil, false
 }
 
-// elements gives the items of a list or tuple.
+// elements returns the items of a list or tuple.
 func elements(v any) ([]any, bool) {
 	switch l := v.(type) {
 	case *types.List:

@@ -27,9 +27,9 @@ const (
 	lenLocator64 = 20
 )
 
-// archive is the directory of a zip file: a member per name. Members are
-// checked against their local headers and against each other when the archive
-// is opened, so a directory that lies is found before anything is read.
+// archive is the directory of a zip file. When it is opened, members are checked
+// against their local headers and against each other, so a false directory is
+// found before anything is read.
 type archive struct {
 	members map[string]*blob
 	order   []string
@@ -129,8 +129,8 @@ func findDirectory(r io.ReaderAt, size int64) (off, n int64, count uint64, err e
 	return int64(offset), int64(length), count, nil
 }
 
-// parseCentral reads one entry of the directory: the member without its place,
-// the offset of its local header, and what follows the entry.
+// parseCentral reads one entry of the directory. It returns the member without its
+// place, the offset of its local header, and what follows the entry.
 func parseCentral(dir []byte) (m *blob, local int64, rest []byte, err error) {
 	if len(dir) < lenCentral || string(dir[:4]) != sigCentral {
 		return nil, 0, nil, fmt.Errorf("no entry where one should be")
@@ -143,7 +143,7 @@ func parseCentral(dir []byte) (m *blob, local int64, rest []byte, err error) {
 	extra := dir[lenCentral+nameLen : lenCentral+nameLen+extraLen]
 	rest = dir[lenCentral+nameLen+extraLen+commentLen:]
 	flags, method := le.Uint16(dir[8:]), le.Uint16(dir[10:])
-	// The checksum 0 is what torch writes when told to compute none.
+	// torch writes the checksum 0 if told to compute none.
 	m = &blob{name: name, sum: le.Uint32(dir[16:]), deflated: method == 8}
 	m.hasSum = m.sum != 0
 	switch {
@@ -168,8 +168,8 @@ func parseCentral(dir []byte) (m *blob, local int64, rest []byte, err error) {
 	return m, local, rest, nil
 }
 
-// zip64 replaces the fields that are all ones by those of the zip64 extra
-// field, which has just these, in order.
+// zip64 replaces the fields that are all ones by those of the zip64 extra field,
+// which has exactly these, in order.
 func zip64(extra []byte, fields []uint64) error {
 	for len(extra) >= 4 {
 		id, n := le.Uint16(extra), int(le.Uint16(extra[2:]))
@@ -195,8 +195,8 @@ func zip64(extra []byte, fields []uint64) error {
 	return nil
 }
 
-// locate finds a member's bytes through its local header and compares this
-// with the directory.
+// locate finds a member's bytes through its local header, which it compares with
+// the directory.
 func (b *blob) locate(local, dirOff int64) error {
 	if local > dirOff-lenLocal {
 		return fmt.Errorf("local header at byte %d, beyond the members", local)
@@ -236,7 +236,7 @@ func (b *blob) locate(local, dirOff int64) error {
 	return nil
 }
 
-// fill reads all of p from off.
+// fill reads all of p at off.
 func fill(r io.ReaderAt, p []byte, off int64) error {
 	if n, err := r.ReadAt(p, off); n < len(p) {
 		return truncated(err)
@@ -244,7 +244,7 @@ func fill(r io.ReaderAt, p []byte, off int64) error {
 	return nil
 }
 
-// root is the folder that holds the archive's records: the one with data.pkl.
+// root is the folder with the archive's records: the one that has data.pkl.
 func (a *archive) root() (string, error) {
 	var found []string
 	for _, name := range a.order {
@@ -278,7 +278,7 @@ func cutLast(name string) (dir, base string) {
 	return name[:i+1], name[i+1:]
 }
 
-// isScript says whether the archive is a TorchScript one.
+// isScript reports whether the archive is a TorchScript one.
 func (a *archive) isScript(root string) bool {
 	if a.members[root+"constants.pkl"] != nil {
 		return true

@@ -1,6 +1,6 @@
-// Package usercache knows the caches that evatool keeps in the user's cache
-// folder. What is in them can be made again: without them commands take
-// longer, nothing else.
+// Package usercache lists the caches that evatool keeps in the user's cache
+// folder. Their contents can be made again: without them, commands only take
+// longer.
 package usercache
 
 import (
@@ -18,7 +18,7 @@ type Cache struct {
 	Name  string `json:"name"`
 	Holds string `json:"holds"`
 
-	ext string // of its entries
+	ext string // of its files
 }
 
 // The caches.
@@ -29,7 +29,7 @@ var (
 	Features    = Cache{"features", "image features of probes", ".safetensors"}
 )
 
-// All are all caches.
+// All lists the caches.
 var All = []Cache{Compiled, Classifiers, Counts, Features}
 
 // Base is evatool's folder in the user's cache folder.
@@ -41,13 +41,13 @@ func Base() (string, error) {
 	return filepath.Join(base, "evatool"), nil
 }
 
-// Folder is where the cache lies; it may not exist.
+// Folder is the cache's folder, which may not exist.
 func (c Cache) Folder() (string, error) {
 	base, err := Base()
 	return filepath.Join(base, c.Name), err
 }
 
-// Use says what a cache holds, or what was removed from it.
+// Use is what a cache holds, or what was removed from it.
 type Use struct {
 	Cache
 	Folder string `json:"folder"`
@@ -55,10 +55,10 @@ type Use struct {
 	Bytes  int64  `json:"bytes"`
 }
 
-// Use counts the cache's files; a folder that is not there holds none.
+// Use counts the cache's files; a folder that does not exist holds none.
 func (c Cache) Use() (Use, error) { return c.each(func(string) error { return nil }) }
 
-// Clear removes the cache's files. What evatool did not put there stays.
+// Clear removes the cache's files, and only those.
 func (c Cache) Clear() (Use, error) { return c.each(os.Remove) }
 
 func (c Cache) each(f func(path string) error) (u Use, err error) {
@@ -93,8 +93,8 @@ func (c Cache) each(f func(path string) error) (u Use, err error) {
 	return u, nil
 }
 
-// has tells whether a folder's entry is one of the cache: a plain file with its
-// ending, or one in the making, which its process can do without.
+// has reports whether a folder's entry belongs to the cache: a plain file with
+// its extension, or one still being written, which its process can do without.
 func (c Cache) has(e fs.DirEntry) bool {
 	return e.Type().IsRegular() && (strings.HasSuffix(e.Name(), c.ext) || atomicfile.IsTemporary(e.Name()))
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// TestUseAndClear: entries and what killed processes left are counted and
+// TestUseAndClear: entries and files that killed processes left are counted and
 // removed; everything else stays.
 func TestUseAndClear(t *testing.T) {
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())

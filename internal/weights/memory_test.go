@@ -18,7 +18,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// child is set in the process that TestMemory measures: the backend.
+// child is set, to the backend, in the process that TestMemory measures.
 const child = "EVATOOL_TEST_MEMORY"
 
 func TestMain(m *testing.M) {
@@ -32,14 +32,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// usage is in bytes. Before is the resident set when the device is open; peak
-// is the largest resident set until the weights are there. Anon is what of the
-// last resident set is not pages of files: those of the plugin's code are many,
-// and the kernel takes them back when it needs memory.
+// usage is in bytes. Before is the resident set when the device is open; peak is the
+// largest resident set until the weights are loaded. Anon is the part of the last
+// resident set that is not pages of files: those of the plugin's code are many, and the
+// kernel reclaims them when it needs memory.
 type usage struct{ Device, Before, Peak, Anon int64 }
 
-// TestMemory loads EVA02-CLIP-B-16 (600 MB) in a process of its own. The model's
-// size should not matter, so its device bytes plus 64 MB have to do.
+// TestMemory loads EVA02-CLIP-B-16 (600 MB) in a process of its own, which may take the
+// model's bytes on the device plus 64 MB.
 func TestMemory(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("no /proc")
@@ -69,7 +69,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// measure loads a model and prints what that took.
+// measure loads a model and prints the memory used.
 func measure(backend string) error {
 	d, err := device.Open(context.Background(), device.Options{Backend: backend, CompileCache: os.Getenv("EVATOOL_TEST_CACHE")})
 	if err != nil {

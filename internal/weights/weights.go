@@ -1,4 +1,4 @@
-// Package weights brings a model's tensors from a file to the device.
+// Package weights loads a model's tensors from a file onto the device.
 package weights
 
 import (
@@ -32,9 +32,9 @@ type Set struct {
 	owned  []*device.Array // what Free frees
 }
 
-// Borrow is a set of arrays that are someone else's, such as a training state
-// that every step replaces: values gives them as they lie now, in the order of
-// cfg.Params, and is asked at every use. Free leaves them alone.
+// Borrow returns a set of arrays that someone else owns, such as a training state
+// that every step replaces. values returns the current ones in the order of
+// cfg.Params, and is called at every use. Free leaves them alone.
 func Borrow(cfg *arch.Config, values func() []*device.Array) *Set {
 	s := &Set{Config: cfg, values: values}
 	for _, p := range cfg.Params() {
@@ -43,14 +43,14 @@ func Borrow(cfg *arch.Config, values func() []*device.Array) *Set {
 	return s
 }
 
-// Names are the tensors' names in the eva layout.
+// Names returns the tensors' names in the eva layout.
 func (s *Set) Names() []string { return s.names }
 
-// Values are the tensors, in the order of Names.
+// Values returns the tensors in the order of Names.
 func (s *Set) Values() []*device.Array { return s.values() }
 
-// Tower gives the names of one tower's tensors, and the tensors where they lie
-// at the time of the call.
+// Tower returns the names of one tower's tensors, and a function that returns the
+// current tensors.
 func (s *Set) Tower(t arch.Tower) (names []string, values func() []*device.Array) {
 	var at []int
 	for i, p := range s.Config.Params() {
@@ -67,7 +67,7 @@ func (s *Set) Tower(t arch.Tower) (names []string, values func() []*device.Array
 	}
 }
 
-// LogitScale is the factor of the logits, exp(logit_scale).
+// LogitScale returns the factor of the logits, exp(logit_scale).
 func (s *Set) LogitScale() (float32, error) {
 	i := slices.Index(s.names, "logit_scale")
 	v, err := s.values()[i].Float32s()
@@ -84,7 +84,7 @@ func (s *Set) Free() {
 	}
 }
 
-// Bind maps names to nodes of the same order.
+// Bind maps names to nodes in the same order.
 func Bind(names []string, nodes []*graph.Node) map[string]*graph.Node {
 	m := make(map[string]*graph.Node, len(names))
 	for i, n := range names {
@@ -106,9 +106,9 @@ func ParseDType(s string) (dtypes.DType, error) {
 	return dtypes.InvalidDType, fault.Usagef("dtype %q: want fp32, bf16 or fp16", s)
 }
 
-// ComputeDType is the dtype in which a device computes when asked for dtype.
-// It is Float32 where half precision would only be slower: on the Go backend,
-// and on a CPU without bfloat16 instructions.
+// ComputeDType returns the dtype in which a device computes when asked for dtype
+// (fp32, bf16 or fp16). It is Float32 where half precision would only be slower: on
+// the Go backend, for fp16 on a CPU, and on a CPU without bfloat16 instructions.
 func ComputeDType(dev *device.Device, dtype string) (dtypes.DType, error) {
 	dt, err := ParseDType(dtype)
 	if k := dev.Info().Kind; k == device.KindGo || k == device.KindCPU && !(dt == dtypes.BFloat16 && cpuHasBF16()) {
@@ -117,17 +117,16 @@ func ComputeDType(dev *device.Device, dtype string) (dtypes.DType, error) {
 	return dt, err
 }
 
-// cpuHasBF16 says whether the processor multiplies bfloat16 numbers.
-// Elsewhere than on x86 that cannot be asked, and is assumed.
+// cpuHasBF16 reports whether the processor multiplies bfloat16 numbers. Except on
+// x86 this cannot be queried, and is assumed.
 func cpuHasBF16() bool {
 	return runtime.GOARCH != "amd64" || cpu.X86.HasAVX512BF16 || cpu.X86.HasAMXBF16
 }
 
-// Load streams the tensors of src, which is in the eva layout, to the device,
-// one at a time. Matrices are stored as dtype (fp32, bf16 or fp16); vectors
-// stay Float32, and so does everything on the Go backend. A tensor that is
-// missing, unused, of another shape or not of a float type is an error that
-// names it.
+// Load streams the tensors of src, which is in the eva layout, to the device, one at
+// a time. Matrices are stored as dtype (fp32, bf16 or fp16); vectors stay Float32,
+// and so does everything on the Go backend. A tensor that is missing, unused, of the
+// wrong shape or not of a float type is an error that names it.
 func Load(ctx context.Context, dev *device.Device, cfg *arch.Config, src tensorfile.Source, dtype string) (*Set, error) {
 	dt, err := ParseDType(dtype)
 	if err != nil {
@@ -205,7 +204,7 @@ func match(params []arch.Param, tensors []tensorfile.Info) ([]tensorfile.Info, e
 	return infos, nil
 }
 
-// list shows names; beyond a dozen it counts the rest.
+// list lists up to a dozen names and counts the rest.
 func list(names []string) string {
 	const most = 12
 	if len(names) <= most {
@@ -231,7 +230,7 @@ var encoders = map[dtypes.DType]func(dst []byte, src []float32){
 	},
 }
 
-// inFile is the file's name for a type of the device.
+// inFile is the element type in a file of a type on the device.
 var inFile = map[dtypes.DType]tensorfile.DType{
 	dtypes.Float32: tensorfile.F32, dtypes.Float16: tensorfile.F16, dtypes.BFloat16: tensorfile.BF16,
 }
@@ -241,7 +240,7 @@ type loader struct {
 	dev  *device.Device
 	src  tensorfile.Source
 	buf  [chunk]byte
-	vals [chunk / 2]float32 // of the buffer, when the device wants 16 bits
+	vals [chunk / 2]float32 // of buf, if the device takes 16 bits
 }
 
 // upload streams one tensor to the device as to.

@@ -20,8 +20,8 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// source is a model in memory: 2 bytes of zeros for every element (BF16)
-// unless data says otherwise.
+// source is a model in memory: 2 zero bytes for every element (BF16), unless data has
+// the tensor.
 type source struct {
 	infos []tensorfile.Info
 	data  map[string][]byte
@@ -137,7 +137,7 @@ func TestFill(t *testing.T) {
 	}
 }
 
-// What a checkpoint may carry besides weights.
+// A checkpoint may hold these besides weights.
 func TestLoadIgnores(t *testing.T) {
 	d := goBackend(t)
 	cfg, src := tiny(t)

@@ -13,9 +13,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Decode reads text, a YAML mapping, over the struct that v points to: a key
-// that is absent or null leaves its field as it is, a list replaces the field's.
-// name is for messages.
+// Decode reads text, a YAML mapping, into the struct that v points to: a key
+// that is absent or null leaves its field as it is, and a list replaces the
+// field's. name is the file's name in messages.
 func Decode(name string, text []byte, v any) error {
 	n, err := parse(text)
 	if err == nil && n == nil {
@@ -29,12 +29,12 @@ func Decode(name string, text []byte, v any) error {
 }
 
 type decoder struct {
-	lines bool // the file's lines mean something to the user
+	lines bool // messages give line numbers
 	left  int  // nodes that may still be visited
 	depth int
 }
 
-// failf is an error about node n, which stands at the key path.
+// failf returns an error about node n, the value of the key path.
 func (d *decoder) failf(n *yaml.Node, path, format string, args ...any) error {
 	s := fmt.Sprintf(format, args...)
 	if path != "" {
@@ -46,7 +46,7 @@ func (d *decoder) failf(n *yaml.Node, path, format string, args ...any) error {
 	return errors.New(s)
 }
 
-// open is n with its alias followed, counted and checked.
+// open follows n's alias, counts the node and checks its tag.
 func (d *decoder) open(n *yaml.Node, path string) (*yaml.Node, error) {
 	at := n
 	if n.Kind == yaml.AliasNode && n.Alias != nil {
@@ -61,7 +61,7 @@ func (d *decoder) open(n *yaml.Node, path string) (*yaml.Node, error) {
 	return n, nil
 }
 
-// plainTags are the tags that change nothing which the field does not decide.
+// plainTags are the tags that add nothing to what the field's type decides.
 var plainTags = []string{"!!null", "!!bool", "!!int", "!!float", "!!str", "!!seq", "!!map"}
 
 func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
@@ -72,7 +72,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 	if isNull(n) {
 		return nil
 	}
-	// An alias inside its own anchor has no end.
+	// An alias inside its own anchor recurses without end.
 	if d.depth++; d.depth > 2*maxDepth {
 		return d.failf(n, path, "is nested more than %d levels deep", 2*maxDepth)
 	}
@@ -120,7 +120,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) error {
 	return d.scalar(n, v, path)
 }
 
-// mapping calls each for the keys of n, which have to be plain and different.
+// mapping calls each for the keys of n, which must be plain and distinct.
 func (d *decoder) mapping(n *yaml.Node, path, want string, each func(key, val *yaml.Node) error) error {
 	if n.Kind != yaml.MappingNode {
 		return d.failf(n, path, "%s; want a mapping %s", describe(n), want)
@@ -179,7 +179,7 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) error {
 	case v.Kind() == reflect.Bool:
 		want = "true or false"
 	case v.Kind() != reflect.String:
-		panic("yamlfile: no such field type: " + v.Type().String()) // the caller's struct, not the file
+		panic("yamlfile: no such field type: " + v.Type().String()) // a fault of the caller's struct, not of the file
 	}
 	if n.Kind != yaml.ScalarNode {
 		return d.failf(n, path, "%s; want %s", describe(n), want)
@@ -263,8 +263,8 @@ var (
 	leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]+$`)
 )
 
-// resolve gives a scalar its type, as YAML 1.2 does for plain ones; 1_000 is a
-// number, too. A number that readers of YAML 1.1 take for octal is an error.
+// resolve gives a plain scalar its type as in YAML 1.2; 1_000 is a number, too.
+// A number that YAML 1.1 reads as octal is an error.
 func resolve(s string, plain bool) (any, error) {
 	if !plain {
 		return s, nil
@@ -323,7 +323,7 @@ func isNull(n *yaml.Node) bool {
 	return x == nil && err == nil
 }
 
-// describe is what a node is, for messages.
+// describe says what a node is, for messages.
 func describe(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:

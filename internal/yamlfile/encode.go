@@ -8,7 +8,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Encode writes v, a struct as Decode takes it, so that Decode reads it back.
+// Encode writes v, a struct that Decode accepts, so that Decode reads it back.
 func Encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	d, err := yaml.NewDumper(&b, yaml.WithIndent(2), yaml.WithCompactSeqIndent(false), yaml.WithLineWidth(-1))
@@ -24,8 +24,8 @@ func Encode(v any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Tree is the struct v by the names of its keys: a map[string]any as deep as
-// Encode writes it, without the fields that omitempty leaves out.
+// Tree is the struct v as nested maps by key, as Encode writes it, without the
+// fields that omitempty leaves out.
 func Tree(v any) map[string]any {
 	return tree(reflect.Indirect(reflect.ValueOf(v))).(map[string]any)
 }
@@ -64,7 +64,8 @@ func tree(v reflect.Value) any {
 	return v.Interface()
 }
 
-// empty is what omitempty leaves out: also a struct of such fields alone.
+// empty reports whether omitempty leaves v out; so it does a struct of which all
+// fields are empty.
 func empty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Slice, reflect.Map:
@@ -80,8 +81,8 @@ func empty(v reflect.Value) bool {
 	return v.IsZero()
 }
 
-// Keys are the paths of the values of the struct v as Set takes them; the
-// first item of a list stands for all of them.
+// Keys lists the paths of the values of the struct v, as Set takes them; a list
+// is represented by its first item.
 func Keys(v any) []string { return keys(reflect.Indirect(reflect.ValueOf(v)).Type(), "") }
 
 func keys(t reflect.Type, at string) (out []string) {

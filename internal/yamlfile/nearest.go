@@ -1,7 +1,7 @@
 package yamlfile
 
-// Nearest is the word of words with the smallest edit distance from word;
-// empty when none is near.
+// Nearest is the one of words with the smallest edit distance from word, or
+// empty if none is near.
 func Nearest(word string, words []string) string {
 	if len(word) > 64 {
 		return ""

@@ -1,7 +1,7 @@
 // Package yamlfile reads a small YAML file into a struct, strictly: an unknown
-// key, a value of another type or a key given twice is an error with its line
-// and, where a name is nearly right, the right one. The file is foreign input:
-// what it may cost is bounded before anything is built from it.
+// key, a value of the wrong type or a key given twice is an error that names its
+// line and, for a name that is nearly right, the right one. The file is not
+// trusted: its cost is bounded before anything is built from it.
 //
 //	var r struct {
 //		Batch int `yaml:"batch"`
@@ -27,9 +27,9 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// What a file may hold. A node of the library takes about 2 kB while it is
-// parsed, and none comes without one of the marks, so a file within these
-// limits takes less than 200 MB.
+// Limits of a file. A node takes about 2 kB while the library parses it, and
+// every node comes with one of the marks, so a file within these limits takes
+// less than 200 MB.
 const (
 	MaxBytes = 1 << 20
 	maxMarks = 100_000
@@ -40,9 +40,8 @@ const (
 // marks are the characters that begin a node or separate two.
 const marks = ",:[{-?&*!"
 
-// parse returns the one mapping, list or scalar of text; nil when there is
-// none. It is the one place where the YAML library reads, and where a panic of
-// it would become an error.
+// parse returns the one mapping, list or scalar of text, or nil if there is none.
+// Only here does the YAML library read, and a panic of it becomes an error.
 func parse(text []byte) (_ *yaml.Node, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -89,7 +88,7 @@ func syntax(text []byte, err error) error {
 	what, at := e.Message, e.Mark
 	if e.ContextMsg != "" {
 		what = e.ContextMsg + ": " + what
-		// The end of the file says nothing; where the thing began does.
+		// Where the construct began helps; the end of the file does not.
 		if e.ContextMark.Line > 0 {
 			at = e.ContextMark
 		}
@@ -103,7 +102,7 @@ func syntax(text []byte, err error) error {
 	return fmt.Errorf("line %d, column %d: %s", at.Line, at.Column, clean(what))
 }
 
-// clean is s as a message may show it, and not too long.
+// clean is s, shortened, as a message may show it.
 func clean(s string) string { return fault.Name(short(s)) }
 
 func short(s string) string {

@@ -11,8 +11,8 @@ import (
 
 // Set gives one value of the struct that v points to: key is a path such as
 // data.0.source, whose numbers count the items of a list (one past the last
-// appends), and text is the value as YAML. An empty or null text brings back
-// the value of initial, a struct of the same type. name is for messages.
+// appends), and text is the value as YAML. An empty or null text restores the
+// value of initial, a struct of the same type. name is for messages.
 func Set(name string, v, initial any, key, text string) error {
 	d := &decoder{left: maxNodes}
 	return usage(name, d.set(reflect.ValueOf(v).Elem(), reflect.ValueOf(initial).Elem(), key, "", text))
@@ -48,7 +48,7 @@ func (d *decoder) set(v, initial reflect.Value, key, path, text string) error {
 		}
 		return d.set(v.Index(i), reflect.Zero(v.Type().Elem()), rest, at, text)
 	case reflect.Interface:
-		// What lies behind an interface is not addressable: a copy is changed.
+		// The value in an interface is not addressable: a copy is changed.
 		var to reflect.Value
 		switch x := v.Interface().(type) {
 		case nil:
@@ -121,8 +121,8 @@ func commented(n *yaml.Node) bool {
 	return false
 }
 
-// quoted is a setting with the value in quotes, and both in quotes that keep
-// the shell from taking the inner ones away.
+// quoted is a setting with its value in quotes, all of it in single quotes so
+// that the shell keeps the inner ones.
 func quoted(path, text string) string {
 	return "'" + strings.ReplaceAll(path+"="+strconv.Quote(text), "'", `'\''`) + "'"
 }

@@ -88,7 +88,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// errorsOf checks that err is one line of the usage kind that holds want.
+// errorsOf checks that err is a usage error of one line that contains want.
 func errorsOf(t *testing.T, what string, err error, want string) {
 	t.Helper()
 	var f *fault.Error
@@ -301,7 +301,7 @@ func bombs() map[string]string {
 
 func itoa(i int) string { return fmt.Sprintf("%05d", i) }
 
-// TestBombs: within the limits of a file, nothing costs more than a moment.
+// TestBombs: within the limits, no file takes more than a moment.
 func TestBombs(t *testing.T) {
 	const most = 250 << 20
 	cases := bombs()

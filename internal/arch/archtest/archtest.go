@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// inFormats are the models whose weights testdata/formats has as they are.
+// inFormats are the models whose weights are in testdata/formats.
 var inFormats = map[string]string{
 	"eva02-b-tiny":        "01_zip_fp32.pt",
 	"eva-switches-b-tiny": "17_zip_cuda_location_torch2.pt",
@@ -18,7 +18,7 @@ var inFormats = map[string]string{
 	"openai-vit-tiny":     "11_hf", // the same weights under other names
 }
 
-// Weights is the checkpoint, in full precision, of the model whose folder in
+// Weights is the full-precision checkpoint of the model whose folder in
 // testdata/models is dir. Read it with the config.json there.
 func Weights(dir string) string {
 	if file, ok := inFormats[filepath.Base(dir)]; ok {
@@ -27,7 +27,7 @@ func Weights(dir string) string {
 	return filepath.Join(dir, "model.safetensors")
 }
 
-// Structures are the JSON files of testdata/structure, dir, unpacked.
+// Structures returns the unpacked JSON files of dir, which is testdata/structure.
 func Structures(t *testing.T, dir string) [][]byte {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "*.json.gz"))
@@ -41,8 +41,8 @@ func Structures(t *testing.T, dir string) [][]byte {
 	return out
 }
 
-// ZeroShotModel is the model of testdata/zeroshot, dir, unpacked: of its
-// 49,408 token embeddings those that the references use, the others zero.
+// ZeroShotModel returns the unpacked model of dir, which is testdata/zeroshot. Of its
+// 49,408 token embeddings it has those that the references use; the others are zero.
 func ZeroShotModel(t *testing.T, dir string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "model.safetensors")

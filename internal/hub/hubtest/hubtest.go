@@ -32,7 +32,7 @@ type Hub struct {
 	Others map[string]map[string][]byte // small files of other repositories, by their names; same commit
 	NoList bool                         // no API
 	Asked  []string                     // requests: METHOD PATH, cdn METHOD RANGE
-	// Handle and HandleCDN may answer instead, and say that they did.
+	// Handle and HandleCDN may answer instead, and report whether they did.
 	Handle, HandleCDN func(w http.ResponseWriter, r *http.Request) bool
 
 	t *testing.T
@@ -61,7 +61,7 @@ func New(t *testing.T, repo string, files map[string][]byte) *Hub {
 	return h
 }
 
-// Large says whether a file lies on the CDN and has a SHA-256.
+// Large reports whether a file lies on the CDN and has a SHA-256.
 func Large(name string) bool {
 	return slices.Contains([]string{".safetensors", ".bin", ".pt", ".pth", ".tar"}, path.Ext(name))
 }
