@@ -65,13 +65,13 @@ func (w work) run(ctx context.Context) error {
 	for i := range pixels {
 		pixels[i] = float32(math.Sin(float64(i)))
 	}
-	tokens := make([]int32, w.batch*c)
+	tokens, n := make([]int32, w.batch*c), min(w.tokens, c)
 	for i := range w.batch {
 		row := tokens[i*c : (i+1)*c]
-		for k := range w.tokens {
+		for k := range n {
 			row[k] = int32(1000 + 7*i + k)
 		}
-		row[0], row[w.tokens-1] = int32(cfg.Text.VocabSize-2), int32(cfg.Text.VocabSize-1)
+		row[0], row[n-1] = int32(cfg.Text.VocabSize-2), int32(cfg.Text.VocabSize-1)
 	}
 	once := func() error {
 		if w.tower == "image" {

@@ -1,12 +1,14 @@
 package clip
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -131,6 +133,44 @@ func TestForward(t *testing.T) {
 			})
 		}
 	})
+}
+
+// TestMapsAreComputedOnce: no block of a deep FastViT computes anew what those
+// before it have. XLA's compiler would put a whole stage into each operation, and
+// the program would grow with the square of the depth.
+func TestMapsAreComputedOnce(t *testing.T) {
+	const dumpHere = "EVATOOL_TEST_DUMP"
+	if os.Getenv(dumpHere) == "" {
+		devicetest.Need(t, "xla")
+		dir := t.TempDir()
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), dumpHere+"=1", "XLA_FLAGS=--xla_backend_optimization_level=0 --xla_dump_hlo_as_text --xla_dump_to="+dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		var sizes []float64
+		for _, name := range must[[]string](t)(filepath.Glob(dir + "/*image_tower.cpu_after_optimizations.txt")) {
+			sizes = append(sizes, float64(bytes.Count(must[[]byte](t)(os.ReadFile(name)), []byte(" multiply("))))
+		}
+		if len(sizes) != 3 {
+			t.Fatalf("%d programs, want 3", len(sizes))
+		}
+		if more := (sizes[2] - sizes[1]) / (sizes[1] - sizes[0]); !(more < 1.1) {
+			t.Errorf("%v multiplications at depths 1, 3 and 5: blocks 4 and 5 take %.3g times those of blocks 2 and 3", sizes, more)
+		}
+		return
+	}
+	d := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 1, CompileCache: "off"})
+	defer d.Close()
+	cfg := must[*arch.Config](t)(arch.Parse(must[[]byte](t)(os.ReadFile(models + "fastvit-tiny/config.json"))))
+	for _, depth := range []int{1, 3, 5} {
+		cfg.Vision.Layers = arch.Layers{1, depth, 1, 1}
+		set := must[*weights.Set](t)(weights.Load(t.Context(), d, cfg, checkpoint.RandomSource(cfg, 1), "fp32"))
+		r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 1, Texts: 1}))
+		size := cfg.Vision.ImageSize
+		must[[]float32](t)(r.Images(t.Context(), make([]float32, 3*size*size), 1))
+		set.Free()
+	}
 }
 
 // blockName is the name in our layout of a tensor in intermediate.safetensors.
