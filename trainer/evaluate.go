@@ -51,6 +51,7 @@ func (m *machine) weights() []*device.Array {
 
 // evaluate scores the model on what is due at the step it has reached.
 func (r *run) evaluate(ctx context.Context) error {
+	defer func() { r.last = time.Now() }() // not the next step's time
 	for _, i := range r.evaluationsDue() {
 		e := r.recipe.Eval[i]
 		if err := r.score(ctx, e, e.name(i, r.recipe)); err != nil {

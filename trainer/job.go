@@ -654,6 +654,7 @@ func (r *run) finishTogether(ctx context.Context) (*Result, error) {
 // evaluateTogether cuts the pictures of each evaluation over the ranks and adds
 // up what they count.
 func (r *run) evaluateTogether(ctx context.Context) error {
+	defer func() { r.last = time.Now() }()
 	for _, i := range r.evaluationsDue() {
 		e := r.recipe.Eval[i]
 		start, name := time.Now(), e.name(i, r.recipe)

@@ -52,7 +52,7 @@ type run struct {
 	step    int64    // steps done
 	saved   int64    // step of the newest checkpoint
 	pending *pendingStep
-	last    time.Time // when the previous step's metrics were read
+	last    time.Time // when the previous step, or the evaluation after it, was over
 	started time.Time
 	result  *Result
 
@@ -236,7 +236,7 @@ func (r *run) read(ctx context.Context, p *pendingStep) error {
 	}
 	p.metrics.Free()
 	now := time.Now()
-	if r.machine.dev.Info().Kind == device.KindGo { // its calls wait for the result
+	if r.machine.dev.Waits() { // the step was over when its call returned
 		now = p.called
 	}
 	s := Step{

@@ -30,6 +30,7 @@ import (
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/dataset/datasettest"
 	"github.com/evatool/evatool/internal/device"
+	"github.com/evatool/evatool/internal/device/devicetest"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/hub/hubtest"
 	"github.com/evatool/evatool/internal/runlog"
@@ -965,5 +966,24 @@ lr: {vision: 0, text: 0, other: 0}
 		if exists(filepath.Join(tmp, "run", name)) {
 			t.Errorf("%s in the run's folder: the start is not written", name)
 		}
+	}
+}
+
+// TestStepTimes: every step has its own time, the last one too.
+func TestStepTimes(t *testing.T) {
+	for _, backend := range []string{"go", "xla"} {
+		t.Run(backend, func(t *testing.T) {
+			devicetest.Need(t, backend)
+			r := tiny(t, "batch=64", "steps=8", "checkpoint.every_steps=0")
+			steps := mustRun(t, r, Options{Out: t.TempDir(), Backend: backend, DeviceCount: 1}).Curve[2:]
+			var times []float64
+			for _, s := range steps {
+				times = append(times, s.Seconds)
+			}
+			usual := slices.Sorted(slices.Values(times))[len(times)/2]
+			if last := times[len(times)-1]; last < usual/5 {
+				t.Errorf("the last step took %.2g s, the others %.2g", last, times[:len(times)-1])
+			}
+		})
 	}
 }

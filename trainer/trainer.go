@@ -109,10 +109,10 @@ type Step struct {
 	LogitScale float64            `json:"logit_scale"` // exp of the parameter, after the step
 	GradNorm   float64            `json:"grad_norm"`   // before clipping
 	LossScale  float64            `json:"loss_scale"`
-	Skipped    int64              `json:"skipped"` // steps that fp16 overflow turned into no-ops, so far
-	Rate       float64            `json:"samples_per_second"`
+	Skipped    int64              `json:"skipped"`            // steps that fp16 overflow turned into no-ops, so far
+	Rate       float64            `json:"samples_per_second"` // batch / Seconds
 	DataWait   float64            `json:"data_wait_s"`
-	Seconds    float64            `json:"seconds"`
+	Seconds    float64            `json:"seconds"` // since the end of the step before, evaluations left out
 
 	// Of a job of several processes: what each exchanged with the others, and
 	// which of them took longest for its own work, its wait for data among it.

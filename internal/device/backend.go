@@ -31,7 +31,7 @@ func PlainMemory() { pjrt.PlainMemory() }
 // operations run one after the other, each on that many; the limit is safe
 // then.
 func openGo(why string, threads int) (*Device, error) {
-	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}}
+	d := &Device{info: Info{Backend: "go", Kind: KindGo, Devices: 1, SIMD: SIMD(), Why: why}, waits: true}
 	if slow := WithoutSIMD(); slow != "" {
 		d.info.Why += "; slow: " + slow
 	}
@@ -62,7 +62,7 @@ func openPlugin(p plugins.Plugin, options, why string, o Options) (*Device, erro
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: loaded.Kind, Plugin: p.Path, Version: loaded.Version, SIMD: SIMD(), Why: why}}
+	d := &Device{info: Info{Backend: "xla:" + p.Path, Kind: loaded.Kind, Plugin: p.Path, Version: loaded.Version, SIMD: SIMD(), Why: why}, waits: loaded.Waits}
 	if options != "" {
 		d.info.Backend += "," + options
 	}

@@ -107,6 +107,7 @@ type Device struct {
 	client  *pjrt.Client            // nil for the Go backend
 	mesh    *distributed.DeviceMesh // nil for one device
 	log     *slog.Logger
+	waits   bool // see Waits
 	traffic traffic
 }
 
@@ -261,3 +262,7 @@ func (d *Device) Info() Info { return d.info }
 
 // N is the number of devices.
 func (d *Device) N() int { return d.info.Devices }
+
+// Waits says whether a program's results are there when its call returns. Where
+// they are not, the next call may be made while the device is still at work.
+func (d *Device) Waits() bool { return d.waits }

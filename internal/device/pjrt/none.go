@@ -18,7 +18,7 @@ const Built = false
 // Plugin is a plugin that cannot be loaded.
 type Plugin struct {
 	Kind, Version string
-	Keeps         bool
+	Keeps, Waits  bool
 }
 
 // Load refuses: see Plugin.

@@ -34,6 +34,7 @@ type Plugin struct {
 	Kind    string // plugins.CPU or plugins.CUDA
 	Version string // of its interface
 	Keeps   bool   // large blocks of memory are kept from one execution to the next (blocks.h)
+	Waits   bool   // an execution is over when its call returns
 
 	path      string
 	slot      int    // of its table
@@ -115,7 +116,8 @@ func Load(path, kind string) (_ *Plugin, err error) {
 	p.Keeps = p.Kind == plugins.CPU && !plainMemory.Load() && C.keep_memory(slot) != 0
 	// Where memory is kept, executions are waited for: the next one would take
 	// its own before this one has freed.
-	if pinned && !p.Keeps {
+	p.Waits = p.Keeps || !pinned
+	if !p.Waits {
 		C.run_ahead(slot)
 	}
 	// go-xla guesses the kind from the name, and searches for what is not a path.
