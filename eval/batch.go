@@ -132,7 +132,7 @@ func (b *batcher[T]) drain() {
 			}
 			f := slices.Clone(features[i*dim : (i+1)*dim])
 			if !normalize(f) {
-				r.call.fail(r.i, fault.Inputf("the model gives no finite vector; check the weights, or compute in fp32"))
+				r.call.fail(r.i, fault.Inputf("the model's output is zero or not finite; check the weights, or compute in fp32"))
 				continue
 			}
 			r.call.set(r.i, f)

@@ -271,18 +271,18 @@ func parseAnswer(rec []string) (a answer, err error) {
 	texts, err := strconv.Atoi(rec[4])
 	scores := strings.Fields(rec[6])
 	if err != nil || texts < 1 || len(a.Images) < 1 || texts > len(scores) || len(scores) != texts*len(a.Images) || len(a.Right) > len(a.Images) {
-		return a, fmt.Errorf("%d scores for %d pictures and %q texts", len(scores), len(a.Images), rec[4])
+		return a, fmt.Errorf("%d scores for %d pictures and %q texts; want one per pair", len(scores), len(a.Images), rec[4])
 	}
 	a.Texts = make([]string, texts)
 	for _, i := range a.Right {
 		if i < 0 || i >= len(a.Images) {
-			return a, fmt.Errorf("right answer %d of %d pictures", i, len(a.Images))
+			return a, fmt.Errorf("right answer %d is not one of the %d pictures", i, len(a.Images))
 		}
 	}
 	for _, s := range scores {
 		v, err := strconv.ParseFloat(s, 32)
 		if err != nil || v != v {
-			return a, fmt.Errorf("score %q", s)
+			return a, fmt.Errorf("score %q is not a number", s)
 		}
 		a.scores = append(a.scores, float32(v))
 	}
@@ -323,7 +323,7 @@ func answers(entries []entry) ([]answer, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fault.Inputf("no question has all its pictures")
+		return nil, fault.Inputf("every question has a picture that does not decode; fetch the pictures again")
 	}
 	return out, nil
 }

@@ -83,7 +83,7 @@ func (c *choices) picture(path string) int {
 func (c *choices) ask(q question, paths ...string) error {
 	for _, t := range q.Texts {
 		if strings.TrimSpace(t) == "" || !utf8.ValidString(t) {
-			return fault.Inputf("%s: %s: text %.40q: want UTF-8 that is not blank", fault.Name(c.from), fault.Name(q.ID), t)
+			return fault.Inputf("%s: question %s: text %.40q is blank or not UTF-8", fault.Name(c.from), fault.Name(q.ID), t)
 		}
 	}
 	for _, p := range paths {
@@ -113,7 +113,7 @@ func openChoices(ctx context.Context, set, dir string, limit int, p arch.Preproc
 		return nil, err
 	}
 	if len(c.fileSet) == 0 {
-		return nil, fault.Inputf("%s: no questions", fault.Name(c.from))
+		return nil, fault.Inputf("%s: has no questions; fetch the file again", fault.Name(c.from))
 	}
 	c.first(limit)
 	return newPictures(c, p), nil
@@ -219,7 +219,7 @@ func (c *choices) winogroundTable(ctx context.Context, files string) error {
 		}
 	}
 	if len(captions[0]) != len(captions[1]) {
-		return fault.Inputf("%s: %d rows have image_0 and caption_0, %d image_1 and caption_1", fault.Name(files), len(captions[0]), len(captions[1]))
+		return fault.Inputf("%s: %d rows have image_0 and caption_0, but %d have image_1 and caption_1", fault.Name(files), len(captions[0]), len(captions[1]))
 	}
 	for i := range captions[0] {
 		if err := c.ask(question{ID: strconv.Itoa(i), Texts: []string{captions[0][i], captions[1][i]}}, fmt.Sprintf("row %d image_0", i), fmt.Sprintf("row %d image_1", i)); err != nil {
@@ -299,7 +299,7 @@ func (c *choices) winogavil(dir string) error {
 		candidates, ok1 := dataset.StringList(r[0])
 		associated, ok2 := dataset.StringList(r[2])
 		if !ok1 || !ok2 || strings.TrimSpace(r[1]) == "" {
-			return fault.Inputf("%s: want lists of candidates and associations and a cue, got %.60q, %.60q, %.40q", where, r[0], r[2], r[1])
+			return fault.Inputf("%s: want a list of candidates, a list of associations and a cue; found %.60q, %.60q and %.40q", where, r[0], r[2], r[1])
 		}
 		var paths []string
 		q := question{ID: strconv.Itoa(i), Texts: []string{cuePrompt(r[1])}}
@@ -342,7 +342,7 @@ func besideOne(dir string, names ...string) (string, error) {
 			}
 		}
 	}
-	return "", fault.Inputf("%s: no %s there, nor in its folder data", fault.Name(dir), names[0])
+	return "", fault.Inputf("%s: no %s in this folder or in its subfolder data", fault.Name(dir), names[0])
 }
 
 func readJSON(path, want string, into any) error {
@@ -371,7 +371,7 @@ func readColumns(path string, columns ...string) ([][]string, error) {
 		return nil, fault.Inputf("%s: %w", fault.Name(path), err)
 	}
 	if len(records) < 2 {
-		return nil, fault.Inputf("%s: empty", fault.Name(path))
+		return nil, fault.Inputf("%s: has no rows; want a header and at least one row", fault.Name(path))
 	}
 	at := make([]int, len(columns))
 	for i, name := range columns {
@@ -382,7 +382,7 @@ func readColumns(path string, columns ...string) ([][]string, error) {
 			}
 		}
 		if at[i] < 0 {
-			return nil, fault.Inputf("%s: no column %s (%s)", fault.Name(path), name, fault.Name(strings.Join(records[0], ", ")))
+			return nil, fault.Inputf("%s: no column %s; the columns are %s", fault.Name(path), name, fault.Name(strings.Join(records[0], ", ")))
 		}
 	}
 	out := make([][]string, 0, len(records)-1)
@@ -412,9 +412,9 @@ func hubFiles(dir, table, folder string) (file, pictures string, err error) {
 		}
 		found, _ := filepath.Glob(filepath.Join(dir, "downloads", "extracted", "*", folder))
 		if len(found) == 0 {
-			return "", "", fault.Inputf("%s: %s is there, but no unpacked folder downloads/extracted/*/%s", fault.Name(dir), table, folder)
+			return "", "", fault.Inputf("%s: has %s, but no unpacked folder downloads/extracted/*/%s; unpack the pictures", fault.Name(dir), table, folder)
 		}
 		return strings.TrimSuffix(about, ".json"), found[0], nil
 	}
-	return "", "", fault.Inputf("%s: no %s there, nor in a cache of Hugging Face's datasets (downloads)", fault.Name(dir), table)
+	return "", "", fault.Inputf("%s: no %s in this folder, and no cache of Hugging Face's datasets (downloads) that has it", fault.Name(dir), table)
 }

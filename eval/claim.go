@@ -48,7 +48,11 @@ func (r *run) identity() identity {
 // of names an evaluation in a message.
 func (id identity) of() string {
 	s := fault.Name(cmp.Or(id.Model, "a model"))
-	if id.Benchmark != "" {
+	switch id.Benchmark {
+	case "":
+	case probeName:
+		s = "a probe of " + s
+	default:
 		s += " on " + fault.Name(id.Benchmark)
 	}
 	if id.Data != "" {
@@ -63,14 +67,14 @@ func (id identity) differs(held identity) string {
 		what string
 		same bool
 	}{
-		{"another benchmark", id.Benchmark == held.Benchmark},
-		{"another model", id.SHA256 == held.SHA256},
-		{"other data", id.Fingerprint == held.Fingerprint},
-		{"another number of images", id.N == held.N},
-		{"another part", id.Shard == held.Shard},
-		{"another dtype", id.DType == held.DType},
-		{"another backend", id.Backend == held.Backend || id.Backend == ""},
-		{"other classes, templates, preprocessing or settings", id.Key == held.Key},
+		{"different benchmark", id.Benchmark == held.Benchmark},
+		{"different model", id.SHA256 == held.SHA256},
+		{"different data", id.Fingerprint == held.Fingerprint},
+		{"different number of images", id.N == held.N},
+		{"different part", id.Shard == held.Shard},
+		{"different dtype", id.DType == held.DType},
+		{"different backend", id.Backend == held.Backend || id.Backend == ""},
+		{"different classes, templates, preprocessing or settings", id.Key == held.Key},
 	} {
 		if !c.same {
 			return c.what
@@ -103,7 +107,7 @@ func occupied(dir, why string, held *identity, mine string, force bool) error {
 		if held != nil {
 			has = held.of()
 		}
-		return fault.Usagef("%s: holds %s, and this is %s: %s; give another Options.Out, or Options.Force to put it in its place", fault.Name(dir), has, mine, why)
+		return fault.Usagef("%s: already holds %s, and this is %s: %s; give another Options.Out, or Options.Force to replace what is there", fault.Name(dir), has, mine, why)
 	}
 	for _, name := range []string{resultFile, rowsFile, headFile, reportFile, tableFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -181,7 +185,7 @@ func resultIdentity(b []byte) *identity {
 }
 
 // probeName stands for a benchmark where an evaluation is a probe.
-const probeName = "a probe"
+const probeName = "probe"
 
 // claim refuses to write a suite over one that has models or sets that this one
 // does not have, or over an evaluation that is none. The folders of the sets have
@@ -206,15 +210,15 @@ func (o *SuiteOptions) claim(ctx context.Context, keys []string) error {
 	old := &SuiteResult{}
 	b, err := fault.ReadFile(filepath.Join(o.Out, resultFile), "an older result", 64<<20)
 	if err != nil || json.Unmarshal(b, old) != nil || old.Suite == "" {
-		return occupied(o.Out, "not the same kind of evaluation", held, mine, o.Force)
+		return occupied(o.Out, "different kind of evaluation", held, mine, o.Force)
 	}
 	for _, m := range old.All() {
 		if !slices.ContainsFunc(models, func(path string) bool { return samePath(path, m.Model.File) }) {
-			return occupied(o.Out, "another model than "+fault.Name(m.Model.File), held, mine, o.Force)
+			return occupied(o.Out, "it lacks the model "+fault.Name(m.Model.File), held, mine, o.Force)
 		}
 		for _, s := range m.Sets {
 			if !slices.Contains(keys, s.Key) {
-				return occupied(o.Out, "without its set "+fault.Name(s.Key), held, mine, o.Force)
+				return occupied(o.Out, "it lacks the set "+fault.Name(s.Key), held, mine, o.Force)
 			}
 		}
 	}

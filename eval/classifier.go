@@ -60,7 +60,7 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 	saved := time.Now()
 	defer func() {
 		if err != nil && part.path != "" && done > 0 && part.save(sums, done) == nil {
-			err = keptError{fmt.Sprintf("the class vectors of %d of %d prompts are kept; the same command goes on there", done, total), err}
+			err = keptError{fmt.Sprintf("the class vectors of %d of %d prompts are kept; run the same evaluation again to continue", done, total), err}
 		}
 	}()
 	tokens := make([]int32, batch*width)
@@ -87,7 +87,7 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 			counts[u]++
 			v := f[i*dim : (i+1)*dim]
 			if !normalize(v) {
-				return nil, fault.Inputf("class %q, prompt %q: the text tower gives no finite vector; check the weights", uniq[u], texts[lo+i])
+				return nil, fault.Inputf("class %q, prompt %q: the text tower's output is zero or not finite; check the weights", uniq[u], texts[lo+i])
 			}
 			for k, x := range v {
 				sums[u*dim+k] += float64(x)
@@ -103,7 +103,7 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 			v[k] = float32(sums[u*dim+k] / float64(counts[u]))
 		}
 		if !normalize(v) {
-			return nil, fault.Inputf("class %q: its prompts cancel out; check the weights and the templates", name)
+			return nil, fault.Inputf("class %q: the vectors of its prompts cancel out; check the weights and the templates", name)
 		}
 	}
 	return c, nil
@@ -278,7 +278,7 @@ func readClassifier(path string, dim, classes int) (*classifier, error) {
 	}
 	for _, v := range c.w {
 		if v-v != 0 {
-			return nil, fault.Inputf("%s: has values that are not finite", fault.Name(path))
+			return nil, fault.Inputf("%s: has values that are not finite; write it again with Options.SaveClassifier", fault.Name(path))
 		}
 	}
 	return c, nil
@@ -311,7 +311,7 @@ func columnsOf(f *tensorfile.File, dim, classes int) (*classifier, error) {
 		return nil, err
 	}
 	if want := f.Metadata()["evatool.digest"]; want != "" && digest(data) != want {
-		return nil, fault.Inputf("its content does not match its digest")
+		return nil, fault.Inputf("its contents do not match its digest; write it again with Options.SaveClassifier")
 	}
 	columns := make([]float32, dim*classes)
 	tensorfile.FloatDecoder(tensorfile.F32)(columns, data)
@@ -348,19 +348,19 @@ func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, buil
 	part := partial{strings.TrimSuffix(path, ".safetensors") + ".part.safetensors", key}
 	c, err := loadClassifier(path, key, dim, classes)
 	if c != nil {
-		log.Info("class vectors from the cache", "file", path)
+		log.Info("class vectors taken from the cache", "file", path)
 		return c, nil
 	}
 	if err != nil {
-		log.Warn("classifier cache not readable, building it again", "file", path, "error", err)
+		log.Warn("cannot read the cached class vectors; building them again", "file", path, "error", err)
 	}
 	if c, err = build(part); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		log.Warn("classifier not cached", "error", err)
+		log.Warn("class vectors not cached", "error", err)
 	} else if err := c.save(path, key); err != nil {
-		log.Warn("classifier not cached", "error", err)
+		log.Warn("class vectors not cached", "error", err)
 	} else {
 		_ = os.Remove(part.path) // if there is one; what is left of it misleads nobody
 	}

@@ -92,7 +92,7 @@ func TestClassifierStopped(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	enc := &stopping{newFake(), stop, 7, 0}
-	if _, err := build(ctx, enc, path); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "the class vectors of 8 of 21 prompts are kept; the same command goes on there") {
+	if _, err := build(ctx, enc, path); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "the class vectors of 8 of 21 prompts are kept; run the same evaluation again to continue") {
 		t.Fatal(err)
 	}
 	enc = &stopping{newFake(), func() {}, 0, 0}

@@ -171,7 +171,7 @@ func (r *run) diagnose(ctx context.Context, entries []entry) ([]Finding, error) 
 	switch {
 	case left != nil:
 		findings = append(findings, Finding{Cause: "not tried", N: len(sample), Before: before, After: before,
-			Text: fmt.Sprintf("not tried: %s; the diagnosis may take %.0f s, as long as the evaluation", strings.Join(left, ", "), budget)})
+			Text: fmt.Sprintf("not tried: %s; the diagnosis may take %.0f s at most", strings.Join(left, ", "), budget)})
 	case !findings[0].Suspect:
 		findings = append(findings, Finding{Cause: "other", N: len(sample), Before: before, After: before,
 			Text: "other: none of the usual causes explains the difference; these may not be the published weights, or not all of the images"})
@@ -199,7 +199,7 @@ func (c cause) finding(n, before, after int) Finding {
 	case f.Suspect:
 		verdict = c.gain
 	case n < 30:
-		verdict = "no sign of it in so few images"
+		verdict = "too few images to show it"
 	}
 	f.Text = fmt.Sprintf("%s: %d of %d right instead of %d (%+.1f points): %s", c.name, after, n, before, points, verdict)
 	return f
@@ -315,7 +315,7 @@ func classOrder(entries []entry, classes int) (Finding, bool) {
 	f.Suspect = beyondChance(n, right, matched-free) && float64(matched-free) > 1.5*float64(right)
 	verdict := "not the cause"
 	if f.Suspect {
-		verdict = "the classes are in another order than the labels: check the class list and the folder names"
+		verdict = "the classes are not in the order of the labels: check the class list and the folder names"
 	}
 	f.Text = fmt.Sprintf("%s: with the best renaming of the classes %d of %d would be right instead of %d: %s", f.Cause, matched, n, right, verdict)
 	return f, n > 0 && classes > 1

@@ -62,7 +62,7 @@ func (o *EmbedOptions) check() error {
 	case ext != ".safetensors" && ext != ".npy":
 		return fault.Usagef("embed: Options.Out %q: want a name that ends in .safetensors or .npy", o.Out)
 	case ext == ".npy" && o.Blocks:
-		return fault.Usagef("embed: Options.Blocks has many tensors; write to .safetensors")
+		return fault.Usagef("embed: Options.Blocks writes many tensors and a .npy holds one array; write to .safetensors")
 	case ext == ".npy" && len(o.Images) > 0 && o.Texts != "":
 		return fault.Usagef("embed: a .npy holds one array; write images and texts to .safetensors")
 	}

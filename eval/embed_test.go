@@ -140,7 +140,7 @@ func TestWrongTensors(t *testing.T) {
 		t    tensorfile.Tensor
 		want string
 	}{
-		{tensor("pixels", tensorfile.F32, 1, 3, 64, 64), "neither"},
+		{tensor("pixels", tensorfile.F32, 1, 3, 64, 64), "want at least one of them"},
 		{tensor("images", tensorfile.F32, 1, 3, 32, 32), "32x32 but the model takes 64x64"},
 		{tensor("images", tensorfile.F16, 1, 3, 64, 64), "want F32"},
 		{tensor("images", tensorfile.F32, 0, 3, 64, 64), "empty"},

@@ -84,7 +84,7 @@ func (e *embedding) openTensors() error {
 	_, images := findTensor(f, "images")
 	tokens, texts := findTensor(f, "tokens")
 	if !images && !texts {
-		return fault.Inputf("%s: has neither a tensor \"images\" nor \"tokens\"", path)
+		return fault.Inputf("%s: has no tensor \"images\" or \"tokens\"; want at least one of them", path)
 	}
 	if texts {
 		if err := e.readTokens(f, path, tokens); err != nil {
@@ -110,7 +110,7 @@ func (e *embedding) readTokens(f *tensorfile.File, path string, t tensorfile.Inf
 	e.tokens = make([]int32, len(ids))
 	for i, id := range ids {
 		if id < 0 || id >= int64(text.VocabSize) {
-			return fault.Inputf("%s: tokens[%d,%d] is %d; the vocabulary has 0 to %d", path, i/text.ContextLength, i%text.ContextLength, id, text.VocabSize-1)
+			return fault.Inputf("%s: tokens[%d,%d] is %d; the model's token ids are 0 to %d", path, i/text.ContextLength, i%text.ContextLength, id, text.VocabSize-1)
 		}
 		e.tokens[i] = int32(id)
 	}

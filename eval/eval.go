@@ -159,7 +159,7 @@ func (o Options) check() error {
 		return err
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
+		return fault.Envf("%s: is a file; Options.Out must be a folder", o.Out)
 	}
 	inputs := append(append(dataset.Local(o.Data), o.Model, o.Config), o.Classifiers...)
 	files := []string{o.Predictions, o.SaveClassifier}

@@ -26,7 +26,7 @@ func (f *features) unit() (*features, error) {
 	u := &features{rows: slices.Clone(f.rows), dim: f.dim, keys: f.keys}
 	for i := range u.n() {
 		if !normalize(u.rows[i*u.dim : (i+1)*u.dim]) {
-			return nil, fault.Inputf("%s: the model gives no finite vector; check the weights", f.key(i))
+			return nil, fault.Inputf("%s: the model's output is zero or not finite; check the weights", f.key(i))
 		}
 	}
 	return u, nil
@@ -108,7 +108,7 @@ func embedImages(ctx context.Context, enc encoder, s source, o feed) (*features,
 		}
 		meter.Add(int64(len(b.ids)))
 		if len(skipped) > o.maxBad {
-			return fault.Inputf("%d of the images do not decode, Options.MaxBad allows %d; the first is %s: %s", len(skipped), o.maxBad, skipped[0].Key, skipped[0].Reason)
+			return fault.Inputf("too many images do not decode (%d, Options.MaxBad allows %d); the first is %s: %s", len(skipped), o.maxBad, skipped[0].Key, skipped[0].Reason)
 		}
 		return nil
 	})

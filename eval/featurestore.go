@@ -66,7 +66,7 @@ func (r *run) store(ctx context.Context, dir, label string, perFile int, named b
 		path := filepath.Join(dir, storedName(r.key, i))
 		if err := s.load(path, r.key); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
-				r.o.Log.Warn("features not usable, encoding again", "file", path, "error", fault.Line(err))
+				r.o.Log.Warn("cannot use the stored features; encoding the images again", "file", path, "error", fault.Line(err))
 			}
 			if err := r.encodeTo(ctx, path, storedPlace{i, files}, first, end); err != nil {
 				return nil, err
@@ -76,7 +76,7 @@ func (r *run) store(ctx context.Context, dir, label string, perFile int, named b
 			}
 		}
 		if len(s.skipped) > r.o.MaxBad {
-			return nil, fault.Inputf("%s: %d of the images do not decode, Options.MaxBad allows %d; the first is %s: %s", fault.Name(r.o.Data), len(s.skipped), r.o.MaxBad, fault.Name(s.skipped[0].Key), s.skipped[0].Reason)
+			return nil, fault.Inputf("%s: too many images do not decode (%d, Options.MaxBad allows %d); the first is %s: %s", fault.Name(r.o.Data), len(s.skipped), r.o.MaxBad, fault.Name(s.skipped[0].Key), s.skipped[0].Reason)
 		}
 		meter.Add(int64(end - first))
 	}
@@ -129,7 +129,7 @@ func (r *run) encodeTo(ctx context.Context, path string, at storedPlace, first, 
 			}
 			f := rows[i*dim : (i+1)*dim]
 			if !normalize(f) {
-				return fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or Options.DType fp32", fault.Name(b.got[i].Key))
+				return fault.Inputf("%s: the vision tower's output is zero or not finite; check the weights, or use Options.DType fp32", fault.Name(b.got[i].Key))
 			}
 			out.rows, out.labels, out.keys = append(out.rows, f...), append(out.labels, int64(b.got[i].Label)), append(out.keys, b.got[i].Key)
 		}
@@ -197,7 +197,7 @@ func (s *featureSet) load(path, key string) error {
 	features, ok := findTensor(f, "features")
 	meta := f.Metadata()
 	if meta[featuresKey] != key || !ok || features.DType != tensorfile.F32 || len(features.Shape) != 2 || features.Shape[1] != int64(s.dim) {
-		return fault.Inputf("%s: features of something else", fault.Name(path))
+		return fault.Inputf("%s: holds features of another model or of other data", fault.Name(path))
 	}
 	labels, err := tensorfile.Int64s(f, "labels")
 	if err != nil {
@@ -212,7 +212,7 @@ func (s *featureSet) load(path, key string) error {
 	words := meta["evatool.keys"] + meta["evatool.skipped"]
 	if digest(slices.Concat(data, tensorfile.EncodeInt64s(labels), []byte(words))) != meta["evatool.digest"] || int64(len(labels)) != features.Shape[0] ||
 		json.Unmarshal([]byte(meta["evatool.keys"]), &keys) != nil || len(keys) != len(labels) || json.Unmarshal([]byte(meta["evatool.skipped"]), &bad) != nil {
-		return fault.Inputf("%s: its content does not match its digest", fault.Name(path))
+		return fault.Inputf("%s: its contents do not match its digest; remove it and run the probe again", fault.Name(path))
 	}
 	s.files = append(s.files, storedFile{path, len(s.labels), len(labels)})
 	for _, l := range labels {
@@ -270,7 +270,7 @@ func (f storedFile) read(dst []float32, at int) error {
 	defer file.Close()
 	from, offset, ok := file.Extent("features")
 	if !ok {
-		return fault.Inputf("%s: has no features any more", fault.Name(f.path))
+		return fault.Inputf("%s: its features are gone; run the probe again", fault.Name(f.path))
 	}
 	b := make([]byte, 4*len(dst))
 	if _, err := from.ReadAt(b, offset+4*int64(at)); err != nil {

@@ -204,7 +204,7 @@ func TestVerifyProbe(t *testing.T) {
 		{"one row twice instead of another", func(f forged) {
 			f.rows(func(rows [][]string) [][]string { rows[1] = slices.Clone(rows[0]); return rows })
 			follow(f)
-		}, fault.Input, "each once"},
+		}, fault.Input, "once each"},
 		{"a row that is left out", func(f forged) {
 			f.rows(func(rows [][]string) [][]string { return rows[1:] })
 			follow(f)
@@ -251,10 +251,10 @@ func TestVerifyProbe(t *testing.T) {
 	}
 	of := check
 	of.ClassNames = []string{"other"}
-	refused(t, "other words", of, fault.Input, "other class names")
+	refused(t, "other words", of, fault.Input, "its class names differ")
 	of = check
 	of.Data = train
-	refused(t, "other data", of, fault.Input, "is of 16 images, the data has 36")
+	refused(t, "other data", of, fault.Input, "covers 16 images, but the data has 36")
 }
 
 // What a forger would do to a set's rows: leave out what is wrong, say what is
@@ -305,11 +305,11 @@ func TestVerifyForgeries(t *testing.T) {
 		{"a right row in the place of a wrong one", plain, func(f forged) {
 			f.rows(func(rows [][]string) [][]string { rows[wrong(rows)] = slices.Clone(rows[right(rows)]); return rows })
 			f.recount()
-		}, fault.Input, "each once"},
+		}, fault.Input, "once each"},
 		{"the same of a part of the data", limited, func(f forged) {
 			f.rows(func(rows [][]string) [][]string { rows[wrong(rows)] = slices.Clone(rows[right(rows)]); return rows })
 			f.recount()
-		}, fault.Input, "each once"},
+		}, fault.Input, "once each"},
 		{"a wrong row that is said not to decode", plain, func(f forged) {
 			var gone []string
 			f.rows(func(rows [][]string) [][]string {
@@ -344,7 +344,7 @@ func TestVerifyForgeries(t *testing.T) {
 				return rows
 			})
 			f.recount()
-		}, fault.CheckFailed, "no other class"},
+		}, fault.CheckFailed, "the best logit is not shared"},
 		{"logits that average precision follows from", several, func(f forged) {
 			f.rows(func(rows [][]string) [][]string {
 				list := strings.Fields(rows[2][logits])
@@ -362,11 +362,11 @@ func TestVerifyForgeries(t *testing.T) {
 		{"a question that is left out", pairs, func(f forged) {
 			f.rows(func(rows [][]string) [][]string { return slices.Delete(rows, 1, 2) })
 			recountChoices(f)
-		}, fault.Input, "is not there once"},
+		}, fault.Input, "is missing"},
 		{"a question twice", pairs, func(f forged) {
 			f.rows(func(rows [][]string) [][]string { rows[1] = slices.Clone(rows[0]); return rows })
 			recountChoices(f)
-		}, fault.Input, "is not there once"},
+		}, fault.Input, "is missing"},
 		{"a question that is left out for a picture", pairs, func(f forged) {
 			f.rows(func(rows [][]string) [][]string {
 				result(f, func(res *Result) {

@@ -113,7 +113,7 @@ func (l *learned) save(dir string, res *ProbeResult) (*HeadInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := readFile(path, "what was written")
+	b, err := readFile(path, "the head just written")
 	return &HeadInfo{headFile, digest(b)}, err
 }
 
@@ -125,7 +125,7 @@ func readHead(dir string, res *ProbeResult) (*learned, error) {
 		return nil, err
 	}
 	if digest(b) != res.Head.SHA256 {
-		return nil, fault.Inputf("%s: is not the head that %s is of; run the probe again", fault.Name(path), resultFile)
+		return nil, fault.Inputf("%s: is not the head that %s names; run the probe again", fault.Name(path), resultFile)
 	}
 	f, err := tensorfile.OpenReaderAt(bytes.NewReader(b), int64(len(b)), path)
 	if err != nil {
@@ -134,7 +134,7 @@ func readHead(dir string, res *ProbeResult) (*learned, error) {
 	weight, _ := findTensor(f, "weight")
 	bias, _ := findTensor(f, "bias")
 	if weight.DType != tensorfile.F64 || bias.DType != tensorfile.F64 || len(weight.Shape) != 2 || len(bias.Shape) != 1 || weight.Shape[0] != bias.Shape[0] || bias.Shape[0] != int64(res.Classes) {
-		return nil, fault.Inputf("%s: want weight [%d,dim] and bias [%d] in F64", fault.Name(path), res.Classes, res.Classes)
+		return nil, fault.Inputf("%s: want weight [%d,dim] and bias [%d] in F64; run the probe again", fault.Name(path), res.Classes, res.Classes)
 	}
 	data := map[string][]float64{}
 	for _, name := range []string{"weight", "bias"} {
@@ -153,13 +153,13 @@ func readHead(dir string, res *ProbeResult) (*learned, error) {
 		w := data["weight"][c*dim : (c+1)*dim]
 		for _, v := range append([]float64{b}, w...) {
 			if v-v != 0 {
-				return nil, fault.Inputf("%s: class %d has values that are not finite", fault.Name(path), c)
+				return nil, fault.Inputf("%s: class %d has values that are not finite; run the probe again", fault.Name(path), c)
 			}
 		}
 		l.classes, l.model.W, l.model.B = append(l.classes, c), append(l.model.W, w), append(l.model.B, b)
 	}
 	if len(l.classes) < 2 {
-		return nil, fault.Inputf("%s: has %d classes; a regression has two", fault.Name(path), len(l.classes))
+		return nil, fault.Inputf("%s: has %d classes; a regression needs at least two", fault.Name(path), len(l.classes))
 	}
 	return l, nil
 }
@@ -194,7 +194,7 @@ func readProbe(dir string) (*ProbeResult, *learned, part, error) {
 		return nil, nil, p, err
 	}
 	if res.Probe == nil || res.Head == nil {
-		return nil, nil, p, fault.Inputf("%s: has no head beside it, as probes that can be verified have; run it again", fault.Name(path))
+		return nil, nil, p, fault.Inputf("%s: no head was kept beside it, so it cannot be verified; run the probe again", fault.Name(path))
 	}
 	l, err := readHead(dir, res)
 	if err != nil {

@@ -175,7 +175,7 @@ func merged(res *Result) identity {
 }
 
 func expectOfSet() error {
-	return fault.Usagef("Options.Expect is of one set with classes; leave it out")
+	return fault.Usagef("Options.Expect applies to one set with classes; leave it out")
 }
 
 // readRetrieval reads the result of a retrieval, or of a part, and the features
@@ -208,7 +208,7 @@ func readRetrieval(dir string) (*RetrievalResult, []entry, error) {
 	}
 	if again.Images != res.Images || again.Captions != res.Captions || again.ImageToText != res.ImageToText || again.TextToImage != res.TextToImage ||
 		again.MeanRecall1 != res.MeanRecall1 || again.MeanCI95 != res.MeanCI95 || len(again.Skipped) != len(res.Skipped) {
-		return nil, nil, fault.Inputf("%s: its counts do not follow from the features in %s; run it again", path, journalFile)
+		return nil, nil, fault.Inputf("%s: its counts do not follow from the features in %s; run the retrieval again", path, journalFile)
 	}
 	if res.Shard != nil {
 		return res, p.entries, nil
@@ -219,7 +219,7 @@ func readRetrieval(dir string) (*RetrievalResult, []entry, error) {
 		return nil, nil, err
 	}
 	if want := ranksRecords(ranks)[1:]; !slices.EqualFunc(records, want, slices.Equal) {
-		return nil, nil, fault.Inputf("%s: the ranks do not follow from the features in %s; run it again", rows, journalFile)
+		return nil, nil, fault.Inputf("%s: the ranks do not follow from the features in %s; run the retrieval again", rows, journalFile)
 	}
 	return res, p.entries, nil
 }
@@ -229,7 +229,7 @@ func resultOf(dir string) (string, error) {
 	path := filepath.Join(dir, resultFile)
 	if st, err := os.Stat(dir); err == nil {
 		if !st.IsDir() {
-			return "", fault.Inputf("%s: is a file; give the folder that a part was written into (its Options.Out)", dir)
+			return "", fault.Inputf("%s: is a file; give the folder of a part (its Options.Out)", dir)
 		}
 		if _, err := os.Stat(path); os.IsNotExist(err) {
 			return "", fault.Inputf("%s: no %s: the shard is not finished; run it again with the same Options.Out", dir, resultFile)
@@ -242,11 +242,11 @@ func resultOf(dir string) (string, error) {
 func apart(dirs []string, out string) error {
 	into, _ := os.Stat(out)
 	if into != nil && !into.IsDir() {
-		return fault.Envf("%s: is a file; Options.Out wants a folder", out)
+		return fault.Envf("%s: is a file; Options.Out must be a folder", out)
 	}
 	for _, dir := range dirs {
 		if st, err := os.Stat(dir); err == nil && os.SameFile(st, into) {
-			return fault.Usagef("Options.Out %s: is one of the parts, which the whole would overwrite; give another folder", out)
+			return fault.Usagef("Options.Out %s: is one of the parts, which merging would overwrite; give another folder", out)
 		}
 	}
 	return nil
@@ -268,7 +268,7 @@ func joined(parts []part) (entries []entry, err error) {
 func (p *part) whole() error {
 	slices.SortFunc(p.entries, func(a, b entry) int { return cmp.Compare(a.Index, b.Index) })
 	if want := p.res.Shard.Hi - p.res.Shard.Lo; len(p.entries) != want {
-		return fault.Inputf("%s: has %d images, the shard covers %d; run it again", p.dir, len(p.entries), want)
+		return fault.Inputf("%s: has %d images, but the shard covers %d; run the shard again", p.dir, len(p.entries), want)
 	}
 	return nil
 }
@@ -348,7 +348,7 @@ func (res *Result) recount(dir string) ([]entry, error) {
 		return nil, fault.Inputf("%s: has %d images, %d correct, but %s says %d and %d; run the shard again", rows, again.N, again.Correct1, resultFile, res.N, res.Correct1)
 	}
 	if what := res.differs(&again); what != "" {
-		return nil, fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
+		return nil, fault.Inputf("%s: its figures for %s do not follow from %s; run the evaluation again", filepath.Join(dir, resultFile), what, rowsFile)
 	}
 	return entries, nil
 }
@@ -375,7 +375,7 @@ func (res *Result) recountChoices(dir string) ([]answer, error) {
 		what = "n and correct1"
 	}
 	if what != "" {
-		return nil, fault.Inputf("%s: %s do not follow from %s; run it again", filepath.Join(dir, resultFile), what, rowsFile)
+		return nil, fault.Inputf("%s: its figures for %s do not follow from %s; run the evaluation again", filepath.Join(dir, resultFile), what, rowsFile)
 	}
 	return found, nil
 }
@@ -411,7 +411,7 @@ func journalled(dir, key, backend string, s *ShardInfo) ([]entry, error) {
 	}
 	done := map[int]entry{}
 	if _, same := replay(b, contentKey(key, backend, fmt.Sprint(s.Lo, s.Hi)), done); !same {
-		return nil, fault.Inputf("%s: of another run than %s; run the shard again", path, resultFile)
+		return nil, fault.Inputf("%s: does not belong to the run of %s; run the shard again", path, resultFile)
 	}
 	entries := make([]entry, 0, len(done))
 	for _, e := range done {
@@ -426,7 +426,7 @@ func journalled(dir, key, backend string, s *ShardInfo) ([]entry, error) {
 // fit refuses shards of different runs, overlaps and gaps. parts are sorted.
 func fit(parts []part) error {
 	if len(parts) == 0 {
-		return fault.Usagef("merge: no shard folders given")
+		return fault.Usagef("merge: no shard folders; give at least one")
 	}
 	first, next := parts[0], 0
 	for _, p := range parts {
@@ -435,9 +435,9 @@ func fit(parts []part) error {
 		}
 		switch s := p.res.Shard; {
 		case s.Lo < next:
-			return fault.Inputf("%s: covers images %d to %d, but images below %d are in another shard already; give every shard once", p.dir, s.Lo, s.Hi-1, next)
+			return fault.Inputf("%s: covers images %d to %d, but another shard already covers those below %d; give each shard once", p.dir, s.Lo, s.Hi-1, next)
 		case s.Lo > next:
-			return fault.Inputf("images %d to %d are in no shard; the next is %s, shard %d of %d", next, s.Lo-1, p.dir, s.Index, s.Count)
+			return fault.Inputf("images %d to %d are in no shard; the next is %s, shard %d of %d; give all shards", next, s.Lo-1, p.dir, s.Index, s.Count)
 		default:
 			next = s.Hi
 		}
@@ -449,7 +449,7 @@ func fit(parts []part) error {
 	for _, p := range parts {
 		for _, e := range p.entries {
 			if other, twice := seen[e.Index]; twice {
-				return fault.Inputf("%s: image %d (%s) is in %s too", p.dir, e.Index, e.Key, other)
+				return fault.Inputf("%s: image %d (%s) is also in %s; give each shard once", p.dir, e.Index, e.Key, other)
 			}
 			seen[e.Index] = p.dir
 		}
@@ -473,7 +473,7 @@ func sameRun(a, b part) error {
 		{"classes, templates or preprocessing", x.Key, y.Key},
 	} {
 		if c.have != c.got {
-			return fault.Inputf("%s: another %s than %s (%v, %v); only shards of one run merge", b.dir, c.what, a.dir, c.got, c.have)
+			return fault.Inputf("%s: differs from %s in %s (%v, not %v); merge shards of one run only", b.dir, a.dir, c.what, c.got, c.have)
 		}
 	}
 	return nil

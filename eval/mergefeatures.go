@@ -69,7 +69,7 @@ func MergeFeatures(dirs []string, o MergeOptions) (_ *FeatureMerge, err error) {
 	files := map[string]int{}   // a set's key → how many it has
 	for _, dir := range dirs {
 		if _, err := os.ReadDir(dir); err != nil {
-			return nil, fault.File(dir, "a folder of features, as Options.Features of a part", err)
+			return nil, fault.File(dir, "a folder of features (Options.Features of a part)", err)
 		}
 		for _, path := range featureFiles(dir) {
 			key, at, images, err := readStored(path)
@@ -78,7 +78,7 @@ func MergeFeatures(dirs []string, o MergeOptions) (_ *FeatureMerge, err error) {
 			}
 			name := storedName(key, at.i)
 			if other, twice := from[name]; twice {
-				return nil, fault.Inputf("%s: is in %s too; give every part once", fault.Name(path), fault.Name(filepath.Dir(other)))
+				return nil, fault.Inputf("%s: is also in %s; give each part once", fault.Name(path), fault.Name(filepath.Dir(other)))
 			}
 			from[name] = path
 			files[key] = at.n
@@ -122,7 +122,7 @@ func readStored(path string) (key string, at storedPlace, images int, err error)
 	key = f.Metadata()[featuresKey]
 	_, err = fmt.Sscanf(f.Metadata()[featuresPart], "%d/%d", &at.i, &at.n)
 	if key == "" || !ok || len(t.Shape) != 2 || err != nil || at.i < 0 || at.i >= at.n || filepath.Base(path) != storedName(key, at.i) {
-		return "", at, 0, fault.Inputf("%s: not a file of features as probe keeps them", fault.Name(path))
+		return "", at, 0, fault.Inputf("%s: not a file of features that a probe wrote", fault.Name(path))
 	}
 	s := &featureSet{dim: int(t.Shape[1])}
 	err = s.load(path, key)

@@ -119,7 +119,7 @@ func CheckModelCard(path string) (err error) {
 		return err
 	}
 	if !bytes.Contains(b, []byte(cardMark)) {
-		return fault.Usagef("%s: is there and is no card of evatool's; give another file", fault.Name(path))
+		return fault.Usagef("%s: exists and was not written by evatool; give another file", fault.Name(path))
 	}
 	return nil
 }

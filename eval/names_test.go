@@ -45,7 +45,7 @@ func TestOwnOrderOfTheData(t *testing.T) {
 	}{
 		{"cifar10", "cifar10-own-order", "mapped by name to 10 of the 10 classes", []int{9, 3, 0, 5, 8, 2, 1, 6, 4, 7}, 10},
 		{"imagenet", "imagenet-subset", "mapped by name to 4 of the 1000 classes", []int{6, 0, 281, 2}, 4},
-		{"cifar10", "cifar10-foreign", "are none of the classes", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 10},
+		{"cifar10", "cifar10-foreign", "are not among the classes", []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 10},
 	} {
 		res, labels, log, err := scored(t, Options{Benchmark: c.benchmark, Data: filepath.Join("../testdata/huggingface", c.file+".parquet"), Templates: []string{"{}"}})
 		if err != nil {
@@ -80,7 +80,7 @@ func TestCallersNames(t *testing.T) {
 		"a\tb\nc\n":    "class 1",
 		"c\na\tb\n":    "class 1",
 		"a\tb\tc\n":    "want FOLDER<TAB>NAME",
-		"a\tb\na\tc\n": `folder "a" is there twice`,
+		"a\tb\na\tc\n": `folder "a" is listed twice`,
 		"a\xff\n":      "not UTF-8",
 		"\n \n":        "empty",
 	} {

@@ -255,7 +255,7 @@ func checkModel(opened *Model, path string, o OpenOptions) error {
 	}
 	o.Batch, o.Workers, o.Log = 0, 0, nil
 	if path != "" || o != (OpenOptions{}) {
-		return fault.Usagef("Opened is a model that is open already: leave out what says how to open one (Model, Config, Key, Preprocess, Backend, DeviceCount, Threads, DType, CompileCache, Offline, ModelCache)")
+		return fault.Usagef("Opened is a model that is already open; leave out what says how to open one (Model, Config, Key, Preprocess, Backend, DeviceCount, Threads, DType, CompileCache, Offline, ModelCache)")
 	}
 	return nil
 }
@@ -316,7 +316,7 @@ func (m *Model) textTokens(ctx context.Context) (checkpoint.Tokenizer, error) {
 			if ferr == nil {
 				t, err = m.file.Texts(filepath.Dir(found.Path))
 			} else {
-				err = fmt.Errorf("%w; it was looked for on the hub: %w", err, ferr)
+				err = fmt.Errorf("%w; looking for it on the hub failed: %w", err, ferr)
 			}
 		}
 		if err != nil {

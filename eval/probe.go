@@ -143,24 +143,24 @@ func (o *ProbeOptions) check() error {
 	case math.IsNaN(o.L2) || math.IsInf(o.L2, 0) || o.L2 < 0:
 		return fault.Usagef("Options.L2 %g: want a number above 0, or 0 for a sweep", o.L2)
 	case o.L2 > 0 && o.Val != "":
-		return fault.Usagef("Options.Val: chooses the penalty, which Options.L2 gives; leave one out")
+		return fault.Usagef("Options.Val: chooses the penalty, which Options.L2 already gives; leave out one of the two")
 	case o.Seeds < 0:
 		return fault.Usagef("Options.Seeds %d: want 0 or more", o.Seeds)
 	case o.Neighbours < 0:
 		return fault.Usagef("Options.Neighbours %d: want 0 or more", o.Neighbours)
 	case o.Out != "" && o.Shards > 1:
-		return fault.Usagef("Options.Out: a part has features and no result; leave it out, and give Options.Features")
+		return fault.Usagef("Options.Out: a part has features but no result; leave it out and give Options.Features")
 	}
 	for _, k := range o.Shots {
 		if k < 1 {
-			return fault.Usagef("Options.Shots %d: want 1 or more images a class", k)
+			return fault.Usagef("Options.Shots %d: want 1 or more images per class", k)
 		}
 	}
 	if err := checkCounts(o.Batch, o.Workers, 0, o.MaxBad); err != nil {
 		return err
 	}
 	if len(o.Folders) > 0 && len(o.Folders) != len(o.ClassNames) {
-		return fault.Usagef("Folders has %d entries for %d ClassNames; want one a class", len(o.Folders), len(o.ClassNames))
+		return fault.Usagef("Folders has %d entries for %d ClassNames; want one per class", len(o.Folders), len(o.ClassNames))
 	}
 	if err := dataset.CheckTemplates("templates", o.Templates); len(o.Templates) > 0 && err != nil {
 		return err
@@ -168,7 +168,7 @@ func (o *ProbeOptions) check() error {
 	inputs := append(slices.Concat(dataset.Local(o.Train), dataset.Local(o.Data), dataset.Local(o.Val)), o.Model, o.Config)
 	for _, dir := range []string{o.Out, o.Features} {
 		if st, err := os.Stat(dir); dir != "" && err == nil && !st.IsDir() {
-			return fault.Envf("%s: is a file; Options.Out and Options.Features want folders", fault.Name(dir))
+			return fault.Envf("%s: is a file; Options.Out and Options.Features must be folders", fault.Name(dir))
 		}
 	}
 	if o.Out != "" {
@@ -285,12 +285,12 @@ func (p *probe) claim() error {
 		return nil
 	}
 	mine := identity{Benchmark: probeName, Model: r.model.File, SHA256: r.model.SHA256, Data: o.Data}
-	why := "other data or settings"
+	why := "different data or settings"
 	switch {
 	case held == nil || held.Benchmark != probeName:
-		why = "not the same kind of evaluation"
+		why = "different kind of evaluation"
 	case held.SHA256 != mine.SHA256:
-		why = "another model"
+		why = "different model"
 	}
 	return occupied(o.Out, why, held, mine.of(), o.Force)
 }
@@ -348,7 +348,7 @@ func (p *probe) learn(ctx context.Context) (err error) {
 		return err
 	}
 	if !l.model.Converged {
-		p.run.o.Log.Warn("the regression did not converge; a larger Options.L2 is easier", "iterations", l.model.Iterations)
+		p.run.o.Log.Warn("the regression did not converge; a larger Options.L2 helps", "iterations", l.model.Iterations)
 	}
 	p.head = l
 	p.res.Probe = &ProbeScore{L2: l2, Loss: l.model.Loss, NTrain: both.Len(), Iterations: l.model.Iterations, Converged: l.model.Converged}
@@ -424,7 +424,7 @@ func (p *probe) fit(ctx context.Context, x picked, l2 float64, o logistic.Option
 		}
 	}
 	if len(l.classes) < 2 {
-		return nil, fault.Inputf("%s: has images of %d class; a regression needs two", fault.Name(p.o.Train), len(l.classes))
+		return nil, fault.Inputf("%s: has images of only %d class; a regression needs at least two", fault.Name(p.o.Train), len(l.classes))
 	}
 	y := make([]int, x.Len())
 	for i := range y {
@@ -461,7 +461,7 @@ const sweepSteps = 96
 // Of equals the larger penalty is better.
 func (p *probe) sweep(ctx context.Context, fit, val picked) (best float64, tried []SweepStep, err error) {
 	if val.Len() == 0 {
-		return 0, nil, fault.Inputf("%s: no class has five images, so that one can be held out to choose the penalty; give Options.Val or Options.L2", fault.Name(p.o.Train))
+		return 0, nil, fault.Inputf("%s: no class has five images, the fewest from which one can be held out to choose the penalty; give Options.Val or Options.L2", fault.Name(p.o.Train))
 	}
 	penalty := func(step int) float64 { return math.Pow(10, float64(step)/8-6) }
 	top := map[int]float64{}
@@ -516,7 +516,7 @@ func (p *probe) shots(ctx context.Context, fit, val picked) error {
 			few := picked{sets: fit.sets}
 			for c, rows := range p.drawn(fit, seed+1) {
 				if seed == 0 && len(rows) > 0 && len(rows) < k {
-					p.run.o.Log.Warn("a class has fewer images than the shots; all are taken", "class", c, "images", len(rows), "shots", k)
+					p.run.o.Log.Warn("a class has fewer images than shots; taking all of them", "class", c, "images", len(rows), "shots", k)
 				}
 				for _, i := range rows[:min(k, len(rows))] {
 					few.places = append(few.places, fit.places[i])

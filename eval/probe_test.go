@@ -167,8 +167,8 @@ func TestMergeFeatures(t *testing.T) {
 		want   string
 	}{
 		{[]string{dirs[0], dirs[2], dirs[3]}, 3, "is in no part"},
-		{append(dirs, dirs[1]), 3, "give every part once"},
-		{[]string{dirs[0], filepath.Dir(damaged), dirs[2], dirs[3]}, 3, "does not match its digest"},
+		{append(dirs, dirs[1]), 3, "give each part once"},
+		{[]string{dirs[0], filepath.Dir(damaged), dirs[2], dirs[3]}, 3, "do not match its digest"},
 		{[]string{dirs[0], "missing"}, 3, "missing"},
 		{[]string{dirs[0], whole.Features}, 2, "is one of the parts"},
 	} {
@@ -255,7 +255,7 @@ func TestProbeRefuses(t *testing.T) {
 		{"penalty and validation", ProbeOptions{Train: two, Data: two, Val: two, L2: 1}, 2, "Options.Val"},
 		{"a result of a part", ProbeOptions{Train: two, Data: two, L2: 1, Shards: 2, Out: "out"}, 2, "Options.Out: a part has features"},
 		{"no shots", ProbeOptions{Train: two, Data: two, Shots: []int{0}}, 2, "Options.Shots 0"},
-		{"one class", ProbeOptions{Train: one, Data: one, L2: 1}, 3, "a regression needs two"},
+		{"one class", ProbeOptions{Train: one, Data: one, L2: 1}, 3, "a regression needs at least two"},
 		{"too few to hold out", ProbeOptions{Train: two, Data: two}, 3, "give Options.Val or Options.L2"},
 		{"another class to score", ProbeOptions{Train: one, Data: two, L2: 1}, 3, "bee"},
 	} {

@@ -48,7 +48,7 @@ func promptsFor(o Options) (prompts, error) {
 	if w.name != folder {
 		var ok bool
 		if b, ok = dataset.LookupBenchmark(w.name); !ok {
-			return w, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names, folder takes any images", w.name)
+			return w, fault.Usagef("benchmark %q: unknown; `evatool zeroshot list` prints the names, and folder takes any images", w.name)
 		}
 		var err error
 		if b, err = b.Language(o.Language); err != nil {
@@ -58,13 +58,13 @@ func promptsFor(o Options) (prompts, error) {
 	}
 	switch {
 	case w.fromFeatures() && len(o.ClassNames)+len(o.Templates)+len(o.Prompts)+len(o.Classifiers) > 0:
-		return w, fault.Usagef("Options.ClassNames, Options.Templates, Options.Classifiers: %s has no classes", w.name)
+		return w, fault.Usagef("Options.ClassNames, Options.Templates, Options.Classifiers: %s has no classes; leave them out", w.name)
 	case w.fromFeatures():
 		return w, nil
 	case w.name == folder && o.Language != "" && o.Language != "en":
-		return w, fault.Usagef("Options.Language %s: has names of ImageNet's classes only, not of %s", o.Language, folder)
+		return w, fault.Usagef("Options.Language %s: there are names for ImageNet's classes only, not for %s", o.Language, folder)
 	case len(o.Classifiers) > 0 && len(o.Templates)+len(o.Prompts)+len(o.Language) > 0:
-		return w, fault.Usagef("Options.Classifiers: a class matrix has its prompts in it; leave Options.Templates and Options.Language out")
+		return w, fault.Usagef("Options.Classifiers: a class matrix already contains its prompts; leave out Options.Templates and Options.Language")
 	}
 	if len(o.ClassNames) > 0 {
 		if err := w.rename(o); err != nil {
@@ -130,9 +130,9 @@ func (w *prompts) fromData(ctx context.Context, o Options) error {
 	}
 	switch {
 	case len(w.names) == 0 && w.name != folder:
-		return fault.Inputf("%s: no classnames.txt there or above it, and %s has no names built in; give Options.ClassNames", fault.Name(o.Data), w.name)
+		return fault.Inputf("%s: no classnames.txt in or above it, and %s has no built-in class names; give Options.ClassNames", fault.Name(o.Data), w.name)
 	case len(w.templates) == 0 && w.own == nil:
-		return fault.Inputf("%s: no %s there or above it, and %s has no templates built in; give Options.Templates", fault.Name(o.Data), dataset.TemplatesFile, w.name)
+		return fault.Inputf("%s: no %s in or above it, and %s has no built-in templates; give Options.Templates", fault.Name(o.Data), dataset.TemplatesFile, w.name)
 	}
 	return nil
 }
@@ -145,14 +145,14 @@ func (w *prompts) rename(o Options) error {
 	w.names = o.ClassNames
 	switch {
 	case len(o.Folders) > 0 && len(o.Folders) != len(o.ClassNames):
-		return fault.Usagef("Folders has %d entries for %d ClassNames; want one a class", len(o.Folders), len(o.ClassNames))
+		return fault.Usagef("Folders has %d entries for %d ClassNames; want one per class", len(o.Folders), len(o.ClassNames))
 	case len(o.Folders) > 0:
 		w.labels, w.also = o.Folders, [][]string{o.ClassNames}
 	case !fits:
 		w.labels, w.also = o.ClassNames, nil
 	default:
 		if i, class, ok := dataset.Misplaced(o.ClassNames, w.labels, w.also); ok {
-			return fault.Inputf("class names: they are those of %s in another order (number %d, %.80q, is number %d there); put them in its order, or score folder instead of %s", w.name, i, o.ClassNames[i], class, w.name)
+			return fault.Inputf("class names: these are the classes of %s in another order (number %d, %.80q, is number %d there); put them in its order, or score the benchmark folder instead of %s", w.name, i, o.ClassNames[i], class, w.name)
 		}
 		w.also = append(builtIn[1:], o.ClassNames)
 	}
@@ -171,7 +171,7 @@ func ClassNames(path string) (folders, names []string, err error) {
 	for i, line := range lines {
 		folder, name, tab := strings.Cut(line, "\t")
 		if tab != strings.Contains(lines[0], "\t") {
-			return nil, nil, fault.Inputf("%s: class %d, %.80q: some lines are FOLDER<TAB>NAME and some are not; write all of them one way", fault.Name(path), i, line)
+			return nil, nil, fault.Inputf("%s: class %d, %.80q: some lines are FOLDER<TAB>NAME and some are not; write all lines the same way", fault.Name(path), i, line)
 		}
 		if !tab {
 			continue
@@ -181,7 +181,7 @@ func ClassNames(path string) (folders, names []string, err error) {
 			return nil, nil, fault.Inputf("%s: class %d, %.80q: want FOLDER<TAB>NAME", fault.Name(path), i, line)
 		}
 		if slices.Contains(folders, folder) {
-			return nil, nil, fault.Inputf("%s: class %d: folder %.80q is there twice; a folder is one class", fault.Name(path), i, folder)
+			return nil, nil, fault.Inputf("%s: class %d: folder %.80q is listed twice; a folder is one class", fault.Name(path), i, folder)
 		}
 		folders, names = append(folders, folder), append(names, name)
 	}
@@ -238,7 +238,7 @@ func isJSON(path string) bool { return strings.EqualFold(filepath.Ext(path), ".j
 func (o Options) readWords(suite bool) (Options, error) {
 	if o.ClassNamesFile != "" {
 		if len(o.ClassNames)+len(o.Folders) > 0 {
-			return o, fault.Usagef("ClassNamesFile and ClassNames: give one of them")
+			return o, fault.Usagef("ClassNamesFile and ClassNames: give only one of them")
 		}
 		folders, names, err := classNamesOf(o.ClassNamesFile, o.Benchmark, suite)
 		if err != nil {
@@ -248,7 +248,7 @@ func (o Options) readWords(suite bool) (Options, error) {
 	}
 	if o.TemplatesFile != "" {
 		if len(o.Templates)+len(o.Prompts) > 0 {
-			return o, fault.Usagef("TemplatesFile and Templates: give one of them")
+			return o, fault.Usagef("TemplatesFile and Templates: give only one of them")
 		}
 		templates, prompts, err := templatesOf(o.TemplatesFile, o.Benchmark, suite)
 		if err != nil {
@@ -316,11 +316,11 @@ func templatesOf(path, set string, suite bool) (templates []string, prompts map[
 	// CuPL's form. Whether it has all classes is known once they are.
 	var classes map[string]json.RawMessage
 	if err := json.Unmarshal(list, &classes); err != nil {
-		return nil, nil, fault.Inputf("%s: not templates, nor prompts by class: %w", fault.Name(path), err)
+		return nil, nil, fault.Inputf("%s: neither templates nor prompts by class: %w", fault.Name(path), err)
 	}
 	prompts = map[string][]string{}
 	for class, own := range classes {
-		if prompts[class], err = stringsOf(path, "prompts of class "+fault.Name(class), own); err != nil {
+		if prompts[class], err = stringsOf(path, "prompts for class "+fault.Name(class), own); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -344,7 +344,7 @@ func wordsOf(path, what, set string, suite bool) (json.RawMessage, error) {
 	}
 	var sets map[string]json.RawMessage
 	if err := json.Unmarshal(whole, &sets); err != nil {
-		return nil, fault.Inputf("%s: want JSON, a list of %s or lists by set: %w", fault.Name(path), what, err)
+		return nil, fault.Inputf("%s: want JSON: a list of %s, or lists by set: %w", fault.Name(path), what, err)
 	}
 	own, known := dataset.LookupBenchmark(set)
 	keys, ofSets := slices.Sorted(maps.Keys(sets)), 0
@@ -362,7 +362,7 @@ func wordsOf(path, what, set string, suite bool) (json.RawMessage, error) {
 	case bySet && suite:
 		return nil, nil
 	case bySet:
-		return nil, fault.Inputf("%s: no %s of %s; it has those of %s", fault.Name(path), what, fault.Name(cmp.Or(set, folder)), fault.Name(first(keys)))
+		return nil, fault.Inputf("%s: has no %s for %s, only for %s", fault.Name(path), what, fault.Name(cmp.Or(set, folder)), fault.Name(first(keys)))
 	}
 	return whole, nil
 }
@@ -388,7 +388,7 @@ func stringsOf(path, what string, b json.RawMessage) ([]string, error) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, fault.Inputf("%s: %s: empty", fault.Name(path), what)
+		return nil, fault.Inputf("%s: %s: empty; want a list of texts", fault.Name(path), what)
 	}
 	return list, nil
 }
@@ -442,7 +442,7 @@ func (w *prompts) complete() error {
 		}
 	}
 	if len(missing) > 0 {
-		return fault.Inputf("Options.Templates: no prompts of %d of the %d classes, such as %.80q; want a list for each class, by the names in use", len(missing), len(w.names), missing[0])
+		return fault.Inputf("Options.Templates: no prompts for %d of the %d classes, such as %.80q; give a list for each class, under the class names in use", len(missing), len(w.names), missing[0])
 	}
 	return nil
 }
@@ -463,7 +463,7 @@ func (w prompts) sayable(language string, tok checkpoint.Tokenizer, context int)
 		}
 	}
 	if 100*cut > n {
-		return fault.Inputf("Options.Language %s: %d of %d prompts are longer than the model's %d tokens, such as %.80q", language, cut, n, context, example)
+		return fault.Inputf("Options.Language %s: %d of %d prompts are longer than the model's %d tokens, such as %.80q; use a model made for the language", language, cut, n, context, example)
 	}
 	return nil
 }

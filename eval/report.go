@@ -111,7 +111,7 @@ func reportScore(p *runlog.Page, res *Result) {
 	if res.Published == nil {
 		p.Bars(chart)
 		if res.NotCompared != "" {
-			p.Note("What is published is not set beside: " + res.NotCompared + ".")
+			p.Note("Not compared with what is published: " + res.NotCompared + ".")
 		} else {
 			p.Note("Nothing is published for this model on these images.")
 		}

@@ -94,7 +94,7 @@ func (o *RetrievalOptions) check() error {
 		return fault.Usagef("retrieval %q: want flickr30k, coco or csv", o.Set)
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
+		return fault.Envf("%s: is a file; Options.Out must be a folder", o.Out)
 	}
 	if o.Out != "" {
 		if err := atomicfile.Folder(o.Out, []string{resultFile, rowsFile, reportFile, journalFile}, append(dataset.Local(o.Data), o.Model, o.Config)); err != nil {
@@ -200,7 +200,7 @@ func (res *RetrievalResult) publish() {
 	case res.Shard != nil:
 		res.NotCompared = fmt.Sprintf("part %d of %d of the images", res.Shard.Index, res.Shard.Count)
 	case strings.HasPrefix(res.Layout, string(dataset.COCO)):
-		res.NotCompared = "COCO's own captions, and what is published is of Karpathy's split"
+		res.NotCompared = "COCO's own captions, while published figures are of Karpathy's split"
 	default:
 		res.NotCompared = otherImages(res.Set, res.N)
 	}
@@ -547,7 +547,7 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 		k.images = append(k.images, e)
 	}
 	if len(k.images) == 0 {
-		return nil, fault.Inputf("%s: no images of the split %q", file, split)
+		return nil, fault.Inputf("%s: no images in the split %q; give another Options.Split", file, split)
 	}
 	return k, nil
 }
@@ -556,7 +556,7 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 // that the sets use, and more.
 func findPicture(dir, sub, name string, more ...string) (string, error) {
 	if name == "" || !filepath.IsLocal(filepath.FromSlash(name)) {
-		return "", fault.Inputf("%s: picture %.80q: want the name of a file below the folder", fault.Name(dir), name)
+		return "", fault.Inputf("%s: picture %.80q: want the name of a file in this folder", fault.Name(dir), name)
 	}
 	for _, d := range append([]string{sub, "", "images", "flickr30k-images", "flickr30k_images"}, more...) {
 		for _, spelled := range []string{name, norm.NFC.String(name), norm.NFD.String(name)} { // macOS decomposes names
@@ -566,7 +566,7 @@ func findPicture(dir, sub, name string, more ...string) (string, error) {
 			}
 		}
 	}
-	return "", fault.Inputf("%s: the image %s is in none of %s, images, flickr30k-images", fault.Name(dir), fault.Name(name), fault.Name(filepath.Join(".", sub)))
+	return "", fault.Inputf("%s: image %s not found in %s, images or flickr30k-images", fault.Name(dir), fault.Name(name), fault.Name(filepath.Join(".", sub)))
 }
 
 func (k *karpathy) Len() int          { return len(k.images) }

@@ -137,7 +137,7 @@ func TestRetrieval(t *testing.T) {
 		o    RetrievalOptions
 		want string
 	}{
-		{RetrievalOptions{Set: "flickr30k", Data: dir, Split: "val"}, `no images of the split "val"`},
+		{RetrievalOptions{Set: "flickr30k", Data: dir, Split: "val"}, `no images in the split "val"`},
 		{RetrievalOptions{Set: "flickr30k", Data: dir, Split: "train"}, "not-there.png"},
 		{RetrievalOptions{Set: "coco", Data: dir}, "dataset_coco.json"},
 	} {

@@ -52,7 +52,7 @@ func writeRetrievalReport(dir string, res *RetrievalResult, ranks []imageRanks) 
 	p.Bars(chart)
 	p.Table([]string{"direction", "recall", "right", "share", "95 %", "chance, about", "published", "weights"}, rows)
 	if res.NotCompared != "" {
-		p.Note("What is published is not set beside: " + res.NotCompared + ".")
+		p.Note("Not compared with what is published: " + res.NotCompared + ".")
 	}
 	p.Section("Ranks")
 	p.Note("Place of the best right answer among all candidates, counted from 1; rows.csv has every one, counted from 0.")

@@ -122,7 +122,7 @@ func parseRecord(rec []string) (entry, error) {
 		for _, f := range strings.Fields(rec[11]) {
 			v, err := strconv.ParseFloat(f, 32)
 			if err != nil || v != v {
-				return e, fmt.Errorf("logit %q", f)
+				return e, fmt.Errorf("logit %q is not a number", f)
 			}
 			e.Scores = append(e.Scores, float32(v))
 		}
@@ -221,7 +221,7 @@ func readTable(path string, head []string) ([][]string, error) {
 		return nil, fault.Inputf("%s: %w", path, err)
 	}
 	if len(records) == 0 || !slices.Equal(records[0], head) {
-		return nil, fault.Inputf("%s: not the rows of a zero-shot run (the header differs)", path)
+		return nil, fault.Inputf("%s: not the rows of this result, whose header is %s; run the evaluation again", path, strings.Join(head, ","))
 	}
 	return records[1:], nil
 }
@@ -318,7 +318,7 @@ func openJournal(dir, key string, of *identity, fresh bool) (j *journal, done ma
 		return nil, nil, fault.File(path, "a folder that can be written, as Options.Out", err)
 	}
 	if !free {
-		return nil, nil, fault.Envf("%s: another run is writing into this folder; wait for it, or give another Options.Out", dir)
+		return nil, nil, fault.Envf("%s: another run is writing to this folder; wait for it, or give another Options.Out", dir)
 	}
 	if done, err = j.open(path, key, of, fresh); err != nil {
 		j.Close()

@@ -121,10 +121,10 @@ func TestMergeRefuses(t *testing.T) {
 		{"a gap at the end", []string{a, b}, "images 13 to 19 are in no shard"},
 		{"a gap inside", []string{a, c}, "are in no shard"},
 		{"a gap at the start", []string{b, c}, "images 0 to 5 are in no shard"},
-		{"twice the same", []string{a, b, b, c}, "in another shard already"},
-		{"an overlap", []string{half, b, c}, "in another shard already"},
-		{"other words", []string{a, prompts, c}, "another classes, templates or preprocessing"},
-		{"other data", []string{a, other, c}, "another data"},
+		{"twice the same", []string{a, b, b, c}, "another shard already covers"},
+		{"an overlap", []string{half, b, c}, "another shard already covers"},
+		{"other words", []string{a, prompts, c}, "in classes, templates or preprocessing ("},
+		{"other data", []string{a, other, c}, "in data ("},
 		{"unfinished", []string{a, unfinished, c}, "not finished"},
 		{"a row is gone", []string{a, tampered, c}, "run the shard again"},
 		{"no such folder", []string{a, filepath.Join(dir, "nope"), c}, "no such file"},
@@ -196,7 +196,7 @@ func TestResume(t *testing.T) {
 		o.Fresh = false
 		enc = newFake()
 		o.ModelID = ""
-		if _, err := ZeroShotWith(context.Background(), public{enc}, o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "another model") {
+		if _, err := ZeroShotWith(context.Background(), public{enc}, o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "different model") {
 			t.Errorf("another model in the place of a finished one: %v", err)
 		}
 		o.Force = true
@@ -349,8 +349,8 @@ func TestBadInput(t *testing.T) {
 		{"missing data", Options{Data: "/nope/nowhere"}, fault.Input, "no such file"},
 		{"empty folder", Options{Data: empty}, fault.Input, "empty folder"},
 		{"a file that is none of the kinds", Options{Data: names}, fault.Input, "names.txt"},
-		{"a broken image", Options{Data: broken}, fault.Input, "1 of the images do not decode, Options.MaxBad allows 0; the first is bee/x.jpg"},
-		{"classes that do not match", Options{Data: good, ClassNames: []string{"car", "ship"}}, fault.Input, "none of the 2 classes"},
+		{"a broken image", Options{Data: broken}, fault.Input, "too many images do not decode (1, Options.MaxBad allows 0); the first is bee/x.jpg"},
+		{"classes that do not match", Options{Data: good, ClassNames: []string{"car", "ship"}}, fault.Input, "not among the 2 classes"},
 		{"too few classes for the labels", Options{Data: tensors, ClassNames: []string{"a", "b"}}, fault.Input, "48x48"},
 		{"a template without a place", Options{Data: good, Templates: []string{"a photo"}}, fault.Input, "no place"},
 		{"an unknown benchmark", Options{Data: good, Benchmark: "imagnet"}, fault.Usage, "zeroshot list"},

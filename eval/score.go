@@ -74,7 +74,7 @@ func (r *run) tooBad(bad []entry) error {
 	if len(bad) <= r.o.MaxBad {
 		return nil
 	}
-	return fault.Inputf("%s: %d of the images do not decode, Options.MaxBad allows %d; the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
+	return fault.Inputf("%s: too many images do not decode (%d, Options.MaxBad allows %d); the first is %s: %s", r.o.Data, len(bad), r.o.MaxBad, bad[0].Key, bad[0].Bad)
 }
 
 // rank turns a batch's features into entries, on all cores.
@@ -112,7 +112,7 @@ func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32)
 		return e, nil
 	}
 	if !normalize(feature) {
-		return e, fault.Inputf("%s: the vision tower gives no finite vector; check the weights, or Options.DType fp32", s.Key)
+		return e, fault.Inputf("%s: the vision tower's output is zero or not finite; check the weights, or use Options.DType fp32", s.Key)
 	}
 	if r.head != nil {
 		r.head.answer(&e.row, feature)
@@ -146,7 +146,7 @@ func (r *run) labels(s sample, e *entry) (err error) {
 	}
 	if g := r.w.group; g != nil {
 		if g.Column >= len(s.Meta) || s.Meta[g.Column] < 0 {
-			return fault.Inputf("%s: %s has the metadata %v; want its %s as number %d, 0 or more, in a .npy member beside it", r.o.Data, fault.Name(s.Key), s.Meta, g.Name, g.Column)
+			return fault.Inputf("%s: %s has the metadata %v; want its %s (0 or more) as number %d of a .npy member beside it", r.o.Data, fault.Name(s.Key), s.Meta, g.Name, g.Column)
 		}
 		e.Meta = s.Meta
 	}
@@ -272,7 +272,7 @@ func (r *run) readTexts(ctx context.Context, enc encoder, entries []entry) error
 			f := entries[p.entry].Found
 			v := f.text(p.text)
 			if copy(v, rows[i*len(v):]); !normalize(v) {
-				return fault.Inputf("text %.80q: the text tower gives no finite vector; check the weights, or Options.DType fp32", f.texts()[p.text])
+				return fault.Inputf("text %.80q: the text tower's output is zero or not finite; check the weights, or use Options.DType fp32", f.texts()[p.text])
 			}
 		}
 	}

@@ -214,7 +214,7 @@ func (t *tensorSource) open(path string, size int, needLabels bool) error {
 	}
 	t.info = images
 	if t.file, t.offset, ok = t.f.Extent("images"); !ok {
-		return fault.Inputf("%s: tensor \"images\" does not lie in one piece", path)
+		return fault.Inputf("%s: tensor \"images\" is not stored in one piece; write the file again", path)
 	}
 	n := int(images.Shape[0])
 	t.labels = make([]int, n)
@@ -230,7 +230,7 @@ func (t *tensorSource) open(path string, size int, needLabels bool) error {
 			t.labels[i] = int(id)
 		}
 	} else if needLabels {
-		return fault.Inputf("%s: no tensor \"labels\" [n] beside \"images\"", path)
+		return fault.Inputf("%s: has no tensor \"labels\" [n] beside \"images\"", path)
 	} else {
 		for i := range t.labels {
 			t.labels[i] = -1
@@ -295,7 +295,7 @@ func checkImages(path string, t tensorfile.Info, size int) error {
 		return fault.Inputf("%s: images is %s %v; want F32 [n,3,%d,%d], normalised", path, t.DType, t.Shape, size, size)
 	}
 	if t.Shape[0] == 0 {
-		return fault.Inputf("%s: images is empty", path)
+		return fault.Inputf("%s: images is empty; want at least one image", path)
 	}
 	if t.Shape[2] != int64(size) || t.Shape[3] != int64(size) {
 		return fault.Inputf("%s: images are %dx%d but the model takes %dx%d; preprocess them for this model, or convert the model to this image size", path, t.Shape[3], t.Shape[2], size, size)

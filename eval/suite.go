@@ -114,7 +114,7 @@ func Suite(ctx context.Context, o SuiteOptions) (_ *SuiteResult, err error) {
 		return t.data == ""
 	})
 	if len(tasks) == 0 {
-		return nil, fault.Inputf("%s: none of the %d sets is there, such as %s; Options.Data wants the folder that they lie in", fault.Name(o.Data), len(missing), folderNames(published.Tasks()[0])[0])
+		return nil, fault.Inputf("%s: holds none of the %d sets, such as a folder %s; Options.Data must be the folder that holds the sets", fault.Name(o.Data), len(missing), folderNames(published.Tasks()[0])[0])
 	}
 	var keys []string
 	for _, t := range tasks {
@@ -154,22 +154,22 @@ func (o *SuiteOptions) check() error {
 	case len(o.Models) == 0:
 		return fault.Usagef("no model; give Options.Model")
 	case o.Opened != nil || o.ModelID != "" || o.Spread:
-		return fault.Usagef("Opened, ModelID and Spread are of one set; leave them out")
+		return fault.Usagef("Opened, ModelID and Spread apply to one set only; leave them out")
 	case o.Predictions != "" || o.SaveClassifier != "" || o.Expect != "" || len(o.ClassNames)+len(o.Templates)+len(o.Folders)+len(o.Prompts)+len(o.Classifiers) > 0 ||
 		o.ClassNamesFile != "" && !isJSON(o.ClassNamesFile) || o.TemplatesFile != "" && !isJSON(o.TemplatesFile):
-		return fault.Usagef("Options.Predictions, Options.SaveClassifier, Options.Classifiers, Options.Expect, Options.ClassNames and Options.Templates are of one set and one model; score that alone (a .json of names or templates by set serves several)")
+		return fault.Usagef("Options.Predictions, Options.SaveClassifier, Options.Classifiers, Options.Expect, Options.ClassNames and Options.Templates apply to one set and one model; score that pair alone (a .json of names or templates by set works for several sets)")
 	case isTensors(o.Data) && len(o.Sets) > 1:
-		return swapped(fault.Usagef("%s: is one set; Options.Data wants the folder that the sets lie in", fault.Name(o.Data)), o.Data)
+		return swapped(fault.Usagef("%s: is one set; Options.Data must be the folder that holds the sets", fault.Name(o.Data)), o.Data)
 	case slices.Contains(o.Sets, DataComp) && len(o.Sets) > 1:
-		return fault.Usagef("%s is a suite of its own; score other sets apart", DataComp)
+		return fault.Usagef("%s is a suite of its own; score other sets separately", DataComp)
 	}
 	for i, m := range o.Models {
 		if slices.Contains(o.Models[:i], m) {
-			return fault.Usagef("model %s is there twice", fault.Name(m))
+			return fault.Usagef("model %s is given twice", fault.Name(m))
 		}
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
-		return fault.Envf("%s: is a file; Options.Out wants a folder", o.Out)
+		return fault.Envf("%s: is a file; Options.Out must be a folder", o.Out)
 	}
 	return checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad)
 }
@@ -189,10 +189,10 @@ func (o *SuiteOptions) tasks(ctx context.Context) ([]task, error) {
 		}
 		t, ok := taskOf(name)
 		if !ok {
-			return nil, fault.Usagef("benchmark %q: not known; `evatool zeroshot list` prints the names", name)
+			return nil, fault.Usagef("benchmark %q: unknown; `evatool zeroshot list` prints the names", name)
 		}
 		if slices.ContainsFunc(list, func(other task) bool { return other.Key == t.Key }) {
-			return nil, fault.Usagef("benchmark %q: is there twice", name)
+			return nil, fault.Usagef("benchmark %q: is given twice", name)
 		}
 		list = append(list, task{Task: t})
 	}
@@ -217,7 +217,7 @@ func (o *SuiteOptions) tasks(ctx context.Context) ([]task, error) {
 			t.data = o.Data
 		}
 		if t.data == "" && o.Sets[0] != DataComp {
-			return nil, fault.Inputf("%s: %s is not there; want a folder such as %s", fault.Name(o.Data), t.Key, strings.Join(folderNames(t.Task)[:3], ", "))
+			return nil, fault.Inputf("%s: no set %s in it; want a folder such as %s", fault.Name(o.Data), t.Key, strings.Join(folderNames(t.Task)[:3], ", "))
 		}
 	}
 	return list, nil
@@ -266,7 +266,7 @@ func folderNames(t published.Task) []string {
 // locate finds a set below root; "" when it is not there.
 func locate(ctx context.Context, root string, t published.Task) (string, error) {
 	if st, err := os.Stat(root); err != nil && !strings.Contains(root, "://") {
-		return "", fault.File(root, "the folder that the sets lie in, as Options.Data", err)
+		return "", fault.File(root, "the folder that holds the sets, as Options.Data", err)
 	} else if err == nil && !st.IsDir() {
 		return "", nil
 	}
@@ -369,7 +369,7 @@ func (m *SuiteModel) follows(dir string) error {
 	again := &SuiteModel{Model: m.Model}
 	for _, s := range m.Sets {
 		if !filepath.IsLocal(s.Dir) {
-			return fault.Inputf("%s: the folder %q of %s lies outside; run it again", fault.Name(dir), s.Dir, s.Key)
+			return fault.Inputf("%s: the folder %q of %s lies outside it; run the suite again", fault.Name(dir), s.Dir, s.Key)
 		}
 		path := filepath.Join(dir, s.Dir, resultFile)
 		now := s
@@ -387,12 +387,12 @@ func (m *SuiteModel) follows(dir string) error {
 			now.ofResult(res)
 		}
 		if now.Value != s.Value || now.N != s.N || now.CI95 != s.CI95 {
-			return fault.Inputf("%s: the figures of %s do not follow from %s; run it again", filepath.Join(dir, resultFile), s.Key, path)
+			return fault.Inputf("%s: the figures of %s do not follow from %s; run the suite again", filepath.Join(dir, resultFile), s.Key, path)
 		}
 		again.Sets = append(again.Sets, now)
 	}
 	if again.compare(false); again.Average != m.Average || again.N != m.N || again.AverageCI95 != m.AverageCI95 {
-		return fault.Inputf("%s: the average does not follow from the sets; run it again", filepath.Join(dir, resultFile))
+		return fault.Inputf("%s: the average does not follow from the sets; run the suite again", filepath.Join(dir, resultFile))
 	}
 	return nil
 }

@@ -356,7 +356,7 @@ func TestSuiteRefuses(t *testing.T) {
 		{Options{Benchmark: "fmow", Data: short}, "has the metadata []"},
 		{Options{Benchmark: "fmow", Data: bare}, "no classnames.txt"},
 		{Options{Benchmark: "voc2007-multilabel", Data: two}, "has 3 labels for 20 classes"},
-		{Options{Benchmark: "winoground", Data: broken}, "below the folder"},
+		{Options{Benchmark: "winoground", Data: broken}, "in this folder"},
 		{Options{Benchmark: "winoground", Data: two}, "no examples.jsonl"},
 		{Options{Benchmark: "sugarcrepe", Data: two}, "no add_att.json"},
 		{Options{Benchmark: "winogavil", Data: two}, "no winogavil_dataset.csv"},
@@ -371,12 +371,12 @@ func TestSuiteRefuses(t *testing.T) {
 		want string
 		code fault.Kind
 	}{
-		{SuiteOptions{Sets: []string{"nope"}, Models: []string{"m"}, Options: Options{Data: two}}, "not known", fault.Usage},
+		{SuiteOptions{Sets: []string{"nope"}, Models: []string{"m"}, Options: Options{Data: two}}, "unknown", fault.Usage},
 		{SuiteOptions{Sets: []string{"datacomp", "pets"}, Models: []string{"m"}, Options: Options{Data: two}}, "suite of its own", fault.Usage},
-		{SuiteOptions{Sets: []string{"pets", "pets"}, Models: []string{"m"}, Options: Options{Data: two}}, "is there twice", fault.Usage},
-		{SuiteOptions{Sets: []string{"pets"}, Models: []string{"m", "m"}, Options: Options{Data: two}}, "is there twice", fault.Usage},
-		{SuiteOptions{Sets: []string{"pets", "dtd"}, Models: []string{"m"}, Options: Options{Data: two}}, "is not there", fault.Input},
-		{SuiteOptions{Sets: []string{"datacomp"}, Models: []string{"m"}, Options: Options{Data: two}}, "none of the 38 sets is there", fault.Input},
+		{SuiteOptions{Sets: []string{"pets", "pets"}, Models: []string{"m"}, Options: Options{Data: two}}, "is given twice", fault.Usage},
+		{SuiteOptions{Sets: []string{"pets"}, Models: []string{"m", "m"}, Options: Options{Data: two}}, "is given twice", fault.Usage},
+		{SuiteOptions{Sets: []string{"pets", "dtd"}, Models: []string{"m"}, Options: Options{Data: two}}, "no set vtab/pets in it", fault.Input},
+		{SuiteOptions{Sets: []string{"datacomp"}, Models: []string{"m"}, Options: Options{Data: two}}, "holds none of the 38 sets", fault.Input},
 	} {
 		if _, err := Suite(t.Context(), c.o); err == nil || fault.Code(err) != int(c.code) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v, want %q", c.o.Sets, err, c.want)

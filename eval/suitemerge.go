@@ -53,7 +53,7 @@ func MergeSuite(dirs []string, o MergeOptions) (_ *SuiteResult, err error) {
 			first = part
 		}
 		if part.Suite != first.Suite || len(part.All()) != len(first.All()) {
-			return nil, fault.Inputf("%s: another suite than %s (%s, %s); only parts of one run merge", dir, dirs[0], part.Suite, first.Suite)
+			return nil, fault.Inputf("%s: is not of the same suite as %s (%s, not %s); merge parts of one run only", dir, dirs[0], part.Suite, first.Suite)
 		}
 	}
 	res := &SuiteResult{Suite: first.Suite, Data: first.Data, Versions: runlog.Versions()}
@@ -76,7 +76,7 @@ func (s *SuiteSet) merge(dirs []string, o MergeOptions) error {
 	var parts []string
 	for _, dir := range dirs {
 		if !filepath.IsLocal(s.Dir) {
-			return fault.Inputf("%s: its folder %q lies outside; run it again", dir, s.Dir)
+			return fault.Inputf("%s: its folder %q lies outside it; run the suite again", dir, s.Dir)
 		}
 		parts = append(parts, filepath.Join(dir, s.Dir))
 	}

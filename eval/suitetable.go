@@ -115,7 +115,7 @@ func writeSuiteReport(dir string, res *SuiteResult, models []*SuiteModel) error 
 	suiteScores(p, models)
 	if len(res.Pairs) > 0 {
 		p.Section("Differences")
-		p.Note("Models side by side on the pictures that both saw. Where only one is right decides: McNemar's exact test, and the normal interval of the difference of paired shares. A p below 0.05 is marked; among many pairs some are by chance.")
+		p.Note("Models compared on the pictures that both saw. The pictures that only one has right decide: McNemar's exact test, and the normal interval of the difference of paired shares. A p below 0.05 is marked; among many pairs some are by chance.")
 		p.Table(pairsHead, pairRows(res.Pairs))
 	}
 	suiteRobustness(p, models)

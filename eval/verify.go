@@ -111,7 +111,7 @@ func Verify(ctx context.Context, o VerifyOptions) (_ *Verification, err error) {
 			break
 		}
 	}
-	return v, fault.Checkf("%s: %d of %d rows differ, the first %s: %s; the result is not of this model and data as they are computed here", filepath.Join(at.Dir, rowsFile), at.Differs, at.Sample, fault.Name(at.Differing[0].Key), at.Differing[0].What)
+	return v, fault.Checkf("%s: %d of %d sampled rows differ, the first being %s: %s; the result is not what this model and data give here", filepath.Join(at.Dir, rowsFile), at.Differs, at.Sample, fault.Name(at.Differing[0].Key), at.Differing[0].What)
 }
 
 // verification is a check whose result has been read; alpha is one less the
@@ -176,7 +176,7 @@ func (r *run) verify(ctx context.Context, p part, o VerifyOptions, v *Verificati
 		names[i] = c.Name
 	}
 	if !slices.Equal(names, r.w.names) {
-		return fault.Inputf("%s: has other class names than these; give Options.ClassNames as the run had them", fault.Name(p.dir))
+		return fault.Inputf("%s: its class names differ from those in use; give Options.ClassNames as the run had them", fault.Name(p.dir))
 	}
 	if err := r.covers(p); err != nil {
 		return err
@@ -199,7 +199,7 @@ func (r *run) verify(ctx context.Context, p part, o VerifyOptions, v *Verificati
 // covers says whether a result is of the images of its part of the data, each once.
 func (r *run) covers(p part) error {
 	if n := p.res.Data.N; n > r.data.Len() {
-		return fault.Inputf("%s: is of %d images, the data has %d; verify with the data it was made of", fault.Name(p.dir), n, r.data.Len())
+		return fault.Inputf("%s: covers %d images, but the data has %d; verify with the data of the run", fault.Name(p.dir), n, r.data.Len())
 	}
 	s := p.res.Shard
 	var of []int
@@ -207,7 +207,7 @@ func (r *run) covers(p part) error {
 		of = append(of, e.Index)
 	}
 	if s.Lo < 0 || s.Hi < s.Lo || s.Hi > len(r.scored) || !slices.Equal(of, r.scored[s.Lo:s.Hi]) {
-		return fault.Inputf("%s: is not of images %d to %d of the data, each once; run it again", fault.Name(p.dir), s.Lo, s.Hi-1)
+		return fault.Inputf("%s: does not cover images %d to %d of the data once each; run the evaluation again", fault.Name(p.dir), s.Lo, s.Hi-1)
 	}
 	return nil
 }
@@ -260,7 +260,7 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 	}
 	for _, i := range skipped {
 		if e := again[i]; e.Bad == "" {
-			v.note("decodes now, its questions were left out", i, e.Key)
+			v.note("decodes now, but its questions were left out", i, e.Key)
 		}
 	}
 	entries := slices.Collect(maps.Values(again))
@@ -279,7 +279,7 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 		what := ""
 		switch {
 		case !there:
-			what = "the data does not ask this"
+			what = "the data has no such question"
 		case !ok:
 			what = "a picture does not decode now"
 		case len(now.Texts) != len(was.Texts) || !slices.Equal(now.Images, was.Images) || !slices.Equal(now.Right, was.Right) || now.Part != was.Part:
@@ -311,11 +311,11 @@ func leftOut(p part, asked map[string]question, order []string) (skipped []int, 
 		}
 		for ; at < len(order) && order[at] != a.ID; at++ {
 			if !slices.ContainsFunc(asked[order[at]].Images, func(i int) bool { return slices.Contains(skipped, i) }) {
-				return nil, fault.Inputf("%s: the question %s is not there once in the data's order; run it again", filepath.Join(p.dir, rowsFile), fault.Name(order[at]))
+				return nil, fault.Inputf("%s: question %s is missing or not in the data's order; run the evaluation again", filepath.Join(p.dir, rowsFile), fault.Name(order[at]))
 			}
 		}
 		if at == len(order) {
-			return nil, fault.Inputf("%s: the question %s is there twice or not in the data's order; run it again", filepath.Join(p.dir, rowsFile), fault.Name(a.ID))
+			return nil, fault.Inputf("%s: question %s is repeated or not in the data's order; run the evaluation again", filepath.Join(p.dir, rowsFile), fault.Name(a.ID))
 		}
 		at++
 	}
@@ -341,7 +341,7 @@ func (o VerifyOptions) retrieval() (verification, error) {
 		return nil, err
 	}
 	if res.Shard != nil {
-		return nil, fault.Usagef("%s: is a part of a retrieval, which has no ranks; merge the parts, then verify the whole", fault.Name(o.Dir))
+		return nil, fault.Usagef("%s: is part of a retrieval and has no ranks; merge the parts, then verify the whole", fault.Name(o.Dir))
 	}
 	ro := RetrievalOptions{
 		Set: res.Set, Data: o.Data, Split: o.Split, ImageColumn: o.ImageColumn, CaptionColumn: o.CaptionColumn,
@@ -398,7 +398,7 @@ func (v *Verification) features(was, is entry) {
 			off = 100 * math.Sqrt(off)
 			v.MaxLogit = max(v.MaxLogit, off)
 			if off > v.Tolerance && what == "" {
-				what = fmt.Sprintf("feature %d of image and captions is %.3g away, logits may be %.3g", i, off/100, off)
+				what = fmt.Sprintf("feature %d of image and captions is off by %.3g, so logits may be off by %.3g", i, off/100, off)
 			}
 		}
 	}
@@ -424,7 +424,7 @@ func (o VerifyOptions) probe() (verification, error) {
 		r := newRun(ctx, m, one)
 		defer r.release()
 		if dim := len(head.model.W[0]); dim != r.cfg.EmbedDim {
-			return nil, fault.Inputf("%s: the head takes features of %d values, %s has %d; verify with the model it was made of", fault.Name(o.Dir), dim, fault.Name(o.Model), r.cfg.EmbedDim)
+			return nil, fault.Inputf("%s: its head takes features of %d values, but those of %s have %d; verify with the model of the run", fault.Name(o.Dir), dim, fault.Name(o.Model), r.cfg.EmbedDim)
 		}
 		if r.data, err = openSource(ctx, o.Data, dataset.Options{ClassNames: res.Labels, Log: r.o.Log}, r.pre); err != nil {
 			return nil, err
@@ -434,7 +434,7 @@ func (o VerifyOptions) probe() (verification, error) {
 			r.w.names = res.names()
 		}
 		if n := p.res.Data.N; n != r.data.Len() {
-			return nil, fault.Inputf("%s: is of %d images, the data has %d; verify with the data it was made of", fault.Name(o.Dir), n, r.data.Len())
+			return nil, fault.Inputf("%s: covers %d images, but the data has %d; verify with the data of the run", fault.Name(o.Dir), n, r.data.Len())
 		}
 		r.head = head
 		r.choose()
@@ -461,7 +461,7 @@ func (o VerifyOptions) probe() (verification, error) {
 // warnOther says so where a result was made of something else.
 func (r *run) warnOther(model ModelInfo, fingerprint string) {
 	if model.SHA256 != r.model.SHA256 || fingerprint != r.data.Fingerprint() {
-		r.o.Log.Warn("the result was made of another model file or other data; its rows say whether that matters")
+		r.o.Log.Warn("the result was made with another model file or other data; its rows show whether that matters")
 	}
 }
 
@@ -472,7 +472,7 @@ func (o VerifyOptions) suite() (verification, error) {
 		return nil, err
 	}
 	if res.Shard != nil {
-		return nil, fault.Usagef("%s: is a part of a suite; merge the parts, then verify the whole", fault.Name(o.Dir))
+		return nil, fault.Usagef("%s: is part of a suite; merge the parts, then verify the whole", fault.Name(o.Dir))
 	}
 	for _, m := range res.All() {
 		if err := m.follows(o.Dir); err != nil {
@@ -482,7 +482,7 @@ func (o VerifyOptions) suite() (verification, error) {
 	return func(ctx context.Context, m *Model, alpha float64) (*Verification, error) {
 		i := slices.IndexFunc(res.All(), func(s *SuiteModel) bool { return s.Model.SHA256 == m.info().SHA256 })
 		if i < 0 {
-			return nil, fault.Inputf("%s: is of other models than %s (SHA-256 %s), such as %s", fault.Name(o.Dir), fault.Name(o.Model), m.info().SHA256, fault.Name(res.All()[0].Model.File))
+			return nil, fault.Inputf("%s: does not score %s (SHA-256 %s), but others such as %s; give one of these as Options.Model", fault.Name(o.Dir), fault.Name(o.Model), m.info().SHA256, fault.Name(res.All()[0].Model.File))
 		}
 		of := res.All()[i]
 		total := &Verification{Dir: o.Dir, Differing: []RowDiff{}}
@@ -494,7 +494,7 @@ func (o VerifyOptions) suite() (verification, error) {
 			}
 			if data == "" {
 				if len(of.Sets) > 1 {
-					return nil, fault.Inputf("%s: %s is not there; want a folder such as %s", fault.Name(o.Data), s.Key, strings.Join(folderNames(taskFor(s))[:3], ", "))
+					return nil, fault.Inputf("%s: no set %s in it; want a folder such as %s", fault.Name(o.Data), s.Key, strings.Join(folderNames(taskFor(s))[:3], ", "))
 				}
 				data = o.Data
 			}
@@ -571,7 +571,7 @@ func (v *Verification) compare(was, is entry) {
 	case !v.sameAnswers(was, is):
 		what = fmt.Sprintf("answers %v, were %v", is.Top, was.Top)
 	case was.Tied && is.seen.top[0]-is.seen.top[1] > v.room(is.Top[0])+v.room(is.Top[1]):
-		what = "has no other class with the first logit, had one"
+		what = "the best logit is not shared, was shared by two classes"
 	}
 	for c, logit := range was.Scores { // all logits of a set of several labels
 		if what != "" {

@@ -44,7 +44,7 @@ func openVOC(dir string, classes []string, p arch.Preprocess) (source, error) {
 	for _, line := range ids {
 		id := strings.Fields(line)[0]
 		if !filepath.IsLocal(id) {
-			return nil, fault.Inputf("%s: picture %.40q: want a name", fault.Name(root), id)
+			return nil, fault.Inputf("%s: picture %.40q: want a plain file name", fault.Name(root), id)
 		}
 		has, err := annotated(filepath.Join(root, "Annotations", id+".xml"), classes)
 		if err != nil {
@@ -57,7 +57,7 @@ func openVOC(dir string, classes []string, p arch.Preprocess) (source, error) {
 
 // annotated reads which classes an annotation has objects of.
 func annotated(path string, classes []string) ([]int, error) {
-	b, err := readFile(path, "an annotation of VOC")
+	b, err := readFile(path, "a VOC annotation")
 	if err != nil {
 		return nil, err
 	}
@@ -67,13 +67,13 @@ func annotated(path string, classes []string) ([]int, error) {
 		} `xml:"object"`
 	}
 	if err := xml.Unmarshal(b, &doc); err != nil {
-		return nil, fault.Inputf("%s: not an annotation of VOC: %w", fault.Name(path), err)
+		return nil, fault.Inputf("%s: not a VOC annotation: %w", fault.Name(path), err)
 	}
 	has := make([]int, len(classes))
 	for _, o := range doc.Objects {
 		c := slices.Index(classes, strings.TrimSpace(o.Name))
 		if c < 0 {
-			return nil, fault.Inputf("%s: object %.40q is none of the %d classes (%s, …)", fault.Name(path), o.Name, len(classes), classes[0])
+			return nil, fault.Inputf("%s: object %.40q is not one of the %d classes (%s, …)", fault.Name(path), o.Name, len(classes), classes[0])
 		}
 		has[c] = 1
 	}

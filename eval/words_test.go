@@ -39,8 +39,8 @@ func TestWordFiles(t *testing.T) {
 		{bySet, "imagenet", false, []string{"a {c}.", "the {}."}, 0, ""},
 		{bySet, "pets", false, []string{"a {c}, a type of pet."}, 0, ""},
 		{bySet, "dtd", true, nil, 0, ""},
-		{bySet, "dtd", false, nil, 0, "no templates of dtd; it has those of imagenet1k, vtab/pets"},
-		{bySet, "", false, nil, 0, "no templates of folder"},
+		{bySet, "dtd", false, nil, 0, "has no templates for dtd, only for imagenet1k, vtab/pets"},
+		{bySet, "", false, nil, 0, "has no templates for folder"},
 		{cupl, "imagenet1k", false, nil, 2, ""},
 		{bare, "", false, nil, 2, ""},
 		{file("plants.json", `{"flowers": ["a flower"], "trees": ["a tree"], "ferns": ["a fern"]}`), "", false, nil, 3, ""}, // flowers is a set, too
@@ -68,7 +68,7 @@ func TestWordFiles(t *testing.T) {
 	if _, got, err := classNamesOf(names, "dtd", true); err != nil || got != nil {
 		t.Error(got, err)
 	}
-	if _, _, err := classNamesOf(names, "dtd", false); err == nil || !strings.Contains(err.Error(), "it has those of cifar10, pets") {
+	if _, _, err := classNamesOf(names, "dtd", false); err == nil || !strings.Contains(err.Error(), "only for cifar10, pets") {
 		t.Error(err)
 	}
 }
@@ -97,7 +97,7 @@ func TestPromptsByClass(t *testing.T) {
 		}
 	}
 	pictures := pictureFolder(t, 14)
-	if _, err := ZeroShotWith(t.Context(), public{enc}, Options{Data: pictures, Prompts: own}); err == nil || !strings.Contains(err.Error(), "no prompts of 5 of the 7 classes, such as \"cat\"") {
+	if _, err := ZeroShotWith(t.Context(), public{enc}, Options{Data: pictures, Prompts: own}); err == nil || !strings.Contains(err.Error(), "no prompts for 5 of the 7 classes, such as \"cat\"") {
 		t.Error(err)
 	}
 	for _, name := range fakeClasses[2:] {
@@ -150,9 +150,9 @@ func TestLanguages(t *testing.T) {
 	}
 	for _, c := range []struct{ set, language, want string }{
 		{"imagenet", "de", `Options.Language "de": want en, ar, cn, it, jp`},
-		{"pets", "cn", "has names of ImageNet's classes only, not of pets"},
-		{"folder", "cn", "not of folder"},
-		{"objectnet", "it", "not of objectnet"},
+		{"pets", "cn", "there are names for ImageNet's classes only, not for pets"},
+		{"folder", "cn", "not for folder"},
+		{"objectnet", "it", "not for objectnet"},
 	} {
 		if _, err := promptsFor(Options{Benchmark: c.set, Language: c.language}); err == nil || fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s in %s: %v", c.set, c.language, err)

@@ -247,7 +247,7 @@ func (r *run) settle(ctx context.Context) error {
 		}
 	}
 	if len(r.w.names) == 0 {
-		return fault.Usagef("%s: has no class names of its own; give Options.ClassNames FILE, one a line", r.o.Data)
+		return fault.Usagef("%s: has no class names of its own; give Options.ClassNames, one a line", r.o.Data)
 	}
 	if err := r.w.complete(); err != nil {
 		return err
@@ -298,7 +298,7 @@ func (r *run) choose() {
 			return
 		}
 		spread, r.evenly = true, "at equal distances"
-		r.o.Log.Info("images at equal distances are scored; the data does not say their classes beforehand", "images", k, "of", n)
+		r.o.Log.Info("scoring images at equal distances, as the data does not give their classes beforehand", "images", k, "of", n)
 	}
 	for i := range r.scored {
 		r.scored[i] = i
@@ -411,7 +411,7 @@ func (r *run) entries(ctx context.Context) ([]entry, error) {
 	}
 	scored, err := r.images(ctx, todo, bads(done), j)
 	if kept := (keptError{}); ctx.Err() != nil && j.f != nil && len(scored)+len(done) > 0 && !errors.As(err, &kept) {
-		return nil, fmt.Errorf("what is scored so far is kept in %s; the same command goes on there: %w", r.o.Out, ctx.Err())
+		return nil, fmt.Errorf("the images scored so far are kept in %s; run the same evaluation again to continue: %w", r.o.Out, ctx.Err())
 	}
 	if err != nil {
 		return nil, err
@@ -483,7 +483,7 @@ func (r *run) coverage(res *Result) {
 	have, n := res.Data.ClassesWithImages, len(r.w.names)
 	r.o.Log.Info("classes with images", "have", have, "of", n)
 	if n > 2 && have == n-1 && res.PerClass[0].N == 0 && r.o.Limit == 0 {
-		r.o.Log.Warn("all classes but number 0 have images: are the labels of the data counted from one?", "class 0", r.w.names[0])
+		r.o.Log.Warn("every class but number 0 has images: are the data's labels counted from one?", "class 0", r.w.names[0])
 	}
 }
 

@@ -135,7 +135,7 @@ func TestEvaluationWords(t *testing.T) {
 		{list, file("few.json", few), "eval.0: templates: no prompts of 1 of the"},
 		{list, file("blank.json", []string{" "}), "number 0 is blank"},
 		{list, file("fixed.json", []string{"no place"}), "no place for the class name"},
-		{file("cifar.json", map[string]any{"cifar10": names}), by, "it has those of cifar10"},
+		{file("cifar.json", map[string]any{"cifar10": names}), by, "only for cifar10"},
 	} {
 		_, err := Run(t.Context(), tiny(t, set(c.names, c.templates)...), Options{Out: t.TempDir(), Backend: "go"})
 		if fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), c.want) {

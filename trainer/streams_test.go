@@ -434,7 +434,7 @@ func TestStreamSettled(t *testing.T) {
 		code   int
 	}{
 		{few, nil, "not a list or a folder of .tar files", 3},
-		{"pipe:aws s3 cp s3://b/{00..11}.tar -", nil, "cannot be read in pieces, nor again; give s3://b/{00..11}.tar itself", 2},
+		{"pipe:aws s3 cp s3://b/{00..11}.tar -", nil, "cannot be read in pieces or twice; give s3://b/{00..11}.tar itself", 2},
 		{filepath.Join(dir, "{07..09}.tar"), nil, "no such file", 3},
 		{source, []string{"lanes=8", "batch=16", "data.0.weight=1"}, "10 samples do not fill a batch of 16", 3},
 	} {

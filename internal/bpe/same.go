@@ -42,14 +42,14 @@ func Same(tokenizerJSON []byte) string {
 	}
 	// Old files leave the type out.
 	if t.Model.Type != "BPE" && t.Model.Type != "" {
-		return "its kind is " + t.Model.Type
+		return "its type is " + t.Model.Type
 	}
 	if why := SameVocabulary(t.Model.Vocab); why != "" {
 		return why
 	}
 	want := merges()
 	if len(t.Model.Merges) != len(want) {
-		return fmt.Sprintf("%d merges, CLIP has %d", len(t.Model.Merges), len(want))
+		return fmt.Sprintf("%d merges, where CLIP has %d", len(t.Model.Merges), len(want))
 	}
 	for i, raw := range t.Model.Merges {
 		var merge string
@@ -58,7 +58,7 @@ func Same(tokenizerJSON []byte) string {
 			merge = strings.Join(pair, " ")
 		}
 		if merge != want[i] {
-			return fmt.Sprintf("merge %d is %.40q", i, merge)
+			return fmt.Sprintf("merge %d is %.40q, not CLIP's", i, merge)
 		}
 	}
 	return ""
@@ -69,10 +69,10 @@ func Same(tokenizerJSON []byte) string {
 func SameVocabulary(vocabJSON []byte) string {
 	var vocab map[string]int32
 	if err := json.Unmarshal(vocabJSON, &vocab); err != nil {
-		return "its vocabulary is not one of BPE"
+		return "its vocabulary is not that of a BPE"
 	}
 	if len(vocab) != VocabSize {
-		return fmt.Sprintf("%d tokens, CLIP has %d", len(vocab), VocabSize)
+		return fmt.Sprintf("%d tokens, where CLIP has %d", len(vocab), VocabSize)
 	}
 	differs := func(token string, id int32) bool {
 		got, ok := vocab[token]
@@ -80,16 +80,16 @@ func SameVocabulary(vocabJSON []byte) string {
 	}
 	for i, b := range byteOrder() {
 		if s := string(byteRune(b)); differs(s, int32(i)) || differs(s+"</w>", int32(256+i)) {
-			return fmt.Sprintf("another number for %q", s)
+			return fmt.Sprintf("a different id for %q", s)
 		}
 	}
 	for i, m := range merges() {
 		if token := strings.Replace(m, " ", "", 1); differs(token, int32(512+i)) {
-			return fmt.Sprintf("another number for %.40q", token)
+			return fmt.Sprintf("a different id for %.40q", token)
 		}
 	}
 	if differs(startText, Start) || differs(endText, End) {
-		return "other special tokens"
+		return "different special tokens"
 	}
 	return ""
 }

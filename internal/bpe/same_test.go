@@ -42,11 +42,11 @@ func TestSame(t *testing.T) {
 	}
 	for want, change := range map[string]func(vocab map[string]int, model map[string]any){
 		"49409 tokens":             func(v map[string]int, _ map[string]any) { v["<sks>"] = VocabSize },
-		"another number for \"a\"": func(v map[string]int, _ map[string]any) { v["a"], v["b"] = v["b"], v["a"] },
+		"a different id for \"a\"": func(v map[string]int, _ map[string]any) { v["a"], v["b"] = v["b"], v["a"] },
 		"special tokens":           func(v map[string]int, _ map[string]any) { delete(v, endText); v["</s>"] = End },
 		"WordPiece":                func(_ map[string]int, m map[string]any) { m["type"] = "WordPiece" },
 		"merge 0":                  func(_ map[string]int, m map[string]any) { l := merges(); l[0], l[1] = l[1], l[0]; m["merges"] = l },
-		"not one of BPE":           func(_ map[string]int, m map[string]any) { m["vocab"] = [][]any{{"a", -1.5}} },
+		"not that of a BPE":        func(_ map[string]int, m map[string]any) { m["vocab"] = [][]any{{"a", -1.5}} },
 		"0 merges":                 func(_ map[string]int, m map[string]any) { delete(m, "merges") },
 	} {
 		if why := Same(tokenizerJSON(t, change)); !strings.Contains(why, want) {

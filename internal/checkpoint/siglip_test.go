@@ -85,7 +85,7 @@ func TestTexts(t *testing.T) {
 	for _, step := range []struct{ file, content, want string }{
 		{"", "", "tokenizer.json of timm/ViT-B-16-SigLIP"},
 		{"tokenizer.json", good, "tokenizer_config.json"},
-		{"tokenizer_config.json", `{"pad_token": {"content": "<none>"}}`, "no token of it"},
+		{"tokenizer_config.json", `{"pad_token": {"content": "<none>"}}`, "not in the vocabulary"},
 		{"tokenizer_config.json", `{"pad_token": 7}`, "tokenizer_config.json"},
 		{"tokenizer_config.json", `{"pad_token": "<unk>"}`, ""},
 		{"tokenizer.json", strings.Replace(good, `"</s>": {"ids": [0]}`, `"</s>": {"ids": [32000]}`, 1), "the model's own tokenizer.json"},

@@ -150,8 +150,8 @@ func TestFlagged(t *testing.T) {
 		}
 	}
 	var b strings.Builder
-	slog.New(flaggedLog{slog.NewTextHandler(&b, nil), root}).Warn("a larger Options.L2 is easier")
-	if !strings.Contains(b.String(), "a larger --l2 is easier") {
+	slog.New(flaggedLog{slog.NewTextHandler(&b, nil), root}).Warn("a larger Options.L2 helps")
+	if !strings.Contains(b.String(), "a larger --l2 helps") {
 		t.Error(b.String())
 	}
 }

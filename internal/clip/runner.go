@@ -51,7 +51,7 @@ func NewRunner(dev *device.Device, set *weights.Set, o RunnerOptions) (*Runner, 
 		return nil, err
 	}
 	if o.Images < 1 || o.Texts < 1 {
-		return nil, fault.Usagef("%d images and %d texts a call: want 1 or more of each", o.Images, o.Texts)
+		return nil, fault.Usagef("%d images and %d texts per call: want 1 or more of each", o.Images, o.Texts)
 	}
 	r := &Runner{dev: dev, cfg: set.Config, fit: o.Fit, half: o.DType == "bf16" || o.DType == "fp16"}
 	if dev.Info().Kind == device.KindCPU {

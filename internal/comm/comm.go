@@ -106,7 +106,7 @@ func lengths(what string, dst, src []byte, size int) error {
 		want *= size
 	}
 	if len(dst) != want || what == "Alltoall" && len(src)%size != 0 {
-		return fault.Envf("%s of %d ranks: %d bytes from %d", what, size, len(dst), len(src))
+		return fault.Envf("%s of %d ranks: %d bytes cannot come from %d", what, size, len(dst), len(src))
 	}
 	return nil
 }

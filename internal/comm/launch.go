@@ -47,7 +47,7 @@ func launchedBy(getenv func(string) string) (*world, error) {
 	case has("PMIX_RANK"):
 		w = &world{"a launcher with PMIx", tasks, []string{openMPIFamily, mpichFamily}}
 	case tasks > 1:
-		return nil, fault.Usagef("srun started %d processes that cannot find each other; give srun --mpi=pmix (srun --mpi=list says what it has), or Options.Hosts off for separate runs", tasks)
+		return nil, fault.Usagef("srun started %d processes that cannot find each other; run srun --mpi=pmix (srun --mpi=list shows what it supports), or give Options.Hosts off for separate runs", tasks)
 	}
 	if w == nil || w.size == 1 {
 		return nil, nil

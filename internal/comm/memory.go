@@ -60,7 +60,7 @@ func (m *memory) exchange(what string, dst, src []byte, take func(from int, b []
 	var err error
 	for from, b := range w.src {
 		if len(b) != len(src) {
-			err = fault.Envf("%s: rank %d gives %d bytes, rank %d gives %d", what, m.rank, len(src), from, len(b))
+			err = fault.Envf("%s: rank %d sends %d bytes, but rank %d sends %d", what, m.rank, len(src), from, len(b))
 			continue
 		}
 		take(from, b)

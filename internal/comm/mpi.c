@@ -48,7 +48,7 @@ int mpi_load(mpi* m, const char* path) {
 
   FUNCTION(int, Get_library_version, (char*, int*));
   if (!Get_library_version || !dlsym(m->lib, "MPI_Init_thread")) {
-    snprintf(m->error, sizeof m->error, "%s: not an MPI library of MPI 3 or later", path);
+    snprintf(m->error, sizeof m->error, "%s: not a library of MPI 3 or later", path);
     return -1;
   }
   static char version[16384];  // the standard's largest is 8192
@@ -83,7 +83,7 @@ int mpi_init(mpi* m) {
   restore(&s);
   if (e) return failed(m, "MPI_Init_thread", e);
   if (m->thread < m->funneled) {
-    snprintf(m->error, sizeof m->error, "MPI_Init_thread: no threads allowed beside MPI's");
+    snprintf(m->error, sizeof m->error, "MPI_Init_thread: this MPI allows no threads but its own; use one built with thread support");
     return -1;
   }
   if ((e = Comm_set_errhandler(m->world, m->errors_return))) return failed(m, "MPI_Comm_set_errhandler", e);

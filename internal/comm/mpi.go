@@ -93,10 +93,10 @@ func (m *mpi) load(w *world, o Options) error {
 		said = " (" + strings.Join(reasons, "; ") + ")"
 	}
 	if o.Library != "" {
-		return fault.Envf("%s: not the MPI of %s, which started this process%s", o.Library, w.launcher, said)
+		return fault.Envf("%s: not the MPI of %s, which started this process%s; give that MPI's library", o.Library, w.launcher, said)
 	}
 	family := w.families[0]
-	return fault.Envf("%s started this process, but its library (%s) is nowhere%s; %s, on every host, or put its folder into LD_LIBRARY_PATH",
+	return fault.Envf("%s started this process, but its library (%s) was not found%s; %s on every host, or add its folder to LD_LIBRARY_PATH",
 		w.launcher, libraryNames[family][0], said, install[family])
 }
 
@@ -119,7 +119,7 @@ func (m *mpi) init(w *world) error {
 	}
 	m.rank, m.size = int(m.c.rank), int(m.c.size)
 	if w.size > 0 && m.size != w.size {
-		return fault.Envf("%s started %d processes, but %s sees %d: it is another MPI than the launcher's; put the launcher's lib folder first in LD_LIBRARY_PATH",
+		return fault.Envf("%s started %d processes, but %s sees %d: it is not the launcher's MPI; put the launcher's lib folder first in LD_LIBRARY_PATH",
 			w.launcher, w.size, C.GoString(&m.c.version[0]), m.size)
 	}
 	return nil

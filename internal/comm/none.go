@@ -5,5 +5,5 @@ package comm
 import "github.com/evatool/evatool/internal/fault"
 
 func openMPI(w *world, _ Options) (Comm, error) {
-	return nil, fault.Envf("%s started this process, but this evatool cannot join others: MPI needs Linux and a build with cgo; give Options.Hosts off for separate runs", w.launcher)
+	return nil, fault.Envf("%s started this process, but this build of evatool cannot join the job: MPI needs Linux and a build with cgo; give Options.Hosts off for separate runs", w.launcher)
 }

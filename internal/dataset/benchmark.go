@@ -230,7 +230,7 @@ func Prompt(template, class string) string {
 func CheckTemplates(where string, templates []string) error {
 	for i, t := range templates {
 		if !strings.Contains(t, "{c}") && !strings.Contains(t, "{}") {
-			return fault.Inputf("%s: template %d, %.80q, has no place for the class name; write {c} there", where, i+1, t)
+			return fault.Inputf("%s: template %d, %.80q, has no place for the class name; write {c} where it goes", where, i+1, t)
 		}
 	}
 	return nil

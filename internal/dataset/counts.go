@@ -68,7 +68,7 @@ func OpenPlan(ctx context.Context, src string, o Options) (*Plan, error) {
 		return nil, err
 	}
 	if len(names) == 0 {
-		return nil, fault.Inputf("%s: not a list or a folder of .tar files, which is what a stream reads; give tars, or read: random", fault.Name(src))
+		return nil, fault.Inputf("%s: not a list or a folder of .tar files, as a stream reads them; give tars, or read: random", fault.Name(src))
 	}
 	c := counter{ctx: ctx, st: st, names: names, counts: make([]int32, len(names)), log: o.Log, o: o}
 	if c.log == nil {
@@ -235,7 +235,7 @@ func (c *counter) lists(dir string, tars []int) error {
 			return nil
 		})
 		if err != nil {
-			return fault.As(fault.Input, fmt.Errorf("%s: %w; correct or remove it, then the tars are counted", fault.Name(file), err))
+			return fault.As(fault.Input, fmt.Errorf("%s: %w; correct it, or remove it to have the tars counted", fault.Name(file), err))
 		}
 		for i := range twice {
 			c.counts[i] = -1
@@ -349,7 +349,7 @@ func energonCounts(dec *json.Decoder, each func(string, json.Number) error) erro
 // stats reads what img2dataset writes about a tar.
 func (c *counter) stats(name string, size int64) (int64, error) {
 	if size > maxList {
-		return 0, fmt.Errorf("%d bytes; at most %d are read", size, maxList)
+		return 0, fmt.Errorf("has %d bytes; at most %d are read", size, maxList)
 	}
 	text, err := c.st.read(c.ctx, name, 0, size)
 	if err != nil {
@@ -360,7 +360,7 @@ func (c *counter) stats(name string, size int64) (int64, error) {
 		return 0, err
 	}
 	if s.Successes == nil || *s.Successes < 0 || *s.Successes > maxCount {
-		return 0, fmt.Errorf("no number of successes from 0 to %d", maxCount)
+		return 0, fmt.Errorf("want successes, a number from 0 to %d", maxCount)
 	}
 	return *s.Successes, nil
 }
@@ -389,13 +389,13 @@ func (c *counter) eachBeside(what string, beside func(string) string, read func(
 			}
 			n, err := read(name, size)
 			if err == nil && n > maxCount {
-				err = fmt.Errorf("%d samples; at most %d can be", n, maxCount)
+				err = fmt.Errorf("%d samples; want at most %d", n, maxCount)
 			}
 			if told := (*fault.Error)(nil); errors.As(err, &told) {
 				return err
 			}
 			if err != nil {
-				return fault.As(fault.Input, fmt.Errorf("%s: %w; correct or remove it, then the tar is counted", fault.Name(name), err))
+				return fault.As(fault.Input, fmt.Errorf("%s: %w; correct it, or remove it to have the tar counted", fault.Name(name), err))
 			}
 			c.counts[i] = int32(n)
 			return nil
@@ -438,7 +438,7 @@ func (c *counter) walk() error {
 	save := func() {
 		if keep != "" {
 			if err := atomicfile.WriteJSON(keep, had); err != nil {
-				c.log.Warn("the counts of samples cannot be kept; the next run counts again", "error", fault.Line(err))
+				c.log.Warn("cannot keep the sample counts; the next run will count again", "error", fault.Line(err))
 				keep = ""
 			}
 		}
@@ -471,7 +471,7 @@ func (c *counter) walk() error {
 				save()
 			}
 			if time.Since(said) > keepEvery/2 {
-				c.log.Info("counting samples: the set says nowhere how many there are", "tars", done, "of", len(left))
+				c.log.Info("counting samples, as nothing beside the tars says how many there are", "tars", done, "of", len(left))
 				said = time.Now()
 			}
 			return nil
@@ -532,7 +532,7 @@ func (c *counter) remote(left []int, had map[string]counted) error {
 	if len(unknown) > remoteWalk && !c.o.CountHeaders {
 		return fault.Inputf("%s: nothing beside these %d tars says how many samples they have, and counting them reads through about %s; put a sizes.json ({\"NAME.tar\": SAMPLES, …}) there, %w", fault.Name(c.names[unknown[0]]), len(unknown), total, ErrUncounted)
 	}
-	c.log.Info("counting samples by the headers of tars, which reads through them; a sizes.json beside them saves that", "tars", len(unknown), "about", total)
+	c.log.Info("counting samples by reading through the tars; a sizes.json beside them saves this", "tars", len(unknown), "about", total)
 	return nil
 }
 

@@ -130,8 +130,8 @@ func TestStaleIndex(t *testing.T) {
 		"shorter":          {tarOf(29, 1000), offsets(30, 1000), "entries end at offset 76800", "entries end at offset 76800"},
 		"other inside":     {swapped, ending(50, uint64(len(swapped)-1024)), "", "it has sample"},
 		"an end far away":  {tarOf(30, 1000), ending(30, 1<<40), "entries end at offset 1099511627776", "entries end at offset 1099511627776"},
-		"an end inside":    {tarOf(30, 1000), ending(30, 77), "entry 30, 77, is no offset", "entry 30, 77, is no offset"},
-		"half an entry":    {tarOf(30, 1000), offsets(30, 1000)[:100], "100 bytes are no index", "100 bytes are no index"},
+		"an end inside":    {tarOf(30, 1000), ending(30, 77), "entry 30, 77, is not an offset", "entry 30, 77, is not an offset"},
+		"half an entry":    {tarOf(30, 1000), offsets(30, 1000)[:100], "100 bytes are not an index", "100 bytes are not an index"},
 		"of fewer samples": {tarOf(30, 1000), ending(9, 30*2560), "", "it has 9 samples"},
 	} {
 		t.Run(what, func(t *testing.T) {

@@ -250,7 +250,7 @@ func csvRows(st storage, name string, data []byte, o Options) (p part, label str
 			break
 		}
 		if len(rec) > len(h.names) {
-			return p, "", fmt.Errorf("line %d: %d fields where the first line has %d; quote a field that holds %s", line, len(rec), len(h.names), separatorName(h.sep))
+			return p, "", fmt.Errorf("line %d: %d fields where the first line has %d; quote fields that contain %s", line, len(rec), len(h.names), separatorName(h.sep))
 		}
 		cell := func(i int) string {
 			if i < 0 || i >= len(rec) {

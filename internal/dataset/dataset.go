@@ -200,7 +200,7 @@ func resolve(ctx context.Context, src string) (storage, []string, error) {
 	}
 	for _, name := range names {
 		if schemeOf(name) != schemeOf(names[0]) {
-			return nil, nil, fault.Usagef("%s: %s and %s lie in different storages; give each its own source", fault.Name(src), fault.Name(names[0]), fault.Name(name))
+			return nil, nil, fault.Usagef("%s: %s and %s lie in different storage systems; give each as a source of its own", fault.Name(src), fault.Name(names[0]), fault.Name(name))
 		}
 		if err := refusePipe(name); err != nil {
 			return nil, nil, err
@@ -226,7 +226,7 @@ func refusePipe(src string) error {
 			break
 		}
 	}
-	return fault.Usagef("%s: a command's output cannot be read in pieces, nor again; %s", fault.Name(src), instead)
+	return fault.Usagef("%s: a command's output cannot be read in pieces or twice; %s", fault.Name(src), instead)
 }
 
 // globbed replaces names such as train-*.tar by the files there, in order. A
@@ -262,7 +262,7 @@ func look(ctx context.Context, st storage, names []string, o Options) (source, e
 		return source{names: names}, allFiles(ctx, st, names)
 	}
 	if len(names) > 1 {
-		return source{}, fault.Inputf("%s: is a directory; a list may hold files only", fault.Name(names[0]))
+		return source{}, fault.Inputf("%s: is a directory; a list may contain files only", fault.Name(names[0]))
 	}
 	s := source{names: []string{inside(ctx, st, names[0], o)}, dir: true}
 	s.files, err = st.list(ctx, s.names[0])
@@ -344,7 +344,7 @@ func guess(s source) (Kind, error) {
 			if kind, ok := byExt[ext]; ok {
 				return kind, nil
 			}
-			return "", fault.Inputf("%s: no known dataset file; want .tar, .csv, .tsv, .parquet, COCO's captions (.json) or a folder", fault.Name(s.names[0]))
+			return "", fault.Inputf("%s: not a known kind of dataset; want .tar, .csv, .tsv, .parquet, COCO's captions (.json) or a folder", fault.Name(s.names[0]))
 		}
 	}
 	if anyValidationImage(onlyFlat(s.files)) {

@@ -385,13 +385,13 @@ func TestErrors(t *testing.T) {
 		}, want: []string{"x-1.tar", "truncated", "one of 2 tars"}},
 		{name: "an extension twice", write: func(t *testing.T, dir string) string {
 			return writeTar(t, filepath.Join(dir, "x.tar"), []entry{{"a.jpg", "1"}, {"a.txt", "t"}, {"a.jpg", "2"}})
-		}, want: []string{"a.jpg is there twice"}},
+		}, want: []string{"a.jpg occurs twice"}},
 		{name: "tar without images", write: func(t *testing.T, dir string) string {
 			return writeTar(t, filepath.Join(dir, "x.tar"), []entry{{"a.txt", "1"}})
 		}, want: []string{"no samples", "KEY.jpg"}},
 		{name: "open brace", write: func(_ *testing.T, dir string) string { return filepath.Join(dir, "x-{000") }, want: []string{"closing }"}},
 		{name: "endless brace", write: func(_ *testing.T, dir string) string { return filepath.Join(dir, "x-{0..99999999999}.tar") }, want: []string{"more than"}},
-		{name: "unknown extension", write: put("x.docx", ""), want: []string{"x.docx", "no known dataset"}},
+		{name: "unknown extension", write: put("x.docx", ""), want: []string{"x.docx", "not a known kind of dataset"}},
 		{name: "empty folder", write: func(t *testing.T, dir string) string { return dir }, want: []string{"empty folder"}},
 		{name: "images without folders", write: func(t *testing.T, dir string) string {
 			write(t, filepath.Join(dir, "a.jpg"), "1")

@@ -115,7 +115,7 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 			continue
 		}
 		if !ok {
-			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes asked for", fault.Name(from), base, fault.Name(brief(wnid)), len(l.names))
+			return nil, fault.Inputf("%s: %s is of class %s, which is not one of the %d classes in use", fault.Name(from), base, fault.Name(brief(wnid)), len(l.names))
 		}
 		records = append(records, record{file: f, key: base, label: label})
 	}
@@ -125,7 +125,7 @@ func openILSVRC(ctx context.Context, st storage, dir string, files []file, o Opt
 	slices.SortFunc(records, func(a, b record) int { return strings.Compare(a.key, b.key) })
 	for i := 1; i < len(records); i++ {
 		if records[i].key == records[i-1].key {
-			return nil, fault.Inputf("%s: %s is there twice (%s, %s)", fault.Name(dir), records[i].key, fault.Name(records[i-1].file.name), fault.Name(records[i].file.name))
+			return nil, fault.Inputf("%s: %s occurs twice (%s, %s)", fault.Name(dir), records[i].key, fault.Name(records[i-1].file.name), fault.Name(records[i].file.name))
 		}
 	}
 	l.say(false, strings.TrimPrefix(leftOut(others), ", "), dir)

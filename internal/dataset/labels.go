@@ -88,7 +88,7 @@ func (l *labels) with(own nameList, where string) (*labels, error) {
 		return nil, fault.Inputf("%s: %w", fault.Name(where), err)
 	}
 	if l.own != nil && n.odd { // the classes are another part's names
-		return nil, fault.Inputf("%s: its class names (%s) are not those of %s (%s); give parts of one set, or the classes by Options.ClassNames", fault.Name(where), someNames(own.names), fault.Name(l.where), someNames(l.names))
+		return nil, fault.Inputf("%s: its class names (%s) are not those of %s (%s); give parts of one set, or the classes with Options.ClassNames", fault.Name(where), someNames(own.names), fault.Name(l.where), someNames(l.names))
 	}
 	out.to = n.to
 	l.say(n.odd, n.says, where)
@@ -118,9 +118,9 @@ func (l *labels) class(s string) (int, error) {
 	n, number := classNumber(s)
 	switch {
 	case s == "":
-		return 0, errors.New("the label is null or empty; fill it in, or leave the rows without one out")
+		return 0, errors.New("the label is null or empty; fill it in, or leave out the rows without one")
 	case s == "-1":
-		return 0, errors.New("label -1, which says that the class is not known; give the part of the set that has labels")
+		return 0, errors.New("label -1, which means that the class is unknown; give the part of the set that has labels")
 	case number && l.own != nil:
 		return l.ownNumber(n)
 	case number:
@@ -136,7 +136,7 @@ func (l *labels) class(s string) (int, error) {
 	if i, ok := l.find.find(s); ok {
 		return i, nil
 	}
-	return 0, &notAClass{fmt.Sprintf("label %s is none of the %d classes (%s)", quoted(s), len(l.names), someNames(l.names))}
+	return 0, &notAClass{fmt.Sprintf("label %s is not one of the %d classes (%s)", quoted(s), len(l.names), someNames(l.names))}
 }
 
 // quoted is a value of the data in a message.
@@ -148,7 +148,7 @@ func (l *labels) ownNumber(n int) (int, error) {
 	case n >= len(own):
 		return 0, fmt.Errorf("label %d has no name: the data names %s, 0 to %d", n, plural(len(own), "number"), len(own)-1)
 	case l.to[n] < 0:
-		return 0, &notAClass{fmt.Sprintf("label %d, %s, is none of the %d classes (%s), or more than one; give FOLDER<TAB>NAME lines by Options.ClassNames, with the data's names first", n, quoted(own[n]), len(l.names), someNames(l.names))}
+		return 0, &notAClass{fmt.Sprintf("label %d, %s, is not one of the %d classes (%s), or fits several; give lines of FOLDER<TAB>NAME with Options.ClassNames, the data's names first", n, quoted(own[n]), len(l.names), someNames(l.names))}
 	}
 	return l.to[n], nil
 }
@@ -164,7 +164,7 @@ func (l *labels) numberOrName(n int, s string) (int, error) {
 	case named && (l.digits == asName || !inRange):
 		return name, nil
 	case named && l.digits == eitherWay && name != n:
-		return 0, fmt.Errorf("label %s is the number of class %s and the name of class %d; give FOLDER<TAB>NAME lines by Options.ClassNames, with the data's labels first", quoted(s), quoted(l.names[n]), name)
+		return 0, fmt.Errorf("label %s is the number of class %s and the name of class %d; give lines of FOLDER<TAB>NAME with Options.ClassNames, the data's labels first", quoted(s), quoted(l.names[n]), name)
 	case inRange:
 		return n, nil
 	}
@@ -183,9 +183,9 @@ func countedFromOne(n, classes int) string {
 	case n != classes:
 		return ""
 	case n == len(Wnids()):
-		return "; numbers of 1..1000 look like ILSVRC2012_ID, whose order is another than that of the classes, or are counted from one: give WordNet ids"
+		return "; numbers from 1 to 1000 look like ILSVRC2012_IDs, whose order is not that of the classes, or are counted from one: give WordNet ids"
 	}
-	return "; are the labels counted from one? Class numbers begin with 0"
+	return "; are the labels counted from one? (class numbers start at 0)"
 }
 
 // settle decides what digits are in all of texts: names when every one is a
@@ -263,8 +263,8 @@ func (l *labels) folders(where string, dirs []string, skipOthers bool) (map[stri
 		}
 	}
 	slices.Sort(unknown)
-	return nil, fault.Inputf("%s: %d of %d folders are none of the %d classes, such as %q (a class is %q); give the folder of the class folders, name them after the classes or by class number (0, 1, …), or say which is which by Options.ClassNames with lines of FOLDER<TAB>NAME",
-		fault.Name(where), len(unknown), len(dirs), len(l.names), unknown[0], l.names[0])
+	return nil, fault.Inputf("%s: %d of %d folders, such as %q, are not among the %d classes, such as %q; give the folder that holds the class folders, name them after the classes or by class number (0, 1, …), or map them with Options.ClassNames, in lines of FOLDER<TAB>NAME",
+		fault.Name(where), len(unknown), len(dirs), unknown[0], len(l.names), l.names[0])
 }
 
 var (
@@ -295,15 +295,15 @@ func (l *labels) numbered(where string, dirs []string) (map[string]int, error) {
 	classes := len(l.names)
 	switch {
 	case highest > classes || highest == classes && zero:
-		return nil, fault.Inputf("%s: folder %q is not a class number of 0..%d; give the classes of this data by Options.ClassNames", fault.Name(where), seen[highest], classes-1)
+		return nil, fault.Inputf("%s: folder %q is not a class number from 0 to %d; give the classes of this data with Options.ClassNames", fault.Name(where), seen[highest], classes-1)
 	case !zero && (highest == classes || 2*len(dirs) > highest):
 		what := "they seem to be counted from one"
 		if classes == len(Wnids()) {
-			what += ", or to be ILSVRC2012_IDs, whose order is another than that of the classes"
+			what += ", or to be ILSVRC2012_IDs, whose order is not that of the classes"
 		}
-		return nil, fault.Inputf("%s: folders are numbers up to %d without 0, class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME by Options.ClassNames", fault.Name(where), highest, classes-1, what)
+		return nil, fault.Inputf("%s: the folders are numbers up to %d without 0, but class numbers are 0 to %d: %s; name the folders after the classes, or give lines of FOLDER<TAB>NAME with Options.ClassNames", fault.Name(where), highest, classes-1, what)
 	case !zero:
-		l.say(true, fmt.Sprintf("the folders are taken as class numbers counted from 0, which none of the %d shows", len(dirs)), where)
+		l.say(true, fmt.Sprintf("the folders are taken as class numbers counted from 0, though none of the %d is 0", len(dirs)), where)
 	}
 	return out, nil
 }
@@ -347,7 +347,7 @@ func (l *labels) wnidFolders(where string, dirs []string) (map[string]int, error
 	}
 	for i, d := range dirs {
 		if n.to[i] < 0 {
-			return nil, fault.Inputf("%s: folder %s is none of the %d classes (%s), others are; give lines of FOLDER<TAB>NAME by Options.ClassNames", fault.Name(where), d, len(l.names), someNames(l.names))
+			return nil, fault.Inputf("%s: folder %s is not one of the %d classes (%s), while others are; give lines of FOLDER<TAB>NAME with Options.ClassNames", fault.Name(where), d, len(l.names), someNames(l.names))
 		}
 		out[d] = n.to[i]
 	}

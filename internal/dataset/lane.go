@@ -223,7 +223,7 @@ func (w *filled) patch(key uint64, why error) error {
 		}
 	}
 	if len(there) == 0 {
-		return fault.Inputf("none of the tars that are read side by side can be read: %d samples in a row are missing (%w)", len(w.samples), cmp.Or(why, errGone))
+		return fault.Inputf("none of the tars read side by side is readable: %d samples in a row are missing (%w)", len(w.samples), cmp.Or(why, errGone))
 	}
 	for i, s := range w.samples {
 		if s == nil {
@@ -340,7 +340,7 @@ func (r *runReader) try(ordinal int64) (_ *Sample, err error) {
 	count := int64(p.counts[r.shard])
 	switch {
 	case errors.Is(err, io.EOF):
-		return nil, fault.Inputf("%s: holds %s, %d by %s; copy it again, or correct the number", fault.Name(p.names[r.shard]), plural(int(r.tar.ordinal), "sample"), count, p.from)
+		return nil, fault.Inputf("%s: holds %s, not the %d of %s; copy it again, or correct the number", fault.Name(p.names[r.shard]), plural(int(r.tar.ordinal), "sample"), count, p.from)
 	case err != nil:
 		return nil, err
 	}
@@ -547,14 +547,14 @@ func (t *tarReader) sample() (*Sample, error) {
 	seen := map[string]bool{}
 	bad, err := t.members(func(ext string, size int64, body io.Reader) error {
 		if seen[ext] {
-			return fmt.Errorf("the extension %s comes twice; a key may have each once", fault.Name(ext))
+			return fmt.Errorf("the extension %s occurs twice; a key may have each extension once", fault.Name(ext))
 		}
 		seen[ext] = true
 		if !wanted(ext) {
 			return m.add(ext, nil)
 		}
 		if size > maxImage {
-			return fmt.Errorf("%d bytes of %s; a member may have %d", size, fault.Name(ext), maxImage)
+			return fmt.Errorf("member %s has %d bytes; want at most %d", fault.Name(ext), size, maxImage)
 		}
 		data := make([]byte, size)
 		if _, err := io.ReadFull(body, data); err != nil {

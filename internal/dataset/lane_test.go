@@ -329,7 +329,7 @@ func TestLaneFaults(t *testing.T) {
 		},
 		"gzip": func(name string, b []byte) []byte { return append([]byte("\x1f\x8b"), b...) },
 	}
-	says := map[string]string{"missing": "no such file", "short": "holds 100 samples, 300 by a test", "truncated": "truncated", "corrupt": "not a tar header at offset 204800", "gzip": "is gzip-compressed"}
+	says := map[string]string{"missing": "no such file", "short": "holds 100 samples, not the 300 of a test", "truncated": "truncated", "corrupt": "not a tar header at offset 204800", "gzip": "is gzip-compressed"}
 	first := map[string]int{"short": 100, "truncated": 100, "corrupt": 99} // that is lost
 	for name, alter := range gone {
 		t.Run(name, func(t *testing.T) {
@@ -386,7 +386,7 @@ func TestLaneFaults(t *testing.T) {
 		m := newMade(0, counts...)
 		m.alter = func(string, []byte) []byte { return nil }
 		_, err := sequence(t, m.plan(), 0, 2, 0, 1, LaneOptions{Attempts: 1, Gap: func(Gap, error) error { return nil }})
-		if err == nil || !strings.Contains(err.Error(), "none of the tars that are read side by side can be read") || fault.Code(err) != 3 {
+		if err == nil || !strings.Contains(err.Error(), "none of the tars read side by side is readable") || fault.Code(err) != 3 {
 			t.Error(err)
 		}
 	})
@@ -416,7 +416,7 @@ func TestLaneFaults(t *testing.T) {
 		fails.Store(0)
 		m.stamp = func() string { return fmt.Sprint(n.Add(1)) }
 		_, err := sequence(t, m.plan(), 0, 1, 0, 300, o)
-		if err == nil || !strings.Contains(err.Error(), ".tar: has changed while it was read") || fault.Code(err) != 3 {
+		if err == nil || !strings.Contains(err.Error(), ".tar: changed while it was being read") || fault.Code(err) != 3 {
 			t.Error(err)
 		}
 	})
@@ -549,7 +549,7 @@ func TestLaneBadSamples(t *testing.T) {
 		}
 		got[s.Example.Key[max(0, len(s.Example.Key)-1):]] = fmt.Sprint(string(s.Example.Image), s.Example.Captions, s.Err)
 	}
-	for key, want := range map[string]string{"a": "a[x] <nil>", "b": "no image among its members (txt)", "c": "c at offset 4608: the extension jpg comes twice", "d": "not UTF-8", "e": "e[from json] <nil>", "f": "f[y] <nil>"} {
+	for key, want := range map[string]string{"a": "a[x] <nil>", "b": "no image among its members (txt)", "c": "c at offset 4608: the extension jpg occurs twice", "d": "not UTF-8", "e": "e[from json] <nil>", "f": "f[y] <nil>"} {
 		if !strings.Contains(got[key], want) {
 			t.Errorf("%s: %s; want %s", key, got[key], want)
 		}

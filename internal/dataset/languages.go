@@ -30,7 +30,7 @@ func (b Benchmark) Language(language string) (Benchmark, error) {
 		return b, fault.Usagef("Options.Language %.40q: want en, %s", language, strings.Join(Languages, ", "))
 	}
 	if len(b.ClassNames) == 0 || len(b.Folders) != len(b.ClassNames) || !slices.Equal(Wnids(), b.Folders) && b.Subset == nil {
-		return b, fault.Usagef("Options.Language %s: has names of ImageNet's classes only, not of %s", language, b.Name)
+		return b, fault.Usagef("Options.Language %s: there are names for ImageNet's classes only, not for %s", language, b.Name)
 	}
 	text, err := languages.ReadFile("data/languages/" + language + ".json")
 	var words struct{ Classes, Templates []string }

@@ -90,7 +90,7 @@ func (d *list) example(i int) Example {
 	r := d.records[i]
 	ex := Example{Index: i, Key: r.key, Path: r.file.path, Label: r.label, Captions: r.captions}
 	if r.label < 0 && d.unit != "" {
-		ex.Hint = fmt.Sprintf("the label column has none in %s %d", d.unit, r.row+1)
+		ex.Hint = fmt.Sprintf("the label column is empty in %s %d", d.unit, r.row+1)
 	}
 	return ex
 }
@@ -139,7 +139,7 @@ func readImage(ctx context.Context, st storage, f file, shown string) (string, [
 		}
 	}
 	if size > maxImage {
-		return shown, nil, fault.Inputf("%s: %d bytes; an image may have %d", fault.Name(shown), size, maxImage)
+		return shown, nil, fault.Inputf("%s: %d bytes; an image may have at most %d", fault.Name(shown), size, maxImage)
 	}
 	data, err := st.read(ctx, f.path, f.off, size)
 	return shown, data, err

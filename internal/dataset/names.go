@@ -232,13 +232,13 @@ func renumber(own nameList, classes []string, find func(string) (int, bool), cal
 	case numerals(own.names) && m == n:
 		return same, nil
 	case len(taken) == 0 && !rightCount:
-		return same, fmt.Errorf("the data has %s for its label numbers (%s), asked for are %d classes (%s), and none is the same; give the names of the data's classes by Options.ClassNames, or fix the list", plural(m, "name"), someNames(own.names), n, someNames(classes))
+		return same, fmt.Errorf("the data has %s for its label numbers (%s), none of which is among the %d classes in use (%s); give the names of the data's classes with Options.ClassNames, or correct the list", plural(m, "name"), someNames(own.names), n, someNames(classes))
 	case inPlace && rightCount && odd >= 0:
-		return numbering{to: same.to, odd: true, says: fmt.Sprintf("%d of the %d names that the data has for its label numbers are none of the classes (number %d is %q there, %q here): the numbers are taken as they are; check that the order is the same", m-known, m, odd, brief(own.names[odd]), brief(classes[odd]))}, nil
+		return numbering{to: same.to, odd: true, says: fmt.Sprintf("%d of the data's %d names for its label numbers are not among the classes (number %d is %q there, %q here): the numbers are used as they are; check that the order is the same", m-known, m, odd, brief(own.names[odd]), brief(classes[odd]))}, nil
 	}
 	says := fmt.Sprintf("the data names its label numbers: %d of %s are mapped by name to the %d classes", known, plural(m, "name"), n)
 	if odd >= 0 {
-		says += fmt.Sprintf(", the others are none of them, such as number %d, %q", odd, brief(own.names[odd]))
+		says += fmt.Sprintf(", the others match none, such as number %d, %q", odd, brief(own.names[odd]))
 	}
 	return numbering{to: to, odd: true, says: says}, nil
 }

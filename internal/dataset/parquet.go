@@ -284,7 +284,7 @@ func findColumns(schema *parquet.Schema, o Options) (columns, error) {
 		}
 		l, _ := schema.Lookup(leaves[i]...)
 		if what != "caption" && l.MaxRepetitionLevel > 0 {
-			return c, fmt.Errorf("column %s: a list for each row; want one %s", strings.Join(leaves[i], "."), what)
+			return c, fmt.Errorf("column %s: holds a list per row; want one %s", strings.Join(leaves[i], "."), what)
 		}
 		if kind := l.Node.Type().Kind(); strings.HasPrefix(what, "image") && kind != parquet.ByteArray {
 			return c, fmt.Errorf("column %s: type %s; want bytes or a path", strings.Join(leaves[i], "."), l.Node.Type())
@@ -372,7 +372,7 @@ func eachRow(file *parquetFile, leaf int, f func(i int, values []parquet.Value) 
 		}
 	}
 	if int64(i) != file.NumRows() {
-		return fmt.Errorf("column %d has %d rows, the file %d", leaf, i, file.NumRows())
+		return fmt.Errorf("column %d has %d rows, but the file has %d", leaf, i, file.NumRows())
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func TestParquetErrors(t *testing.T) {
 		{"empty", write(t, filepath.Join(dir, "empty.parquet"), ""), Options{}, "cut short"},
 		{"no image", writeParquet(t, filepath.Join(dir, "none.parquet"), []none{{"u"}}, 1), Options{}, "no image column; the columns are url"},
 		{"no such column", good, Options{CaptionColumn: "what"}, `no caption column "what"`},
-		{"list of images", writeParquet(t, filepath.Join(dir, "lists.parquet"), []lists{{[][]byte{{1}}}}, 1), Options{}, "a list for each row"},
+		{"list of images", writeParquet(t, filepath.Join(dir, "lists.parquet"), []lists{{[][]byte{{1}}}}, 1), Options{}, "holds a list per row"},
 		{"number as image", writeParquet(t, filepath.Join(dir, "numbers.parquet"), []numbers{{1}}, 1), Options{}, "want bytes or a path"},
 		{"label out of range", good, Options{ClassNames: classes}, "label 7 is not in 0..2"},
 		{"bytes and paths", good + "::" + writeParquet(t, filepath.Join(dir, "paths.parquet"), []paths{{"a.jpg", 1}}, 1), Options{}, "give one kind"},

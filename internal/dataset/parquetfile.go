@@ -75,13 +75,13 @@ func openParquetFile(ctx context.Context, st storage, name string, size int64) (
 	switch string(end[4:]) {
 	case "PAR1":
 	case "PARE":
-		return nil, fault.Inputf("encrypted, which is not read; write the table without encryption")
+		return nil, fault.Inputf("encrypted, which is not supported; write the table without encryption")
 	default:
-		return nil, damaged("no mark at its end")
+		return nil, damaged("no PAR1 at its end")
 	}
 	n := int64(binary.LittleEndian.Uint32(end))
 	if n > size-frame {
-		return nil, damaged("its end says that the footer has %d bytes, the file has %d", n, size)
+		return nil, damaged("its end says that the footer has %d bytes, but the file has %d", n, size)
 	}
 	footer, err := st.read(ctx, name, size-8-n, n)
 	if err != nil {
@@ -119,7 +119,7 @@ func openParquetFile(ctx context.Context, st storage, name string, size int64) (
 	}
 	for i, g := range f.chunks {
 		if len(g) != len(f.leaves) {
-			return nil, damaged("row group %d has %d columns, the schema %d", i, len(g), len(f.leaves))
+			return nil, damaged("row group %d has %d columns, but the schema has %d", i, len(g), len(f.leaves))
 		}
 	}
 	return f, nil
@@ -147,11 +147,11 @@ func (f *parquetFile) place(meta *format.FileMetaData, end int64) error {
 			what := fmt.Sprintf("row group %d, column %s", i, fault.Name(brief(strings.Join(m.PathInSchema, "."))))
 			switch {
 			case c.FilePath != "":
-				return fault.Inputf("%s: lies in another file; write the table in one", what)
+				return fault.Inputf("%s: lies in another file; write the table as one file", what)
 			case len(c.EncryptedColumnMetadata) > 0 || c.CryptoMetadata.Value != nil:
-				return fault.Inputf("%s: encrypted, which is not read; write the table without encryption", what)
+				return fault.Inputf("%s: encrypted, which is not supported; write the table without encryption", what)
 			case m.DataPageOffset < p.start || m.DataPageOffset-p.start > m.TotalCompressedSize || p.start < 4 || m.TotalCompressedSize < 0 || p.start > end || m.TotalCompressedSize > end-p.start:
-				return fault.Inputf("%s: lies at offset %d with %d bytes, outside of the %d bytes of data; fetch the file again", what, p.start, m.TotalCompressedSize, end)
+				return fault.Inputf("%s: lies at offset %d with %d bytes, outside the %d bytes of data; fetch the file again", what, p.start, m.TotalCompressedSize, end)
 			case m.NumValues < 0 || m.NumValues > limit:
 				return fault.Inputf("%s: says that it has %d values, in a file of %d bytes; fetch the file again", what, m.NumValues, f.size)
 			}
@@ -166,7 +166,7 @@ func (f *parquetFile) place(meta *format.FileMetaData, end int64) error {
 		f.chunks = append(f.chunks, places)
 	}
 	if rows != meta.NumRows {
-		return fault.Inputf("the row groups have %d rows together, the footer says %d; fetch the file again", rows, meta.NumRows)
+		return fault.Inputf("the row groups have %d rows together, but the footer says %d; fetch the file again", rows, meta.NumRows)
 	}
 	return nil
 }
@@ -277,7 +277,7 @@ func (c *chunk) page(i int) (*pagePlace, error) {
 func (c *chunk) pageOf(row int64) (int, error) {
 	for row >= c.rows {
 		if _, err := c.page(len(c.pages)); errors.Is(err, io.EOF) {
-			return 0, fault.Inputf("%s: has %d rows, not row %d; fetch the file again", c.what, c.rows, row)
+			return 0, fault.Inputf("%s: has %d rows, so no row %d; fetch the file again", c.what, c.rows, row)
 		} else if err != nil {
 			return 0, err
 		}
@@ -354,7 +354,7 @@ func (c *chunk) header(off int64) (*pagePlace, error) {
 		values = 0 // checked with its bytes
 	}
 	if values < 0 || int64(values) > c.place.values || values > maxPageValues {
-		return nil, fmt.Errorf("says that it has %d values, the column %d; at most %d are read", values, c.place.values, maxPageValues)
+		return nil, fmt.Errorf("says that it has %d values, and the column %d; at most %d are read", values, c.place.values, maxPageValues)
 	}
 	return p, nil
 }
@@ -399,7 +399,7 @@ func (c *chunk) piece(p *pagePlace) (piece, error) {
 	var body []byte
 	if codec == format.Uncompressed {
 		if body = packed; len(body) != int(h.UncompressedPageSize) {
-			return wrap(fmt.Errorf("has %d bytes and says that they are %d", len(body), h.UncompressedPageSize))
+			return wrap(fmt.Errorf("has %d bytes but says %d", len(body), h.UncompressedPageSize))
 		}
 	} else {
 		n := int(h.UncompressedPageSize)

@@ -45,10 +45,10 @@ func unpackPage(codec format.CompressionCodec, out, packed []byte) error {
 	case format.Lz4Raw:
 		got, err = lz4.UncompressBlock(packed, out)
 	default:
-		return fmt.Errorf("is compressed with %s, which is not read; write the table with snappy, zstd, gzip, brotli or lz4_raw", codec)
+		return fmt.Errorf("is compressed with %s, which is not supported; write the table with snappy, zstd, gzip, brotli or lz4_raw", codec)
 	}
 	if err == nil && got != n {
-		err = fmt.Errorf("unpacks to %d bytes and says %d", got, n)
+		err = fmt.Errorf("unpacks to %d bytes but says %d", got, n)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%s: %v)", errUnpack, codec, err)
@@ -91,7 +91,7 @@ func checkPage(h *format.PageHeader, leaf parquet.LeafColumn, body []byte) error
 	case format.DictionaryPage:
 		d := h.DictionaryPageHeader.V
 		if d.Encoding != format.Plain && d.Encoding != plainDictionary {
-			return fmt.Errorf("a dictionary in the encoding %s", d.Encoding)
+			return fmt.Errorf("a dictionary in the encoding %s, which is not supported", d.Encoding)
 		}
 		return checkValues(format.Plain, kind, width, int64(d.NumValues), body)
 	case format.DataPage:
@@ -102,7 +102,7 @@ func checkPage(h *format.PageHeader, leaf parquet.LeafColumn, body []byte) error
 				continue
 			}
 			if e != format.RLE {
-				return fmt.Errorf("levels in the encoding %s, which is not read", e)
+				return fmt.Errorf("levels in the encoding %s, which is not supported", e)
 			}
 			var err error
 			if levels[i], body, err = prefixed(body); err != nil {
@@ -128,7 +128,7 @@ func checkPage(h *format.PageHeader, leaf parquet.LeafColumn, body []byte) error
 		present = top // that of definition is the last
 	}
 	if v := h.DataPageHeaderV2.V; h.Type == format.DataPageV2 && n-int64(v.NumNulls) != present {
-		return fmt.Errorf("has %d values that are not null and says %d", present, n-int64(v.NumNulls))
+		return fmt.Errorf("has %d values that are not null but says %d", present, n-int64(v.NumNulls))
 	}
 	return checkValues(encoding, kind, width, present, body)
 }
@@ -160,7 +160,7 @@ func checkValues(e format.Encoding, kind parquet.Kind, width int, n int64, body 
 	}
 	fewer := func(have int64) error {
 		if have != n {
-			return fmt.Errorf("has %d values and says that they are %d", have, n)
+			return fmt.Errorf("has %d values but says %d", have, n)
 		}
 		return nil
 	}
@@ -211,7 +211,7 @@ func checkValues(e format.Encoding, kind parquet.Kind, width int, n int64, body 
 		}
 		return err
 	}
-	return fmt.Errorf("values in the encoding %s, which is not read", e)
+	return fmt.Errorf("values in the encoding %s, which is not supported", e)
 }
 
 // plainStrings counts strings that stand after their lengths, -1 when the last
@@ -239,7 +239,7 @@ func deltaLengths(body []byte, n, limit int64) (rest []byte, count int64, err er
 		return nil, 0, err
 	}
 	if count = d.left; count > n {
-		return nil, 0, fmt.Errorf("has %d values and says that they are %d", count, n)
+		return nil, 0, fmt.Errorf("has %d values but says %d", count, n)
 	}
 	for d.left > 0 {
 		length, err := d.next()

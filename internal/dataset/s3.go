@@ -279,7 +279,7 @@ type cutError struct {
 
 func (e *cutError) Error() string {
 	if idle.Stalled(e.err) {
-		return fmt.Sprintf("nothing came for %s", idleLimit)
+		return fmt.Sprintf("no data for %s", idleLimit)
 	}
 	if e.unanswered {
 		return "no answer (" + e.err.Error() + ")"
@@ -373,7 +373,7 @@ func (s bucketStore) explain(name string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case r.Code == "NoSuchBucket":
-		return fault.Inputf("%s: no such bucket", name)
+		return fault.Inputf("%s: no such bucket; check its name", name)
 	case strings.HasPrefix(err.Error(), "Bucket name "): // checked before a request
 		return fault.Inputf("%s: %w; want %sBUCKET/KEY", name, err, s.scheme)
 	case r.Code == "AuthorizationHeaderMalformed" || r.Code == "PermanentRedirect":

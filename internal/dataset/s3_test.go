@@ -61,7 +61,7 @@ func TestStalledStorage(t *testing.T) {
 	s.Stall.Store(1 << 20)
 	start := time.Now()
 	_, err = read()
-	if err == nil || !strings.Contains(err.Error(), "s3://data/a.jpg: storage at http://127.0.0.1") || !strings.Contains(err.Error(), "nothing came for 100ms at offset 90") || !strings.Contains(err.Error(), ", after ") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
+	if err == nil || !strings.Contains(err.Error(), "s3://data/a.jpg: storage at http://127.0.0.1") || !strings.Contains(err.Error(), "no data for 100ms at offset 90") || !strings.Contains(err.Error(), ", after ") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
 		t.Errorf("endless stalls: %v, status %d", err, fault.Code(err))
 	}
 	if took := time.Since(start); took > 15*time.Second {
@@ -96,7 +96,7 @@ func TestStalledStorage(t *testing.T) {
 	// An object that is another one in the middle of a read.
 	s.Stall.Store(1)
 	s.Tags.Store(2)
-	if _, err := read(); err == nil || !strings.Contains(err.Error(), "has changed while it was read") {
+	if _, err := read(); err == nil || !strings.Contains(err.Error(), "changed while it was being read") {
 		t.Errorf("changed in the middle: %v", err)
 	}
 	// An interrupt does not wait.

@@ -108,7 +108,7 @@ func (disk) stamped(_ context.Context, name string) (size int64, dir bool, stamp
 		return 0, false, "", err
 	}
 	if !st.IsDir() && !st.Mode().IsRegular() {
-		return 0, false, "", fault.Inputf("%s: not a regular file; reading a pipe or a device may never end, give a file", fault.Name(name))
+		return 0, false, "", fault.Inputf("%s: not a regular file; reading a pipe or a device may never end; give a file", fault.Name(name))
 	}
 	return st.Size(), st.IsDir(), stampOf(st), nil
 }
@@ -131,7 +131,7 @@ func walk(ctx context.Context, dir, rel string, depth int, out *[]file) error {
 		return err
 	}
 	if depth > maxDepth {
-		return fault.Inputf("%s: more than %d folders deep; is a link pointing to its own parent?", fault.Name(dir), maxDepth)
+		return fault.Inputf("%s: more than %d folders deep; does a link point to its own parent?", fault.Name(dir), maxDepth)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -182,7 +182,7 @@ func (disk) readOf(_ context.Context, name, stamp string, off, n int64) ([]byte,
 }
 
 func changed(shown string) error {
-	return fault.Inputf("%s: has changed while it was read; start again", shown)
+	return fault.Inputf("%s: changed while it was being read; start again", shown)
 }
 
 func readError(name string, off, n int64, err error) error {

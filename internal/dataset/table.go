@@ -86,7 +86,7 @@ func missing(what, want string, header, usual []string) error {
 	if want != "" {
 		return fault.Inputf("no %s column %s; the columns are %s", what, quoted(want), columns)
 	}
-	return fault.Inputf("no %s column; the columns are %s; name it, or rename it to %s", what, columns, usual[0])
+	return fault.Inputf("no %s column; the columns are %s; say which one it is, or rename it to %s", what, columns, usual[0])
 }
 
 // part is one of the files of a table.
@@ -183,7 +183,7 @@ func partLabels(root *labels, parts []part) (per []*labels, classes []string, er
 		own := p.own
 		if len(own.names) == 0 && first >= 0 {
 			own = parts[first].own
-			root.say(true, fmt.Sprintf("has no names for its label numbers; those of %s are taken", fault.Name(parts[first].name)), p.name)
+			root.say(true, fmt.Sprintf("has no names for its label numbers; those of %s are used", fault.Name(parts[first].name)), p.name)
 		}
 		l, err := root.with(own, p.name)
 		if err != nil {

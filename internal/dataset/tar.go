@@ -179,14 +179,14 @@ func groupSamples(members []member, tarName string, tarIndex int) (g group, err 
 		if before, again := runs[key]; !again {
 			runs[key] = run{first, images > 0}
 		} else if before.image != (images > 0) && g.split == nil {
-			g.split = fault.Inputf("%s: the members of the key %s do not follow each other: %s is at offset %d, %s at offset %d; WebDataset's readers take them for two samples; pack the files again in the order of their names (tar --sort=name)",
+			g.split = fault.Inputf("%s: the members of the key %s are not adjacent: %s is at offset %d, %s at offset %d; WebDataset's readers take them for two samples; pack the files again in the order of their names (tar --sort=name)",
 				fault.Name(tarName), fault.Name(key), fault.Name(before.first.name), before.first.header, fault.Name(first.name), from)
 		}
 		switch {
 		case images == 0:
 			g.skipped++
 		case to-from > maxSample:
-			return fault.Inputf("%s: sample %s at offset %d is %d bytes; at most %d can be read", fault.Name(tarName), quoted(key), from, to-from, maxSample)
+			return fault.Inputf("%s: sample %s at offset %d has %d bytes; at most %d can be read", fault.Name(tarName), quoted(key), from, to-from, maxSample)
 		default:
 			g.samples = append(g.samples, sample{int32(tarIndex), int32(to - from), from})
 			g.sidecar = g.sidecar || len(seen) > images
@@ -206,7 +206,7 @@ func groupSamples(members []member, tarName string, tarIndex int) (g group, err 
 			clear(seen)
 		}
 		if seen[ext] && g.twice == nil {
-			g.twice = fault.Inputf("%s: %s is there twice in a row, the second at offset %d; a key may have each extension once", fault.Name(tarName), fault.Name(m.name), m.header)
+			g.twice = fault.Inputf("%s: %s occurs twice in a row, the second at offset %d; a key may have each extension once", fault.Name(tarName), fault.Name(m.name), m.header)
 		}
 		if isImage(ext) && !seen[ext] {
 			images++

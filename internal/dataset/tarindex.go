@@ -26,7 +26,7 @@ func openTarIndex(ctx context.Context, st storage, tar string) (*tarIndex, error
 	case err != nil:
 		return nil, explain(tar+".idx", "an index of offsets", err)
 	case size < 16 || size%8 != 0:
-		return nil, fault.Inputf("%s.idx: %d bytes are no index of offsets; write it again, or remove it", fault.Name(tar), size)
+		return nil, fault.Inputf("%s.idx: %d bytes are not an index of offsets; write it again, or remove it", fault.Name(tar), size)
 	}
 	return &tarIndex{st, tar, size/8 - 1}, nil
 }
@@ -41,7 +41,7 @@ func (x *tarIndex) read(ctx context.Context, from, n int64) ([]int64, error) {
 	for i := range out {
 		off := binary.LittleEndian.Uint64(b[8*i:])
 		if off%512 != 0 || off > 1<<62 {
-			return nil, fault.Inputf("%s.idx: entry %d, %d, is no offset in a tar; write the index again, or remove it", fault.Name(x.tar), from+int64(i), off)
+			return nil, fault.Inputf("%s.idx: entry %d, %d, is not an offset in a tar; write the index again, or remove it", fault.Name(x.tar), from+int64(i), off)
 		}
 		out[i] = int64(off)
 	}
@@ -74,5 +74,5 @@ func (x *tarIndex) check(ctx context.Context) error {
 // staleIndex is the error about an index of another tar, or of this one as it
 // once was.
 func staleIndex(tar, why string) error {
-	return fault.Inputf("%s.idx: is not the index of the tar as it is now (%s); write the index again, or remove it", fault.Name(tar), why)
+	return fault.Inputf("%s.idx: does not match the tar as it is now (%s); write the index again, or remove it", fault.Name(tar), why)
 }

@@ -120,7 +120,7 @@ func (r *thriftReader) value(kind byte, depth int) error {
 	case thriftList, thriftSet:
 		return r.list(depth + 1)
 	case thriftMap:
-		return errors.New("a map, which Parquet has none of")
+		return errors.New("a map, which Parquet does not use")
 	case thriftStruct:
 		return r.structure(depth + 1)
 	}

@@ -111,7 +111,7 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, stamp stri
 	case http.StatusPartialContent:
 		first := int64(-1)
 		if _, err := fmt.Sscanf(res.Header.Get("Content-Range"), "bytes %d-", &first); err != nil || first != off || sizeErr != nil || size < 0 {
-			return nil, fault.Inputf("%s: the server sent %s instead of %d bytes from offset %d; copy the files to a server that sends ranges", shown, fault.Name(strconv.Quote(res.Header.Get("Content-Range"))), n, off)
+			return nil, fault.Inputf("%s: the server sent %s instead of %d bytes from offset %d; copy the files to a server that supports ranges", shown, fault.Name(strconv.Quote(res.Header.Get("Content-Range"))), n, off)
 		}
 		now := webStamp(res.Header, size)
 		if stamp != "" && now != stamp { // not every server honours the condition
@@ -119,7 +119,7 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, stamp stri
 		}
 		return &webPart{res.Body, size, now}, nil
 	case http.StatusOK:
-		return nil, fault.Inputf("%s: the server does not send parts of a file (no answer to Range); copy the files to one that does, or to a disk", shown)
+		return nil, fault.Inputf("%s: the server does not send parts of a file (it ignores Range); copy the files to one that does, or to a disk", shown)
 	case http.StatusRequestedRangeNotSatisfiable:
 		if sizeErr == nil && size == 0 {
 			return nil, errEmpty

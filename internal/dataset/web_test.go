@@ -117,7 +117,7 @@ func TestChangedInTheMiddle(t *testing.T) {
 			if err := os.Chtimes(file, time.Time{}, time.Now().Add(-time.Hour)); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := io.ReadAll(half); err == nil || !strings.Contains(err.Error(), "x.tar: has changed while it was read") || fault.Code(err) != 3 {
+			if got, err := io.ReadAll(half); err == nil || !strings.Contains(err.Error(), "x.tar: changed while it was being read") || fault.Code(err) != 3 {
 				t.Errorf("changed: %q, %v", got, err)
 			}
 		})
@@ -238,8 +238,8 @@ func TestWebAnswers(t *testing.T) {
 			w.WriteHeader(206)
 			fmt.Fprint(w, file[2:3])
 		})},
-		"other files": {tag, `sent "bytes 2-4/10"`, "has changed while it was read", fault.Input},
-		"silence":     {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "nothing came for 200ms", "nothing came for 200ms", fault.Environment},
+		"other files": {tag, `sent "bytes 2-4/10"`, "changed while it was being read", fault.Input},
+		"silence":     {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no data for 200ms", "no data for 200ms", fault.Environment},
 		"silence after a while": {func(w http.ResponseWriter, r *http.Request) {
 			from := 0
 			fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
@@ -248,7 +248,7 @@ func TestWebAnswers(t *testing.T) {
 			w.WriteHeader(206)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
-		}, "", "nothing came for 200ms at offset 2", fault.Environment},
+		}, "", "no data for 200ms at offset 2", fault.Environment},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := httptest.NewServer(http.HandlerFunc(c.answer))

@@ -231,7 +231,7 @@ func (m *members) finish() (err error) {
 		err = ex.addJSON(m.meta, m.labels, m.o)
 	}
 	if err == nil && !m.plain && len(m.images) > 1 {
-		err = fmt.Errorf("several images (%s) and none that is the plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(m.images, ", ")))
+		err = fmt.Errorf("several images (%s) and no plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(m.images, ", ")))
 	}
 	if len(m.dotted) > 0 && (ex.Captions == nil || ex.Label < 0) {
 		ex.Hint = fmt.Sprintf("WebDataset ends a key at the first dot: %s is the %q of the key %s; rename the members so that the key has no dot",

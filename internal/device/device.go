@@ -76,7 +76,7 @@ func WithoutSIMD() string {
 	_, experiments, _ := strings.Cut(runtime.Version(), "X:")
 	switch {
 	case runtime.GOARCH != "amd64":
-		return "Go has vector instructions for amd64 alone"
+		return "Go has vector instructions for amd64 only"
 	case !strings.Contains(experiments, "simd"):
 		return "built without GOEXPERIMENT=simd"
 	}
@@ -89,11 +89,11 @@ func XLA() bool { return pjrt.Built }
 // Lacks says what this build of evatool lacks, one line each.
 func Lacks() (lines []string) {
 	if !pjrt.Built {
-		lines = append(lines, "no XLA: built without cgo; CGO_ENABLED=1 and a C compiler bring it")
+		lines = append(lines, "no XLA: built without cgo; build with CGO_ENABLED=1 and a C compiler to have it")
 	}
 	if why := WithoutSIMD(); why != "" {
 		if runtime.GOARCH == "amd64" {
-			why += ", which has to stand in the environment of go build or go install"
+			why += ", which must be set in the environment of go build or go install"
 		}
 		lines = append(lines, "a slow Go backend: "+why)
 	}
@@ -119,7 +119,7 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 		return nil, err
 	}
 	if o.DeviceCount < 0 || o.Threads < 0 {
-		return nil, fault.Usagef("device count %d, threads %d: give positive numbers", o.DeviceCount, o.Threads)
+		return nil, fault.Usagef("device count %d, threads %d: want 0 or more", o.DeviceCount, o.Threads)
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -205,7 +205,7 @@ func openAuto(o Options) (*Device, error) {
 // none does.
 func openBest(o Options, kinds ...string) (*Device, string) {
 	if !pjrt.Built {
-		return nil, "built without cgo, so without XLA (CGO_ENABLED=1 and a C compiler bring it; the go backend is there)"
+		return nil, "built without cgo and so without XLA (build with CGO_ENABLED=1 and a C compiler, or use the go backend)"
 	}
 	var reasons []string
 	if slices.Contains(kinds, KindCUDA) && !plugins.HasNVIDIA() {
@@ -224,7 +224,7 @@ func openBest(o Options, kinds ...string) (*Device, string) {
 			i++
 			what := kind + " plugin found"
 			if p.Own {
-				what = "the " + kind + " plugin installed from a wheel of your own choice"
+				what = "the " + kind + " plugin installed from a wheel of your choice"
 			}
 			d, err := openPlugin(p, "", strings.Join(append(reasons, what), ", "), o)
 			if err == nil {

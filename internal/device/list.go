@@ -81,7 +81,7 @@ func List(ctx context.Context, o Options) (list []Listed, chosen int, err error)
 	}
 	err = add(Listed{}, func() (*Device, error) { return openGo("", o.Threads) })
 	if err == nil && chosen < 0 {
-		err = fault.Envf("%s: opened once, then not again; try again", want.Backend)
+		err = fault.Envf("%s: opened once but not a second time; try again", want.Backend)
 	}
 	return list, chosen, err
 }

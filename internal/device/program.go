@@ -217,7 +217,7 @@ func (p *Program) alias(g *graph.Graph, args []*Array, e *executable) error {
 			return fmt.Errorf("donates input %d to output %d of %d inputs and %d outputs", i, o, len(args), len(e.shapes))
 		}
 		if !args[i].shape.Equal(e.shapes[o]) || args[i].sharding != e.out[o] {
-			return fmt.Errorf("donates input %d (%s, %s) to output %d (%s, %s): they must be alike",
+			return fmt.Errorf("donates input %d (%s, %s) to output %d (%s, %s): they must be the same",
 				i, args[i].shape, args[i].sharding, o, e.shapes[o], e.out[o])
 		}
 		for k := range p.d.N() {

@@ -65,7 +65,7 @@ func readBMPHeader(data []byte) (*bmpHeader, error) {
 		}
 		h.compression, h.colors = u32(30), int(u32(46))
 	} else {
-		return nil, badBMP("a header of %d bytes is not supported; save it as PNG", h.size)
+		return nil, badBMP("a header of %d bytes is not supported; save the image as PNG", h.size)
 	}
 	if h.colors == 0 && h.bits <= 8 {
 		h.colors = 1 << h.bits
@@ -152,7 +152,7 @@ func openBMP(data []byte) (*Picture, error) {
 func (h *bmpHeader) unpacker(im *Picture) (func(dst, src []byte), error) {
 	run := h.compression == bmpRLE8 && h.bits == 8 || h.compression == bmpRLE4 && h.bits == 4
 	if h.compression > bmpBitfields || !run && (h.compression == bmpRLE8 || h.compression == bmpRLE4) {
-		return nil, badBMP("compression %d of %d-bit pixels is not supported; save it as PNG", h.compression, h.bits)
+		return nil, badBMP("compression %d of %d-bit pixels is not supported; save the image as PNG", h.compression, h.bits)
 	}
 	switch h.bits {
 	case 1, 4, 8:
@@ -203,7 +203,7 @@ func (h *bmpHeader) unpacker(im *Picture) (func(dst, src []byte), error) {
 			}
 		}, nil
 	}
-	return nil, badBMP("%d-bit pixels with compression %d and masks %#x are not supported; save it as PNG", h.bits, h.compression, h.masks)
+	return nil, badBMP("%d-bit pixels with compression %d and masks %#x are not supported; save the image as PNG", h.bits, h.compression, h.masks)
 }
 
 // unpack16 reads pixels of 5 bits red at bit r, green with greenMax at bit 5, 5 bits blue.

@@ -95,7 +95,7 @@ func (r *gifReader) extension(f *gifFrame) {
 	switch {
 	case kind == 0xF9 && b != nil:
 		if len(b) < 3 || b[0]&1 != 0 && len(b) < 4 {
-			r.err = badGIF("a control block of %d bytes", len(b))
+			r.err = badGIF("bad control block of %d bytes", len(b))
 		} else if b[0]&1 != 0 {
 			f.fill = b[3]
 		}
@@ -134,9 +134,9 @@ func (f *gifFrame) open(r *gifReader, p *Picture) error {
 	case r.err != nil:
 		return r.err
 	case f.w == 0 || f.h == 0:
-		return badGIF("a frame of %d x %d pixels", f.w, f.h)
+		return badGIF("bad frame of %d x %d pixels", f.w, f.h)
 	case f.bits > 12:
-		return badGIF("codes of %d bits", f.bits)
+		return badGIF("bad code size of %d bits", f.bits)
 	}
 	if f.interlaced {
 		p.cost = int64(f.w) * int64(f.h)

@@ -42,7 +42,7 @@ func badJPEG(format string, args ...any) error {
 
 // otherJPEG refuses a file that is whole, but of a rare kind.
 func otherJPEG(format string, args ...any) error {
-	return fault.Inputf("JPEG image: "+format+" not supported; save it as a baseline JPEG or as PNG", args...)
+	return fault.Inputf("JPEG image: "+format+" not supported; save the image as a baseline JPEG or as PNG", args...)
 }
 
 // otherCoding says what the unsupported frame markers stand for.
@@ -430,7 +430,7 @@ func (d *jpegDecoder) readSOF(s []byte, m byte) error {
 		return badJPEG("it has two frames")
 	}
 	if len(s) < 6 || len(s) != 6+3*int(s[5]) {
-		return badJPEG("frame header of %d bytes", len(s))
+		return badJPEG("bad frame header of %d bytes", len(s))
 	}
 	if s[0] != 8 {
 		return otherJPEG("%d-bit samples are", s[0])
@@ -451,13 +451,13 @@ func (d *jpegDecoder) readSOS(s []byte, _ byte) error {
 		return badJPEG("a scan comes before the frame header")
 	}
 	if len(s) < 1 || s[0] < 1 || s[0] > 4 || len(s) != 4+2*int(s[0]) {
-		return badJPEG("scan header of %d bytes", len(s))
+		return badJPEG("bad scan header of %d bytes", len(s))
 	}
 	d.scan = d.scan[:0]
 	for i := range int(s[0]) {
 		c := d.scanComponent(int(s[1+2*i]))
 		if c == nil {
-			return badJPEG("a scan names component %d, which is not there or named twice", s[1+2*i])
+			return badJPEG("a scan names component %d, which is missing or named twice", s[1+2*i])
 		}
 		c.dcTable, c.acTable = int(s[2+2*i]>>4), int(s[2+2*i]&15)
 		d.scan = append(d.scan, c)
@@ -512,7 +512,7 @@ func (d *jpegDecoder) readDQT(s []byte, _ byte) error {
 
 func (d *jpegDecoder) readDRI(s []byte, _ byte) error {
 	if len(s) != 2 {
-		return badJPEG("restart interval of %d bytes", len(s))
+		return badJPEG("bad restart interval of %d bytes", len(s))
 	}
 	d.restart = int(s[0])<<8 | int(s[1])
 	return nil
@@ -538,7 +538,7 @@ func (d *jpegDecoder) readDHT(s []byte, _ byte) error {
 		s = s[17+count:]
 	}
 	if len(s) != 0 {
-		return badJPEG("Huffman tables with %d bytes too many", len(s))
+		return badJPEG("%d bytes too many in the Huffman tables", len(s))
 	}
 	return nil
 }

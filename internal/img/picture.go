@@ -46,7 +46,7 @@ func Open(path string) (*Picture, error) {
 		return nil, err
 	}
 	if st, err := os.Stat(path); err == nil && st.Size() > maxFile {
-		return nil, fault.Inputf("%s: %d bytes, over the limit of %d for an image; is it one?", path, st.Size(), maxFile)
+		return nil, fault.Inputf("%s: %d bytes, over the limit of %d for an image; give an image", path, st.Size(), maxFile)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -80,7 +80,7 @@ func Parse(data []byte) (p *Picture, err error) {
 		}
 		return p, nil
 	}
-	return nil, fault.Inputf("not an image that evatool reads%s; use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", looksLike(data))
+	return nil, fault.Inputf("not an image that evatool can read%s; use JPEG, PNG, WebP, GIF, BMP, TIFF or PPM", looksLike(data))
 }
 
 // catch makes a panic an error: the libraries' decoders are not ours to vouch for.
@@ -371,7 +371,7 @@ func Decode(data []byte) (*Image, error) {
 // checkSize refuses empty images and decompression bombs.
 func checkSize(format string, w, h int) error {
 	if w <= 0 || h <= 0 {
-		return fault.Inputf("%s image is %d x %d pixels, which is nothing; fetch the file again", format, w, h)
+		return fault.Inputf("%s image is %d x %d pixels, which is empty; fetch the file again", format, w, h)
 	}
 	if int64(w)*int64(h) > MaxPixels {
 		return fault.Inputf("%s image is %d x %d pixels, over the limit of %d; make it smaller", format, w, h, MaxPixels)

@@ -77,7 +77,7 @@ func openPNG(data []byte) (*Picture, error) {
 			return nil, badPNG("it has no pixels")
 		}
 		if strings.Trim(kind, chunkLetters) != "" {
-			return nil, badPNG("it has a chunk %q", kind)
+			return nil, badPNG("bad chunk name %q", kind)
 		}
 		if err := f.chunk(kind, data[at+8:next-4]); err != nil {
 			return nil, err
@@ -86,7 +86,7 @@ func openPNG(data []byte) (*Picture, error) {
 	}
 	k, ok := pngModes[pngKind{f.depth, f.kind}]
 	if !ok {
-		return nil, badPNG("samples of %d bits and colour type %d", f.depth, f.kind)
+		return nil, badPNG("samples of %d bits do not go with colour type %d", f.depth, f.kind)
 	}
 	f.bits = int(f.depth) * k.samples
 	p := &Picture{Mode: k.mode, W: f.w, H: f.h}
@@ -105,10 +105,10 @@ func (f *pngFile) chunk(kind string, b []byte) error {
 	switch kind {
 	case "IHDR":
 		if len(b) < 13 {
-			return badPNG("a header of %d bytes", len(b))
+			return badPNG("bad header of %d bytes", len(b))
 		}
 		if b[11] != 0 {
-			return badPNG("filters of kind %d", b[11])
+			return badPNG("unknown filter method %d", b[11])
 		}
 		w, h := binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:])
 		f.w, f.h = int(w), int(h)
@@ -130,7 +130,7 @@ func (f *pngFile) chunk(kind string, b []byte) error {
 		need = 9
 	}
 	if len(b) < need {
-		return badPNG("chunk %q of %d bytes", kind, len(b))
+		return badPNG("bad chunk %q of %d bytes", kind, len(b))
 	}
 	return nil
 }
@@ -341,7 +341,7 @@ func (r *pngRows) next() error {
 		}
 		paeth(cur, prev, bpp)
 	default:
-		return badPNG("a row has filter %d", r.cur[0])
+		return badPNG("a row has the unknown filter %d", r.cur[0])
 	}
 	return nil
 }

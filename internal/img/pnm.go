@@ -37,7 +37,7 @@ func pnmHeader(data []byte) (n [3]int, at int, err error) {
 					continue
 				}
 			default:
-				return n, at, badPNM("%q in the header is no number; fetch the file again", c)
+				return n, at, badPNM("%q in the header is not a number; fetch the file again", c)
 			}
 			break
 		}
@@ -58,7 +58,7 @@ func openPNM(data []byte) (*Picture, error) {
 		return nil, err
 	}
 	if top < 1 || top > 65535 {
-		return nil, badPNM("%d as the largest value; want 1 to 65535", top)
+		return nil, badPNM("the largest value is %d; want 1 to 65535", top)
 	}
 	p := &Picture{Mode: "L", W: w, H: h}
 	row, bytes := w, 1

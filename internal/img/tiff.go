@@ -86,7 +86,7 @@ func badTIFF(format string, args ...any) error {
 }
 
 func otherTIFF(format string, args ...any) error {
-	return fault.Inputf("TIFF image: "+format+" not supported; save it as PNG", args...)
+	return fault.Inputf("TIFF image: "+format+" not supported; save the image as PNG", args...)
 }
 
 // get is the first value of a tag.

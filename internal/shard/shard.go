@@ -80,7 +80,7 @@ func fromEnv(getenv func(string) string) (i, n int, ok bool, err error) {
 	case !set:
 		err = fault.Usagef("%s is set but %s is not: the number of parts is unknown; give Options.Shard auto/N, or Options.Shard 0/1 for everything", by.id, by.count)
 	case n < 1 || i >= n:
-		err = fault.Usagef("%s is part %d of %s=%d; give Options.Shard i/n", by.id, i, by.count, n)
+		err = fault.Usagef("%s gives part %d, but %s is %d; give Options.Shard i/n", by.id, i, by.count, n)
 	}
 	if err != nil {
 		return 0, 0, false, err

@@ -20,7 +20,7 @@ const deepest = 16
 // sequence is what the parts of a Sequence are, one after the other.
 func sequence[T any](parts []object, depth int, parse func(o *object, depth int) ([]T, error)) (all []T, err error) {
 	if depth == deepest {
-		return nil, fmt.Errorf("sequences in sequences, %d deep", depth)
+		return nil, fmt.Errorf("sequences are nested more than %d deep", depth)
 	}
 	for i := range parts {
 		one, err := parse(&parts[i], depth+1)
@@ -145,7 +145,7 @@ func newCharsmap(b []byte) (*charsmap, error) {
 	}
 	n := uint64(binary.LittleEndian.Uint32(b))
 	if n%4 != 0 || n == 0 || 4+n > uint64(len(b)) {
-		return nil, fmt.Errorf("a trie of %d bytes in %d", n, len(b))
+		return nil, fmt.Errorf("a trie of %d bytes does not fit in %d", n, len(b))
 	}
 	c := &charsmap{trie: make([]uint32, n/4), text: string(b[4+n:])}
 	for i := range c.trie {

@@ -49,12 +49,12 @@ func parseSplitter(o *object, depth int) ([]splitter, error) {
 			m.scheme = p.Scheme
 		}
 		if utf8.RuneCountInString(m.mark) != 1 || m.scheme != "always" && m.scheme != "first" && m.scheme != "never" {
-			return nil, fmt.Errorf("metaspace: replacement %.40q, prepend_scheme %.40q", m.mark, m.scheme)
+			return nil, fmt.Errorf("metaspace: replacement %.40q, prepend_scheme %.40q; want one character, and always, first or never", m.mark, m.scheme)
 		}
 		return []splitter{m}, nil
 	case "Split":
 		if p.Pattern.String == nil || *p.Pattern.String == "" || p.Invert {
-			return nil, fmt.Errorf("split: want a pattern that is a text, and no invert")
+			return nil, fmt.Errorf("split: want a pattern that is a string, and no invert")
 		}
 		d := delimiter{*p.Pattern.String, p.Behavior}
 		switch d.behavior {

@@ -169,7 +169,7 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 			for _, name := range o.Around[i] {
 				id, ok := token(name)
 				if !ok {
-					return nil, fmt.Errorf("%.40q, which belongs beside a text, is no token of it", name)
+					return nil, fmt.Errorf("the special token %.40q is not in the vocabulary", name)
 				}
 				*dst = append(*dst, id)
 			}
@@ -180,14 +180,14 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 	}
 	if o.Blank {
 		if len(t.after) != 1 {
-			return nil, fmt.Errorf("post_processor: %d tokens behind a text; want one, which is to be blank", len(t.after))
+			return nil, fmt.Errorf("post_processor: %d tokens after a text; want one, to be blanked", len(t.after))
 		}
 		t.blank = t.after[0]
 	}
 	if o.Pad != "" {
 		id, ok := token(o.Pad)
 		if !ok {
-			return nil, fmt.Errorf("the padding %.40q is no token of it", o.Pad)
+			return nil, fmt.Errorf("the padding token %.40q is not in the vocabulary", o.Pad)
 		}
 		t.pad = id
 	}

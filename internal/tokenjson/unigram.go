@@ -107,7 +107,7 @@ func parseUnigram(raw []byte, how Options) (model, map[string]int32, error) {
 			scores[i], err = rustFloat(string(v.score))
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("unigram: %.40q has the score %.40q", v.text, v.score)
+			return nil, nil, fmt.Errorf("unigram: %.40q has the score %.40q; want a number", v.text, v.score)
 		}
 		lowest = min(lowest, scores[i])
 	}

@@ -163,7 +163,7 @@ func (c *cache) get(key string) []byte {
 		return nil
 	}
 	if errors.Is(err, errForeign) {
-		c.log.Debug("cached program passed by", "file", c.path(key), "reason", err)
+		c.log.Debug("cached program ignored", "file", c.path(key), "reason", err)
 		return nil
 	}
 	if err != nil {
@@ -203,7 +203,7 @@ func readEntry(path string, most int64) ([]byte, error) {
 			return errForeign
 		}
 		if st.Size() > most {
-			return fmt.Errorf("%d bytes are too many", st.Size())
+			return fmt.Errorf("%d bytes is too large", st.Size())
 		}
 		return nil
 	}

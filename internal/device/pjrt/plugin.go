@@ -110,7 +110,7 @@ func Load(path, kind string) (_ *Plugin, err error) {
 		case "cuda", "gpu":
 			p.Kind = plugins.CUDA
 		default:
-			return nil, fault.Envf("%s: a plugin for %q; give one for cpu or cuda", path, platform)
+			return nil, fault.Envf("%s: is a plugin for %q; give one for cpu or cuda", path, platform)
 		}
 	}
 	p.Keeps = p.Kind == plugins.CPU && !plainMemory.Load() && C.keep_memory(slot) != 0

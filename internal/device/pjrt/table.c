@@ -65,7 +65,7 @@ int load_plugin(const char* path, char** error) {
   }
   size_t need = offsetof(pjrt_api, fn) + (FN_EXECUTABLE_MEMORY_STATS + 1) * sizeof(pjrt_fn);
   if (api->size < need || api->major != 0) {
-    *error = strdup("its PJRT version is not one that this program understands");
+    *error = strdup("its PJRT version is not supported by this evatool");
     return -1;
   }
   int slot = loaded_plugins++;

@@ -77,7 +77,7 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 		}
 	}
 	if o.Wheel == "" && (o.SHA256 != "" || o.Trust) {
-		return nil, fault.Usagef("backend install %s: Options.SHA256 and Options.Trust are about Options.Wheel; a download is always the pinned one", what)
+		return nil, fault.Usagef("backend install %s: Options.SHA256 and Options.Trust apply to Options.Wheel; a download is always the pinned one", what)
 	}
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
 		return nil, fault.Envf("backend install %s: there is no plugin for %s/%s; use backend go", what, runtime.GOOS, runtime.GOARCH)
@@ -126,7 +126,7 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 	wheel := o.Wheel
 	if wheel == "" {
 		if wheel, in.Method, err = r.download(ctx, tmp, o.Log); err != nil {
-			return nil, fault.Envf("backend install %s: %w; on a machine with a network run pip download --no-deps %s==%s, then here evatool backend install %s --wheel FILE",
+			return nil, fault.Envf("backend install %s: %w; on a machine with network access run pip download --no-deps %s==%s, then run evatool backend install %s --wheel FILE here",
 				what, err, r.pkg, r.version, what)
 		}
 	}
@@ -139,7 +139,7 @@ func Install(ctx context.Context, what string, o InstallOptions) (*Installed, er
 		return nil, err
 	}
 	if known.Library != "" && known.Library != library {
-		return nil, fault.Envf("backend install %s: the wheel's %s has another SHA-256 than this program names: %s", what, r.file, library)
+		return nil, fault.Envf("backend install %s: the SHA-256 of the wheel's %s is not the pinned one, but %s", what, r.file, library)
 	}
 	known.Library = library
 	data, err := json.MarshalIndent(known, "", "  ")
@@ -169,7 +169,7 @@ func (o InstallOptions) vouched(sum string, r release) error {
 	case sum == r.wheel, o.SHA256 != "", o.Trust:
 		return nil
 	}
-	return fault.Usagef("%s: its SHA-256 is %s, not that of %s %s, which evatool was tested with (%s). Its code would run with your rights: if its publisher states that hash, give Options.SHA256 %s; to take it unseen, Options.Trust",
+	return fault.Usagef("%s: its SHA-256 is %s, not that of %s %s, which evatool was tested with (%s); its code would run with your permissions: if its publisher states this hash, give Options.SHA256 %s; to install it unchecked, give Options.Trust",
 		fault.Name(o.Wheel), sum, r.pkg, r.version, r.wheel, sum)
 }
 
@@ -315,7 +315,7 @@ func extract(wheel, sum, name, to string) (string, error) {
 		return "", fault.File(wheel, "the plugin's wheel", err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
-		return "", fault.Inputf("%s: it changed while it was being read; try again", fault.Name(wheel))
+		return "", fault.Inputf("%s: changed while it was being read; try again", fault.Name(wheel))
 	}
 	z, err := zip.NewReader(file, size)
 	if err != nil {
@@ -347,5 +347,5 @@ func extract(wheel, sum, name, to string) (string, error) {
 		}
 		return hex.EncodeToString(h.Sum(nil)), nil
 	}
-	return "", fault.Inputf("%s: holds no %s; give the wheel of the plugin", fault.Name(wheel), name)
+	return "", fault.Inputf("%s: contains no %s; give the wheel of the plugin", fault.Name(wheel), name)
 }

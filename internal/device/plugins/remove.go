@@ -42,7 +42,7 @@ func Remove(name string) ([]string, error) {
 	case len(removed) > 0:
 		return removed, nil
 	case len(names) == 0:
-		return nil, fault.Usagef("backend remove %s: no plugin is installed; one that backend list shows elsewhere is removed with what put it there", fault.Name(name))
+		return nil, fault.Usagef("backend remove %s: no plugin is installed; remove one that backend list shows elsewhere with the tool that installed it", fault.Name(name))
 	}
 	slices.Sort(names)
 	return nil, fault.Usagef("backend remove %s: not installed; give cpu, cuda or one of %s", fault.Name(name), strings.Join(slices.Compact(names), ", "))
