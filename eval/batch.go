@@ -11,8 +11,8 @@ import (
 )
 
 // batcher computes the rows of several calls together: what arrives while the
-// device computes goes into the device's next call. It waits for no company:
-// an idle device takes a row at once, alone.
+// device computes goes into the device's next call. It never waits for a fuller
+// call: an idle device takes a single row at once.
 //
 // A row goes from the caller's helpers (free → prepare → queue) to the drain
 // (queue → compute → free). Only the drain, which runs while there is a queue,
@@ -23,7 +23,7 @@ type batcher[T float32 | int32] struct {
 	width   int    // values of a row
 	most    int    // rows of a call of compute
 	compute func(flat []T, n int) ([]float32, error)
-	free    chan []T // the rows there are, which bounds the memory; nil: not made yet
+	free    chan []T // all rows, which bounds the memory; a nil one is not allocated yet
 	workers chan struct{}
 	users   *sync.WaitGroup // the drain is one
 
@@ -51,10 +51,10 @@ func newBatcher[T float32 | int32](what string, width, most int, workers chan st
 	return b
 }
 
-// encode gives the unit features of n rows that prepare writes, as many at a
-// time as there are workers. It returns when ctx ends, whatever is still at
-// work: a helper in the middle of a row, a call of the device. These are users
-// of their own. An error is that of the first bad row.
+// encode returns the unit features of n rows, which prepare writes, as many at a
+// time as there are workers. It returns when ctx ends, even if a helper is in
+// the middle of a row or the device is computing: these count as users
+// themselves. The error is that of the first bad row.
 func (b *batcher[T]) encode(ctx context.Context, n int, prepare func(i int, row []T) error) ([][]float32, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // what is queued is dropped
@@ -84,7 +84,7 @@ func (b *batcher[T]) encode(ctx context.Context, n int, prepare func(i int, row 
 	return c.result(b.what)
 }
 
-// feed prepares row i and queues it. It says no when the call is over.
+// feed prepares row i and queues it. It returns false when the call is over.
 func (b *batcher[T]) feed(ctx context.Context, c *outcome, i int, prepare func(i int, row []T) error) bool {
 	var row []T
 	select {
@@ -119,7 +119,7 @@ func (b *batcher[T]) feed(ctx context.Context, c *outcome, i int, prepare func(i
 	return true
 }
 
-// drain computes what is queued until nothing is.
+// drain computes what is queued until the queue is empty.
 func (b *batcher[T]) drain() {
 	defer b.users.Done()
 	for batch := b.take(); len(batch) > 0; batch = b.take() {
@@ -141,7 +141,7 @@ func (b *batcher[T]) drain() {
 }
 
 // take moves the rows of the next call into flat. Rows of calls that are over
-// are dropped. Without any the drain ends.
+// are dropped. If none is left the drain ends.
 func (b *batcher[T]) take() (batch []*request[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,12 +167,12 @@ func (b *batcher[T]) take() (batch []*request[T]) {
 	return batch
 }
 
-// outcome is what comes of a call.
+// outcome collects the results of a call.
 type outcome struct {
 	mu       sync.Mutex
 	features [][]float32
 	left     int           // rows without a feature
-	bad      int           // the first bad row; -1 when it is not a row that is bad, the number of rows when nothing is
+	bad      int           // the first bad row; -1 for an error of no row, the number of rows when there is none
 	err      error         // of that row
 	ended    chan struct{} // closed at the first error, or when nothing is left
 	closed   bool

@@ -65,7 +65,7 @@ func TestPublished(t *testing.T) {
 	if r.Published = publishedFor(r); r.Published.InsideCI || !r.outside() {
 		t.Errorf("EVA02-CLIP-B-16 at 73 %%: %+v", r.Published)
 	}
-	// Not the same images, not the same words: not compared, and said.
+	// Other images or other words: not compared, and the result says so.
 	for want, change := range map[string]func(r *Result){
 		"":                              func(r *Result) {},
 		"120 images, the set has 50000": func(r *Result) { r.Data.N = 120 },
@@ -83,7 +83,7 @@ func TestPublished(t *testing.T) {
 	if r2.publish(true); r2.Published != nil || r2.NotCompared != "" {
 		t.Error("an unknown model is not compared with anything")
 	}
-	// Three weights of one architecture are published: the nearest speaks.
+	// Three weights of one architecture are published: the nearest counts.
 	r = res("openclip-ViT-B-32", "imagenet", 33280, 50000)
 	if p := publishedFor(r); p == nil || p.Weights != "laion2b_s34b_b79k" || !p.InsideCI {
 		t.Errorf("openclip-ViT-B-32 at 66.56 %%: %+v", p)

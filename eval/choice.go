@@ -17,9 +17,9 @@ type question struct {
 	Part   string   `json:"part,omitempty"` // of a set in parts
 	Images []int    `json:"images"`         // indices of the set's pictures
 	Texts  []string `json:"texts"`
-	// Right are, where one text has several pictures, the places in Images of
-	// those that go with it. Without them picture i goes with text i, and what is
-	// more of either is a distractor.
+	// Right lists, where one text has several pictures, the places in Images of
+	// those that go with it. Without it picture i goes with text i, and any
+	// surplus of either is a distractor.
 	Right []int `json:"right,omitempty"`
 }
 
@@ -56,8 +56,8 @@ func (a answer) imageRight() bool {
 	return true
 }
 
-// chosen are the len(Right) pictures with the highest scores; of equals the
-// later one, as a stable argsort takes them.
+// chosen lists the len(Right) pictures with the highest scores; among equals the
+// later ones, as a stable argsort does.
 func (a answer) chosen() []int {
 	order := make([]int, len(a.Images))
 	for i := range order {
@@ -67,7 +67,7 @@ func (a answer) chosen() []int {
 	return order[len(order)-len(a.Right):]
 }
 
-// jaccard is the share that the chosen and the right pictures have in common.
+// jaccard is the Jaccard index of the chosen and the right pictures.
 func (a answer) jaccard() float64 {
 	both := 0
 	for _, i := range a.chosen() {
@@ -78,7 +78,7 @@ func (a answer) jaccard() float64 {
 	return ratio(both, 2*len(a.Right)-both)
 }
 
-// right says whether the whole question is.
+// right says whether the whole question is answered correctly.
 func (a answer) right() bool {
 	if a.Right != nil {
 		return a.jaccard() == 1
@@ -197,7 +197,7 @@ func (res *Result) chosenValue(answers []answer) (float64, [2]float64) {
 	return ratio(c.TextCorrect, res.N), Wilson(c.TextCorrect, res.N)
 }
 
-// meanOverParts weighs the parts alike, whatever their sizes. The interval is
+// meanOverParts weighs all parts equally, whatever their sizes. The interval is
 // the normal one over the parts' binomial variances, as that over classes.
 func (c *ChoiceScore) meanOverParts() (float64, [2]float64) {
 	rows := make([]ClassRow, len(c.Parts))
@@ -232,7 +232,7 @@ func (c *ChoiceScore) jaccards(answers []answer) (float64, [2]float64) {
 }
 
 // answersHead is the header of rows.csv of a set that asks to choose. Lists are
-// parted by spaces; scores go picture by picture.
+// separated by spaces; scores go picture by picture.
 var answersHead = []string{"index", "id", "part", "images", "texts", "right", "scores", "correct", "tie"}
 
 func (a answer) record(index int) []string {

@@ -20,7 +20,7 @@ import (
 )
 
 // choices is a set that asks to choose between captions or pictures: each
-// picture once, with the questions of which it is the first.
+// picture once, with the questions whose first picture it is.
 type choices struct {
 	fileSet
 	name  string
@@ -65,7 +65,7 @@ func (c *choices) Read(i int) (dataset.Example, error) {
 	return ex, err
 }
 
-// Questions are those that picture i is the first of.
+// Questions are those whose first picture is i.
 func (c *choices) Questions(i int) []question { return c.asked[i] }
 
 // picture is the index of a picture, which is added when it is new.
@@ -359,8 +359,8 @@ func readJSON(path, want string, into any) error {
 	return nil
 }
 
-// readColumns reads columns of a CSV with a header; a|b is the first of both
-// that is there.
+// readColumns reads columns of a CSV with a header; a|b is a, or b where there
+// is no a.
 func readColumns(path string, columns ...string) ([][]string, error) {
 	b, err := readFile(path, "a CSV with the columns "+strings.Join(columns, ", "))
 	if err != nil {
@@ -397,8 +397,8 @@ func readColumns(path string, columns ...string) ([][]string, error) {
 }
 
 // hubFiles finds a set's table and its folder of pictures: where a repository of
-// the hub is unpacked, or in the cache of Hugging Face's datasets, which has the
-// files under hashes, their addresses beside them.
+// the hub is unpacked, or in the cache of Hugging Face's datasets, which keeps
+// files under hashes, with their addresses beside them.
 func hubFiles(dir, table, folder string) (file, pictures string, err error) {
 	if file, err = besideOne(dir, table); err == nil {
 		return file, filepath.Dir(file), nil

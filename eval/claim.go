@@ -18,7 +18,7 @@ import (
 	"github.com/evatool/evatool/internal/hub"
 )
 
-// identity is what an evaluation is of: enough to name it, and to tell it from
+// identity describes an evaluation: enough to name it, and to tell it from
 // another.
 type identity struct {
 	Benchmark   string `json:"benchmark"`
@@ -30,7 +30,7 @@ type identity struct {
 	DType       string `json:"dtype,omitempty"`
 	Backend     string `json:"backend,omitempty"`
 	Shard       string `json:"shard,omitempty"`
-	// Key is a hash of all that the rows depend on but backend and shard.
+	// Key hashes everything the rows depend on except backend and shard.
 	Key string `json:"key,omitempty"`
 }
 
@@ -83,8 +83,8 @@ func (id identity) differs(held identity) string {
 	return ""
 }
 
-// claim refuses to put an evaluation over another one in dir: a finished one, or
-// the journal of one that has begun. journal is the key of the evaluation's own,
+// claim refuses to overwrite another evaluation in dir: a finished one, or the
+// journal of one that has begun. journal is the key of this evaluation's own,
 // "" where it keeps none. With force the other one's results are removed.
 func claim(dir string, mine identity, journal string, force bool) error {
 	held, what := heldIn(dir, journal)
@@ -100,7 +100,7 @@ func claim(dir string, mine identity, journal string, force bool) error {
 	return occupied(dir, cmp.Or(why, "another evaluation"), held, mine.of(), force)
 }
 
-// occupied says that dir has something else, or makes room.
+// occupied says what else dir holds or, with force, makes room.
 func occupied(dir, why string, held *identity, mine string, force bool) error {
 	if !force {
 		has := "another evaluation"
@@ -117,9 +117,9 @@ func occupied(dir, why string, held *identity, mine string, force bool) error {
 	return nil
 }
 
-// heldIn finds the evaluation in dir that is not the one of this journal. what
-// is the file that says so, "" when there is none; held is nil where the file
-// does not name it.
+// heldIn finds an evaluation in dir other than the one of this journal. what is
+// the file that shows it, "" when there is none; held is nil where the file does
+// not name it.
 func heldIn(dir, journal string) (held *identity, what string) {
 	path := filepath.Join(dir, resultFile)
 	if b, err := fault.ReadFile(path, "an older result", 64<<20); err == nil {
@@ -187,9 +187,9 @@ func resultIdentity(b []byte) *identity {
 // probeName stands for a benchmark where an evaluation is a probe.
 const probeName = "probe"
 
-// claim refuses to write a suite over one that has models or sets that this one
-// does not have, or over an evaluation that is none. The folders of the sets have
-// their own claims.
+// claim refuses to overwrite a suite that has models or sets this one lacks, or
+// an evaluation that is not a suite. The folders of the sets have their own
+// claims.
 func (o *SuiteOptions) claim(ctx context.Context, keys []string) error {
 	if o.Out == "" {
 		return nil
@@ -225,7 +225,7 @@ func (o *SuiteOptions) claim(ctx context.Context, keys []string) error {
 	return nil
 }
 
-// samePath says whether two paths are of one file.
+// samePath says whether two paths are the same file.
 func samePath(a, b string) bool {
 	if a == b {
 		return true

@@ -31,7 +31,7 @@ type classifier struct {
 // buildClassifier encodes the prompts of every class: each prompt is
 // L2-normalised, the prompts of a class are averaged, the mean is normalised
 // again. A name that occurs twice is encoded once, so its classes tie exactly.
-// It goes on where part was left, and leaves it where it is stopped.
+// It continues from part, and saves to it when it is stopped.
 func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer, words prompts, batch int, m Meter, part partial) (_ *classifier, err error) {
 	width := enc.Config().Text.ContextLength
 	dim := enc.Config().EmbedDim
@@ -112,7 +112,7 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 // partEvery is how often the sums of prompts are saved, for a run that is killed.
 const partEvery = 30 * time.Second
 
-// keptError is why something stopped, and what of it is kept.
+// keptError says why something stopped, and what is kept of it.
 type keptError struct {
 	what string
 	err  error
@@ -139,8 +139,8 @@ func (p partial) save(sums []float64, done int) error {
 	}}, map[string]string{"evatool.classifier": p.key, "evatool.digest": digest(data), partDone: strconv.Itoa(done)})
 }
 
-// load fills in the sums and says of how many prompts they are; 0 where there
-// is nothing that fits.
+// load fills in the sums and returns how many prompts they cover; 0 where
+// nothing fits.
 func (p partial) load(sums []float64) int {
 	if p.path == "" {
 		return 0
@@ -163,7 +163,7 @@ func (p partial) load(sums []float64) int {
 	return done
 }
 
-// normalize divides v by its L2 norm. It says no for a vector without one.
+// normalize divides v by its L2 norm. It returns false if the norm is zero or not finite.
 func normalize(v []float32) bool {
 	var s float64
 	for _, x := range v {
@@ -240,7 +240,7 @@ func (c *classifier) save(path, key string) error {
 }
 
 // loadClassifier reads what save wrote. It returns nil when there is nothing
-// or when it does not fit: a cache may lack, it may not mislead.
+// or when it does not fit: a cache may miss, but must not mislead.
 func loadClassifier(path, key string, dim, classes int) (*classifier, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -324,7 +324,7 @@ func columnsOf(f *tensorfile.File, dim, classes int) (*classifier, error) {
 	return c, nil
 }
 
-// cacheFile is where the classifier of this content lies; "" is no cache.
+// cacheFile is the path of the classifier with this key; "" is no cache.
 func cacheFile(dir, key string) string {
 	if dir == "off" {
 		return ""
@@ -362,7 +362,7 @@ func cachedClassifier(path, key string, dim, classes int, log *slog.Logger, buil
 	} else if err := c.save(path, key); err != nil {
 		log.Warn("class vectors not cached", "error", err)
 	} else {
-		_ = os.Remove(part.path) // if there is one; what is left of it misleads nobody
+		_ = os.Remove(part.path) // if there is one; a leftover does no harm
 	}
 	return c, nil
 }

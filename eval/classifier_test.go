@@ -77,7 +77,7 @@ func (s *stopping) Texts(ctx context.Context, tokens []int32, n int) ([]float32,
 	return s.fake.Texts(ctx, tokens, n)
 }
 
-// Class vectors that were begun are gone on with, to the same bits.
+// Class vectors that were begun are continued, to the same bits.
 func TestClassifierStopped(t *testing.T) {
 	templates := []string{"a {}", "the {}", "one {}"}
 	path := filepath.Join(t.TempDir(), "c.safetensors")
@@ -106,7 +106,7 @@ func TestClassifierStopped(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*part*")); len(left) > 0 {
 		t.Error(left)
 	}
-	// Without a cache nothing is kept, and nothing is said to be.
+	// Without a cache nothing is kept, and the error does not claim it.
 	ctx, stop = context.WithCancel(t.Context())
 	if _, err := build(ctx, &stopping{newFake(), stop, 7, 0}, ""); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "kept") {
 		t.Error(err)

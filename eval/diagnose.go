@@ -18,7 +18,7 @@ const diagnosisImages = 200
 // diagnosisSeconds is what the diagnosis may take however short the evaluation was.
 var diagnosisSeconds = 10.
 
-// setup is everything that a usual mistake changes.
+// setup is everything that a common mistake changes.
 type setup struct {
 	cfg       *arch.Config
 	dtype     string
@@ -26,7 +26,7 @@ type setup struct {
 	pictures  *pictures // nil where the data has none
 }
 
-// cause is a usual reason for a wrong number.
+// cause is a common reason for a wrong number.
 type cause struct {
 	name string
 	// change makes the mistake, or undoes it; false where it does not apply.
@@ -40,7 +40,7 @@ type cause struct {
 // onePrompt is the template of quick trials.
 const onePrompt = "a photo of a {c}."
 
-// causes are tried in this order; the first is the measure of the next two.
+// causes are tried in this order; the first is the baseline of the next two.
 var causes = []cause{
 	{name: "one prompt", change: func(s *setup) bool {
 		s.templates = []string{onePrompt}

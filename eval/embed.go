@@ -17,12 +17,12 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// EmbedOptions say what becomes features.
+// EmbedOptions say what to encode.
 type EmbedOptions struct {
 	// Model is what encodes; OpenOptions say how it is opened.
 	Model string
 	OpenOptions
-	// Opened is a model that is open already, instead of all these; it stays open.
+	// Opened is a model that is already open, instead of all these; it stays open.
 	Opened *Model
 
 	Images  []string // files and folders

@@ -70,7 +70,7 @@ func readTexts(path string, stdin io.Reader) ([]string, error) {
 	return out, nil
 }
 
-// openTensors reads the tokens and opens the images of --tensors.
+// openTensors reads the tokens and opens the images of Options.Tensors.
 func (e *embedding) openTensors() error {
 	path := e.o.Tensors
 	if err := fault.RegularFile(path, "a .safetensors with images and/or tokens"); err != nil {

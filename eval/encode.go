@@ -14,8 +14,9 @@ import (
 // Open opens a model: a file that convert or train wrote, any checkpoint that
 // convert reads, or a name (EVA02-CLIP-B-16, ViT-B-32/laion2b_s34b_b79k,
 // openai:ViT-B-32, hf:OWNER/NAME[@REVISION][/FILE]) whose weights are fetched
-// once, verified, and kept in the Hugging Face cache. The weights are on the device when it returns; a tower is
-// compiled when it is first used, once for each size of call.
+// once, verified, and kept in the Hugging Face cache. The weights are on the
+// device when it returns; a tower is compiled when it is first used, once for
+// each size of call.
 func Open(ctx context.Context, model string, o OpenOptions) (_ *Model, err error) {
 	defer fault.Public(ctx, &err)
 	if err := o.check(); err != nil {
@@ -61,23 +62,23 @@ func (m *Model) ready(ctx context.Context) (err error) {
 	return nil
 }
 
-// EncodeImages gives the features of pictures, one of length 1 for each: files
-// as they lie on a disk (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM). They are decoded
-// and resized as Embed does it. A picture that does not decode is an error that
-// names its index, from 0, and there are no features then.
+// EncodeImages returns a feature of length 1 [embed_dim] for each picture, given
+// as the bytes of its file (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM). Pictures are
+// decoded and resized as Embed does it. If one does not decode, the error names
+// its index, from 0, and no features are returned.
 //
-// Calls from several goroutines share the model's calls; the last bits of a
-// feature depend on how many pictures are in one. When ctx ends it returns at
-// once; the pictures may be read for a moment longer.
+// Concurrent calls are computed together, and the last bits of a feature depend
+// on how many pictures are computed at once. When ctx ends EncodeImages returns
+// at once; the pictures may be read for a moment longer.
 func (m *Model) EncodeImages(ctx context.Context, pictures ...[]byte) (features [][]float32, err error) {
 	return encode(ctx, m, m.images, len(pictures), func(i int, row []float32) error {
 		return m.transform.pixels(row, pictures[i])
 	})
 }
 
-// EncodeTexts gives the features of texts, one of length 1 for each. They are
-// cleaned and tokenised as OpenCLIP does it; what is longer than the model's
-// context is cut off. It is EncodeImages in all else.
+// EncodeTexts returns a feature of length 1 [embed_dim] for each text. Texts are
+// cleaned and tokenised as OpenCLIP does it; what exceeds the model's context is
+// cut off. In all else it is like EncodeImages.
 func (m *Model) EncodeTexts(ctx context.Context, texts ...string) (features [][]float32, err error) {
 	tok, err := m.textTokens(ctx)
 	if err != nil {
@@ -108,10 +109,10 @@ func encode[T float32 | int32](ctx context.Context, m *Model, b *batcher[T], n i
 }
 
 // Probabilities compares images with texts: for each image the softmax over
-// the texts of the model's scale times the cosine, as in CLIP's README; of a model
-// with a logit bias, such as SigLIP, the sigmoid of that plus the bias, each pair
-// for itself. Features of any length will do. It panics where their numbers of
-// values differ.
+// the texts of the model's scale times the cosine, as in CLIP's README; for a
+// model with a logit bias, such as SigLIP, the sigmoid of that plus the bias, for
+// each pair separately. The result is [images][texts]. Features need not have
+// length 1. It panics if they differ in their numbers of values.
 func (m *Model) Probabilities(images, texts [][]float32) [][]float32 {
 	out := make([][]float32, len(images))
 	logits := make([]float64, len(texts))

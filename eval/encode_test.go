@@ -155,8 +155,8 @@ func TestEncodeTogether(t *testing.T) {
 	}
 }
 
-// What is wrong with an input is said with its index, and as an error of a
-// kind; nothing else suffers.
+// A bad input is an error of a kind, and names its index; nothing else is
+// affected.
 func TestEncodeErrors(t *testing.T) {
 	_, files, _ := somePictures(t)
 	m := openFixture(t, OpenOptions{Backend: "go", Workers: 3})
@@ -204,7 +204,7 @@ func TestEncodeErrors(t *testing.T) {
 	}
 }
 
-// Close may come at any moment: what is in flight ends, or says so.
+// Close may come at any moment: calls in flight finish, or say why not.
 func TestCloseInFlight(t *testing.T) {
 	_, files, texts := somePictures(t)
 	for round := range 3 {

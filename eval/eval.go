@@ -87,36 +87,36 @@ type Options struct {
 	ClassNames, Templates []string
 	// Prompts are whole prompts by class name, instead of templates.
 	Prompts map[string][]string
-	// ClassNamesFile and TemplatesFile are read into these: one a line, as the
-	// functions ClassNames and Templates read them, or *.json: a list, lists by set
-	// as CLIP_benchmark has them, or prompts by class (Pratt et al. 2023, CuPL).
+	// ClassNamesFile and TemplatesFile are files to read these from: one a line, as
+	// the functions ClassNames and Templates read them, or *.json: a list, lists by
+	// set as in CLIP_benchmark, or prompts by class (Pratt et al. 2023, CuPL).
 	ClassNamesFile, TemplatesFile string
 	// Language is that of ImageNet's names and templates: "" or en, ar, cn, it, jp.
 	Language string
-	// Classifiers are class matrices that SaveClassifier wrote, instead of prompts:
-	// their mean, as CLIP_benchmark takes it.
+	// Classifiers are files of class matrices that SaveClassifier wrote, used
+	// instead of prompts: their mean, as in CLIP_benchmark.
 	Classifiers []string
 	// DataWords takes class names and templates from classnames.txt and
-	// zeroshot_classification_templates.txt beside the data, where they are,
-	// instead of the built-in ones: CLIP_benchmark and DataComp do so.
+	// zeroshot_classification_templates.txt beside the data, where they exist,
+	// instead of the built-in ones, as CLIP_benchmark and DataComp do.
 	DataWords bool
-	// Folders are what folders and labels of the data call the classes of
-	// ClassNames, in the same order; nil: by those names.
+	// Folders are the words that folders and labels of the data have for the
+	// classes in ClassNames, in the same order; nil: the class names themselves.
 	Folders []string
 
 	// Model is a checkpoint that convert reads, or a name (as for Open), opened as
 	// OpenOptions say. Of them ZeroShotWith reads Batch, Workers, DType and Log.
 	Model string
 	OpenOptions
-	// Opened is a model that is open already, instead of all these; it stays open.
+	// Opened is a model that is already open, instead of all these; it stays open.
 	Opened *Model
 	// ModelID names the weights of ZeroShotWith's encoder, such as a hash.
 	ModelID string
 
-	// Limit scores N images only: the first of every class, then the second and so
-	// on where the data says its labels beforehand (folders, lists, ILSVRC). Others,
-	// and all with Spread, are at equal distances over the whole set; of ready
-	// tensors the first N are taken.
+	// Limit scores only N images: the first of every class, then the second, and so
+	// on, where the data gives its labels beforehand (folders, lists, ILSVRC).
+	// Otherwise, and always with Spread, they are taken at equal distances over the
+	// whole set; of ready tensors the first N are taken.
 	Limit  int
 	Spread bool
 	// Shard and Shards choose part i of n; Shards 0 is everything.
@@ -129,14 +129,14 @@ type Options struct {
 	Out string
 	// Fresh starts again even when Out holds a part of the same run.
 	Fresh bool
-	// Force puts the evaluation in the place of another one that Out holds, of
-	// another model, other data or settings; without it that is an error.
+	// Force replaces another evaluation that Out holds, of another model, other
+	// data or settings; without it such a folder is an error.
 	Force bool
 	// Cache is the folder of the classifier cache; "" is the user's cache
 	// folder, "off" none.
 	Cache string
 	// Expect is "0.747±0.004" or "0.747+-0.004": a top-1 (or the benchmark's
-	// metric) outside is an error of kind fault.CheckFailed, with a result.
+	// metric) outside it is an error of KindCheck, returned with the result.
 	Expect         string
 	Predictions    string // CSV file with every image's prediction
 	SaveClassifier string // safetensors file with the class matrix
@@ -193,7 +193,7 @@ func checkCounts(batch, workers, limit, maxBad int) error {
 	return nil
 }
 
-// defaultBatch is as fast as more on XLA's CPU backend, with less padding.
+// defaultBatch is as fast as larger ones on XLA's CPU backend, with less padding.
 const defaultBatch = 8
 
 // on fills in what the options leave to the opened model.
@@ -221,10 +221,9 @@ type noMeter struct{}
 func (noMeter) Add(int64) {}
 func (noMeter) Done()     {}
 
-// SetDecodeMemory bounds what the pictures that this process decodes at a time
-// may take together, in bytes, here and in package trainer: one that does not fit
-// waits, one that is larger than the whole is decoded alone. It is 1 GiB unless
-// set.
+// SetDecodeMemory bounds the memory, in bytes, of all pictures that this process
+// decodes at a time, here and in package trainer: one that does not fit waits,
+// one that is larger than the bound is decoded alone. The default is 1 GiB.
 func SetDecodeMemory(bytes int64) { img.SetMemory(bytes) }
 
 // Error is what errors.As finds in every error of this package:
@@ -236,10 +235,10 @@ type Error interface {
 	Kind() string
 }
 
-// The kinds of errors. What was interrupted also is the error of its context,
+// The kinds of errors. One of KindInterrupted also is the error of its context,
 // for errors.Is.
 const (
-	KindUsage       = "usage"       // an option, or a call that cannot be meant
+	KindUsage       = "usage"       // an option, or a call that makes no sense
 	KindInput       = "input"       // a file, a dataset, a picture
 	KindEnvironment = "environment" // no such backend, no space, no permission
 	KindCheck       = "check"       // a check that was asked for failed (Expect)

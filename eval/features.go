@@ -39,7 +39,7 @@ func (f *features) key(i int) string {
 	return fmt.Sprintf("row %d", i)
 }
 
-// feed is how images and texts are brought to an encoder.
+// feed says how images and texts are passed to an encoder.
 type feed struct {
 	images, texts int // of a call
 	workers       int

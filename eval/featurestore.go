@@ -16,15 +16,15 @@ import (
 	"github.com/evatool/evatool/internal/usercache"
 )
 
-// storedRows is how many images a file of the feature cache holds: what a kill
-// costs at most.
+// storedRows is how many images a file of the feature cache holds: the most that
+// a kill costs.
 const storedRows = 1024
 
 // keptBytes is how large a set's features may be to stay in memory.
 var keptBytes int64 = 1 << 30
 
-// featureSet is the unit features of a set of images, some files of
-// them. It is logistic.Rows of the images that decode.
+// featureSet is the unit features of a set of images, in files. It is the
+// logistic.Rows of the images that decode.
 type featureSet struct {
 	dim     int
 	labels  []int // of the rows
@@ -49,8 +49,8 @@ func featureFolder(dir string) (string, error) {
 	return dir, nil
 }
 
-// store encodes what is missing of the set's features, part r.o.Shard of
-// r.o.Shards of its files, and opens them when that is all.
+// store encodes the features that are missing from part r.o.Shard of r.o.Shards
+// of the set's files, and opens the set when that part is all of it.
 func (r *run) store(ctx context.Context, dir, label string, perFile int, named bool) (*featureSet, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fault.File(dir, "a folder that can be written, as Options.Features", err)
@@ -181,7 +181,7 @@ const (
 	featuresPart = "evatool.part"
 )
 
-// load adds a file's labels, once its content is what was written.
+// load adds a file's labels, if its contents are what was written.
 func (s *featureSet) load(path, key string) error {
 	if _, err := os.Stat(path); err != nil {
 		return err
@@ -225,7 +225,7 @@ func (s *featureSet) load(path, key string) error {
 	return nil
 }
 
-// indices are the places of the rows in the data, where skipped images have one too.
+// indices are the places of the rows in the data, where skipped images count too.
 func (s *featureSet) indices() []int {
 	bad := map[int]bool{}
 	for _, b := range s.skipped {
@@ -243,7 +243,7 @@ func (s *featureSet) indices() []int {
 func (s *featureSet) Len() int { return len(s.labels) }
 func (s *featureSet) Dim() int { return s.dim }
 
-// Read is of logistic.Rows.
+// Read implements logistic.Rows.
 func (s *featureSet) Read(dst []float32, lo, hi int) error {
 	if s.rows != nil {
 		copy(dst, s.rows[lo*s.dim:hi*s.dim])

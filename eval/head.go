@@ -29,9 +29,8 @@ type learned struct {
 	classes []int // ascending
 }
 
-// rank fills in the answers to a row whose logits are known, of the learned
-// classes. The best logit is 0 where they are rounded, which is exact where it
-// decides.
+// rank fills in a row's answers from the logits of the learned classes. They are
+// rounded with the best one at 0, so that close ones stay apart.
 func (l *learned) rank(r *row, logits []float64) {
 	most := slices.Max(logits)
 	shifted := make([]float32, len(logits))
@@ -117,7 +116,7 @@ func (l *learned) save(dir string, res *ProbeResult) (*HeadInfo, error) {
 	return &HeadInfo{headFile, digest(b)}, err
 }
 
-// readHead reads the head that a result is of.
+// readHead reads the head that a result names.
 func readHead(dir string, res *ProbeResult) (*learned, error) {
 	path := filepath.Join(dir, headFile)
 	b, err := readFile(path, "the head of a probe")

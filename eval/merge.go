@@ -27,13 +27,13 @@ type part struct {
 // MergeOptions say where the whole goes and what it should be.
 type MergeOptions struct {
 	Out    string // folder; "" writes nothing
-	Expect string // as Options.Expect, of one set with classes
-	Force  bool   // put it in the place of another evaluation that Out holds
+	Expect string // as Options.Expect, for one set with classes
+	Force  bool   // replace another evaluation that Out holds
 }
 
-// Merge adds the shards in dirs to one result. They must be of one run and
-// cover its images exactly once. Together with an error of kind
-// fault.CheckFailed the result is returned too.
+// Merge combines the shards in dirs into one result. They must be of one run and
+// cover its images exactly once. With an error of KindCheck the result is
+// returned too.
 func Merge(dirs []string, o MergeOptions) (_ *Result, err error) {
 	defer fault.Public(context.Background(), &err)
 	var want *expectation
@@ -124,7 +124,7 @@ func (s *Seconds) add(o Seconds) {
 	s.Total += o.Total
 }
 
-// MergeRetrieval adds the parts of a retrieval, as Merge does those of a set.
+// MergeRetrieval combines the parts of a retrieval, as Merge does those of a set.
 func MergeRetrieval(dirs []string, o MergeOptions) (_ *RetrievalResult, err error) {
 	defer fault.Public(context.Background(), &err)
 	if o.Expect != "" {
@@ -169,7 +169,7 @@ func MergeRetrieval(dirs []string, o MergeOptions) (_ *RetrievalResult, err erro
 	return res, res.write(o.Out, ranks)
 }
 
-// merged names a whole that parts were added to; they may be of several backends.
+// merged names a whole made of parts, which may be of several backends.
 func merged(res *Result) identity {
 	return identity{Benchmark: res.Benchmark, Model: res.Model.File, SHA256: res.Model.SHA256, Data: res.Data.Source, Fingerprint: res.Data.Fingerprint, N: res.Data.N, DType: res.DType, Key: res.Key}
 }
@@ -264,7 +264,7 @@ func joined(parts []part) (entries []entry, err error) {
 	return entries, nil
 }
 
-// whole sorts a part's entries and says whether all are there.
+// whole sorts a part's entries and checks that none is missing.
 func (p *part) whole() error {
 	slices.SortFunc(p.entries, func(a, b entry) int { return cmp.Compare(a.Index, b.Index) })
 	if want := p.res.Shard.Hi - p.res.Shard.Lo; len(p.entries) != want {
@@ -457,8 +457,8 @@ func fit(parts []part) error {
 	return nil
 }
 
-// sameRun says what differs between two shards: the key covers all of it, the
-// rest only finds the words.
+// sameRun says what differs between two shards: the key covers everything, the
+// rest only names it.
 func sameRun(a, b part) error {
 	x, y := a.res, b.res
 	for _, c := range []struct {

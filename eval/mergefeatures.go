@@ -54,8 +54,8 @@ func featureFiles(dir string) []string {
 }
 
 // MergeFeatures puts the features that the parts of a probe have computed
-// (ProbeOptions.Features of each) into one folder, out of which Probe goes on.
-// Files of a set that are there twice or nowhere, or damaged, are refused.
+// (ProbeOptions.Features of each) into one folder, from which Probe continues.
+// Files of a set that are repeated, missing or damaged are refused.
 func MergeFeatures(dirs []string, o MergeOptions) (_ *FeatureMerge, err error) {
 	defer fault.Public(context.Background(), &err)
 	if o.Expect != "" {
@@ -111,7 +111,7 @@ func MergeFeatures(dirs []string, o MergeOptions) (_ *FeatureMerge, err error) {
 	return res, nil
 }
 
-// readStored reads a file of features, whose content is what was written.
+// readStored reads a file of features and checks that it is what was written.
 func readStored(path string) (key string, at storedPlace, images int, err error) {
 	f, err := tensorfile.OpenFile(path)
 	if err != nil {

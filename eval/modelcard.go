@@ -16,7 +16,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// cardMark is in every card of evatool's: nothing else is written over.
+// cardMark is in every card that evatool writes: no other file is overwritten.
 const cardMark = "<!-- written by evatool -->"
 
 // CardLine is one figure of a model card.
@@ -104,8 +104,8 @@ func titleOf(set string) string {
 	return set
 }
 
-// CheckModelCard says whether a card may be written to path: a file there has to
-// be a card of evatool's.
+// CheckModelCard is an error unless a card may be written to path: an existing
+// file must be a card that evatool wrote.
 func CheckModelCard(path string) (err error) {
 	defer fault.Public(context.Background(), &err)
 	if err := atomicfile.Target(path); err != nil {

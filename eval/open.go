@@ -26,8 +26,8 @@ import (
 type OpenOptions struct {
 	Config string // architecture name or JSON file, for a file that does not say its own
 	Key    string // path of the state dict inside a wrapper
-	// Preprocess is how images are prepared, where the file and what lies beside
-	// it do not say it or are wrong: openai, inception, imagenet,
+	// Preprocess is how images are prepared, where the file and those beside it do
+	// not say or are wrong: openai, inception, imagenet,
 	// mean=…,std=…,interpolation=…,resize=…, or a JSON file.
 	Preprocess string
 
@@ -41,7 +41,7 @@ type OpenOptions struct {
 
 	CompileCache string // folder of compiled programs; "": the user's cache folder, "off": none
 
-	Offline    bool   // of a model's name: take it from the cache alone; HF_HUB_OFFLINE=1 says so too
+	Offline    bool   // take a named model from the cache only; HF_HUB_OFFLINE=1 means the same
 	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
 
 	Log *slog.Logger // nil: silent
@@ -140,7 +140,7 @@ func open(ctx context.Context, path string, o OpenOptions) (_ *Model, err error)
 	return m, nil
 }
 
-// pixels is how images are prepared, said to be assumed where it is.
+// pixels is how images are prepared; it warns where that is an assumption.
 func (m *Model) pixels() arch.Preprocess {
 	if m.file.Assumed != "" {
 		m.warned.Do(func() { m.o.Log.Warn(m.file.Assumed) })
@@ -207,8 +207,8 @@ func withModel[R any](ctx context.Context, opened *Model, path string, o OpenOpt
 	return r, err
 }
 
-// swapped says so where model or data cannot be opened and the data is a
-// checkpoint.
+// swapped adds a hint to an error about model or data where the data looks like
+// a checkpoint.
 func swapped(err error, data ...string) error {
 	if c := fault.Code(err); c != int(fault.Input) && c != int(fault.Usage) {
 		return err
@@ -266,7 +266,7 @@ func (m *Model) info() ModelInfo {
 }
 
 // runner is the model for calls of o's size, seen as architecture cfg; it is
-// kept when that is the model's own. free gives back what is not kept.
+// kept when that is the model's own. free releases what is not kept.
 func (m *Model) runner(ctx context.Context, cfg *arch.Config, o clip.RunnerOptions) (r *clip.Runner, free func(), err error) {
 	if cfg != m.file.Config || o.DType != m.o.DType {
 		set, err := weights.Load(ctx, m.dev, cfg, m.file.Source, o.DType)
@@ -299,14 +299,14 @@ func (m *Model) runner(ctx context.Context, cfg *arch.Config, o clip.RunnerOptio
 // is fastest with few images and many texts.
 const textBatch = 64
 
-// calls is how many rows a call of each tower takes, fitted to the work: a
+// calls is how many rows a call of each tower takes, no more than there are: a
 // call is padded to its full number.
 func calls(batch int, dtype string, images, texts int) clip.RunnerOptions {
 	return clip.RunnerOptions{DType: dtype, Images: max(1, min(batch, images)), Texts: max(1, min(max(batch, textBatch), texts))}
 }
 
-// textTokens is the model's tokenizer, that of the repository which its configuration
-// names where the weights' folder has none.
+// textTokens is the model's tokenizer or, where the weights' folder has none,
+// that of the repository which its configuration names.
 func (m *Model) textTokens(ctx context.Context) (checkpoint.Tokenizer, error) {
 	m.reading.Do(func() {
 		t, err := m.file.Texts("")

@@ -36,8 +36,8 @@ func newPair(set, a, b string, n, onlyA, onlyB int) Pair {
 	return p
 }
 
-// mcNemar is the two-sided exact p: how likely b and c differ at least as much
-// when a picture that only one has right is either's by the toss of a coin.
+// mcNemar is the two-sided exact p: how likely b and c are to differ at least as
+// much if a coin toss decides which model has each of these pictures right.
 func mcNemar(b, c int) float64 {
 	n, k := b+c, min(b, c)
 	if n == 0 {

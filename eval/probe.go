@@ -24,7 +24,7 @@ type ProbeOptions struct {
 	// Model is what makes the features; OpenOptions say how it is opened.
 	Model string
 	OpenOptions
-	// Opened is a model that is open already, instead of all these; it stays open.
+	// Opened is a model that is already open, instead of all these; it stays open.
 	Opened *Model
 
 	// Train is what is learned from, Data what is scored, Val what chooses the
@@ -37,7 +37,7 @@ type ProbeOptions struct {
 	ClassNamesFile, TemplatesFile string
 
 	L2         float64 // the penalty, 1/C of scikit-learn; 0: swept
-	Shots      []int   // learn from so many images a class, too
+	Shots      []int   // learn from this many images of each class, too
 	Seeds      int     // draws of each; 0: 1
 	Neighbours int     // that vote; 0: 20
 
@@ -47,7 +47,7 @@ type ProbeOptions struct {
 
 	MaxBad int // images of each set that may fail to decode
 	// Shard and Shards only encode part i of n into Features; a call without them
-	// goes on from there.
+	// continues from there.
 	Shard, Shards int
 
 	Meter Meters // nil: none
@@ -62,9 +62,9 @@ type ProbeResult struct {
 	Classes    int               `json:"classes"`
 	ClassNames []string          `json:"class_names,omitempty"` // where there are some
 	Labels     []string          `json:"labels,omitempty"`      // what the sets call the classes, in order
-	Probe      *ProbeScore       `json:"probe,omitempty"`       // absent of a part
+	Probe      *ProbeScore       `json:"probe,omitempty"`       // absent from a part
 	Head       *HeadInfo         `json:"head,omitempty"`        // the regression's file in Options.Out
-	Sweep      []SweepStep       `json:"sweep"`                 // penalties that were tried, ascending
+	Sweep      []SweepStep       `json:"sweep"`                 // the penalties tried, ascending
 	Shots      []ShotScore       `json:"shots"`
 	Neighbours *NeighbourScore   `json:"neighbours,omitempty"`
 	ZeroShot   *ZeroShotLine     `json:"zero_shot,omitempty"` // where the classes have names
@@ -108,7 +108,7 @@ type SweepStep struct {
 	Top1 float64 `json:"top1"`
 }
 
-// ShotScore is a probe of K images a class, or of all where a class has fewer.
+// ShotScore is a probe of K images of each class, or of all where there are fewer.
 type ShotScore struct {
 	K    int     `json:"k"`
 	Seed int     `json:"seed"`
@@ -272,7 +272,7 @@ func (p *probe) score(ctx context.Context) (*ProbeResult, error) {
 	return p.res, p.learn(ctx)
 }
 
-// claim refuses a folder that holds another evaluation. The features are not there.
+// claim refuses a folder that holds another evaluation. Features lie elsewhere.
 func (p *probe) claim() error {
 	o, r := p.o, p.run
 	p.res.Key = contentKey("probe 1", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), o.Train, o.Val, o.Data,
@@ -295,8 +295,8 @@ func (p *probe) claim() error {
 	return occupied(o.Out, why, held, mine.of(), o.Force)
 }
 
-// features are those of a set, whose classes are numbered by order, which the first set
-// settles.
+// features are those of a set. Its classes are numbered by order, which the first
+// set settles.
 func (p *probe) features(ctx context.Context, dir, label, src string, order *[]string, into *ProbeSet) (*featureSet, error) {
 	r := p.run
 	r.o.Data = src
@@ -368,9 +368,9 @@ func (p *probe) learn(ctx context.Context) (err error) {
 	return p.write()
 }
 
-// split gives the images to fit and to choose the penalty by, and both together,
-// which the final fit is of: CLIP's paper, A.3. Without a set for it a fifth of
-// every class is held out; with a given penalty nothing is.
+// split returns the images to fit, those to choose the penalty by, and both
+// together for the final fit: CLIP's paper, A.3. Without a validation set a fifth
+// of every class is held out; with a given penalty nothing is.
 func (p *probe) split() (fit, val, both picked) {
 	switch {
 	case p.o.L2 > 0:
@@ -458,7 +458,7 @@ const sweepSteps = 96
 
 // sweep finds the penalty as CLIP's paper does (A.3): seven powers of ten, then
 // half the distance on both sides of the best, down to an eighth of a decade.
-// Of equals the larger penalty is better.
+// Among equals the larger penalty is better.
 func (p *probe) sweep(ctx context.Context, fit, val picked) (best float64, tried []SweepStep, err error) {
 	if val.Len() == 0 {
 		return 0, nil, fault.Inputf("%s: no class has five images, the fewest from which one can be held out to choose the penalty; give Options.Val or Options.L2", fault.Name(p.o.Train))
@@ -596,7 +596,7 @@ func (p *probe) zeroShot(ctx context.Context) error {
 	return nil
 }
 
-// write writes the head, rows.csv, report.html and last result.json.
+// write writes the head, rows.csv, report.html and, last, result.json.
 func (p *probe) write() (err error) {
 	if err := os.MkdirAll(p.o.Out, 0o755); err != nil {
 		return fault.File(p.o.Out, "a folder that can be written, as Options.Out", err)

@@ -122,7 +122,7 @@ func TestProbe(t *testing.T) {
 }
 
 // Features of parts in several folders merge to those of one, out of which a probe
-// goes on; parts that lack something or are there twice are refused.
+// continues; parts that lack something or are repeated are refused.
 func TestMergeFeatures(t *testing.T) {
 	train, test := colours(t, 12, 1, "ant", "bee", "cat"), colours(t, 5, 2, "ant", "bee") // three files, and one
 	o := ProbeOptions{Train: train, Data: test, Features: t.TempDir(), L2: 0.1}

@@ -34,7 +34,7 @@ type prompts struct {
 	instead          string              // what the caller has put in the benchmark's place, if anything
 }
 
-// defaultTemplates serve "folder" without --templates.
+// defaultTemplates serve "folder" without Options.Templates.
 var defaultTemplates = []string{"a photo of a {c}."}
 
 // promptsFor looks the benchmark up and applies the overrides. Class names may
@@ -102,15 +102,15 @@ func (o Options) instead(w prompts, b dataset.Benchmark) string {
 	return strings.Join(list, ", ")
 }
 
-// retrieving is the kind of a set whose pictures and captions are found by each
-// other.
+// retrieving is the kind of a set that searches captions by pictures and
+// pictures by captions.
 const retrieving = "retrieval"
 
-// fromFeatures says whether the set is scored once all features are there.
+// fromFeatures says whether the set is scored only once all features are known.
 func (w prompts) fromFeatures() bool { return w.kind == dataset.Choice || w.kind == retrieving }
 
 // fromData takes the words that lie beside the data, where the benchmark has
-// none or o asks for them. What o itself says counts more.
+// none or o asks for them. What o itself gives takes precedence.
 func (w *prompts) fromData(ctx context.Context, o Options) error {
 	if w.fromFeatures() || w.name == folder && !o.DataWords || !o.DataWords && len(w.names) > 0 {
 		return nil
@@ -137,8 +137,8 @@ func (w *prompts) fromData(ctx context.Context, o Options) error {
 	return nil
 }
 
-// rename puts the caller's names in place of the benchmark's. As many of them
-// keep the benchmark's order, which is that of the data's numbers.
+// rename puts the caller's names in place of the benchmark's. If there are as
+// many, they keep the benchmark's order, which is that of the data's numbers.
 func (w *prompts) rename(o Options) error {
 	builtIn := append([][]string{w.labels}, w.also...)
 	fits := len(w.labels) == len(o.ClassNames)
@@ -160,8 +160,8 @@ func (w *prompts) rename(o Options) error {
 }
 
 // ClassNames reads a file of class names, one a line in label order. Where the
-// data calls the classes otherwise, every line is FOLDER<TAB>NAME, and folders
-// are those words; else folders are nil.
+// data has other words for the classes, every line is FOLDER<TAB>NAME, and
+// folders are those words; otherwise folders is nil.
 func ClassNames(path string) (folders, names []string, err error) {
 	defer fault.Public(context.Background(), &err)
 	lines, err := Lines(path, "class names")
@@ -191,7 +191,7 @@ func ClassNames(path string) (folders, names []string, err error) {
 	return folders, names, nil
 }
 
-// Lines reads a list file: one entry a line, blank lines aside.
+// Lines reads a list file: one entry a line, without the blank lines.
 func Lines(path, what string) (_ []string, err error) {
 	defer fault.Public(context.Background(), &err)
 	b, err := fault.ReadFile(path, "a file of "+what+", one a line", 64<<20)
@@ -226,7 +226,7 @@ func Templates(path string) (_ []string, err error) {
 // spoken is a folder name as a class name.
 func spoken(folder string) string { return strings.TrimSpace(strings.ReplaceAll(folder, "_", " ")) }
 
-// maxWords is how large a file of names or prompts may be: CuPL's of ImageNet
+// maxWords is how large a file of names or prompts may be: CuPL's for ImageNet
 // has 10 MB.
 const maxWords = 256 << 20
 
@@ -261,8 +261,8 @@ func (o Options) readWords(suite bool) (Options, error) {
 }
 
 // Words reads the files of class names and templates that o names into o, as
-// ZeroShot does: for whoever wants to find a wrong one early. classes are what
-// the data calls its classes, for the benchmark folder; nil where that is not known.
+// ZeroShot does, so that a wrong one is found early. classes are what the data
+// calls its classes, for the benchmark folder; nil where that is not known.
 func (o Options) Words(classes []string) (_ Options, err error) {
 	defer fault.Public(context.Background(), &err)
 	if o, err = o.readWords(false); err != nil {
@@ -313,7 +313,7 @@ func templatesOf(path, set string, suite bool) (templates []string, prompts map[
 		}
 		return templates, nil, dataset.CheckTemplates(fault.Name(path), templates)
 	}
-	// CuPL's form. Whether it has all classes is known once they are.
+	// CuPL's form. That no class is missing is checked once the classes are known.
 	var classes map[string]json.RawMessage
 	if err := json.Unmarshal(list, &classes); err != nil {
 		return nil, nil, fault.Inputf("%s: neither templates nor prompts by class: %w", fault.Name(path), err)
@@ -405,7 +405,7 @@ func (w prompts) texts(class string) []string {
 	return out
 }
 
-// count is how many prompts there are, of names that are counted once.
+// count is how many prompts there are, with each name counted once.
 func (w prompts) count() int {
 	if w.own == nil {
 		return len(w.names) * len(w.templates)
@@ -447,8 +447,8 @@ func (w *prompts) complete() error {
 	return nil
 }
 
-// sayable refuses a language whose prompts the tokenizer cannot say within the
-// context of the model: more than one in a hundred would be cut.
+// sayable refuses a language if more than one in a hundred of its prompts would
+// be cut at the model's context.
 func (w prompts) sayable(language string, tok checkpoint.Tokenizer, context int) error {
 	if language == "" || language == "en" {
 		return nil

@@ -9,9 +9,9 @@ import (
 	"github.com/evatool/evatool/internal/published"
 )
 
-// publish sets what was published beside the result, or says why not: only the
-// same images, asked about with the same words, are compared. limited: a part of
-// the data was scored.
+// publish compares the result with what was published, or says why not: only
+// the same images, asked about with the same words, are compared. limited: a part
+// of the data was scored.
 func (res *Result) publish(limited bool) {
 	p := publishedFor(res)
 	res.Published, res.NotCompared = nil, ""

@@ -24,8 +24,8 @@ type Result struct {
 	MeanPerClass float64 `json:"mean_per_class"`
 	Metric       string  `json:"metric"` // what the benchmark reports
 	Value        float64 `json:"value"`  // of Metric
-	// Ties counts the images whose best logit several classes share; of a choice
-	// the questions, and of several labels the images, whose place it decides.
+	// Ties counts the images whose best logit several classes share; for choices
+	// the questions, and for several labels the images, whose rank a tie decides.
 	Ties int `json:"ties"`
 
 	// Group and Groups are of sets that report their worst group.
@@ -36,8 +36,8 @@ type Result struct {
 	Choice *ChoiceScore `json:"choice,omitempty"`
 
 	Skipped   []Skipped  `json:"skipped"`
-	Published *Published `json:"published"` // null when none is known, or none is of the same
-	// NotCompared says why no published figure is set beside, where there is one.
+	Published *Published `json:"published"` // null when none is known, or none for the same images and words
+	// NotCompared says why the result is not compared with a published figure, where there is one.
 	NotCompared string `json:"not_compared,omitempty"`
 	// Words says what is not the benchmark's own: other class names, other templates.
 	Words     string      `json:"words,omitempty"`
@@ -81,7 +81,7 @@ type Preprocess struct {
 	Floor         bool       `json:"crop_floor,omitempty"` // half a pixel of the crop's offset rounds down, not to even
 }
 
-// words says what happens to a picture's size.
+// prompts says what happens to a picture's size.
 func (p Preprocess) prompts() string {
 	h, w := p.Size, p.Size
 	if p.Resize != [2]int{} {

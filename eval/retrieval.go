@@ -31,7 +31,7 @@ type RetrievalOptions struct {
 	// Model is what is searched with; OpenOptions say how it is opened.
 	Model string
 	OpenOptions
-	// Opened is a model that is open already, instead of all these; it stays open.
+	// Opened is a model that is already open, instead of all these; it stays open.
 	Opened *Model
 
 	Set         string // flickr30k, coco or csv
@@ -188,7 +188,7 @@ func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResul
 	return res, res.write(o.Out, ranks)
 }
 
-// publish sets what was published beside the result, or says why not: only
+// publish compares the result with what was published, or says why not: only
 // Karpathy's whole split is compared.
 func (res *RetrievalResult) publish() {
 	res.Published, res.NotCompared = []PublishedFigure{}, ""
@@ -336,7 +336,7 @@ func hasKarpathy(o RetrievalOptions) bool {
 }
 
 // count ranks all captions for every image and all images for every caption. A
-// part is only counted: what its images are searched among is not all there.
+// part is only counted, as it lacks the candidates of the other parts.
 func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
 	res.Skipped = []Skipped{}
 	images, captions := &features{}, &features{}
@@ -439,7 +439,7 @@ func ranksRecords(ranks []imageRanks) [][]string {
 	return records
 }
 
-// write writes rows.csv, report.html and last result.json.
+// write writes rows.csv, report.html and, last, result.json.
 func (res *RetrievalResult) write(dir string, ranks []imageRanks) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fault.File(dir, "a folder that can be written, as Options.Out", err)

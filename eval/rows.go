@@ -36,7 +36,7 @@ func readFile(path, want string) ([]byte, error) { return fault.ReadFile(path, w
 var rowsHead = []string{"index", "key", "label", "top1", "top2", "top3", "top4", "top5", "logit", "tie"}
 
 // Sets with groups have the metadata too; sets with several labels an image have
-// its classes there, and all logits. Numbers are parted by spaces.
+// its classes there, and all logits. Numbers are separated by spaces.
 var (
 	groupsHead = append(slices.Clone(rowsHead), "meta")
 	labelsHead = append(slices.Clone(rowsHead), "classes", "logits")
@@ -53,7 +53,7 @@ func headOf(res *Result) []string {
 	return rowsHead
 }
 
-// full is record with what the set has besides.
+// full is record plus what the kind of set adds.
 func (e entry) full() []string {
 	rec := e.record()
 	if e.Meta != nil || e.Scores != nil {
@@ -130,9 +130,9 @@ func parseRecord(rec []string) (entry, error) {
 	return e, nil
 }
 
-// writeRun writes rows.csv, report.html and last result.json: where that is,
-// the run is complete. picture gives an image's file for the report; nil is
-// without pictures.
+// writeRun writes rows.csv, report.html and, last, result.json, whose
+// presence means that the run is complete. picture gives an image's file for the
+// report; nil is without pictures.
 func writeRun(dir string, res *Result, entries []entry, picture func(i int) []byte) error {
 	records, err := recordsOf(res, entries)
 	if err != nil {
@@ -170,8 +170,8 @@ func recordsOf(res *Result, entries []entry) ([][]string, error) {
 	return records, nil
 }
 
-// writeCSV writes cells as they are, but for names that a terminal would obey:
-// these are quoted, as messages quote them.
+// writeCSV writes cells as they are, except for names with characters that a
+// terminal would obey: these are quoted, as in messages.
 func writeCSV(path string, records [][]string) error {
 	var b bytes.Buffer
 	for _, r := range records {
@@ -226,7 +226,7 @@ func readTable(path string, head []string) ([][]string, error) {
 	return records[1:], nil
 }
 
-// predictionsHead is the header of --predictions: the five best classes by id
+// predictionsHead is the header of Options.Predictions: the five best classes by id
 // with their softmax probabilities, and names for people.
 var predictionsHead = []string{
 	"index", "key", "label", "top1", "top2", "top3", "top4", "top5",
@@ -260,7 +260,7 @@ func writePredictions(path string, names []string, entries []entry) error {
 }
 
 // journalFile holds every finished image of a run, so that a run that was
-// killed goes on where it was. One JSON value a line: the key, then entries.
+// killed continues where it was. One JSON value a line: the key, then entries.
 const journalFile = "journal.jsonl"
 
 // entry is one image in the journal: a row, or why it was skipped.

@@ -139,7 +139,7 @@ func TestMergeRefuses(t *testing.T) {
 	}
 }
 
-// A run that stops anywhere goes on where it was: no image is encoded twice
+// A run that stops anywhere continues where it was: no image is encoded twice
 // unless its batch was not on disk yet, none counts twice.
 func TestResume(t *testing.T) {
 	dir := pictureFolder(t, 40)

@@ -132,7 +132,7 @@ func (r *run) entry(b *batchOf, i int, c *classifier, feature, logits []float32)
 	return e, nil
 }
 
-// labels says what is true of a sample.
+// labels fills in the true labels of a sample.
 func (r *run) labels(s sample, e *entry) (err error) {
 	switch {
 	case r.w.kind == dataset.MultiLabel:

@@ -18,7 +18,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// sample is one image's facts; its pixels are written elsewhere.
+// sample is what is known of one image; its pixels are written elsewhere.
 type sample struct {
 	Key      string
 	Label    int // class id, -1 when there is none
@@ -175,7 +175,7 @@ func (f fileSet) Read(i int) (dataset.Example, error) {
 	return dataset.Example{Index: i, Key: f[i], Path: f[i], Image: b, Label: -1}, nil
 }
 
-// tensorSource is images [n,3,S,S] that are normalised already, with labels [n].
+// tensorSource is images [n,3,S,S] that are already normalised, with labels [n].
 type tensorSource struct {
 	f      *tensorfile.File
 	info   tensorfile.Info
@@ -251,7 +251,7 @@ func (t *tensorSource) open(path string, size int, needLabels bool) error {
 	return t.hash()
 }
 
-// number reads the labels by the names that lie beside the file.
+// number maps the labels by the class names that lie beside the file.
 func (t *tensorSource) number(ctx context.Context, path string, o dataset.Options) error {
 	to, classes, err := dataset.Numbers(ctx, path, o)
 	if err != nil || to == nil {

@@ -15,7 +15,7 @@ import (
 const z95 = 1.959963984540054
 
 // Wilson is the 95 % interval of Wilson (1927) for k of n: unlike the normal
-// one it stays inside [0,1] and is right for small n. n = 0 says nothing: [0,1].
+// one it stays inside [0,1] and is right for small n. For n = 0 it is [0,1].
 func Wilson(k, n int) [2]float64 {
 	if n == 0 {
 		return [2]float64{0, 1}
@@ -191,7 +191,7 @@ func ratio(k, n int) float64 {
 	return float64(k) / float64(n)
 }
 
-// expectation is --expect: a value and how far from it is still right.
+// expectation is Options.Expect: a value and its tolerance.
 type expectation struct{ value, tolerance float64 }
 
 func parseExpect(s string) (expectation, error) {

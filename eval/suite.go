@@ -28,10 +28,10 @@ type SuiteOptions struct {
 	Sets []string
 	// Models are the paths of the models, scored one after the other.
 	Models []string
-	// Options say how each set is scored. Data is the folder that the sets lie in,
-	// as DataComp's downloader or CLIP_benchmark lay them out, or the one set
-	// itself; Out gets a folder for each model and set. Benchmark, Model, Opened,
-	// and what concerns one set alone stay empty.
+	// Options say how each set is scored. Data is the folder that holds the sets, as
+	// DataComp's downloader or CLIP_benchmark lay them out, or the one set itself;
+	// Out gets a folder for each model and set. Benchmark, Model, Opened, and what
+	// concerns one set alone stay empty.
 	Options
 }
 
@@ -61,8 +61,7 @@ type SuiteModel struct {
 	// Robustness has ImageNet's relatives, where ImageNet was scored too.
 	Robustness []RobustnessRow `json:"robustness,omitempty"`
 	// PublishedAverage is over all sets of the suite, PublishedSame over those that
-	// are compared.
-	// Both are null when nothing is published for the model.
+	// are compared. Both are null when nothing is published for the model.
 	PublishedAverage *float64 `json:"published_average"`
 	PublishedSame    *float64 `json:"published_average_same"`
 	// PublishedWeights says whose figures these are, PublishedBy how that is
@@ -174,7 +173,7 @@ func (o *SuiteOptions) check() error {
 	return checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad)
 }
 
-// tasks are the sets with the places of those that are there.
+// tasks are the sets, with the paths of those that were found.
 func (o *SuiteOptions) tasks(ctx context.Context) ([]task, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -483,7 +482,7 @@ func (m *SuiteModel) row() (*published.Row, string) {
 	return &nearest, by
 }
 
-// finish writes table.csv, report.html and last result.json, and puts a single
+// finish writes table.csv, report.html and, last, result.json, and puts a single
 // model in its place.
 func (res *SuiteResult) finish(out string) error {
 	models := res.Models

@@ -34,7 +34,7 @@ func kindOfResult(dir string) string {
 	return "set"
 }
 
-// MergeSuite adds the parts of a suite, set by set.
+// MergeSuite combines the parts of a suite, set by set.
 func MergeSuite(dirs []string, o MergeOptions) (_ *SuiteResult, err error) {
 	defer fault.Public(context.Background(), &err)
 	if o.Expect != "" {
@@ -71,7 +71,7 @@ func MergeSuite(dirs []string, o MergeOptions) (_ *SuiteResult, err error) {
 	return res, res.finish(o.Out)
 }
 
-// merge adds the parts of one set.
+// merge combines the parts of one set.
 func (s *SuiteSet) merge(dirs []string, o MergeOptions) error {
 	var parts []string
 	for _, dir := range dirs {

@@ -19,16 +19,15 @@ type VerifyOptions struct {
 	// Dir is the folder of a finished run: of a set with classes, the whole or a
 	// part, of choices, of a retrieval, of a probe, or of a suite.
 	Dir string
-	// Sample is how many of its rows are scored anew, of a suite so many of each
-	// set; 0 is 500.
+	// Sample is how many of its rows are scored again, for a suite in each set; 0 is
+	// 500.
 	Sample int
 	Seed   uint64 // of the sample
 	// Split, ImageColumn and CaptionColumn are of a retrieval, as the run had them.
 	Split, ImageColumn, CaptionColumn string
-	// Options say with which model, on which data, with which words; what the
-	// result itself says (benchmark, limit, part; all words of a probe) is not given
-	// again. Data of a suite is the folder that its sets lie in, of a probe what was
-	// scored.
+	// Options give the model, the data and the words; what the result itself says
+	// (benchmark, limit, part; all words of a probe) is not given again. For a suite
+	// Data is the folder that holds the sets, for a probe what was scored.
 	Options
 }
 
@@ -38,41 +37,41 @@ type Verification struct {
 	Set    string `json:"set,omitempty"` // its key, of a suite
 	Rows   int    `json:"rows"`          // of the result: images, skipped ones too, or questions
 	Sample int    `json:"sample"`
-	// Differs counts the rows of the sample that are others: label, first five
-	// answers, or a logit further away than Tolerance; of choices a score, of a
-	// retrieval the features or captions of an image.
+	// Differs counts the sampled rows that differ: in the label, the first five
+	// answers, or a logit by more than Tolerance; for choices in a score, for a
+	// retrieval in the features or captions of an image.
 	Differs int `json:"differs"`
-	// Tolerance and MaxLogit are of logits that are 100 times a cosine; where a
-	// class's vector has another length than 100, in proportion.
+	// Tolerance and MaxLogit are for logits that are 100 times a cosine; where the
+	// length of a class's vector is not 100, they are in proportion.
 	Tolerance float64   `json:"tolerance"`
 	MaxLogit  float64   `json:"max_logit_difference"`
 	Differing []RowDiff `json:"differing"` // the first ten
 	// AtMost is the share of rows that differ at most, with 95 % confidence: the
-	// upper end of Clopper and Pearson's interval, for rows drawn without return.
-	// Of a suite all sets' bounds hold together (Bonferroni).
+	// upper end of Clopper and Pearson's interval, for rows drawn without
+	// replacement. For a suite the bounds of all sets hold together (Bonferroni).
 	AtMost float64         `json:"at_most_95"`
 	Sets   []*Verification `json:"sets,omitempty"` // of a suite
-	// NotCovered are fields of a probe's result that its rows say nothing about:
-	// train is that the head was learned from those images.
+	// NotCovered are fields of a probe's result that its rows say nothing about;
+	// train stands for the head having been learned from those images.
 	NotCovered []string `json:"not_covered,omitempty"`
 
 	lengths []float64 // of the classes' vectors; nil: 100 each
 }
 
-// RowDiff is a row that another scoring has otherwise.
+// RowDiff is a row that comes out differently when scored again.
 type RowDiff struct {
 	Index int    `json:"index"`
 	Key   string `json:"key"`
 	What  string `json:"what"`
 }
 
-// logitTolerance is how far logits of the same model, data and type may be apart
-// on other backends: 100 times the cosine, which has about six digits in fp32.
+// logitTolerance is how far apart logits of the same model, data and type may be
+// on different backends: 100 times the cosine, which has about six digits in fp32.
 var logitTolerance = map[string]float64{"fp32": 0.02, "bf16": 1, "fp16": 0.2}
 
-// Verify scores a random sample of a result's rows anew. A result whose counts
-// do not follow from its rows is an error; rows that differ are one of kind
-// fault.CheckFailed, with the verification.
+// Verify scores a random sample of a result's rows again. A result whose counts
+// do not follow from its rows is an error; rows that differ are one of KindCheck,
+// returned with the verification.
 func Verify(ctx context.Context, o VerifyOptions) (_ *Verification, err error) {
 	defer fault.Public(ctx, &err)
 	if o.Sample < 0 {
@@ -298,8 +297,9 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 	return nil
 }
 
-// leftOut are the pictures that a result of choices has skipped. Of the questions
-// up to its last one, which a limit may end, each is there once, or has such a picture.
+// leftOut lists the pictures that a result of choices has skipped. Each question
+// up to its last one, where a limit may end it, must be there once or have such a
+// picture.
 func leftOut(p part, asked map[string]question, order []string) (skipped []int, err error) {
 	for _, s := range p.res.Skipped {
 		skipped = append(skipped, s.Index)
@@ -556,7 +556,7 @@ func (r *run) see(e *entry, logit func(class int) float64) {
 	}
 }
 
-// compare counts a row that the second scoring has otherwise. Answers whose
+// compare counts a row that comes out differently the second time. Answers whose
 // logits are closer than the tolerance may change places.
 func (v *Verification) compare(was, is entry) {
 	what := skippedOnce(was, is)
@@ -595,8 +595,8 @@ func (v *Verification) length(class int) float64 {
 	return max(v.lengths[class]/100, 1e-9)
 }
 
-// same says whether two logits of a class are, but for what rounding to float32
-// costs.
+// same says whether two logits of a class are within the tolerance, apart from
+// rounding to float32.
 func (v *Verification) same(class int, was, is float64) bool {
 	off := max(0, math.Abs(was-is)-math.Abs(is)*0x1p-22) / v.length(class)
 	v.MaxLogit = max(v.MaxLogit, off)

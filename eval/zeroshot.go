@@ -25,8 +25,8 @@ import (
 	"github.com/evatool/evatool/internal/shard"
 )
 
-// ZeroShot scores a model on o.Data. Together with an error of KindCheck the
-// result is returned too.
+// ZeroShot scores a model on o.Data. With an error of KindCheck the result is
+// returned too.
 func ZeroShot(ctx context.Context, o Options) (_ *Result, err error) {
 	defer fault.Public(ctx, &err)
 	if o, err = o.readWords(false); err != nil {
@@ -66,7 +66,7 @@ func newRun(ctx context.Context, m *Model, o Options) *run {
 }
 
 // ZeroShotWith scores an encoder that is already built, such as a model in
-// training. Its classifier is built anew every time, and a run goes on where
+// training. Its classifier is built anew every time, and a run continues where
 // it was only when o.ModelID says what the weights are.
 func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (_ *Result, err error) {
 	defer fault.Public(ctx, &err)
@@ -90,14 +90,14 @@ func ZeroShotWith(ctx context.Context, enc Encoder, o Options) (_ *Result, err e
 	return r.score(ctx)
 }
 
-// encoder is a model as the scores want it: *clip.Runner, or given.
+// encoder is a model as scoring uses it: *clip.Runner, or given.
 type encoder interface {
 	Images(ctx context.Context, flat []float32, n int) ([]float32, error)
 	Texts(ctx context.Context, tokens []int32, n int) ([]float32, error)
 	Config() *arch.Config
 }
 
-// given is someone else's Encoder.
+// given is a caller's Encoder.
 type given struct {
 	Encoder
 	cfg *arch.Config
@@ -220,7 +220,7 @@ func (r *run) prepare(ctx context.Context) (err error) {
 	return err
 }
 
-// source opens the data as its kind has it.
+// source opens the data as its kind requires.
 func (r *run) source(ctx context.Context) (source, error) {
 	switch {
 	case r.w.kind == dataset.Choice:
@@ -474,8 +474,8 @@ func (r *run) result(entries []entry) (*Result, error) {
 	return res, nil
 }
 
-// coverage says how many classes have images, and when only class 0 has none:
-// labels that are counted from one look like that.
+// coverage logs how many classes have images, and warns when only class 0 has
+// none: labels that are counted from one look like that.
 func (r *run) coverage(res *Result) {
 	if len(res.Skipped) == res.N || res.N == 0 || r.w.fromFeatures() {
 		return

@@ -5,7 +5,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=01:00:00
 #SBATCH --requeue
-# Eight parts of ImageNet. A requeued task goes on where it was.
+# Eight parts of ImageNet. A requeued task continues where it was.
 exec evatool zeroshot imagenet \
 	--model "${MODEL:-EVA02_CLIP_B_psz16_s8B.safetensors}" \
 	--data "${DATA:-ILSVRC2012_img_val.tar}" \

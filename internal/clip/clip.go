@@ -30,13 +30,13 @@ type Options struct {
 	// 0…patches-1; nil keeps all. They keep their own positions (embedding and
 	// RoPE), and the class token stays.
 	KeepPatches *Node
-	// DropPath is applied to the output of every residual branch, the first of a
-	// block has number 0; it is [B,tokens,width]. nil does nothing.
+	// DropPath is applied to the output of every residual branch (the first of a
+	// block has number 0), which is [B,tokens,width]. nil does nothing.
 	DropPath func(x *Node, tower arch.Tower, layer, branch int) *Node
-	// Block is called for each block, with what the one before gave, and returns
-	// what the next one takes. run computes the block, of another input and another
-	// time too; with, unless it is nil, gives what is used in place of a weight.
-	// nil runs each block once.
+	// Block is called for each block with the output of the one before, and returns
+	// the input of the next. run computes the block, also of another input and more
+	// than once; with, unless it is nil, gives what is used in place of a weight.
+	// A nil Block runs each block once.
 	Block func(x *Node, tower arch.Tower, layer int, run func(x *Node, with func(w *Node) *Node) *Node) *Node
 	// Capture is called with the output of every block and of a few other
 	// modules, under the names that these have in the eva layout. It makes the
@@ -52,7 +52,7 @@ type tower struct {
 	which arch.Tower
 	dtype dtypes.DType
 	eps   float64 // of LayerNorm
-	// norm is what the configuration has for LayerNorm.
+	// norm is what the configuration uses as LayerNorm.
 	norm func(x *Node, name string, eps float64) *Node
 	act  func(x *Node) *Node // of OpenAI's blocks
 

@@ -6,8 +6,8 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 )
 
-// cocaVision is OpenCLIP's VisionTransformer with an attentional pooler, of whose
-// queries the first makes the feature.
+// cocaVision is OpenCLIP's VisionTransformer with an attentional pooler, whose
+// first query makes the feature.
 func (t *tower) cocaVision(images *Node) *Node {
 	v := &t.cfg.Vision
 	x := t.embedPatches(images, "visual.conv1.weight")
@@ -41,9 +41,9 @@ func (t *tower) attentionalPool(x *Node) *Node {
 	return graph.Squeeze(y, 1)
 }
 
-// cocaText is OpenCLIP's TextTransformer with a learned token behind the text,
+// cocaText is OpenCLIP's TextTransformer with a learned token after the text,
 // whose feature is the text's. What a token sees is the causal triangle without
-// the keys behind a padding token 0: OpenCLIP's mask stands one place too far
+// the keys after a padding token 0: OpenCLIP's mask stands one place too far
 // right, and the published weights have learned with it.
 func (t *tower) cocaText(tokens *Node) *Node {
 	g := tokens.Graph()

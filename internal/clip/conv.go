@@ -15,7 +15,7 @@ func channelsLast(images *Node) *Node { return graph.TransposeAllAxes(images, 0,
 
 // convolve is torch's Conv2d with the weights NAME.weight [out,in/groups,k,k] and,
 // where the model has it, NAME.bias: dense, or one input channel for each output
-// channel. pad rows and columns of zeros stand on every side.
+// channel. pad rows and columns of zeros are added on every side.
 func (t *tower) convolve(x *Node, name string, stride, pad int) *Node {
 	w := t.cast(name + ".weight")
 	var y *Node

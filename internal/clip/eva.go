@@ -109,7 +109,7 @@ func meanRows(x *Node) *Node {
 func (t *tower) evaBlock(x *Node, layer int, r *rope, pick func(*Node) *Node) *Node {
 	v := &t.cfg.Vision
 	p := fmt.Sprintf("visual.blocks.%d.", layer)
-	// branch is one residual branch: norm in front, or behind with postnorm.
+	// branch is one residual branch: norm before it, or after it with postnorm.
 	branch := func(x *Node, n string, f func(*Node) *Node) *Node {
 		var y *Node
 		if v.PostNorm {

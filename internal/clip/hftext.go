@@ -11,7 +11,7 @@ import (
 )
 
 // robertaText is transformers' RobertaModel under OpenCLIP's projection: norms
-// stand behind each half of a block.
+// come after each half of a block.
 func (t *tower) robertaText(tokens *Node) *Node {
 	c := &t.cfg.Text
 	if c.NormKwargs != nil {
@@ -74,7 +74,7 @@ func (t *tower) m2m100Text(tokens *Node) *Node {
 	return t.projectText(t.pool(t.layerNorm(x, p+"layer_norm", t.eps), seen))
 }
 
-// seen says which tokens [B,N] are no padding (bool), and gives their positions,
+// seen says which tokens [B,N] are not padding (bool), and gives their positions,
 // int32: those of the padding are its token's, the others are counted from there.
 func (t *tower) seen(tokens *Node) (seen, positions *Node) {
 	g, n := tokens.Graph(), tokens.Shape().Dim(1)

@@ -82,7 +82,7 @@ func (r *rope) turn(x *Node) *Node {
 // swapPairs swaps neighbouring features of x [B,N,H,D].
 func swapPairs(x *Node) *Node {
 	d := x.Shape().Dimensions
-	if x.DType().IsHalfPrecision() { // on a GPU this melts into what is around it
+	if x.DType().IsHalfPrecision() { // on a GPU this is fused with what is around it
 		pair := split(graph.Reshape(x, d[0], d[1], d[2], d[3]/2, 2), 2)
 		return graph.Reshape(graph.Concatenate([]*Node{pair[1], pair[0]}, -1), d...)
 	}

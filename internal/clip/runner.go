@@ -15,8 +15,8 @@ import (
 
 // RunnerOptions configure a Runner.
 type RunnerOptions struct {
-	DType         string // fp32 (default), bf16 or fp16: the compute dtype, where the device gains by it (weights.ComputeDType)
-	Images, Texts int    // rows of a call of each tower at most
+	DType         string // fp32 (default), bf16 or fp16: the compute dtype, where the device is faster with it (weights.ComputeDType)
+	Images, Texts int    // most rows of a call of each tower
 	// Fit pads a call to the next power of two of its rows, not to the full
 	// number: for calls of any size. Each size is compiled at its first use.
 	Fit bool

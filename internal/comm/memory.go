@@ -17,8 +17,8 @@ func Memory(size int) []Comm {
 	return out
 }
 
-// memoryWorld is a barrier that is passed twice in an exchange: when all have
-// given their bytes, and when all have taken the others'.
+// memoryWorld is a barrier that is passed twice in an exchange: when all ranks
+// have given their bytes, and when all have taken the others'.
 type memoryWorld struct {
 	mu      sync.Mutex
 	turn    *sync.Cond

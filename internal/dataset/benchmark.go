@@ -39,7 +39,7 @@ type Benchmark struct {
 	// as folders, in label columns, in lists of their own. An entry may be
 	// empty.
 	Also [][]string `json:"also,omitempty"`
-	// Partial: the data has folders of other classes too, which do not count.
+	// Partial says that the data also has folders of other classes, which do not count.
 	Partial bool   `json:"-"`
 	Source  string `json:"source"` // where the data comes from
 }
@@ -150,7 +150,7 @@ var Benchmarks = sync.OnceValue(func() []Benchmark {
 	return append(all, rest...)
 })
 
-// imagenetLists are what else people call the ImageNet classes: the first lemma
+// imagenetLists are the other names in use for the ImageNet classes: the first lemma
 // of each synset, as torchvision does, and all of them, as the development kit
 // and Hugging Face do.
 var imagenetLists = sync.OnceValue(func() [][]string {

@@ -10,7 +10,7 @@ import (
 )
 
 // captionText is a caption's text. One that is not UTF-8, or is UTF-16 taken
-// for it, would be noise to train on: it is an error.
+// for it, is an error: it would be noise to train on.
 func captionText(s string) (string, error) {
 	switch {
 	case strings.HasPrefix(s, "\xff\xfe"), strings.HasPrefix(s, "\xfe\xff"):

@@ -28,8 +28,8 @@ import (
 // result is kept. A sample is a run of members with one key, with a picture or
 // without.
 
-// Tars lists the tars that a source is; none when it is something else. Named
-// files need not exist.
+// Tars lists the tars that a source is; none when it is something else. Files
+// given by name need not exist.
 func Tars(ctx context.Context, src string) ([]string, error) {
 	_, names, err := tarsOf(ctx, src)
 	return names, err
@@ -248,13 +248,13 @@ func (c *counter) lists(dir string, tars []int) error {
 	return nil
 }
 
-// absent says that a file which may be missing is missing: some servers refuse
-// what is not there.
+// absent says whether a file that may be missing is missing: some servers refuse
+// access to what does not exist.
 func absent(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
 }
 
-// fields calls each for the keys of the object that comes next; it has to read
+// fields calls each for the keys of the object that comes next; each has to read
 // the value.
 func fields(dec *json.Decoder, each func(key string) error) error {
 	t, err := dec.Token()
@@ -493,7 +493,7 @@ const remoteWalk = 1000
 // their samples has to be asked for.
 var ErrUncounted = errors.New("or have them counted")
 
-// remote says what a walk over tars of another machine's storage reads, and
+// remote logs what a walk over tars of another machine's storage reads, and
 // refuses a long one that was not asked for.
 func (c *counter) remote(left []int, had map[string]counted) error {
 	if _, local := c.st.(disk); local {

@@ -74,7 +74,7 @@ func (r *csvReader) endLine() {
 	r.line++
 }
 
-// field reads one field and what ends it; more says that another follows in
+// field reads one field and what ends it; more says whether another follows in
 // the record.
 func (r *csvReader) field() (field string, more bool, err error) {
 	var unquoted string

@@ -68,37 +68,36 @@ type Options struct {
 	LabelColumn   string // likewise
 	// ClassNames are the names or folder names (wnids) of the classes in label
 	// order, when the caller knows them. Labels then follow this order; a folder
-	// or label outside of it is an error.
+	// or label outside it is an error.
 	ClassNames []string
 	// Also are further lists of names of the same classes, such as synonyms. A
 	// class may be called by any of them; an entry may be empty, or several words
 	// with ", " between.
 	Also [][]string
-	// SkipOthers leaves out folders and rows of tables that are none of ClassNames
+	// SkipOthers leaves out folders and rows of tables that are not in ClassNames
 	// instead of refusing them, for data with more classes than the benchmark has.
 	SkipOthers bool
-	// CaptionLines: each line of a tar's .txt is a caption (retrieval sets).
+	// CaptionLines makes each line of a tar's .txt a caption (retrieval sets).
 	CaptionLines bool
 	// GroupCaptions joins the rows of a table that name the same image.
 	GroupCaptions bool
-	// Unlabelled: labels in tars, and class names beside them, are not looked
-	// at. What does not count cannot make a sample bad or a set a different
-	// one.
+	// Unlabelled ignores labels in tars and class names beside them, so that they
+	// can neither make a sample bad nor change the set's fingerprint.
 	Unlabelled bool
-	// Metadata: the .npy members of tars are read into Example.Meta.
+	// Metadata reads the .npy members of tars into Example.Meta.
 	Metadata bool
-	// Without lists tars of a stream, by number, that count as empty, whatever is
-	// in them.
+	// Without lists, by number, the tars of a stream that count as empty, whatever
+	// is in them.
 	Without []int
 	// Skip is told of a tar of a stream whose samples cannot be counted and which
 	// then counts as empty; nil: such a tar is an error.
 	Skip func(tar int, name string, err error)
-	// CountHeaders: the samples of any number of tars are counted by their headers
-	// where nothing else says how many there are. On another machine's storage
-	// that reads through all of them; without it, more than remoteWalk tars there
-	// are ErrUncounted.
+	// CountHeaders counts the samples of any number of tars by their headers where
+	// nothing else says how many there are. On another machine's storage that reads
+	// through all of them; without it, more than remoteWalk tars there are
+	// ErrUncounted.
 	CountHeaders bool
-	// Log gets warnings about what the data says; nil: nobody does.
+	// Log gets warnings about what the data says; nil: silent.
 	Log *slog.Logger
 }
 
@@ -393,7 +392,7 @@ func (s source) withExt(exts ...string) ([]string, error) {
 		}
 	}
 	if i := slices.IndexFunc(files, func(f file) bool { return path.Base(f.name) == "ILSVRC2012_img_val.tar" }); i >= 0 {
-		files = files[i : i+1] // the training images and the kits beside it do not belong to it
+		files = files[i : i+1] // the training images and the kits beside it are not part of it
 	}
 	if len(files) == 0 {
 		return nil, fault.Inputf("%s: no .%s file in this folder", fault.Name(s.names[0]), strings.Join(exts, " or ."))

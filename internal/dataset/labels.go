@@ -13,7 +13,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// labels turns what a part of a dataset calls a class into its index.
+// labels turns the name that a part of a dataset has for a class into its index.
 type labels struct {
 	names []string  // of the classes; nil: any number is a label
 	find  *spelling // of names
@@ -95,7 +95,7 @@ func (l *labels) with(own nameList, where string) (*labels, error) {
 	return &out, nil
 }
 
-// notAClass is a label that is none of the classes that were asked for.
+// notAClass is a label that is not one of the classes that were asked for.
 type notAClass struct{ what string }
 
 func (e *notAClass) Error() string { return e.what }
@@ -188,8 +188,8 @@ func countedFromOne(n, classes int) string {
 	return "; are the labels counted from one? (class numbers start at 0)"
 }
 
-// settle decides what digits are in all of texts: names when every one is a
-// class name and they cannot be numbers too.
+// settle decides how digits are read in all of texts: as names when every one is
+// a class name and they cannot be numbers too.
 func (l *labels) settle(texts []string) {
 	if l.names == nil || l.own != nil {
 		return

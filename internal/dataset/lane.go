@@ -26,8 +26,8 @@ type Sample struct {
 	instead []Sample
 }
 
-// Instead is another sample of the same window, one of the last that the window
-// gives; the same n always gives the same one.
+// Instead is another sample of the same window, one of the window's last; the
+// same n always gives the same one.
 func (s *Sample) Instead(n uint64) Sample { return s.instead[n%uint64(len(s.instead))] }
 
 // spare is how many samples of a window Instead chooses from.

@@ -27,7 +27,7 @@ type record struct {
 	row      int   // which row there, from 0
 }
 
-// list is a dataset that is a list of files: folders, tables, ILSVRC.
+// list is a dataset made of a list of files: folders, tables, ILSVRC.
 type list struct {
 	ctx      context.Context
 	st       storage

@@ -180,8 +180,7 @@ type nameList struct {
 // numbering says which class each number of a part of the data is.
 type numbering struct {
 	to []int // -1: none of the classes
-	// says is what was found, for the log; odd when somebody should look into
-	// it.
+	// says is what was found, for the log; odd when somebody should check it.
 	says string
 	odd  bool
 }
@@ -189,10 +188,10 @@ type numbering struct {
 // renumber compares the names that data has for its label numbers with the
 // classes that were asked for. find and calls are as in a spelling.
 //
-// Names of the classes, all or some of them, in whatever order: they decide.
-// Foreign names in the right number decide nothing, and that is said. Foreign
-// names in another number are an error. A number whose name is none of the
-// classes while others are is no class.
+// Names of the classes, all or some of them, in whatever order, decide. Foreign
+// names, as many as there are classes, decide nothing, and this is logged; any
+// other number of them is an error. A number whose name is not one of the
+// classes, while others are, is no class.
 func renumber(own nameList, classes []string, find func(string) (int, bool), calls func(int, string) bool) (numbering, error) {
 	n, m, known := len(classes), 0, 0
 	same := numbering{to: make([]int, len(own.names))}

@@ -91,8 +91,8 @@ func (c *companions) list() nameList {
 	return nameList{names, true}
 }
 
-// Numbers says what the label numbers of the file src are by classnames.txt
-// beside it, where there is one: to gives their classes. It is nil when the
+// Numbers maps the label numbers of the file src by the classnames.txt beside it,
+// where there is one: to returns the class of a number. It is nil when the
 // numbers are the classes' own. classes are the names of the classes.
 func Numbers(ctx context.Context, src string, o Options) (to func(n int) (int, error), classes []string, err error) {
 	st, err := storageFor(ctx, src)

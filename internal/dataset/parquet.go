@@ -436,7 +436,7 @@ func (c *bytesColumn) read(row int64) (data []byte, err error) {
 	defer c.mu.Unlock()
 	whole := false
 	defer func() {
-		if !whole && c.pages != nil { // where it stopped is not known: start over
+		if !whole && c.pages != nil { // where it stopped is unknown: start over
 			c.pages.Close()
 			c.pages = nil
 		}

@@ -20,7 +20,7 @@ import (
 )
 
 // parquetFile is a Parquet file whose numbers are checked before the library
-// sees them. The library reserves whatever a footer or a page claims; here it
+// sees them. The library allocates whatever a footer or a page claims; here it
 // gets a footer whose chunks are uncompressed and, from a pageStream, pages
 // that have been read, unpacked and checked within the limits below.
 type parquetFile struct {

@@ -20,7 +20,7 @@ import (
 
 var errUnpack = errors.New("does not unpack; fetch the file again")
 
-// unpackPage unpacks a page to exactly the bytes of out; more are never made.
+// unpackPage unpacks a page to exactly the bytes of out, never more.
 func unpackPage(codec format.CompressionCodec, out, packed []byte) error {
 	n, got := len(out), len(out)
 	var err error
@@ -76,8 +76,8 @@ var zstdDecoders = sync.Pool{New: func() any {
 }}
 
 // checkPage goes through the counts inside a plain page: how long runs are, how
-// many values an encoding has, how long its strings become. The library reserves
-// memory by them, and makes up values that are not there.
+// many values an encoding has, how long its strings become. The library allocates
+// memory by them, and makes up values that are missing.
 func checkPage(h *format.PageHeader, leaf parquet.LeafColumn, body []byte) error {
 	kind, width := leaf.Node.Type().Kind(), 0
 	if kind == parquet.FixedLenByteArray {
@@ -271,7 +271,7 @@ func prefixed(body []byte) (part, rest []byte, err error) {
 const runPadding = 8 * 64
 
 // runs goes through runs of equal values and of packed ones, of width bits, and
-// counts those of the first n that are top. There have to be n, and no more but
+// counts those of the first n that are top. There must be n, and no more except
 // for padding.
 func runs(data []byte, width int, n int64, top uint64) (tops int64, err error) {
 	if width > 32 {
@@ -303,7 +303,7 @@ func runs(data []byte, width int, n int64, top uint64) (tops int64, err error) {
 		}
 		counted := min(int64(count), max(0, n-total))
 		switch {
-		case top >= 1<<32: // nobody asks
+		case top >= 1<<32: // not needed
 		case packed:
 			for i := range counted {
 				if bitsAt(data, int(i)*width, width) == top {

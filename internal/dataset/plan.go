@@ -10,8 +10,8 @@ import (
 
 // Plan is a set of tars that is read as a stream: which tars there are and how
 // many samples each has. The order in which a training reads it is a pure
-// function of seed and position, both ways; nothing is indexed and nothing has
-// to be saved to go on:
+// function of seed and position, both ways; nothing is indexed, and nothing has
+// to be saved to continue:
 //
 // In each pass the tars are permuted, and all samples in that order are cut
 // into lanes of equal size, inside tars too. A lane is read in runs, each as
@@ -216,7 +216,7 @@ func (c *cut) around(place int64) *window {
 	return &window{cut: c, bundle: c.runs[c.bundles[i] : c.bundles[i+1]+1]}
 }
 
-// take makes w window k of its bundle.
+// take turns w into window k of its bundle.
 func (w *window) take(l *Lane, k int64) {
 	lo, hi := w.edge(k), w.edge(k+1)
 	w.size = hi - lo

@@ -213,9 +213,9 @@ func (s bucketStore) readOf(ctx context.Context, name, stamp string, off, n int6
 	})
 }
 
-// readPatiently asks again where a body broke off or stood still, for what is
-// missing. once sends one request for a file with a stamp, any when it is
-// empty, and returns that of the file.
+// readPatiently asks again for what is missing where a body broke off or stalled.
+// once sends one request for a file with a stamp, any file when it is empty, and
+// returns the file's stamp.
 func readPatiently(ctx context.Context, what, stamp string, off, n int64, once func(off int64, buf []byte, stamp string) (int64, string, error)) ([]byte, error) {
 	buf := make([]byte, n)
 	if n == 0 {
@@ -239,8 +239,8 @@ func readPatiently(ctx context.Context, what, stamp string, off, n int64, once f
 	return buf, nil
 }
 
-// readOnce sends one request and says how much came; etag is that of the
-// earlier requests, whose object it has to be.
+// readOnce sends one request and returns how much came; etag is that of the
+// earlier requests, which have to be of the same object.
 func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf []byte, etag string) (int64, string, error) {
 	bucket, key := s.split(name)
 	o := minio.GetObjectOptions{}
@@ -274,7 +274,7 @@ func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf [
 type cutError struct {
 	err        error
 	progress   bool // something came before it
-	unanswered bool // not even a head came
+	unanswered bool // not even the headers came
 }
 
 func (e *cutError) Error() string {
@@ -289,11 +289,11 @@ func (e *cutError) Error() string {
 
 func (e *cutError) Unwrap() error { return e.err }
 
-// idleLimit is how long a connection may stand still. Tests shorten it.
+// idleLimit is how long a connection may stall. Tests shorten it.
 var idleLimit = 60 * time.Second
 
 // impatient is a transport that gives up on a connection when nothing has come
-// for idleLimit, be it the head of an answer or the rest of a body.
+// for idleLimit, whether the headers of an answer or the rest of a body.
 func impatient(secure bool) (*http.Transport, error) {
 	t, err := minio.DefaultTransport(secure)
 	if err != nil {
@@ -340,8 +340,8 @@ func patiently(ctx context.Context, try func() error) error {
 	}
 }
 
-// passing says that an error may not recur: a body that broke off or stood
-// still, a connection that failed, a server that is busy. One that never
+// passing says whether an error may not recur: a body that broke off or
+// stalled, a connection that failed, a server that is busy. One that never
 // answers has had requestAttempts already.
 func passing(err error) bool {
 	var cut *cutError

@@ -90,7 +90,7 @@ func (disk) join(dir, name string) string {
 	return filepath.Join(dir, filepath.FromSlash(name))
 }
 
-// window: skipping over data that nobody needs is free on a disk.
+// window: skipping over data that is not needed is free on a disk.
 func (disk) window() int64 { return 4 << 10 }
 
 func (disk) dir(name string) string { return filepath.Dir(name) }

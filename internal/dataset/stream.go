@@ -96,7 +96,7 @@ func (s *stream) fetch() error {
 	return got.err
 }
 
-// peek is what is there without another request.
+// peek is what is available without another request.
 func (s *stream) peek() ([]byte, error) {
 	if len(s.buf) > 0 {
 		return s.buf, nil

@@ -154,7 +154,7 @@ func leftOut(others int) string {
 	return fmt.Sprintf(", %s of other classes left out", plural(others, "row"))
 }
 
-// tableLabels are the labels of each part, and the names of the classes.
+// tableLabels are the labels of each part and the names of the classes.
 func tableLabels(parts []part, o Options) (per []*labels, classes []string, err error) {
 	root := newLabels(o)
 	if root.names == nil && !slices.ContainsFunc(parts, func(p part) bool { return len(p.own.names) > 0 }) {

@@ -146,8 +146,8 @@ type group struct {
 	samples []sample
 	skipped int   // keys without an image
 	sidecar bool  // some image has a caption, label or other file beside it
-	twice   error // an extension comes twice under a key
-	split   error // the members of a key do not follow each other
+	twice   error // an extension occurs twice under a key
+	split   error // the members of a key are not adjacent
 }
 
 // check is the error about split keys and about repeated names, which matter

@@ -48,8 +48,8 @@ func (x *tarIndex) read(ctx context.Context, from, n int64) ([]int64, error) {
 	return out, nil
 }
 
-// check makes sure that the tar ends where its index says: one that has been
-// rewritten or appended to since does not.
+// check makes sure that the tar ends where its index says: one that has since
+// been rewritten or appended to does not.
 func (x *tarIndex) check(ctx context.Context) error {
 	end, err := x.read(ctx, x.samples, 1)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 )
 
 // Parquet's footer and page headers are structures in Thrift's compact protocol.
-// The library that decodes them reserves what a length or a count in them says;
-// thriftSize finds out first whether the bytes are there, and reserves nothing.
+// The library that decodes them allocates what a length or a count in them says;
+// thriftSize first finds out whether the bytes are there, and allocates nothing.
 
 var (
 	errThriftShort = errors.New("ends in the middle of a structure")

@@ -58,7 +58,7 @@ func address(name string) string {
 	return fault.Name(plainName(name))
 }
 
-// webError is an answer other than the one asked for.
+// webError is an answer other than the expected one.
 type webError struct {
 	status int
 	text   string
@@ -141,7 +141,7 @@ func webStamp(h http.Header, size int64) string {
 	return fmt.Sprintf("%s %d", cmp.Or(h.Get("ETag"), h.Get("Last-Modified")), size)
 }
 
-// stat asks for the first byte: the answer has the size, and shows that the
+// stat asks for the first byte: the answer has the size, and shows whether the
 // server sends parts.
 func (s webStore) stat(ctx context.Context, name string) (size int64, dir bool, err error) {
 	size, dir, _, err = s.stamped(ctx, name)

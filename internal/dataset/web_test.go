@@ -125,7 +125,7 @@ func TestChangedInTheMiddle(t *testing.T) {
 }
 
 // TestRemoteWalk: many tars of a web server are counted only when that is asked
-// for, and the bytes are said.
+// for, and the bytes are logged.
 func TestRemoteWalk(t *testing.T) {
 	shorter(t, time.Minute, time.Millisecond)
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())

@@ -244,7 +244,7 @@ func (m *members) finish() (err error) {
 var sidecars = map[string]bool{"txt": true, "caption": true, "json": true, "cls": true}
 
 // addJSON takes caption and label from a sample's .json where .txt and .cls
-// did not say them.
+// did not give them.
 func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 	var fields map[string]json.RawMessage
 	if !utf8.Valid(data) { // encoding/json would take it

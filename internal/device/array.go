@@ -229,8 +229,8 @@ func (a *Array) fetch(flat any) error {
 	return nil
 }
 
-// Wait returns once the array is there. It reads the array, so take a small
-// one: it says as much about a run as the others.
+// Wait returns once the array is there. It reads the array, so use a small one:
+// it shows as well as any other that a run has finished.
 func (a *Array) Wait() error {
 	if a.buffers == nil {
 		return fault.As(fault.Environment, errConsumed)

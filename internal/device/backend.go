@@ -21,7 +21,7 @@ func QuietLibraries() {
 	klog.SetOutput(io.Discard)
 }
 
-// PlainMemory has CPU plugins that are loaded later leave their memory to
+// PlainMemory makes CPU plugins that are loaded later leave their memory to
 // malloc, which maps and clears it anew at every execution.
 func PlainMemory() { pjrt.PlainMemory() }
 

@@ -83,7 +83,7 @@ func WithoutSIMD() string {
 	return ""
 }
 
-// XLA tells whether this binary can load XLA plugins.
+// XLA says whether this binary can load XLA plugins.
 func XLA() bool { return pjrt.Built }
 
 // Lacks says what this build of evatool lacks, one line each.

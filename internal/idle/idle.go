@@ -1,4 +1,4 @@
-// Package idle gives up network connections that stand still.
+// Package idle gives up network connections that stall.
 package idle
 
 import (
@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Limit makes t give up a connection on which nothing has come for so long,
-// whether the head of an answer or the rest of a body. t has a DialContext.
+// Limit makes t give up a connection on which nothing has come for limit, whether
+// the headers of an answer or the rest of a body. t has a DialContext.
 func Limit(t *http.Transport, limit time.Duration) {
 	t.ResponseHeaderTimeout = limit
 	dial := t.DialContext
@@ -24,7 +24,7 @@ func Limit(t *http.Transport, limit time.Duration) {
 	}
 }
 
-// Stalled says whether an error is that of a connection that stood still.
+// Stalled says whether an error is that of a connection that stalled.
 func Stalled(err error) bool {
 	var late interface{ Timeout() bool }
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &late) && late.Timeout()

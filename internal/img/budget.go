@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// DefaultMemory is how much memory, in bytes, the pictures that a process
-// decodes at a time may take together unless a Budget says otherwise.
+// DefaultMemory is how much memory, in bytes, all pictures that a process decodes
+// at a time may take unless a Budget says otherwise.
 const DefaultMemory = 1 << 30
 
-// Budget bounds the memory of the pictures being decoded at a time: one that
-// does not fit waits, one that is larger than the whole budget runs alone. It
+// Budget bounds the memory of the pictures decoded at a time: one that does not
+// fit waits, one that is larger than the whole budget is decoded alone. It
 // may be used from any number of goroutines.
 type Budget struct {
 	size int64

@@ -20,7 +20,7 @@ type Preprocess struct {
 	Fill   byte   // of the border
 }
 
-// Mode is what a resize does with the picture's shape.
+// Mode says what a resize does to the picture's shape.
 type Mode int
 
 // OpenCLIP's three modes, and none.

@@ -52,8 +52,8 @@ var pngModes = map[pngKind]struct {
 const chunkLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"
 
 // openPNG reads the chunks before the pixels. PIL is strict there and not after
-// it: the checksums of the pixels, a missing end, a palette that is not needed,
-// cut short or missing do not matter to it. 16-bit grey is mode I, other 16-bit
+// it: it does not mind the checksums of the pixels, a missing end, or a palette
+// that is not needed, cut short or missing. 16-bit grey is mode I, other 16-bit
 // samples keep their high byte.
 func openPNG(data []byte) (*Picture, error) {
 	f := &pngFile{}

@@ -160,8 +160,8 @@ var tiffModes = func() map[tiffKind]string {
 	return m
 }()
 
-// openTIFF reads the first directory. Unlike in other formats, the orientation
-// counts, as it does for PIL.
+// openTIFF reads the first directory. Unlike in other formats, the orientation is
+// applied, as PIL does.
 func openTIFF(data []byte) (*Picture, error) {
 	t, err := readTIFF(data)
 	if err != nil {

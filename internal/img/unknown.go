@@ -2,7 +2,7 @@ package img
 
 import "strings"
 
-// looksLike names what often lies in place of an image. The message does not
+// looksLike names what is often found in place of an image. The message does not
 // show the bytes: a table may name any file.
 func looksLike(data []byte) string {
 	head := strings.ToLower(strings.TrimSpace(string(data[:min(len(data), 64)])))

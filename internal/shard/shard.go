@@ -1,4 +1,4 @@
-// Package shard splits a numbered list between the members of a job.
+// Package shard splits a numbered list among the members of a job.
 package shard
 
 import (

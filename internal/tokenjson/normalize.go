@@ -14,7 +14,7 @@ import (
 
 type normalizer func(string) string
 
-// deepest bounds sequences in sequences.
+// deepest bounds nested sequences.
 const deepest = 16
 
 // sequence is what the parts of a Sequence are, one after the other.

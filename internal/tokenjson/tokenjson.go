@@ -2,7 +2,7 @@
 // Face's tokenizers library: WordPiece of BERT's kind, BPE of bytes as RoBERTa has
 // it, Unigram and BPE with the normalizers and pre-tokenizers that sentencepiece's
 // models become there. The ids equal that library's. What it does not know is an
-// error, never left out.
+// error, never ignored.
 package tokenjson
 
 import (
@@ -45,15 +45,15 @@ type model interface {
 type Options struct {
 	// Pad is the token that fills the context, a name such as </s> or <pad>.
 	Pad string
-	// Blank puts 0 for the last of the tokens around a text, wherever it stands:
+	// Blank replaces the last of the tokens around a text by 0 wherever it occurs:
 	// OpenCLIP's strip_sep_token.
 	Blank bool
-	// Clean is what is done to a text first; nil: nothing.
+	// Clean is applied to a text first; nil: nothing.
 	Clean func(string) string
-	// Around are the names of the tokens before and after a text, instead of those
-	// that the file's post-processor has; nil: those.
+	// Around are the names of the tokens before and after a text; nil: those of the
+	// file's post-processor.
 	Around *[2][]string
-	// Lower makes texts small before the file's normalizer.
+	// Lower lower-cases texts before the file's normalizer.
 	Lower bool
 	// ExactScores takes Unigram's scores as they are written; without it they are
 	// rounded as the library reads them, which decides between paths of tokens that

@@ -82,7 +82,7 @@ func rustFloat(s string) (float64, error) {
 	return f, nil
 }
 
-// unkPenalty is what an unknown character costs below the worst token.
+// unkPenalty is how far below the worst token an unknown character scores.
 const unkPenalty = 10
 
 func parseUnigram(raw []byte, how Options) (model, map[string]int32, error) {

@@ -108,8 +108,8 @@ func isBertPunct(r rune) bool {
 	return unicode.Is(bertPunct, r)
 }
 
-// bertNormalizer is the library's: controls go, white space becomes blanks,
-// Chinese characters become words, accents go, capitals become small.
+// bertNormalizer is the library's: control characters go, white space becomes
+// blanks, Chinese characters become words, accents go, capitals become lower case.
 type bertNormalizer struct {
 	clean, chinese, accents, lower bool // accents: they go
 }

@@ -42,7 +42,7 @@ func TestWordPiece(t *testing.T) {
 	}
 }
 
-// OpenCLIP's strip_sep_token: the token behind a text is 0, cut off or not, also
+// OpenCLIP's strip_sep_token: the token after a text is 0, cut off or not, also
 // where the text has it.
 func TestBlank(t *testing.T) {
 	const file = `{"added_tokens": [{"id": 2, "content": "[CLS]"}, {"id": 3, "content": "[SEP]"}],

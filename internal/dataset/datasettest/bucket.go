@@ -1,4 +1,4 @@
-// Package datasettest has storage to test data sets with.
+// Package datasettest has storage for tests of data sets.
 package datasettest
 
 import (
@@ -22,7 +22,7 @@ import (
 type Bucket struct {
 	Dir     string
 	Cut     atomic.Int32           // the next n bodies break off
-	Stall   atomic.Int32           // the next n bodies stand still after half of what was asked for
+	Stall   atomic.Int32           // the next n bodies stall after half of what was asked for
 	Mute    atomic.Int32           // the next n requests get no answer
 	Drip    atomic.Int32           // the next n bodies come in ten pieces, 30 ms apart
 	Busy    atomic.Int32           // the next n requests are told to slow down

@@ -34,7 +34,7 @@ func Linked(modules ...Module) bool {
 	return true
 }
 
-// in tells whether a build has m. A build that does not list it says nothing: a
+// in says whether a build has m. A build that does not list it says nothing: a
 // test's is like that, and there TestVersions looks at go.mod.
 func (m Module) in(info *debug.BuildInfo) bool {
 	if info == nil {

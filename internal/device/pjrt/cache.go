@@ -51,8 +51,8 @@ type cache struct {
 	hits, misses atomic.Int64
 }
 
-// openCache opens the folder for a client of a plugin; nil when there is to be
-// none.
+// openCache opens the folder for a client of a plugin; nil when there is to be no
+// cache.
 func openCache(o Options, p *Plugin) *cache {
 	dir, log := o.Cache, o.Log
 	if dir == "off" {
@@ -181,7 +181,7 @@ func (c *cache) get(key string) []byte {
 		return nil
 	}
 	now := time.Now()
-	_ = os.Chtimes(c.path(key), now, now) // used: the last to go
+	_ = os.Chtimes(c.path(key), now, now) // used: now the last to go
 	return body
 }
 

@@ -88,7 +88,7 @@ func TestCompileCache(t *testing.T) {
 }
 
 // TestCacheEntries: whatever lies in an entry's place is found out without
-// waiting, and is no program; it makes room for one, or is passed by.
+// waiting, and is no program; it makes room for one, or is ignored.
 func TestCacheEntries(t *testing.T) {
 	var log strings.Builder
 	c := &cache{dir: t.TempDir(), max: 1 << 20, log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}

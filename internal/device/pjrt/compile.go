@@ -24,8 +24,8 @@ type compiling struct {
 	Compiled
 }
 
-// Compile runs build, in which go-xla compiles one program. saveMemory has the
-// CPU plugin order its operations so that little is alive at a time.
+// Compile runs build, in which go-xla compiles one program. saveMemory makes the
+// CPU plugin order its operations so that little is live at a time.
 func (c *Client) Compile(saveMemory bool, build func() error) (Compiled, error) {
 	p := c.plugin
 	p.mu.Lock()
@@ -46,10 +46,10 @@ func protoField(number byte, text []byte) []byte {
 }
 
 var (
-	// memoryOrder has the CPU plugin schedule for memory (a string, field 1).
+	// memoryOrder makes the CPU plugin schedule for memory (a string, field 1).
 	memoryOrder = option("xla_cpu_scheduler_type", protoField(1, []byte("CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"))...)
 	// noTriton leaves a GPU's products to cuBLAS (a bool, field 2: false). XLA's
-	// own kernels cannot be cut for every product, and then it gives up; seen
+	// own kernels cannot be tiled for every product, and then it gives up; seen
 	// with a float32 training step and no autotuner.
 	noTriton = option("xla_gpu_enable_triton_gemm", 2<<3, 0)
 )

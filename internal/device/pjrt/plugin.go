@@ -55,7 +55,7 @@ var (
 // plainMemory leaves the memory of plugins that are loaded later to malloc.
 var plainMemory atomic.Bool
 
-// PlainMemory has plugins that are loaded later allocate as they do by
+// PlainMemory makes plugins that are loaded later allocate as they do by
 // themselves.
 func PlainMemory() { plainMemory.Store(true) }
 

@@ -63,8 +63,8 @@ type Installed struct {
 
 // Install puts the plugin "cpu" or "cuda" into Folder. It takes it from the
 // wheel file when one is given, else from the Python package index, with
-// go-xla's downloader or with pip. A wheel other than the pinned one needs the
-// user's word for it. A second call does nothing; a plugin that is no longer
+// go-xla's downloader or with pip. A wheel other than the pinned one has to be
+// vouched for by the user. A second call does nothing; a plugin that is no longer
 // what was installed is installed again.
 func Install(ctx context.Context, what string, o InstallOptions) (*Installed, error) {
 	r, ok := releases[what]

@@ -71,7 +71,7 @@ func pin(t *testing.T, wheel, library string) {
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// TestInstallWheel: a wheel that is not the pinned one needs the user's word;
+// TestInstallWheel: a wheel that is not the pinned one must be vouched for;
 // it is installed once; what is no wheel leaves nothing behind.
 func TestInstallWheel(t *testing.T) {
 	dir := home(t)

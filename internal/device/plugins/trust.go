@@ -9,7 +9,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// A plugin is code that runs with its user's rights. Trust says what is known
+// A plugin is code that runs with its user's permissions. Trust says what is known
 // about its origin.
 type Trust string
 
