@@ -23,7 +23,7 @@ backend=auto
 if [ "$folder" != - ]; then
 	plugin=$(find "$folder" -name '*cuda*plugin*.so' | sort | tail -n 1)
 	if [ -z "$plugin" ]; then
-		echo "gpu.sh: $folder: no *cuda*plugin*.so below it; unpack the wheel of jax-cuda13-pjrt there" >&2
+		echo "gpu.sh: $folder: no *cuda*plugin*.so in it; unpack the wheel of jax-cuda13-pjrt there" >&2
 		exit 4
 	fi
 	backend=xla:$(cd "$(dirname "$plugin")" && pwd)/$(basename "$plugin")

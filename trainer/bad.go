@@ -56,7 +56,7 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	b.note(source, why)
 	// Every bad one had another drawn in its place.
 	if drawn := (pos-b.first)/b.ranks + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
-		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); see %s", b.n, drawn, b.limit, why, b.path)
+		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); %s lists them: repair the data, or raise max_bad", b.n, drawn, b.limit, why, b.path)
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (b *badSamples) note(source string, why *badSample) {
 	}
 	b.seen[why.path] = true
 	if err := b.write(source, why); err != nil {
-		b.log.Warn("no more lines in the list of bad samples from this process", "error", err)
+		b.log.Warn("cannot write the list of bad samples; this process adds no more to it", "error", err)
 		b.mute = true
 	}
 }

@@ -195,7 +195,7 @@ func newOrder(seed int64, sizes []int64, weights []float64) (*order, error) {
 	before := 0.0
 	for i, w := range weights {
 		if w/sum*mixBlock < 2 {
-			return nil, fault.Usagef("data.%d.weight: %v of %v is less than one sample in %d; raise it or leave the source out", i, w, sum, mixBlock/2)
+			return nil, fault.Usagef("data.%d.weight: %v out of %v in all is less than one sample in %d; raise it, or leave the source out", i, w, sum, mixBlock/2)
 		}
 		before += w
 		o.upTo = append(o.upTo, before/sum)

@@ -118,7 +118,7 @@ func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err 
 			}
 			before.Free()
 			if v[metricFinite] != 1 && r.Precision != "fp16" {
-				return nil, fault.Checkf("benchmark step %d: loss %v, gradient norm %v", i, v[metricLoss], v[metricGradNorm])
+				return nil, fault.Checkf("benchmark step %d: loss %v, gradient norm %v; want finite numbers: lower lr", i, v[metricLoss], v[metricGradNorm])
 			}
 			res.Losses = append(res.Losses, float64(v[metricLoss]))
 			now := time.Now()

@@ -192,7 +192,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 			return err
 		}
 		if !said {
-			v.log.Error("the disk is full: the run waits until there is space; Ctrl-C stops it at the newest checkpoint", "writing", what, "folder", v.dir, "newest", v.from())
+			v.log.Error("the disk is full: the run waits until there is space; Ctrl-C stops it at its newest checkpoint", "writing", what, "folder", v.dir, "newest", v.from())
 			said = true
 			if v.waiting != nil {
 				v.waiting(1)
@@ -200,7 +200,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 		}
 		select {
 		case <-ctx.Done():
-			return stopped{fmt.Sprintf("%s: no space for the %s; free some and run the same command again, it", v.dir, what), v.from}
+			return stopped{fmt.Sprintf("%s: no space for the %s; once there is some, the same command", v.dir, what), v.from}
 		case <-time.After(v.retry):
 		}
 	}
@@ -422,13 +422,13 @@ func readState(path string) (*savedState, error) {
 func parseState(file string, text []byte) (*savedState, error) {
 	var s savedState
 	if err := json.Unmarshal(text, &s); err != nil {
-		return nil, fault.Inputf("%s: %w; name an older checkpoint with Options.Resume", file, err)
+		return nil, fault.Inputf("%s: %w; resume from an older checkpoint with Options.Resume", file, err)
 	}
 	if s.Format != formatWhole && s.Format != formatParts {
-		return nil, fault.Inputf("%s: format %d; this program reads %d and %d", file, s.Format, formatWhole, formatParts)
+		return nil, fault.Inputf("%s: format %d, but this evatool reads only %d and %d; use the version that wrote the checkpoint", file, s.Format, formatWhole, formatParts)
 	}
 	if max(s.Step, s.Samples, s.Bad) > maxSamples || min(s.Step, s.Samples, s.Bad) < 0 {
-		return nil, fault.Inputf("%s: step %d, samples %d, bad_samples %d cannot be; name an older checkpoint with Options.Resume", file, s.Step, s.Samples, s.Bad)
+		return nil, fault.Inputf("%s: step %d, samples %d, bad_samples %d: impossible values; resume from an older checkpoint with Options.Resume", file, s.Step, s.Samples, s.Bad)
 	}
 	return &s, nil
 }
@@ -465,7 +465,7 @@ func (m *machine) sameModel(c *checkpointFile) error {
 	}
 	there, err := arch.Parse([]byte(text))
 	if err != nil {
-		return fmt.Errorf("%s: evatool.config: %w", c.path, err)
+		return fmt.Errorf("%s: metadata evatool.config: %w", c.path, err)
 	}
 	if bytes.Equal(there.JSON(), m.cfg.JSON()) {
 		return nil
@@ -478,7 +478,7 @@ func (m *machine) sameModel(c *checkpointFile) error {
 		}
 		flatten(*to, "", tree)
 	}
-	return fault.Usagef("model: %s is of another architecture: %s; a run that goes on, or forks, keeps its own", filepath.Dir(c.path), differences(before, now)[0])
+	return fault.Usagef("model: the checkpoint %s has another architecture: %s; a resumed run or a fork must keep the model", filepath.Dir(c.path), differences(before, now)[0])
 }
 
 // checkpointFile is one of a checkpoint's two tensor files.
@@ -491,7 +491,7 @@ type checkpointFile struct {
 func (c *checkpointFile) read(sl slot) (*tensors.Tensor, error) {
 	info, ok := c.infos[sl.name]
 	if !ok || info.DType != fileTypes[sl.dtype] || !slices.Equal(intDims(info.Shape), sl.dims) {
-		return nil, fault.Inputf("%s: tensor %s is missing or has another shape; the checkpoint is of another model", c.path, sl.name)
+		return nil, fault.Inputf("%s: tensor %s is missing or has the wrong type or shape; the checkpoint is of another model: give one of this model with Options.Resume", c.path, sl.name)
 	}
 	raw, err := tensorfile.ReadAll(c, sl.name)
 	if err != nil {
@@ -507,7 +507,7 @@ func checkHash(path, want string) error {
 		return err
 	}
 	if got != want {
-		return fault.Inputf("%s: damaged (SHA-256 %.12s…, written as %.12s…); resume from an older checkpoint with Options.Resume", path, got, want)
+		return fault.Inputf("%s: damaged (its SHA-256 is %.12s…, not %.12s… as written); resume from an older checkpoint with Options.Resume", path, got, want)
 	}
 	return nil
 }

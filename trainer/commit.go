@@ -385,7 +385,7 @@ func (m *moments) slot(sl slot) (*tensors.Tensor, error) {
 }
 
 func (m *moments) missing(name string) error {
-	return fault.Inputf("%s: tensor %s is missing or has another shape; the checkpoint is of another model", m.dir, name)
+	return fault.Inputf("%s: tensor %s is missing or has the wrong type or shape; the checkpoint is of another model: give one of this model with Options.Resume", m.dir, name)
 }
 
 // openCheckpoint opens the files of a checkpoint. Process rank of ranks checks
@@ -394,7 +394,7 @@ func (m *machine) openCheckpoint(path string, s *savedState, rank, ranks int) (m
 	names := slices.Sorted(maps.Keys(s.SHA256))
 	for i, name := range names {
 		if filepath.Base(name) != name {
-			return nil, nil, fault.Inputf("%s: names a file %q; want one of its folder", filepath.Join(path, stateFile), name)
+			return nil, nil, fault.Inputf("%s: names the file %q; want the name of a file in the same folder", filepath.Join(path, stateFile), name)
 		}
 		if i%ranks == rank {
 			if err := checkHash(filepath.Join(path, name), s.SHA256[name]); err != nil {

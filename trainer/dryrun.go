@@ -67,7 +67,7 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 		return nil, fault.Usagef("Options.DeviceCount %d: want 1 to %d", o.DeviceCount, most)
 	}
 	if !(o.Rate >= 0) || math.IsInf(o.Rate, 0) {
-		return nil, fault.Usagef("Options.Rate %v: want samples per second, 0 for not known", o.Rate)
+		return nil, fault.Usagef("Options.Rate %v: want samples per second, or 0 if unknown", o.Rate)
 	}
 	if err := checkNet(o.Hosts, o.Net); err != nil {
 		return nil, err
@@ -111,13 +111,13 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 
 func (o *DryRunOptions) card() (card, error) {
 	if o.Memory < 0 {
-		return card{}, fault.Usagef("Options.Memory %d: want bytes of a device, 0 for not known", o.Memory)
+		return card{}, fault.Usagef("Options.Memory %d: want the bytes of a device, or 0 if unknown", o.Memory)
 	}
 	if !(o.MFU >= 0 && o.MFU <= 1) {
-		return card{}, fault.Usagef("Options.MFU %v: want a share of the card's peak, above 0 to 1, such as 0.4", o.MFU)
+		return card{}, fault.Usagef("Options.MFU %v: want a share of the card's peak between 0 and 1, such as 0.4", o.MFU)
 	}
 	if o.MFU > 0 && o.Rate > 0 {
-		return card{}, fault.Usagef("Options.MFU and Options.Rate: give one of the two, each says the other")
+		return card{}, fault.Usagef("Options.MFU and Options.Rate: give only one of them, as each determines the other")
 	}
 	name := o.Card
 	if name == "" {
@@ -125,7 +125,7 @@ func (o *DryRunOptions) card() (card, error) {
 	}
 	i := slices.IndexFunc(cards, func(c card) bool { return strings.EqualFold(c.Name, name) })
 	if i < 0 {
-		return card{}, fault.Usagef("Options.Card %q: known: %s; of another card give the rate", o.Card, strings.Join(Cards(), ", "))
+		return card{}, fault.Usagef("Options.Card %q: want one of %s; for another card give Options.Rate", o.Card, strings.Join(Cards(), ", "))
 	}
 	return cards[i], nil
 }
@@ -189,7 +189,7 @@ func (r *Recipe) plan(devices int, rate float64, memory int64) (*Plan, error) {
 
 	b := r.deviceBytes(cfg, devices, parts, step)
 	if b.activations > 1<<60 {
-		return nil, fault.Usagef("model: %d pairs keep %.3g bytes on a device; no device has that, take a smaller image_size, context_length or micro_batch", p.MicroBatch, b.activations)
+		return nil, fault.Usagef("model: %d pairs take %.3g bytes of a device, more than any device has; choose a smaller image_size, context_length or micro_batch", p.MicroBatch, b.activations)
 	}
 	p.LossInBlocks, p.Accumulation = step.blocks, step.accumulation()
 	p.BytesState, p.BytesActivations, p.BytesLoss, p.BytesResiduals = int64(b.state), int64(b.activations), int64(b.loss), int64(b.residuals)
@@ -250,7 +250,7 @@ func (p *Plan) judgeRate(precision string) {
 	p.MFU = p.FLOPS / p.Peak
 	most := slices.MaxFunc(cards, func(a, b card) int { return cmp.Compare(a.peak(precision), b.peak(precision)) })
 	if peak := most.peak(precision); p.FLOPS > peak {
-		p.Warning = fmt.Sprintf("%.3g samples/s is %.4g TFLOP/s on each of %d devices, more than the published peak of a %s (%.4g TFLOP/s): no card gives it", p.Rate, p.FLOPS/1e12, p.Devices, most.Name, peak/1e12)
+		p.Warning = fmt.Sprintf("%.3g samples/s is %.4g TFLOP/s on each of %d devices, more than the published peak of a %s (%.4g TFLOP/s): no card reaches it", p.Rate, p.FLOPS/1e12, p.Devices, most.Name, peak/1e12)
 	}
 }
 
@@ -262,7 +262,7 @@ func (p *Plan) String() string {
 	}
 	gib := func(n int64) string { return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30)) }
 	row("parameters", "%.1f M (vision %.1f M, text %.1f M)", float64(p.Params)/1e6, float64(p.ParamsVision)/1e6, float64(p.ParamsText)/1e6)
-	row("work per sample", "%.1f GFLOP forward and backward; %.1f GFLOP executed, with what is computed twice", p.GFLOPsPerSample, p.GFLOPsExecuted)
+	row("work per sample", "%.1f GFLOP forward and backward; %.1f GFLOP executed, recomputation included", p.GFLOPsPerSample, p.GFLOPsExecuted)
 	padded := fmt.Sprint(p.Batch)
 	if p.Padding > 0 {
 		padded += fmt.Sprintf(" + %d rows of padding", p.Padding)
@@ -291,11 +291,11 @@ func (p *Plan) String() string {
 		case p.MicroBatchFits > 0:
 			row("", "does not fit %s; micro_batch: %d would", size, p.MicroBatchFits)
 		default:
-			row("", "does not fit %s with any micro_batch; more devices, zero_stage: 1, grad_checkpointing or a smaller batch take less", size)
+			row("", "does not fit %s with any micro_batch; more devices, zero_stage: 1, grad_checkpointing or a smaller batch would take less", size)
 		}
 	}
 	if p.BytesHost > 0 {
-		row("memory of the host", "%s: pictures and tokens of the batches in use and ahead", gib(p.BytesHost))
+		row("memory of the host", "%s: pictures and tokens of the batch in use and of those made ahead", gib(p.BytesHost))
 	}
 	row("whole run", "%.3g FLOP (operations, not a rate)", p.PFLOPs*1e15)
 	if p.Rate > 0 {

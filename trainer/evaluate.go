@@ -91,7 +91,7 @@ func (r *Recipe) scoring(e Evaluation) eval.Options {
 func (r *run) checkEvaluations(ctx context.Context) error {
 	for i, e := range r.recipe.Eval {
 		if _, ok := dataset.LookupBenchmark(e.Benchmark); !ok && e.Benchmark != "folder" {
-			return fault.Usagef("eval.%d.benchmark: %q is unknown; evatool zeroshot list prints the known ones, folder is any labelled set", i, e.Benchmark)
+			return fault.Usagef("eval.%d.benchmark: unknown benchmark %q; evatool zeroshot list prints the names, and folder takes any labelled set", i, e.Benchmark)
 		}
 		o := r.recipe.scoring(e)
 		var classes []string

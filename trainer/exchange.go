@@ -25,7 +25,7 @@ func (c *Comm) check(bad func(key, format string, args ...any) error) error {
 			*v = ""
 		case "", "bf16":
 		default:
-			return bad(key, "%q; known: fp32, bf16", *v)
+			return bad(key, "%q; want fp32 or bf16", *v)
 		}
 	}
 	return nil

@@ -64,7 +64,7 @@ func (r *run) openInit(ctx context.Context, o Options, b *beginning) error {
 		for _, w := range s.Warnings {
 			r.log.Warn(w)
 		}
-		r.log.Info("start", "loaded", len(s.Loaded), "resized", len(s.Resized), "random", len(s.Random))
+		r.log.Info("initial weights", "loaded", len(s.Loaded), "resized", len(s.Resized), "random", len(s.Random))
 		b.init = initial{s.Source, s.Files, s}
 	}
 	return nil
@@ -79,7 +79,7 @@ func (r *run) findInit(ctx context.Context, o hub.Options) (Init, error) {
 	if o.Offline = o.Offline || r.dry; r.dry && r.recipe.placeholders("init") {
 		for _, name := range []string{out.Model, out.Vision, out.Text} {
 			if path := r.recipe.path(name); name != "" && !exists(path) {
-				r.unchecked("init", "%s is %s's name for it; set init to yours", name, r.recipe.bundled)
+				r.unchecked("init", "%s is a placeholder of %s; set init to your own model", name, r.recipe.bundled)
 				return Init{}, nil
 			}
 		}
@@ -113,7 +113,7 @@ func (in *initial) values(cfg *arch.Config, seed int64) func(p arch.Param) ([]fl
 			return nil, fmt.Errorf("init: %w", checkpoint.About(in.files, err))
 		}
 		if i := notANumber(v); i >= 0 {
-			return nil, fault.Inputf("init: %s: tensor %s: value %d of %d is %v before any step; the file is broken, give another", strings.Join(in.files, ", "), p.Name, i, len(v), v[i])
+			return nil, fault.Inputf("init: %s: tensor %s: value %d of %d is %v before the first step; the file is damaged: give another", strings.Join(in.files, ", "), p.Name, i, len(v), v[i])
 		}
 		return v, nil
 	}
@@ -138,8 +138,8 @@ func (r *run) misfit(ctx context.Context, path string, err error) error {
 	}
 	defer m.Close()
 	if have, want := m.Preprocess.Size, r.recipe.Image.Size; have != want {
-		return fault.Inputf("init.model: %s: takes pictures of %d pixels, the recipe's model %d; evatool convert %s --image-size %d -o FILE makes one that fits", path, have, want, path, want)
+		return fault.Inputf("init.model: %s: takes images of %d pixels, but the recipe's model takes %d; evatool convert %s --image-size %d -o FILE makes one that fits", path, have, want, path, want)
 	}
 	what, _, _ := strings.Cut(fault.Line(err), "; ")
-	return fault.Inputf("init.model: %s; the recipe's model is another architecture than the file's: change model, or give vision and text towers", what)
+	return fault.Inputf("init.model: %s; the file has another architecture than the recipe's model: change model, or give init.vision and init.text", what)
 }

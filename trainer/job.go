@@ -70,7 +70,7 @@ func (o *Options) join(log *slog.Logger) (*job, error) {
 	}
 	j.log = slog.New(j.handler(log.Handler()))
 	if online, own := onlineCPUs(), runtime.NumCPU(); own*j.here() < online {
-		j.log.Warn("the launcher has bound the processes to few of the processors; the launcher's option bind-to none gives them all", "each", own, "processes here", j.here(), "processors", online)
+		j.log.Warn("the launcher has bound the processes to only some of the processors; its option bind-to none lets them use all", "each", own, "processes here", j.here(), "processors", online)
 	}
 	// Some launchers name a process that died by host and number alone.
 	j.log.Info("ranks", "rank host:process", strings.Join(list, ", "))
@@ -335,7 +335,7 @@ func (j *job) sameFolder(dir string) error {
 		return err
 	}
 	if b, e := os.ReadFile(path); e != nil || string(b) != mark {
-		err = fault.Envf("%s: is not the folder that %s has; all processes need the same run folder, on storage that all hosts share", dir, j.name(0))
+		err = fault.Envf("%s: not the folder that %s sees; all processes need the same run folder: put it on storage that all hosts share", dir, j.name(0))
 	}
 	err = j.agree(err)
 	if j.Rank() == 0 {
@@ -371,8 +371,8 @@ func (j *job) compare(list []alike) error {
 		for i, a := range first {
 			if i >= len(other) || other[i] != a {
 				// Every rank sees it.
-				return &jobError{fault.Usagef("%s has another %s than %s: %s, not %s; all processes of a job need the same",
-					j.name(rank), a.Name, j.name(0), brief(other[min(i, len(other)-1)].Value), brief(a.Value)), j.Rank() != 0}
+				return &jobError{fault.Usagef("%s: on %s it is %s, on %s %s; all processes of a job need the same",
+					a.Name, j.name(rank), brief(other[min(i, len(other)-1)].Value), j.name(0), brief(a.Value)), j.Rank() != 0}
 			}
 		}
 	}
@@ -415,7 +415,7 @@ func (r *run) identify(ctx context.Context, from *start) ([]alike, error) {
 		{"backend", fmt.Sprintf("%s × %d", info.Kind, info.Devices)},
 		{"plugin", plugin},
 		{"data (names or sizes)", sha256Of([]byte(strings.Join(r.data, "\n")))},
-		{"checkpoint to go on from", at},
+		{"checkpoint to resume from", at},
 	}, nil
 }
 
@@ -577,7 +577,7 @@ func (r *run) commit() error {
 	var w word
 	copy(w.Text[:], text)
 	if err == nil && e == nil && len(text) > len(w.Text) {
-		e = fmt.Errorf("checkpoint: %d bytes of hashes", len(text))
+		e = fmt.Errorf("checkpoint: the hashes take %d bytes, more than the %d of a message", len(text), len(w.Text))
 	}
 	words, err := r.job.meet(errors.Join(err, e), w)
 	if err != nil {
@@ -614,7 +614,7 @@ func (r *run) rescueTogether(ctx context.Context, err error) error {
 	if r.leads() {
 		r.interim()
 	}
-	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest())
+	return fmt.Errorf("%w; the state after step %d is saved in %s", err, r.step, r.saver.newest())
 }
 
 // interruptedTogether is interrupted over ranks.

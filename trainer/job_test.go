@@ -201,11 +201,11 @@ func TestJobRefuses(t *testing.T) {
 		kind   fault.Kind
 	}{
 		"recipe": {2, "", func(rank int) *Recipe { return tiny(t, fmt.Sprintf("lr.vision=%g", 1e-3*float64(1+rank))) }, nil,
-			"has another recipe than rank 0", fault.Usage},
+			"recipe: on rank 1", fault.Usage},
 		"data": {2, "", func(rank int) *Recipe {
 			return tiny(t, "data.0.source="+[]string{"../testdata/emoji/train-fxemoji.tar", "nowhere.tar"}[rank])
 		}, nil, "nowhere.tar", fault.Input},
-		"batch":   {3, "", nil, nil, "batch 8 cannot be cut over 3 processes", fault.Usage},
+		"batch":   {3, "", nil, nil, "batch 8 cannot be split over 3 processes", fault.Usage},
 		"damaged": {2, damaged, nil, nil, "optimizer-1-of-2.safetensors: damaged", fault.Input},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -248,13 +248,13 @@ func TestWatch(t *testing.T) {
 		want   string
 	}{
 		{30, []pulse{{Phase: atExchange, Since: ago(30), Now: ago(1)}, {Phase: atData, Step: 7, Since: ago(31), Now: ago(1)}}, ""},
-		{61, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atData, Step: 7, Since: ago(62), Now: ago(1)}}, `no answer for 61 s: rank 2 (c) is at "data" of step 7 for 62 s;`},
-		{61, []pulse{{Phase: atExchange, Step: 7, Since: ago(61), Now: ago(60)}, {Phase: atExchange, Since: ago(61), Now: ago(1)}}, `rank 1 (b) is at "exchange" of step 7 for 61 s;`},
+		{61, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atData, Step: 7, Since: ago(62), Now: ago(1)}}, `no answer for 61 s: rank 2 (c) has been in phase "data" of step 7 for 62 s;`},
+		{61, []pulse{{Phase: atExchange, Step: 7, Since: ago(61), Now: ago(60)}, {Phase: atExchange, Since: ago(61), Now: ago(1)}}, `rank 1 (b) has been in phase "exchange" of step 7 for 61 s;`},
 		{61, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atExchange, Since: ago(61), Now: ago(1)}}, ""},
-		{91, []pulse{{Phase: atExchange, Since: ago(91), Now: ago(1)}, {Phase: atExchange, Since: ago(91), Now: ago(1)}}, "all ranks wait for each other"},
+		{91, []pulse{{Phase: atExchange, Since: ago(91), Now: ago(1)}, {Phase: atExchange, Since: ago(91), Now: ago(1)}}, "all ranks are waiting for each other"},
 		{6000, []pulse{{Phase: atExchange, Since: ago(61), Now: ago(1)}, {Phase: atSpace, Since: ago(6000), Now: ago(1)}}, ""},
 		{2, []pulse{{Phase: atExchange, Here: "elsewhere", PID: dead, Now: ago(1)}, {Phase: atExchange, Here: "here", PID: os.Getpid(), Now: ago(1)}}, ""},
-		{2, []pulse{{Phase: atStep, Step: 7, Here: "here", PID: dead, Now: ago(1)}}, fmt.Sprintf(`rank 1 (b), process %d, is gone; it was at "compute" of step 7`, dead)},
+		{2, []pulse{{Phase: atStep, Step: 7, Here: "here", PID: dead, Now: ago(1)}}, fmt.Sprintf(`rank 1 (b), process %d, is gone; its last phase was "compute" of step 7`, dead)},
 	} {
 		for i, p := range c.others {
 			p.Rank = i + 1
@@ -320,7 +320,7 @@ func TestWire(t *testing.T) {
 			t.Errorf("gradients as bf16: %d bytes, as fp32 %d", plan.Gradients, whole)
 		}
 	}
-	if _, err := ParseRecipe("tiny", []byte(tinyRecipe), "comm.grads=fp8"); err == nil || !strings.Contains(err.Error(), "known: fp32, bf16") {
+	if _, err := ParseRecipe("tiny", []byte(tinyRecipe), "comm.grads=fp8"); err == nil || !strings.Contains(err.Error(), "want fp32 or bf16") {
 		t.Errorf("fp8: %v", err)
 	}
 }

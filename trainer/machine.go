@@ -94,11 +94,11 @@ func describeMachine(dev *device.Device, r *Recipe, pixels, replay bool, parts i
 func (r *Recipe) computable(cfg *arch.Config, n, parts int, replay bool) error {
 	switch {
 	case replay && parts > 1 && r.DropPath > 0:
-		return fault.Usagef("drop_path %v: a batch in parts with given keep_indices takes none; set drop_path to 0 or micro_batch to %d", r.DropPath, r.Batch/n)
+		return fault.Usagef("drop_path %v: not possible for a batch in parts with given keep_indices; set drop_path to 0, or micro_batch to %d", r.DropPath, r.Batch/n)
 	case r.PatchDropout > 0 && cfg.IsResNet():
-		return fault.Usagef("patch_dropout needs a vision transformer; this model's image tower is a ResNet")
+		return fault.Usagef("patch_dropout %v: needs a vision transformer, but this model's image tower is a ResNet; set it to 0", r.PatchDropout)
 	case r.kept(cfg) == 0:
-		return fault.Usagef("patch_dropout %v keeps none of %d patches", r.PatchDropout, cfg.Tokens()-1)
+		return fault.Usagef("patch_dropout %v: keeps none of %d patches; lower it", r.PatchDropout, cfg.Tokens()-1)
 	}
 	return nil
 }

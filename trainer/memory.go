@@ -37,11 +37,11 @@ func fitsHost(r *Recipe, cfg *arch.Config, rows rowRange) error {
 	need, batches := r.hostBytes(cfg, share), r.ahead(cfg, share)+1
 	have := hostMemory()
 	if lanes, streams := r.lanesBytes(share); need+lanes > have && lanes > 0 {
-		return fault.Envf("batch %d, %d lanes: %d batches of pictures lie in the host's memory and take %.3g GB, the lanes' samples of %d streams %.3g GB, it has %.3g GB; take a smaller batch or fewer lanes",
+		return fault.Envf("batch %d, lanes %d: %d batches of pictures take %.3g GB of the host's memory and the lanes' samples of %d streams %.3g GB, but it has %.3g GB; choose a smaller batch or fewer lanes",
 			r.Batch, r.Lanes, batches, need/1e9, streams, lanes/1e9, have/1e9)
 	}
 	if need > have {
-		return fault.Envf("batch %d: %d batches of pictures lie in the host's memory and take %.3g GB, it has %.3g GB; take a smaller batch", r.Batch, batches, need/1e9, have/1e9)
+		return fault.Envf("batch %d: %d batches of pictures take %.3g GB of the host's memory, but it has %.3g GB; choose a smaller batch", r.Batch, batches, need/1e9, have/1e9)
 	}
 	return nil
 }
@@ -206,7 +206,7 @@ func (r *Recipe) planStep(cfg *arch.Config, kind string, devices, parts int, roo
 // settle says what parts do.
 func (p *stepPlan) settle(r *Recipe, cfg *arch.Config, devices, parts int, room float64) {
 	if r.Accumulation != "" {
-		p.residuals, p.why = r.Accumulation == accumulateResiduals, "as accumulation says"
+		p.residuals, p.why = r.Accumulation == accumulateResiduals, "set by accumulation"
 		return
 	}
 	if !r.GradCheckpointing {

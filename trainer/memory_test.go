@@ -224,7 +224,7 @@ func TestAccumulationChosen(t *testing.T) {
 		says := "accumulation=" + c.want
 		switch {
 		case c.accumulation != "":
-			says += ` why="as accumulation says"`
+			says += ` why="set by accumulation"`
 		case c.room == 0:
 			says += ` why="the device's memory is not known"`
 		default:

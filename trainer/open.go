@@ -151,7 +151,7 @@ func (r *run) findStart(ctx context.Context, o Options, b *beginning) error {
 			return err
 		}
 		if state.Step > r.recipe.Steps {
-			return fault.Inputf("%s: step %d of a run of %d steps; name an older checkpoint with Options.Resume", filepath.Join(from.path, stateFile), state.Step, r.recipe.Steps)
+			return fault.Inputf("%s: at step %d, past the end of a run of %d steps; resume from an older checkpoint with Options.Resume", filepath.Join(from.path, stateFile), state.Step, r.recipe.Steps)
 		}
 		r.first, r.step, r.saved, r.seen = state.Step, state.Step, state.Step, state.Samples
 		r.over = r.finished(from)
@@ -165,7 +165,7 @@ func (r *run) findStart(ctx context.Context, o Options, b *beginning) error {
 // openSources opens the data, but for placeholders that are only checked.
 func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
 	if r.dry && r.recipe.placeholders("data") {
-		r.unchecked("data", "placeholders of %s; set data.0.source to yours", r.recipe.bundled)
+		r.unchecked("data", "placeholders of %s; set data.0.source to your own data", r.recipe.bundled)
 		return nil
 	}
 	list := filepath.Join(r.out, r.badList())
@@ -210,7 +210,7 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 		return nil, err
 	}
 	if t.steps < to {
-		return nil, fault.Inputf("%s: holds %d batches, the run needs %d; set steps, or use Options.StopAfter %d", path, t.steps, to, t.steps)
+		return nil, fault.Inputf("%s: holds %d batches, but the run needs %d; lower steps, or give Options.StopAfter %d", path, t.steps, to, t.steps)
 	}
 	r.data = []string{t.fingerprint}
 	return &tensorFeed{replayed: t, at: r.step, batch: r.recipe.Batch, own: r.rows()}, nil

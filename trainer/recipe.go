@@ -157,7 +157,7 @@ func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
 			}
 			return r, err
 		}
-		want += " (bundled: " + strings.Join(Bundled(), ", ") + ")"
+		want += ", or the name of a bundled one (" + strings.Join(Bundled(), ", ") + ")"
 	}
 	text, err := fault.ReadFile(path, want, yamlfile.MaxBytes)
 	if err != nil {
@@ -232,7 +232,7 @@ func (r *Recipe) config() (*arch.Config, error) {
 		return nil, err
 	}
 	if why := c.Trains(); why != "" {
-		return nil, fault.Usagef("model: a model of this kind is not trained: %s", why)
+		return nil, fault.Usagef("model: evatool does not train a model of this kind: %s", why)
 	}
 	return c, nil
 }
@@ -245,7 +245,7 @@ func (r *Recipe) architecture() (*arch.Config, error) {
 		}
 		path := r.path(m)
 		if _, err := os.Stat(path); err != nil {
-			return nil, fault.Usagef("%q is neither a known architecture nor a config JSON file; evatool models lists the names", m)
+			return nil, fault.Usagef("%q is neither a known architecture nor a config JSON file; evatool models --architectures lists the names", m)
 		}
 		text, err := fault.ReadFile(path, "a model's config JSON", 1<<20)
 		if err != nil {
@@ -386,7 +386,7 @@ func (r *Recipe) missingData(err error) error {
 		return err
 	}
 	if strings.HasPrefix(r.bundled, "emoji-") {
-		return fmt.Errorf("%w; the pictures of %s lie in evatool's source: run it in a clone of https://github.com/evatool/evatool, or see evatool demo, which carries them", err, r.bundled)
+		return fmt.Errorf("%w; the pictures of %s are in evatool's source tree: run it in a clone of https://github.com/evatool/evatool, or try evatool demo, which includes them", err, r.bundled)
 	}
-	return fmt.Errorf("%w; %s names data that you have to bring; set data.0.source=YOURS", err, r.bundled)
+	return fmt.Errorf("%w; %s needs your own data; set data.0.source=SRC", err, r.bundled)
 }

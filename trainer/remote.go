@@ -64,9 +64,9 @@ type bucketPrograms struct {
 func (r *Recipe) shareOf(ranks, n int) (rows, parts int, err error) {
 	switch {
 	case r.Batch%(ranks*n) != 0:
-		return 0, 0, fault.Usagef("batch %d cannot be cut over %d processes of %d devices; make it a multiple of %d, or start another number", r.Batch, ranks, n, ranks*n)
+		return 0, 0, fault.Usagef("batch %d cannot be split over %d processes of %d devices each; make it a multiple of %d, or start another number of processes", r.Batch, ranks, n, ranks*n)
 	case r.streams() && r.Lanes > 0 && r.Lanes%ranks != 0:
-		return 0, 0, fault.Usagef("lanes %d cannot be cut over %d processes; start a number that divides it, or set lanes", r.Lanes, ranks)
+		return 0, 0, fault.Usagef("lanes %d cannot be split over %d processes; start a number of processes that divides it, or change lanes", r.Lanes, ranks)
 	}
 	rows = r.Batch / ranks
 	if r.MicroBatch == 0 || rows <= n*r.MicroBatch {

@@ -286,9 +286,9 @@ func TestShareRefused(t *testing.T) {
 		ranks, devices int
 		want           string
 	}{
-		{nil, 3, 1, "batch 8 cannot be cut over 3 processes of 1 devices; make it a multiple of 3"},
+		{nil, 3, 1, "batch 8 cannot be split over 3 processes of 1 devices each; make it a multiple of 3"},
 		{nil, 4, 4, "multiple of 16"},
-		{[]string{"data.0.read=stream", "lanes=2"}, 4, 1, "lanes 2 cannot be cut over 4 processes"},
+		{[]string{"data.0.read=stream", "lanes=2"}, 4, 1, "lanes 2 cannot be split over 4 processes"},
 		{[]string{"micro_batch=3"}, 2, 1, "the 4 rows of each of 2 processes"},
 	} {
 		if _, _, err := tiny(t, c.sets...).shareOf(c.ranks, c.devices); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), c.want) {

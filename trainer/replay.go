@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -34,11 +35,11 @@ func openTensors(path string, r *Recipe, cfg *arch.Config) (*replayed, error) {
 	want := func(name string, row ...int64) (int64, error) {
 		s := shapes[name]
 		if len(s) != len(row)+1 || s[0] < 1 {
-			return 0, fault.Inputf("%s: %s is %v; want [steps %v]", path, name, s, row)
+			return 0, fault.Inputf("%s: %s has shape %v; want [steps %s]", path, name, s, strings.Trim(fmt.Sprint(row), "[]"))
 		}
 		for i := range row {
 			if s[i+1] != row[i] {
-				return 0, fault.Inputf("%s: %s is %v; want [steps %v]", path, name, s, row)
+				return 0, fault.Inputf("%s: %s has shape %v; want [steps %s]", path, name, s, strings.Trim(fmt.Sprint(row), "[]"))
 			}
 		}
 		return s[0], nil
@@ -48,7 +49,7 @@ func openTensors(path string, r *Recipe, cfg *arch.Config) (*replayed, error) {
 		return nil, err
 	}
 	if n, err := want("tokens", b, ctx); err != nil || n != steps {
-		return nil, fault.Inputf("%s: tokens are %v; want [%d %d %d]", path, shapes["tokens"], steps, b, ctx)
+		return nil, fault.Inputf("%s: tokens has shape %v; want [%d %d %d]", path, shapes["tokens"], steps, b, ctx)
 	}
 	images, err := tensorfile.Float32s(f, "images")
 	if err != nil {
@@ -61,7 +62,7 @@ func openTensors(path string, r *Recipe, cfg *arch.Config) (*replayed, error) {
 	var keep []int32
 	if _, ok := shapes["keep_indices"]; ok && r.PatchDropout > 0 {
 		if n, err := want("keep_indices", b, int64(r.kept(cfg))); err != nil || n != steps {
-			return nil, fault.Inputf("%s: keep_indices are %v; want [%d %d %d]", path, shapes["keep_indices"], steps, b, r.kept(cfg))
+			return nil, fault.Inputf("%s: keep_indices has shape %v; want [%d %d %d]", path, shapes["keep_indices"], steps, b, r.kept(cfg))
 		}
 		if keep, err = readInts(f, path, "keep_indices", int64(cfg.Tokens()-1)); err != nil {
 			return nil, err

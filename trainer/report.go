@@ -20,7 +20,7 @@ const maxPoints = 2000
 func (r *run) report() error {
 	res, cfg := r.result, r.machine.cfg
 	name, _ := r.recipe.Model.(string)
-	name = cmp.Or(name, cfg.Vision.EVAName, "of a model of the recipe")
+	name = cmp.Or(name, cfg.Vision.EVAName, "the recipe's model")
 	p := runlog.NewPage("Training "+name, fmt.Sprintf("evatool train, %s, %s backend", time.Now().Format("2 January 2006 15:04"), r.machine.dev.Info().Kind))
 	stats := []runlog.Stat{
 		{Label: "Steps", Value: fmt.Sprint(res.Steps), Note: fmt.Sprintf("of %d, batch %d", r.recipe.Steps, r.recipe.Batch)},

@@ -46,7 +46,13 @@ type change struct {
 }
 
 func (c change) String() string {
-	return fmt.Sprintf("%s is %v there and %v here", c.Key, c.Before, c.Now)
+	shown := func(v any) any {
+		if v == nil {
+			return "not set"
+		}
+		return v
+	}
+	return fmt.Sprintf("%s was %v and is now %v", c.Key, shown(c.Before), shown(c.Now))
 }
 
 // How a changed key concerns a run that goes on.
@@ -133,7 +139,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 		case origin != nil && exists(origin.Path):
 			return openStart(origin.Path, origin)
 		case origin != nil:
-			return nil, fault.Inputf("%s: began from %s, which is gone, and has no checkpoint of its own yet; bring it back, or use another Options.Out", r.out, origin.Path)
+			return nil, fault.Inputf("%s: forked from %s, which is gone, and has no checkpoint of its own yet; restore that checkpoint, or use another Options.Out", r.out, origin.Path)
 		}
 		return &start{}, r.otherRun()
 	case "never":
@@ -143,7 +149,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 		return &start{}, nil
 	}
 	if !exists(filepath.Join(resume, stateFile)) {
-		return nil, fault.Inputf("%s: no checkpoint; give auto, never, or a folder such as RUN/%s/step-1000", resume, checkpointDir)
+		return nil, fault.Inputf("Options.Resume %s: not a checkpoint; want auto, never, or a folder such as RUN/%s/step-1000", resume, checkpointDir)
 	}
 	s, err := openStart(resume, origin)
 	if err != nil || sameFolder(filepath.Join(resume, "..", ".."), r.out) {
@@ -155,7 +161,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 	case origin.of(s.state):
 		return s, nil
 	case len(list) > 0 || r.begun():
-		return nil, fault.Usagef("%s: holds a run already; one that goes on from %s needs a new Options.Out", r.out, resume)
+		return nil, fault.Usagef("%s: already holds a run; a fork of %s needs a new Options.Out", r.out, resume)
 	}
 	path, err := filepath.Abs(resume)
 	if err != nil {
@@ -223,29 +229,29 @@ func (r *run) otherRun() error {
 func (r *run) compare(s *start) error {
 	if s.recipe == nil {
 		if s.fork.of(s.state) {
-			r.log.Warn("the checkpoint does not say its recipe: what this run changes is not recorded", "checkpoint", s.path)
+			r.log.Warn("the checkpoint does not record its recipe, so what this run changes is not recorded either", "checkpoint", s.path)
 			return nil
 		}
-		return fault.Usagef("%s: is of a run of another recipe; use another Options.Out", s.path)
+		return fault.Usagef("%s: a checkpoint of another recipe; use another Options.Out", s.path)
 	}
 	list := changes(s.recipe, r.recipe)
 	if s.fork.of(s.state) {
 		s.fork.Changed = append([]change{}, list...)
 		for _, c := range list {
-			r.log.Info("the run departs from the one before", "key", c.Key, "before", c.Before, "now", c.Now)
+			r.log.Info("the fork changes the recipe", "key", c.Key, "before", c.Before, "now", c.Now)
 		}
 		return nil
 	}
 	for _, c := range list {
 		switch {
 		case c.bearing() == decides, c.bearing() == relocates && strings.HasSuffix(c.Key, ".tensors") && s.state.Data == nil: // not to be compared
-			return fault.Usagef("%s: holds a run of another recipe: %s; to go on with the change, give Options.Resume %s and another Options.Out", r.out, c, s.path)
+			return fault.Usagef("%s: holds a run of another recipe: %s; to continue with the change, give Options.Resume %s and another Options.Out", r.out, c, s.path)
 		case c.bearing() == rounds:
-			r.log.Info("the recipe has changed; the result stays right, its last bits may not", "key", c.Key, "before", c.Before, "now", c.Now)
+			r.log.Info("the recipe has changed: the result stays correct, but its last bits may differ", "key", c.Key, "before", c.Before, "now", c.Now)
 		case c.bearing() == relocates:
-			r.log.Info("data have moved; their contents are compared", "key", c.Key, "before", c.Before, "now", c.Now)
+			r.log.Info("the data has moved; its contents are compared", "key", c.Key, "before", c.Before, "now", c.Now)
 		default:
-			r.log.Info("the recipe has changed where it is not read again: the checkpoint has the weights", "key", c.Key, "before", c.Before, "now", c.Now)
+			r.log.Info("the recipe has changed where a resumed run does not read it: the weights come from the checkpoint", "key", c.Key, "before", c.Before, "now", c.Now)
 		}
 	}
 	return nil
@@ -257,7 +263,7 @@ func (r *run) compareData(s *start) error {
 	if s.state == nil || s.fork.of(s.state) || slices.Equal(s.state.Data, r.data) || s.state.Data == nil && r.pairs == nil {
 		return nil
 	}
-	return fault.Inputf("%s: the data are not those that %s was trained on (names or sizes differ); bring them back, or give Options.Resume %s and another Options.Out to go on with others", r.out, s.path, s.path)
+	return fault.Inputf("%s: not the data that %s was trained on (names or sizes differ); restore it, or give Options.Resume %s and another Options.Out to continue with other data", r.out, s.path, s.path)
 }
 
 // complete sets the steps of a recipe that gives samples: a fork with another

@@ -65,12 +65,12 @@ func TestResumeElsewhere(t *testing.T) {
 		same bool // to the bit
 		log  string
 	}{
-		"data":     {[]string{"data.0.source=" + moved, "max_bad=0.5"}, true, "data have moved"},
+		"data":     {[]string{"data.0.source=" + moved, "max_bad=0.5"}, true, "the data has moved"},
 		"samples":  {[]string{"samples=80"}, true, ""},
-		"init":     {[]string{"init.model=gone.safetensors"}, true, "not read again"},
-		"zero":     {[]string{"zero_stage=0"}, true, "its last bits may not"}, // one device
-		"segments": {[]string{"grad_checkpointing=true"}, true, "its last bits may not"},
-		"parts":    {[]string{"micro_batch=4"}, false, "its last bits may not"},
+		"init":     {[]string{"init.model=gone.safetensors"}, true, "the weights come from the checkpoint"},
+		"zero":     {[]string{"zero_stage=0"}, true, "its last bits may differ"}, // one device
+		"segments": {[]string{"grad_checkpointing=true"}, true, "its last bits may differ"},
+		"parts":    {[]string{"micro_batch=4"}, false, "its last bits may differ"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := filepath.Join(dir, name)
@@ -98,7 +98,7 @@ func TestResumeElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Run(t.Context(), tiny(t, "data.0.source="+moved), Options{Out: out, Backend: "go"})
-	if err == nil || fault.Code(err) != 3 || !strings.Contains(err.Error(), "the data are not those") {
+	if err == nil || fault.Code(err) != 3 || !strings.Contains(err.Error(), "not the data that ") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -247,12 +247,12 @@ func TestFork(t *testing.T) {
 		want string
 		kind fault.Kind
 	}{
-		"into another run": {[]string{"lr.vision=2e-3"}, Options{Out: filepath.Join(dir, "same"), Resume: filepath.Join(whole, checkpointDir, "step-10")}, "holds a run already", fault.Usage},
-		"in its own":       {[]string{"batch=4"}, Options{Out: whole, Resume: at}, "batch is 8 there and 4 here; to go on with the change, give Options.Resume " + at, fault.Usage},
-		"other data":       {[]string{"data.1.source=../testdata/emoji/train-noto-v1.tar"}, Options{Out: whole, Resume: at}, "the data are not those", fault.Input},
-		"other shape":      {[]string{"model.vision_cfg.width=32"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "is of another architecture: vision_cfg.width is 16 there and 32 here", fault.Usage},
-		"other meaning":    {[]string{"model.vision_cfg.intp_freq=true"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "is of another architecture: vision_cfg.intp_freq", fault.Usage},
-		"its model":        {[]string{"model.vision_cfg.intp_freq=true"}, Options{Out: whole}, "is of another architecture: vision_cfg.intp_freq", fault.Usage},
+		"into another run": {[]string{"lr.vision=2e-3"}, Options{Out: filepath.Join(dir, "same"), Resume: filepath.Join(whole, checkpointDir, "step-10")}, "already holds a run", fault.Usage},
+		"in its own":       {[]string{"batch=4"}, Options{Out: whole, Resume: at}, "batch was 8 and is now 4; to continue with the change, give Options.Resume " + at, fault.Usage},
+		"other data":       {[]string{"data.1.source=../testdata/emoji/train-noto-v1.tar"}, Options{Out: whole, Resume: at}, "not the data that ", fault.Input},
+		"other shape":      {[]string{"model.vision_cfg.width=32"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "has another architecture: vision_cfg.width was 16 and is now 32", fault.Usage},
+		"other meaning":    {[]string{"model.vision_cfg.intp_freq=true"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "has another architecture: vision_cfg.intp_freq", fault.Usage},
+		"its model":        {[]string{"model.vision_cfg.intp_freq=true"}, Options{Out: whole}, "has another architecture: vision_cfg.intp_freq", fault.Usage},
 		"too few steps":    {[]string{"steps=4"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "step 5 of a run of 4 steps", fault.Input},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -91,7 +91,7 @@ type stopped struct {
 	from func() string // the checkpoint to go on from, when all are written
 }
 
-func (s stopped) Error() string        { return s.text + " goes on from " + s.from() }
+func (s stopped) Error() string        { return s.text + " resumes from " + s.from() }
 func (s stopped) Is(target error) bool { return target == context.Canceled }
 
 // Run trains r. It goes on from the newest checkpoint in the run folder, if
@@ -276,7 +276,7 @@ func (r *run) scalars(step int64, values map[string]float64) {
 			return
 		}
 		if err := r.events.Scalar(tag, step, v); err != nil {
-			r.log.Warn("no more TensorBoard events from this process", "error", err)
+			r.log.Warn("cannot write TensorBoard events; this process writes no more of them", "error", err)
 			r.events.Close()
 			r.events = nil
 		}
@@ -296,7 +296,7 @@ func (r *run) overflowed(s Step) error {
 	if r.recipe.Precision == "fp16" {
 		what = fmt.Sprintf("gradients overflow even at the smallest loss scale, %v", s.LossScale)
 	}
-	return fault.Inputf("step %d: %s; the run stops, the last good state is %s; lower lr, clip gradients or train in bf16", s.Step, what, r.saver.from())
+	return fault.Inputf("step %d: %s; the run stops; its last good state is %s: lower lr, clip gradients or train in bf16", s.Step, what, r.saver.from())
 }
 
 // write appends a line to metrics.jsonl. On a full disk it waits for space.
@@ -361,7 +361,7 @@ func (r *run) rescue(ctx context.Context, err error) error {
 		return errors.Join(err, e)
 	}
 	r.interim()
-	return fmt.Errorf("%w; the state after step %d is in %s", err, r.step, r.saver.newest())
+	return fmt.Errorf("%w; the state after step %d is saved in %s", err, r.step, r.saver.newest())
 }
 
 // asked ends a run that stopped with err because it was asked to. One that
@@ -438,7 +438,7 @@ func (r *run) interim() {
 	}
 	r.sum()
 	if err := r.report(); err != nil {
-		r.log.Warn("no report", "error", err)
+		r.log.Warn("cannot write the report", "error", err)
 	}
 }
 

@@ -142,7 +142,7 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "run")
-	if _, err := Run(t.Context(), f.recipe, Options{Out: filepath.Join(dir, "long"), Backend: "go"}); err == nil || !strings.Contains(err.Error(), "holds 5 batches, the run needs 20") {
+	if _, err := Run(t.Context(), f.recipe, Options{Out: filepath.Join(dir, "long"), Backend: "go"}); err == nil || !strings.Contains(err.Error(), "holds 5 batches, but the run needs 20") {
 		t.Errorf("a source that ends: error %v", err)
 	}
 	res := mustRun(t, f.recipe, Options{Out: out, StopAfter: 5})
@@ -385,19 +385,19 @@ func TestRunRefuses(t *testing.T) {
 		want   string
 		kind   fault.Kind
 	}{
-		"other recipe":   {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr.vision is 0.001 there and 0.002 here; to go on with the change, give Options.Resume " + filepath.Join(done, checkpointDir, "step-3"), fault.Usage},
+		"other recipe":   {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr.vision was 0.001 and is now 0.002; to continue with the change, give Options.Resume " + filepath.Join(done, checkpointDir, "step-3"), fault.Usage},
 		"never":          {tiny(t), Options{Out: done, Resume: "never"}, "holds a run up to step 3", fault.Usage},
-		"no checkpoint":  {tiny(t), Options{Out: done, Resume: done}, "no checkpoint; give auto", fault.Input},
-		"damaged":        {tiny(t), Options{Out: damaged}, "damaged (SHA-256", fault.Input},
+		"no checkpoint":  {tiny(t), Options{Out: done, Resume: done}, "not a checkpoint; want auto", fault.Input},
+		"damaged":        {tiny(t), Options{Out: damaged}, "damaged (its SHA-256", fault.Input},
 		"missing tar":    {tiny(t, "data.1.source=../testdata/emoji/{train-emojione,train-none}.tar"), Options{Out: filepath.Join(dir, "a")}, "train-none.tar", fault.Input},
 		"missing source": {tiny(t, "data.0.source=nowhere.tar"), Options{Out: filepath.Join(dir, "b")}, "data.0: nowhere.tar", fault.Input},
-		"NaN":            {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops, the last good state is", fault.Input},
-		"changed data":   {tiny(t, ofSource...), Options{Out: changed}, "the data are not those that " + filepath.Join(changed, checkpointDir, "step-1"), fault.Input},
-		"other size":     {tiny(t, append(ofSource, "model.vision_cfg.image_size=48", "init.model="+start)...), Options{Out: filepath.Join(dir, "h")}, "takes pictures of 32 pixels, the recipe's model 48; evatool convert " + start + " --image-size 48 -o FILE", fault.Input},
-		"other width":    {tiny(t, append(ofSource, "model.vision_cfg.width=32", "init.model="+start)...), Options{Out: filepath.Join(dir, "i")}, "is another architecture than the file's", fault.Input},
+		"NaN":            {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops; its last good state is", fault.Input},
+		"changed data":   {tiny(t, ofSource...), Options{Out: changed}, "not the data that " + filepath.Join(changed, checkpointDir, "step-1"), fault.Input},
+		"other size":     {tiny(t, append(ofSource, "model.vision_cfg.image_size=48", "init.model="+start)...), Options{Out: filepath.Join(dir, "h")}, "takes images of 32 pixels, but the recipe's model takes 48; evatool convert " + start + " --image-size 48 -o FILE", fault.Input},
+		"other width":    {tiny(t, append(ofSource, "model.vision_cfg.width=32", "init.model="+start)...), Options{Out: filepath.Join(dir, "i")}, "another architecture than the recipe's model", fault.Input},
 		"missing model":  {tiny(t, "init.model=none.safetensors"), Options{Out: filepath.Join(dir, "d")}, "none.safetensors", fault.Input},
 		"eval data":      {tiny(t, "eval=[{every_steps: 1, benchmark: folder, data: nowhere}]"), Options{Out: filepath.Join(dir, "e")}, "nowhere", fault.Input},
-		"eval name":      {tiny(t, "eval=[{every_steps: 1, benchmark: imagenot, data: nowhere}]"), Options{Out: filepath.Join(dir, "g")}, `"imagenot" is unknown`, fault.Usage},
+		"eval name":      {tiny(t, "eval=[{every_steps: 1, benchmark: imagenot, data: nowhere}]"), Options{Out: filepath.Join(dir, "g")}, `unknown benchmark "imagenot"`, fault.Usage},
 		"micro batch":    {tiny(t, "micro_batch=3"), Options{Out: filepath.Join(dir, "f")}, "batch 8 is not a multiple of 1 devices × micro_batch 3", fault.Usage},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -655,7 +655,7 @@ func TestDiskFull(t *testing.T) {
 	defer cancel()
 	s.state.Step = 8
 	err = errors.Join(v.start(ctx, s), v.wait())
-	if err == nil || fault.Code(err) != 130 || !strings.Contains(err.Error(), "it goes on from") {
+	if err == nil || fault.Code(err) != 130 || !strings.Contains(err.Error(), "the same command resumes from") {
 		t.Errorf("error %v", err)
 	}
 	if list, err := listCheckpoints(dir); err != nil || len(list) != 1 {
@@ -709,7 +709,7 @@ func TestDiskFullMetrics(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	_, err = Run(ctx, tiny(t), Options{Out: filepath.Join(dir, "early"), Backend: "go", Progress: func(Step) { cancel() },
 		fakes: fakes{retry: time.Hour, create: func(string) (io.WriteCloser, error) { return nil, syscall.ENOSPC }}})
-	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "no space for the checkpoint") || !strings.Contains(err.Error(), "goes on from the start") {
+	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "no space for the checkpoint") || !strings.Contains(err.Error(), "resumes from the start") {
 		t.Errorf("error %v", err)
 	}
 	// Room again.
@@ -829,7 +829,7 @@ func TestCheckpointing(t *testing.T) {
 				// β1 = 0 and no clipping leave the gradient in the first moment.
 				r.Optimizer = Optimizer{Name: "adamw", Betas: [2]float64{0, 0.98}, Eps: 1e-6}
 				if err := r.check("test"); err != nil {
-					if !strings.Contains(err.Error(), "is not trained") {
+					if !strings.Contains(err.Error(), "does not train a model of this kind") {
 						t.Error(err)
 					}
 					return nil

@@ -55,7 +55,7 @@ func (r *run) claim() (made []string, err error) {
 		}
 	}()
 	unfit := func(err error) error {
-		return fault.Envf("%s: cannot be a run folder: %w; give another Options.Out", r.out, err)
+		return fault.Envf("%s: cannot be used as a run folder: %w; give another Options.Out", r.out, err)
 	}
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return made, unfit(err)
@@ -64,7 +64,7 @@ func (r *run) claim() (made []string, err error) {
 	if ok, err := lock.TryLock(); err != nil {
 		return made, unfit(err)
 	} else if !ok {
-		return nil, fault.Envf("%s: another evatool train works in this folder; wait for it, or use another Options.Out", r.out)
+		return nil, fault.Envf("%s: another evatool train is using this folder; wait for it, or use another Options.Out", r.out)
 	}
 	r.lock = lock
 	probe := filepath.Join(r.out, temporary+"probe")
@@ -190,7 +190,7 @@ func (r *run) readCurve(path string) (err error) {
 		want -= r.fork.Step
 	}
 	if n := int64(len(r.result.Curve)); n != want {
-		r.log.Warn("metrics.jsonl does not hold every step of the run so far; the model is not concerned", "steps", r.step, "lines", n)
+		r.log.Warn("metrics.jsonl does not hold every step of the run so far; the model is not affected", "steps", r.step, "lines", n)
 	}
 	return nil
 }
@@ -283,7 +283,7 @@ func (r *run) writeRunFile(done bool) error {
 	} else {
 		info := r.machine.dev.Info()
 		if n := len(f.Sessions); n > 0 && (f.Sessions[n-1].Backend.Kind != info.Kind || f.Sessions[n-1].Backend.Devices != info.Devices) {
-			r.log.Warn("the run goes on on another backend or number of devices: the result stays right, its last bits do not",
+			r.log.Warn("the run continues on another backend or number of devices: the result stays correct, but its last bits differ",
 				"before", fmt.Sprintf("%s × %d", f.Sessions[n-1].Backend.Kind, f.Sessions[n-1].Backend.Devices), "now", fmt.Sprintf("%s × %d", info.Kind, info.Devices))
 		}
 		s := session{Started: r.started, FromStep: r.first, Backend: info, Versions: runlog.Versions()}

@@ -165,7 +165,7 @@ func (p *pairs) openPools(ctx context.Context, how reading) error {
 func (p *pairs) checkPlan(ctx context.Context, source int, plan *dataset.Plan) error {
 	name := p.recipe.Data[source].Source
 	if n := int64(p.recipe.Lanes); plan.Len() < n {
-		return fault.Inputf("%s: %d samples for %d lanes; set lanes to %d or less, or read: random", name, plan.Len(), n, plan.Len())
+		return fault.Inputf("%s: holds %d samples, fewer than the %d lanes; set lanes to %d or less, or read: random", name, plan.Len(), n, plan.Len())
 	}
 	first, err := plan.First(ctx, 3)
 	if err != nil {
@@ -202,7 +202,7 @@ func (p *pairs) fillABatch() error {
 		n += p.pools[i].n
 	}
 	if b := int64(p.recipe.Batch); n < b {
-		return fault.Inputf("data: %d samples do not fill a batch of %d: the same pair would come several times in one, as its own wrong answer; give more data, or set batch=%d", n, b, n)
+		return fault.Inputf("data: %d samples do not fill a batch of %d: a pair would be in it several times, as its own negative; give more data, or set batch=%d", n, b, n)
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ func (p *pairs) fill(ctx context.Context, d draw, pixels []uint8, tokens []int32
 			d.example = r.Int64N(pool.n)
 		}
 	}
-	return fault.Inputf("data: %d examples in a row are bad, the last ones are in bad_samples.jsonl; check the source", substitutes)
+	return fault.Inputf("data: %d examples in a row cannot be used; bad_samples.jsonl lists them: check the source", substitutes)
 }
 
 // example is the example of a draw; what is bad about it is an error.
@@ -300,7 +300,7 @@ func (p *pairs) read(ctx context.Context, source int, example int64) (dataset.Ex
 			return ex, err
 		}
 		if n == attempts {
-			return ex, fault.Envf("data: %w; %d attempts in %v failed; once the storage is well, the same command goes on", err, attempts, pause-p.pause)
+			return ex, fault.Envf("data: %w; %d attempts in %v failed; once the storage is back, the same command resumes the run", err, attempts, pause-p.pause)
 		}
 		p.warn(err, pause)
 		select {
@@ -321,7 +321,7 @@ func (p *pairs) warn(err error, pause time.Duration) {
 	}
 	p.mu.Unlock()
 	if !said {
-		p.log.Warn("the data cannot be read, it is tried again", "error", fault.Line(err), "in", pause)
+		p.log.Warn("cannot read the data; trying again", "error", fault.Line(err), "in", pause)
 	}
 }
 
@@ -419,7 +419,7 @@ func (p *pairs) describe() string {
 // captions at all, before a run begins on it.
 func hasCaptions(name string, d dataset.Dataset) error {
 	if d.Len() == 0 {
-		return fault.Inputf("%s: has no example", name)
+		return fault.Inputf("%s: holds no examples; give another source", name)
 	}
 	const probes = 3
 	hint := ""

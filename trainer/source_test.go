@@ -61,7 +61,7 @@ func TestReadErrors(t *testing.T) {
 		res := mustRun(t, tiny(t), Options{Out: out, Workers: 1, Log: runlog.NewLogger(&log, false, false),
 			fakes: fakes{reading: sickReading(40, attempts-1, syscall.EIO, time.Microsecond)}})
 		sameRun(t, out, whole)
-		if res.Bad != 0 || exists(filepath.Join(out, badFile)) || strings.Count(log.String(), "the data cannot be read") != 1 {
+		if res.Bad != 0 || exists(filepath.Join(out, badFile)) || strings.Count(log.String(), "cannot read the data") != 1 {
 			t.Errorf("%d bad samples; log:\n%s", res.Bad, log.String())
 		}
 	})
@@ -90,7 +90,7 @@ func TestReadErrors(t *testing.T) {
 		out := filepath.Join(dir, "stopped")
 		time.AfterFunc(300*time.Millisecond, cancel)
 		_, err := Run(ctx, tiny(t), Options{Out: out, Backend: "go", fakes: fakes{reading: sickReading(40, 1<<40, syscall.EIO, time.Hour)}})
-		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "goes on from") {
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "resumes from") {
 			t.Errorf("error %v", err)
 		}
 		mustRun(t, tiny(t), Options{Out: out})
@@ -183,10 +183,10 @@ func TestStart(t *testing.T) {
 		want   string
 		code   int
 	}{
-		"taken":  {tiny(t), taken, "another evatool train works in this folder", 4},
+		"taken":  {tiny(t), taken, "another evatool train is using this folder", 4},
 		"few":    {tiny(t, "data=[{source: "+few+"}]", "batch=9"), filepath.Join(dir, "a"), "8 samples do not fill a batch of 9", 3},
 		"NaN":    {tiny(t, "init.model="+broken), filepath.Join(dir, "b"), "init: " + broken + ": tensor ", 3},
-		"a file": {tiny(t), file, "cannot be a run folder", 4},
+		"a file": {tiny(t), file, "cannot be used as a run folder", 4},
 	} {
 		ready := Check(t.Context(), c.recipe, Options{Out: c.out, Backend: "go"})
 		_, err := Run(t.Context(), c.recipe, Options{Out: c.out, Backend: "go"})

@@ -252,7 +252,7 @@ func (p *pairs) laneOptions(s int) dataset.LaneOptions {
 	var once sync.Once
 	o.More = func(shard string, n int64) {
 		once.Do(func() {
-			p.log.Warn("a tar holds more samples than its count says; those are not read", "tar", shard, "count", n, "source", source)
+			p.log.Warn("a tar holds more samples than its count; the rest is not read", "tar", shard, "count", n, "source", source)
 		})
 	}
 	return o
@@ -264,9 +264,9 @@ func (p *pairs) missing(source int, g dataset.Gap, cause error) error {
 	s := p.recipe.Data[source]
 	if s.MissingShards != missingSkip {
 		if fault.FromEnvironment(cause) {
-			return fault.Envf("data: %w; %d attempts in %v failed; once the storage is well, the same command goes on", cause, attempts, tried)
+			return fault.Envf("data: %w; %d attempts in %v failed; once the storage is back, the same command resumes the run", cause, attempts, tried)
 		}
-		return fault.Inputf("data: %w (%d attempts in %v); put it right, or go on without it: data.%d.missing_shards: skip", cause, attempts, tried, source)
+		return fault.Inputf("data: %w (%d attempts in %v); repair it, or continue without it: data.%d.missing_shards: skip", cause, attempts, tried, source)
 	}
 	p.skip(source, g, cause)
 	return nil
@@ -281,7 +281,7 @@ func (p *pairs) skip(source int, g dataset.Gap, cause error) {
 	if g.Epoch == everyPass {
 		where = g.Shard + " (all samples, in all passes)"
 	}
-	p.log.Warn("a tar cannot be read; the run goes on without it", "tar", where, "error", fault.Line(cause))
+	p.log.Warn("a tar cannot be read; the run continues without it", "tar", where, "error", fault.Line(cause))
 	p.bad.list(p.recipe.Data[source].Source, &badSample{path: where, err: cause})
 }
 

@@ -181,8 +181,8 @@ func TestStreamRun(t *testing.T) {
 
 	// What the run has settled holds; another reading is another run.
 	for set, want := range map[string]string{
-		"lanes=2":            "lanes is 4 there and 2 here",
-		"data.0.read=random": "data.0.read is stream there and <nil> here",
+		"lanes=2":            "lanes was 4 and is now 2",
+		"data.0.read=random": "data.0.read was stream and is now not set",
 	} {
 		_, err := Run(t.Context(), streamed(t, moved+"/{00..07}.tar", set), Options{Out: out, Backend: "go"})
 		if err == nil || !strings.Contains(err.Error(), want) || fault.Code(err) != 2 {
@@ -384,7 +384,7 @@ func TestLanesFitTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = fitsHost(r, cfg, rowRange{0, r.Batch})
-	if err == nil || !strings.Contains(err.Error(), "4096 lanes") || !strings.Contains(err.Error(), "samples of 8 streams 3.88e+03 GB") || fault.Code(err) != 4 {
+	if err == nil || !strings.Contains(err.Error(), "lanes 4096") || !strings.Contains(err.Error(), "samples of 8 streams 3.88e+03 GB") || fault.Code(err) != 4 {
 		t.Error(err)
 	}
 	r.Lanes = 8

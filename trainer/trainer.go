@@ -84,7 +84,7 @@ type fakes struct {
 
 func (o *Options) check() error {
 	if o.StopAfter < 0 {
-		return fault.Usagef("Options.StopAfter %d: want a number of steps, 0 for all of them", o.StopAfter)
+		return fault.Usagef("Options.StopAfter %d: want a number of steps, or 0 for all of them", o.StopAfter)
 	}
 	if o.Workers < 0 {
 		return fault.Usagef("Options.Workers %d: want 0 or more", o.Workers)

@@ -198,7 +198,7 @@ func (w *watch) trouble() string {
 	if waited > lookEvery {
 		for _, p := range others {
 			if p.Here != "" && p.Here == own.Here && p.PID != own.PID && p.PID > 0 && gone(p.PID) {
-				return fmt.Sprintf("%s, process %d, is gone; it was at %q of step %d", w.j.name(p.Rank), p.PID, p.Phase, p.Step)
+				return fmt.Sprintf("%s, process %d, is gone; its last phase was %q of step %d", w.j.name(p.Rank), p.PID, p.Phase, p.Step)
 			}
 		}
 	}
@@ -217,18 +217,18 @@ func (w *watch) trouble() string {
 		case p.Phase == atSpace && silent < w.silence():
 			return "" // it says so itself, and goes on when there is some
 		case silent > w.silence() || p.Phase != atExchange:
-			late = append(late, fmt.Sprintf("%s is at %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, own.Now.Sub(p.Since).Seconds()))
+			late = append(late, fmt.Sprintf("%s has been in phase %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, own.Now.Sub(p.Since).Seconds()))
 		}
 	}
 	if len(late) == 0 {
 		if waited < patience+w.silence() {
 			return "" // one that stands still is known by its silence
 		}
-		late = []string{"all ranks wait for each other: the network between them stands still"}
+		late = []string{"all ranks are waiting for each other: the network between them is stuck"}
 	}
 	const most = 4
 	if len(late) > most {
 		late = append(late[:most], fmt.Sprintf("and %d more", len(late)-most))
 	}
-	return fmt.Sprintf("no answer for %.0f s: %s; look at that host, then start the job again: it goes on from its newest checkpoint (Options.ExchangeTimeout is how long it waits)", waited.Seconds(), strings.Join(late, ", "))
+	return fmt.Sprintf("no answer for %.0f s: %s; check that host, then start the job again: it resumes from its newest checkpoint (Options.ExchangeTimeout sets how long a process waits)", waited.Seconds(), strings.Join(late, ", "))
 }

@@ -70,7 +70,7 @@ func run(tool, python, data, out, only string) error {
 		want := strings.Split(only, ",")
 		for _, w := range want {
 			if !slices.ContainsFunc(all, func(s section) bool { return s.name == w }) {
-				return fmt.Errorf("no benchmark %q", w)
+				return fmt.Errorf("unknown benchmark %q", w)
 			}
 		}
 		all = slices.DeleteFunc(all, func(s section) bool { return !slices.Contains(want, s.name) })
@@ -99,7 +99,7 @@ func run(tool, python, data, out, only string) error {
 		}
 	}
 	if failed != nil {
-		return fmt.Errorf("failed: %s (the page %s says why)", strings.Join(failed, ", "), out)
+		return fmt.Errorf("failed: %s (see the page %s)", strings.Join(failed, ", "), out)
 	}
 	return nil
 }

@@ -230,7 +230,7 @@ func (s *side) once() error {
 		return fmt.Errorf("%s ended early", s.cmd.Path)
 	}
 	if _, err := fmt.Sscan(s.out.Text(), &wall, &cpu); err != nil {
-		return fmt.Errorf("%s says %q: %w", s.cmd.Path, s.out.Text(), err)
+		return fmt.Errorf("%s printed %q: %w", s.cmd.Path, s.out.Text(), err)
 	}
 	s.wall, s.cpu = append(s.wall, wall), append(s.cpu, cpu)
 	return nil

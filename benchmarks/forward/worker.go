@@ -42,7 +42,7 @@ type work struct {
 func (w work) run(ctx context.Context) error {
 	cfg, ok := arch.Named(w.model)
 	if !ok {
-		return fmt.Errorf("no model %s", w.model)
+		return fmt.Errorf("unknown model %s", w.model)
 	}
 	if w.threads > 0 {
 		runtime.GOMAXPROCS(w.threads)

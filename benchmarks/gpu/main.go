@@ -163,7 +163,7 @@ func measure(ctx context.Context, s sizes, only string, budget time.Duration, ru
 func measureRow(ctx context.Context, o device.Options, s sizes, i int, before *Report, end time.Time, save func(*Report)) error {
 	rows := s.rows()
 	if i >= len(rows) {
-		return fault.Usagef("--row %d: there are %d", i, len(rows))
+		return fault.Usagef("--row %d: want a number below %d", i, len(rows))
 	}
 	dev, err := device.Open(ctx, o)
 	if err != nil {

@@ -57,7 +57,7 @@ func (b *bench) run(ctx context.Context) error {
 	model := filepath.Join(dir, "model.safetensors")
 	cfg, ok := arch.Named(b.config)
 	if !ok {
-		return fmt.Errorf("no model %s", b.config)
+		return fmt.Errorf("unknown model %s", b.config)
 	}
 	if err := made.Model(cfg, model); err != nil {
 		return err

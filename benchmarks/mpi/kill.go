@@ -84,7 +84,7 @@ func (b *bench) killed(l mpitest.Launcher, ranks, kills int) error {
 		for _, p := range list {
 			for syscall.Kill(p, 0) == nil {
 				if time.Since(start) > 10*time.Second {
-					return fmt.Errorf("process %d lives 10 s after a kill\n%s", p, &text)
+					return fmt.Errorf("process %d is still alive 10 s after a kill\n%s", p, &text)
 				}
 				time.Sleep(5 * time.Millisecond)
 			}
@@ -122,7 +122,7 @@ func (b *bench) sameBits(cmd *exec.Cmd, cut, want string) error {
 		return err
 	}
 	if !bytes.Equal(got, whole) {
-		return fmt.Errorf("%s: other bits than the run that was not killed", cut)
+		return fmt.Errorf("%s: different bits from the run that was not killed", cut)
 	}
 	return nil
 }

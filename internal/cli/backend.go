@@ -63,7 +63,7 @@ listed with the reason; the exit status stays 0.` + exitStatus,
 			}
 			for _, kind := range []string{device.KindCPU, device.KindCUDA} {
 				if !hasKind(list, kind) {
-					app.Printf("  %-9s not here: evatool backend install %s\n", kind, strings.TrimPrefix(kind, "xla-"))
+					app.Printf("  %-9s not installed: evatool backend install %s\n", kind, strings.TrimPrefix(kind, "xla-"))
 				}
 			}
 			return nil
@@ -137,7 +137,7 @@ named when the plugin is opened.` + exitStatus,
   evatool backend install cuda --wheel jax_cuda13_pjrt-0.12.0.1-py3-none-manylinux_2_27_x86_64.whl`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return fault.Usagef("backend install: give one of cpu, cuda")
+				return fault.Usagef("backend install: want cpu or cuda")
 			}
 			return nil
 		},
@@ -152,7 +152,7 @@ named when the plugin is opened.` + exitStatus,
 				return app.PrintJSON(in)
 			}
 			if !device.XLA() {
-				app.Log.Warn("this evatool was built without cgo and cannot load the plugin; CGO_ENABLED=1 and a C compiler build one that can")
+				app.Log.Warn("this evatool was built without cgo and cannot load the plugin; build it with CGO_ENABLED=1 and a C compiler")
 			}
 			done := "installed"
 			if in.Already {
@@ -161,9 +161,9 @@ named when the plugin is opened.` + exitStatus,
 			app.Printf("%s %s: %s (hash %s): %s\n", in.Package, cmp.Or(in.Version, "of your own choice"), done, in.Trust, in.Path)
 			switch {
 			case in.Before != "":
-				app.Printf("%s is loaded before it: evatool backend remove %s\n", in.Before, in.Before)
+				app.Printf("%s takes precedence over it; evatool backend remove %s removes it\n", in.Before, in.Before)
 			case in.Own:
-				app.Printf("it is loaded before the one that evatool was tested with: evatool backend remove %s undoes this\n", in.Name)
+				app.Printf("it takes precedence over the one that evatool was tested with; evatool backend remove %s undoes this\n", in.Name)
 			}
 			return nil
 		},
@@ -188,7 +188,7 @@ or cuda all of that kind. Plugins elsewhere are removed by what put them there
   evatool backend remove cuda13-0.12.0.1`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return fault.Usagef("backend remove: give one name; evatool backend list shows them")
+				return fault.Usagef("backend remove: want one name; evatool backend list shows the names")
 			}
 			return nil
 		},

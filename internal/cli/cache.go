@@ -55,7 +55,7 @@ is not disturbed.` + exitStatus,
 		Args: func(_ *cobra.Command, args []string) error {
 			for _, a := range args {
 				if !slices.Contains(names, a) {
-					return fault.Usagef("cache clear %s: unknown; give %s, or nothing for all", fault.Name(a), strings.Join(names, " or "))
+					return fault.Usagef("cache clear %s: no such cache; give %s, or nothing for all", fault.Name(a), strings.Join(names, " or "))
 				}
 			}
 			return nil

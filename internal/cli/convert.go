@@ -45,7 +45,7 @@ openclip (bicubic, antialias).` + exitStatus,
 				return err
 			}
 			if o.Resize != "" && o.ImageSize == 0 && o.Config == "" {
-				return fault.Usagef("--resize %s: says how to resize; --image-size N, or a --config of another size, says to what", o.Resize)
+				return fault.Usagef("--resize %s: is only the method; give the size too, by --image-size N or a --config of another size", o.Resize)
 			}
 			if err := checkOutput(o.Output); err != nil {
 				return err
@@ -134,10 +134,10 @@ func printReport(app *App, r *convert.Report) {
 // back: standard output, and devices, which the file would take the name of.
 func checkOutput(path string) error {
 	if path == "-" {
-		return fault.Usagef("-o -: the output is read back, which standard output cannot be; give the name of a file")
+		return fault.Usagef("-o -: the output is read back, so it cannot be standard output; give the name of a file")
 	}
 	if st, err := os.Stat(path); err == nil && !st.IsDir() && !st.Mode().IsRegular() {
-		return fault.Usagef("-o %s: is not a regular file; give the name of a file to write", path)
+		return fault.Usagef("-o %s: not a regular file; give the name of a file to write", path)
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ relative difference. The exit status is 1 when they differ.` + exitStatus,
 				app.Printf("%s: only in %s\n", n, d.B)
 			}
 			if !d.Equal {
-				return fault.Checkf("%s and %s differ: %d of %d tensors, and %d in only one of them", d.A, d.B, different, len(d.Tensors), len(d.OnlyA)+len(d.OnlyB))
+				return fault.Checkf("%s and %s differ: %d of %d tensors are not equal, and %d more are in only one of them", d.A, d.B, different, len(d.Tensors), len(d.OnlyA)+len(d.OnlyB))
 			}
 			app.Printf("equal: %d tensors\n", len(d.Tensors))
 			return nil

@@ -26,7 +26,7 @@ var known = map[string]bool{}
 var flagInText = regexp.MustCompile(`--[a-z]`)
 
 // othersFlags are commands to be typed as they are, and other programs' flags.
-var othersFlags = regexp.MustCompile(`(evatool (convert|backend install) |pip download |tar |srun )[^;,)]*|--force-quick-gelu|without --sparse`)
+var othersFlags = regexp.MustCompile(`(evatool (convert|backend install|models) |pip download |tar |srun )[^;,)]*|--force-quick-gelu|without --sparse`)
 
 // runs says whether a call starts a program.
 func runs(call *ast.CallExpr) bool {

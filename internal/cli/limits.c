@@ -28,7 +28,7 @@ __attribute__((constructor)) static void check_limits(void) {
   char text[200];
   struct rlimit l;
   if (getrlimit(RLIMIT_AS, &l) == 0 && l.rlim_cur != RLIM_INFINITY && l.rlim_cur < ADDRESS_SPACE)
-    refuse(text, snprintf(text, sizeof text, "evatool: the limit on address space is %.2f GB; at least %.1f GB are needed to start: raise it (ulimit -v unlimited)\n",
+    refuse(text, snprintf(text, sizeof text, "evatool: the limit on address space is %.2f GB; at least %.1f GB is needed to start: raise it (ulimit -v unlimited)\n",
                           (double)l.rlim_cur / 1e9, ADDRESS_SPACE / 1e9));
   if (getrlimit(RLIMIT_NOFILE, &l) != 0) return;
   struct rlimit most = {l.rlim_max, l.rlim_max}; // Go raises the limit to this
@@ -46,6 +46,6 @@ __attribute__((constructor)) static void check_limits(void) {
   for (int i = 0; i < n; i++) close(open_files[i]);
   setrlimit(RLIMIT_NOFILE, &l);
   if (full)
-    refuse(text, snprintf(text, sizeof text, "evatool: the limit of open files is %llu, and %d more can be opened; at least %d are needed to start: raise it (ulimit -n 1024)\n",
+    refuse(text, snprintf(text, sizeof text, "evatool: the limit on open files is %llu, and only %d more can be opened; at least %d are needed to start: raise it (ulimit -n 1024)\n",
                           (unsigned long long)l.rlim_max, n, FILES));
 }

@@ -24,9 +24,9 @@ func (c *modelCard) check(models, shards int, inputs ...string) error {
 	case c.path == "":
 		return nil
 	case models > 1:
-		return fault.Usagef("--model-card is of one model; give one --model")
+		return fault.Usagef("--model-card: describes one model; give only one --model")
 	case shards > 1:
-		return fault.Usagef("--model-card is of a whole run, not of a part")
+		return fault.Usagef("--model-card: describes a whole run, not a part; --shard 0/1 runs everything")
 	}
 	if err := atomicfile.Apart([]string{c.path}, inputs); err != nil {
 		return err

@@ -173,7 +173,7 @@ func ofWeights(name string) (*arch.Config, error) {
 	entries := hub.Entries()
 	i := slices.IndexFunc(entries, func(e hub.Entry) bool { return e.Name == name })
 	if i < 0 {
-		return nil, fault.Usagef("no architecture and no weights are called %q; evatool models lists the weights, evatool models --architectures the architectures", name)
+		return nil, fault.Usagef("%q is the name of neither an architecture nor weights; evatool models lists the weights, evatool models --architectures the architectures", name)
 	}
 	w := entries[i].Weights
 	if state, why := hub.StateOf(w); state == hub.Refused {

@@ -92,7 +92,7 @@ func TestModelsList(t *testing.T) {
 			t.Errorf("%s: %s%s; want %s", name, text, errs, want)
 		}
 	}
-	if code, _, errs := run(t, "models", "ViT-B-33"); code != 2 || !strings.Contains(errs, "no architecture and no weights") {
+	if code, _, errs := run(t, "models", "ViT-B-33"); code != 2 || !strings.Contains(errs, "neither an architecture nor weights") {
 		t.Errorf("ViT-B-33: %d, %s", code, errs)
 	}
 	if code, text, _ := run(t, "models", "--architectures"); code != 0 || !strings.Contains(text, "GFLOPs image") || strings.Contains(text, "openai:") {

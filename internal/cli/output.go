@@ -34,5 +34,5 @@ func (o *output) result(err error) error {
 	if errors.Is(o.err, syscall.EPIPE) {
 		return nil
 	}
-	return fault.Envf("standard output: %w; the output is not complete", o.err)
+	return fault.Envf("standard output: %w; the output is incomplete", o.err)
 }

@@ -62,10 +62,10 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 		RunE: func(cmd *cobra.Command, files []string) error {
 			direct, ok := preprocessModes[mode]
 			if !ok {
-				return fault.Usagef("--mode %s: use rgb-first or direct", mode)
+				return fault.Usagef("--mode %s: want rgb-first or direct", mode)
 			}
 			if size < 1 || size > 4096 {
-				return fault.Usagef("--size %d: use a number from 1 to 4096, such as 224", size)
+				return fault.Usagef("--size %d: want a number from 1 to 4096, such as 224", size)
 			}
 			how := arch.OpenAIPreprocess()
 			how.Size = size
@@ -79,12 +79,12 @@ grey, CMYK, alpha) and then converts, as a transform of the opened image does.` 
 				how.Interpolation = interpolation
 			}
 			if _, ok := img.Filters[how.Interpolation]; !ok {
-				return fault.Usagef("--interpolation %s: use bicubic, bilinear, nearest, lanczos, box or hamming", interpolation)
+				return fault.Usagef("--interpolation %s: want bicubic, bilinear, nearest, lanczos, box or hamming", interpolation)
 			}
 			p := how.Steps()
 			p.Direct = direct
 			if direct && how.ResizeMode != arch.Shortest && how.ResizeMode != arch.Squash {
-				return fault.Usagef("--mode direct: a border (resize=%s) is made in RGB only; use rgb-first", how.ResizeMode)
+				return fault.Usagef("--mode direct: the border of resize=%s is made in RGB only; use --mode rgb-first", how.ResizeMode)
 			}
 			if err := distinctNames(out, files); err != nil {
 				return err
@@ -208,7 +208,7 @@ func writeCrop(base string, c *img.RGB) error {
 
 func makeFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fault.Envf("%s: cannot be a folder to write to: %w; give another -o", fault.Name(dir), err)
+		return fault.Envf("%s: cannot be used as a folder to write to: %w; give another -o", fault.Name(dir), err)
 	}
 	return nil
 }

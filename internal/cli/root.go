@@ -123,7 +123,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 				return fault.Usagef("--huge-pages %q: want auto or off", app.HugePages)
 			}
 			if app.Threads < 0 {
-				return fault.Usagef("--threads %d: give a positive number, or 0 for all cores", app.Threads)
+				return fault.Usagef("--threads %d: want a positive number, or 0 for all cores", app.Threads)
 			}
 			app.Log = slog.New(flaggedLog{runlog.NewLogger(app.Err, app.Verbose, app.Quiet).Handler(), cmd})
 			device.QuietLibraries()

@@ -32,7 +32,7 @@ HTML entities are repaired, white space is collapsed, letters become lower case.
   evatool tokenize --json --context 32 < captions.txt`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if context < 2 {
-				return fault.Usagef("--context %d: want at least 2, start and end", context)
+				return fault.Usagef("--context %d: want at least 2, for the start and end tokens", context)
 			}
 			if jsonInput && len(args) > 0 {
 				return fault.Usagef("--json-input: reads texts from standard input; give no TEXT with it")
@@ -61,7 +61,7 @@ func readTexts(in io.Reader, asJSON bool) ([]string, error) {
 			return nil, fault.Inputf("standard input: want a JSON array of strings: %w", err)
 		}
 		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-			return nil, fault.Inputf("standard input: more after the JSON array; want one array of strings")
+			return nil, fault.Inputf("standard input: more data after the JSON array; want one array of strings")
 		}
 		return texts, nil
 	}

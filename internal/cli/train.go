@@ -77,7 +77,7 @@ what a run may change, forks and jobs of several machines.` + exitStatus,
 				price.DeviceCount, price.Rate = app.DeviceCount, rate
 				if o.Hosts != "auto" && o.Hosts != "off" {
 					if price.Hosts, err = strconv.Atoi(o.Hosts); err != nil || price.Hosts < 1 {
-						return fault.Usagef("--hosts %q: with --dry-run, want a number of hosts", o.Hosts)
+						return fault.Usagef("--hosts %q: want auto, off or, with --dry-run, a number of hosts", o.Hosts)
 					}
 				}
 				if price.Memory, err = parseSize("--memory", memory); err != nil {
@@ -133,7 +133,7 @@ what a run may change, forks and jobs of several machines.` + exitStatus,
 				app.Printf("model   %s\n", res.Model)
 			}
 			if res.Steps < r.Steps {
-				app.Printf("stopped before step %d; the same command goes on from %s\n", r.Steps, res.Checkpoint)
+				app.Printf("stopped before step %d; the same command resumes from %s\n", r.Steps, res.Checkpoint)
 			}
 			app.Printf("report  %s/report.html\n", res.Out)
 			return nil
@@ -199,13 +199,13 @@ func printPlan(cmd *cobra.Command, app *App, plan *trainer.Plan, ready trainer.R
 	switch {
 	case first != nil:
 	case len(ready.Unchecked) > 0:
-		row("start", "everything else is there")
+		row("start", "everything else is ready")
 	case ready.Finished:
 		row("start", fmt.Sprintf("none: the run is finished, after %d steps", ready.Step))
 	case ready.From != "":
-		row("start", fmt.Sprintf("goes on from step %d, %s", ready.Step, ready.From))
+		row("start", fmt.Sprintf("resumes from step %d, %s", ready.Step, ready.From))
 	default:
-		row("start", "run folder, data, weights, evaluations and memory of this host are there")
+		row("start", "run folder, data, weights, evaluations and memory of this host are ready")
 	}
 	for _, text := range problems {
 		row("would not start", text)

@@ -128,7 +128,7 @@ and winogavil choices between captions or pictures.` + exitStatus,
 // oneBenchmark checks the argument before any file is opened.
 func oneBenchmark(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return fault.Usagef("zeroshot wants one benchmark, or several with commas between, got %d; folder takes any images, `evatool zeroshot list` prints the named ones", len(args))
+		return fault.Usagef("zeroshot: want one benchmark, or several separated by commas, got %d arguments; folder takes any images, evatool zeroshot list prints the other names", len(args))
 	}
 	return nil
 }
@@ -143,7 +143,7 @@ func shardOf(app *App, flag string) (i, n int, err error) {
 	if err != nil || !ok {
 		return 0, 1, err
 	}
-	app.Log.Warn("scoring a part, as this job's environment says; --shard 0/1 scores everything", "part", i, "of", n)
+	app.Log.Warn("scoring one part, given by this job's environment; --shard 0/1 scores everything", "part", i, "of", n)
 	return i, n, nil
 }
 
@@ -468,7 +468,7 @@ prints all of it.` + exitStatus,
 			for _, b := range list {
 				app.Printf("%-30s %-16s %7d %9d %9d  %s\n", b.Name, b.Metric, b.Classes, b.Templates, len(b.Published), b.Title)
 			}
-			app.Printf("\nfolder takes any images; datacomp is a suite of 38 of these; evatool zeroshot list NAME says all about one\n")
+			app.Printf("\nfolder takes any images; datacomp is a suite of 38 of these; evatool zeroshot list NAME prints everything about one\n")
 			return nil
 		},
 	}
@@ -483,7 +483,7 @@ func printBenchmark(app *App, list []eval.ListEntry, name string) error {
 		if like := yamlfile.Nearest(name, names); like != "" {
 			near = "; did you mean " + like + "?"
 		}
-		return fault.Usagef("benchmark %q: not known%s; evatool zeroshot list prints the names", name, near)
+		return fault.Usagef("benchmark %q: unknown%s; evatool zeroshot list prints the names", name, near)
 	}
 	b := list[i]
 	if app.JSON {

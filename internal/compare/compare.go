@@ -115,9 +115,9 @@ func (c *Comparison) Trainings() (list []*Run) {
 
 func load(path string) (*Run, error) {
 	if st, err := os.Stat(path); err != nil {
-		return nil, fault.File(path, "the folder of a training or an evaluation", err)
+		return nil, fault.File(path, "the folder of a training run or an evaluation", err)
 	} else if !st.IsDir() {
-		return nil, fault.Inputf("%s: is a file; give the folder of a training or an evaluation", fault.Name(path))
+		return nil, fault.Inputf("%s: a file; give the folder of a training run or an evaluation", fault.Name(path))
 	}
 	r := &Run{Path: path, Scores: []Score{}}
 	for _, kind := range []struct {
@@ -130,7 +130,7 @@ func load(path string) (*Run, error) {
 		}
 		return r, kind.read(file)
 	}
-	return nil, fault.Inputf("%s: neither metrics.jsonl of a training nor result.json of an evaluation is there; give the folder that train or zeroshot wrote", fault.Name(path))
+	return nil, fault.Inputf("%s: holds neither a training run's metrics.jsonl nor an evaluation's result.json; give a folder that train, zeroshot, retrieval or probe wrote", fault.Name(path))
 }
 
 // maxMetrics bounds a metrics.jsonl: a line of a step has some 300 bytes.
@@ -138,7 +138,7 @@ const maxMetrics = 4 << 30
 
 func (r *Run) training(path string) error {
 	r.Kind = "training"
-	text, err := fault.ReadFile(path, "a training's metrics", maxMetrics)
+	text, err := fault.ReadFile(path, "a training run's metrics", maxMetrics)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (r *Run) training(path string) error {
 			if !bytes.HasSuffix(text, []byte{'\n'}) && !lines.Scan() { // a killed run's torn last line
 				break
 			}
-			return fault.Inputf("%s: line %d is no step: %w", fault.Name(path), n, err)
+			return fault.Inputf("%s: line %d is not a step: %w", fault.Name(path), n, err)
 		}
 		if s.Benchmark != "" {
 			r.evals = append(r.evals, s)
@@ -204,7 +204,7 @@ func (r *Run) summarise() {
 }
 
 func (r *Run) readRecipe(path string) error {
-	text, err := fault.ReadFile(path, "a training's recipe", yamlfile.MaxBytes)
+	text, err := fault.ReadFile(path, "a training run's recipe", yamlfile.MaxBytes)
 	if err != nil {
 		return err
 	}
@@ -311,7 +311,7 @@ func (r *Run) evaluation(path string) error {
 		model
 	}
 	if err := json.Unmarshal(b, &res); err != nil {
-		return fault.Inputf("%s: not the result of an evaluation: %w", fault.Name(path), err)
+		return fault.Inputf("%s: not the result of an evaluation: %w; give a folder that zeroshot, retrieval or probe wrote", fault.Name(path), err)
 	}
 	add := func(m model, s set) {
 		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: filepath.Base(m.Model.File)})
@@ -324,7 +324,7 @@ func (r *Run) evaluation(path string) error {
 			}
 		}
 	case res.Shard != nil:
-		return fault.Inputf("%s: is a part of an evaluation; merge the parts first", fault.Name(path))
+		return fault.Inputf("%s: only part of an evaluation; merge the parts first (evatool zeroshot merge)", fault.Name(path))
 	case res.Set != "":
 		add(res.model, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.N, CI95: res.MeanCI95})
 	case res.Probe != nil:
@@ -332,7 +332,7 @@ func (r *Run) evaluation(path string) error {
 	case res.Benchmark != "":
 		add(res.model, set{Benchmark: res.Benchmark, Metric: res.Metric, Value: res.Value, N: res.N, CI95: res.CI95.Value})
 	default:
-		return fault.Inputf("%s: not the result of an evaluation", fault.Name(path))
+		return fault.Inputf("%s: not the result of an evaluation; give a folder that zeroshot, retrieval or probe wrote", fault.Name(path))
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ type job struct {
 // Run runs the demo.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Steps < 0 {
-		return nil, fault.Usagef("%d steps: want 0 or more", o.Steps)
+		return nil, fault.Usagef("Options.Steps %d: want 0 or more", o.Steps)
 	}
 	d := &job{o: o, say: o.Say, start: time.Now(), res: &Result{Report: filepath.Join(o.Out, "report.html"), Seconds: map[string]float64{}}}
 	if err := unpack(o.Data, o.Out); err != nil {
@@ -125,7 +125,7 @@ func (d *job) train(ctx context.Context) (err error) {
 			if d.res.Backend.Kernels {
 				steps = StepsGo
 			}
-			d.say("   no XLA plugin: %d steps instead of %d on the Go backend (evatool backend install cpu brings it)\n", steps, Steps)
+			d.say("   no XLA plugin: %d steps instead of %d on the Go backend (evatool backend install cpu installs one)\n", steps, Steps)
 		}
 	}
 	d.recipe, err = trainer.LoadRecipe("emoji-lamb",

@@ -116,13 +116,13 @@ func (d *job) figures() ([]runlog.Figure, error) {
 	for _, r := range rows[1:] {
 		label, err := strconv.Atoi(r[col["label"]])
 		if err != nil || label >= len(names) {
-			return nil, fault.Inputf("%s: label %q is not a class", d.predictions(), r[col["label"]])
+			return nil, fault.Inputf("%s: label %q is not the number of a class", d.predictions(), r[col["label"]])
 		}
 		fig := runlog.Figure{PNG: png[r[col["key"]]], Caption: names[label]}
 		for k := 1; k <= 3; k++ {
 			id, err := strconv.Atoi(r[col[fmt.Sprintf("top%d", k)]])
 			if err != nil || id >= len(names) {
-				return nil, fault.Inputf("%s: prediction %q is not a class", d.predictions(), r[col[fmt.Sprintf("top%d", k)]])
+				return nil, fault.Inputf("%s: prediction %q is not the number of a class", d.predictions(), r[col[fmt.Sprintf("top%d", k)]])
 			}
 			prob, err := strconv.ParseFloat(r[col[fmt.Sprintf("prob%d", k)]], 64)
 			if err != nil {

@@ -19,10 +19,10 @@ const (
 // unpack makes out anew and writes the bundled data into out/data.
 func unpack(bundle fs.FS, out string) error {
 	if bundle == nil {
-		return fault.Envf("this build carries no demo data; build evatool from its repository root")
+		return fault.Envf("this build has no demo data; build evatool from its repository root")
 	}
 	if st, err := os.Stat(out); err == nil && !st.IsDir() {
-		return fault.Envf("%s: is a file; the demo needs a folder", out)
+		return fault.Envf("%s: is a file, but the demo needs a folder; give another Options.Out", out)
 	}
 	entries, err := os.ReadDir(out)
 	switch {
@@ -31,7 +31,7 @@ func unpack(bundle fs.FS, out string) error {
 		return fault.File(out, "a folder for the demo's output", err)
 	default:
 		if _, err := os.Stat(filepath.Join(out, mark)); err != nil {
-			return fault.Usagef("%s: holds other files than a demo's; name an empty or a new folder instead", out)
+			return fault.Usagef("%s: holds files that are not a demo's; give an empty or new folder with Options.Out", out)
 		}
 		if err := os.RemoveAll(out); err != nil {
 			return fault.File(out, "a folder for the demo's output", err)
