@@ -13,23 +13,23 @@ import (
 // cachedPrograms take a step whose batch does not fit the devices at once
 // (GradCache): embed every part, compute the loss over all features and its
 // gradient with respect to them, then push that gradient back through every
-// part. All gradients, logit_scale's too, equal the big batch's.
+// part. All gradients, including logit_scale's, equal those of the whole batch.
 //
-// What the backward pass needs of a part is either handed over (residuals: the
-// input of every block, so that a block is recomputed as checkpointing does it
-// anyway), or the part is run once more.
+// What a part's backward pass needs is either handed over (residuals: the input of
+// every block, so that blocks are recomputed, as checkpointing does anyway), or the
+// part is run again.
 type cachedPrograms struct {
 	m         *machine
 	residuals bool
 	blocks    blockLoss
 
-	draw     *program // the draws of every part
+	draw     *program // the random draws of every part
 	embed    *program // a part's features, and its residuals
 	join     *program // the batch's features
 	sums     *program // of the loss's exponentials, for every part
 	joinSums *program // those of the batch
 	loss     *program // the loss, and its gradient for every part's features
-	zeros    *program // gradients to begin with
+	zeros    *program // initial gradient sums
 	back     *program // adds a part's gradients to the sums
 	apply    *program // the optimizer
 }
@@ -80,11 +80,11 @@ func (m *machine) newCached(residuals bool) *cachedPrograms {
 // part is the number of rows of one part.
 func (c *cachedPrograms) part() int { return c.m.rows / c.m.micros }
 
-// rows are those of part i.
+// rows are the rows of part i.
 func (c *cachedPrograms) rows(i int) (lo, hi int) { return i * c.part(), (i + 1) * c.part() }
 
 // drawGraph draws for the whole batch at once, so that the size of the parts
-// does not change what is drawn.
+// does not change the draws.
 func (c *cachedPrograms) drawGraph(x *values[*Node]) *values[*Node] {
 	c.m.draw(x, c.m.rows)
 	for i := range c.m.micros {
@@ -141,14 +141,14 @@ func (c *cachedPrograms) zerosGraph(x *values[*Node]) *values[*Node] {
 	return x
 }
 
-// backGraph adds one part's gradients to the sums. The loss scale multiplies
-// here, in front of the half-precision part of the backward pass.
+// backGraph adds one part's gradients to the sums. The loss scale is applied here,
+// before the half-precision part of the backward pass.
 func (c *cachedPrograms) backGraph(x *values[*Node]) *values[*Node] {
 	c.m.pull(x, func(img, txt *Node) *Node { return pushed(img, txt, x) })
 	return x
 }
 
-// pushed has the gradient of the loss, as far as it comes through features.
+// pushed is a scalar whose gradient is that of the loss through the features.
 func pushed(img, txt *Node, x *values[*Node]) *Node {
 	return Add(ReduceAllSum(Mul(img, x.dImg)), ReduceAllSum(Mul(txt, x.dTxt)))
 }
@@ -158,9 +158,9 @@ func (c *cachedPrograms) applyGraph(x *values[*Node]) *values[*Node] {
 	return c.m.apply(&x.state, x.loss, x.sums, x.rates)
 }
 
-// step is machine.step for a batch in parts. A part is run when the one before
-// is done, and uploaded meanwhile: a program that is under way has its memory, and
-// so have those that wait behind it.
+// step is machine.step for a batch in parts. A part is uploaded while the one before
+// runs, but started only when that is done: a running program holds its memory, and
+// so do those queued behind it.
 func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.Array) (*device.Array, error) {
 	m := c.m
 	drawn := &values[*device.Array]{}
@@ -171,7 +171,7 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 		}
 		m.state.rng = drawn.rng
 	}
-	var all values[*device.Array] // what the parts give
+	var all values[*device.Array] // outputs of the parts
 	var residuals [][]*device.Array
 	for i := range m.micros {
 		x, err := c.inputs(b, drawn, i)
@@ -224,8 +224,8 @@ func (c *cachedPrograms) step(ctx context.Context, b *hostBatch, rates *device.A
 	return out.metrics, nil
 }
 
-// lossOf is the loss of the features of all parts, its gradients, and gradients
-// of the parameters to begin with. It frees the features.
+// lossOf computes the loss of the features of all parts, its gradients, and initial
+// gradient sums of the parameters. It frees the features.
 func (c *cachedPrograms) lossOf(ctx context.Context, x *values[*device.Array]) (*values[*device.Array], error) {
 	x.logitScale = c.m.state.params[c.m.logitScaleIndex()]
 	joined, err := c.join.call(ctx, x)
@@ -255,8 +255,7 @@ func (c *cachedPrograms) lossOf(ctx context.Context, x *values[*device.Array]) (
 	return loss, nil
 }
 
-// inputs are those of part i. The kept patches of a batch that is replayed
-// come with it.
+// inputs are the inputs of part i. A replayed batch brings its kept patches.
 func (c *cachedPrograms) inputs(b *hostBatch, drawn *values[*device.Array], i int) (*values[*device.Array], error) {
 	lo, hi := c.rows(i)
 	x, err := c.m.put(b, lo, min(hi, c.m.recipe.Batch), c.part())

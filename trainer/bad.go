@@ -16,7 +16,7 @@ type badSample struct {
 	err  error
 }
 
-// String names the example once, whether or not the error does.
+// String names the example exactly once, whether or not the error names it.
 func (b *badSample) String() string {
 	line := fault.Line(b.err)
 	if name, _, _ := strings.Cut(b.path, " (example "); strings.HasPrefix(line, name+":") {
@@ -26,23 +26,22 @@ func (b *badSample) String() string {
 }
 
 // badSamples counts and lists the examples that could not be used. Each is
-// listed once, however often it comes up.
+// listed once, however often it is drawn.
 type badSamples struct {
 	path  string
 	limit float64 // fraction of the samples drawn
 	log   *slog.Logger
 
 	mu    sync.Mutex
-	first int64 // position of the run at which counting began
+	first int64 // position of the run at which counting starts
 	ranks int64 // processes that share the positions
 	n     int64
 	seen  map[string]bool
 	lines *runlog.Metrics
-	mute  bool // no list: it could not be written
+	mute  bool // the list could not be written: no more lines
 }
 
-// badAllowance is how many bad samples are no reason to stop, however short
-// the run is.
+// badAllowance is how many bad samples are tolerated however short the run is.
 const badAllowance = 10
 
 func newBadSamples(path string, limit float64, first int64, log *slog.Logger) *badSamples {
@@ -54,22 +53,21 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	defer b.mu.Unlock()
 	b.n++
 	b.note(source, why)
-	// Every bad one had another drawn in its place.
+	// For every bad one another was drawn.
 	if drawn := (pos-b.first)/b.ranks + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
 		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); %s lists them: repair the data, or raise max_bad", b.n, drawn, b.limit, why, b.path)
 	}
 	return nil
 }
 
-// list lists what is not used and does not count as a sample.
+// list lists something unusable that does not count as a sample.
 func (b *badSamples) list(source string, why *badSample) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.note(source, why)
 }
 
-// note writes a line. A run does not end for want of the list: the count is in
-// the state.
+// note writes a line. A failure does not end the run: the count is in the state.
 func (b *badSamples) note(source string, why *badSample) {
 	if b.seen[why.path] || len(b.seen) >= 1<<16 || b.mute {
 		return

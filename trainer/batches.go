@@ -16,21 +16,21 @@ import (
 
 // feed hands out the host batches of a run in order.
 type feed interface {
-	// next is the batch of the next step and how long it had to be waited for.
+	// next returns the batch of the next step and how long the caller waited for it.
 	next(ctx context.Context) (*hostBatch, time.Duration, error)
-	// done gives a batch's memory back.
+	// done returns a batch's memory.
 	done(*hostBatch)
 	close()
 }
 
-// How many batches lie ready or in the making beside the one in use: one where
-// they are large, since a step then takes as long as a batch takes to be made.
+// How many batches are ready or being made besides the one in use: one if they are
+// large, since a step then takes as long as making a batch.
 const (
 	prefetch      = 2
-	prefetchBytes = 1 << 30 // that so many batches and the one in use may take
+	prefetchBytes = 1 << 30 // what that many batches and the one in use may take
 )
 
-// ahead is that number for batches of so many rows.
+// ahead is the number of batches made ahead, for batches of so many rows.
 func (r *Recipe) ahead(cfg *arch.Config, rows int) int {
 	if (prefetch+1)*r.rowBytes(cfg)*float64(rows) > prefetchBytes {
 		return 1
@@ -38,19 +38,19 @@ func (r *Recipe) ahead(cfg *arch.Config, rows int) int {
 	return prefetch
 }
 
-// rowBytes is what a row of a batch takes: a picture and its tokens.
+// rowBytes is the size of a row of a batch: a picture and its tokens.
 func (r *Recipe) rowBytes(cfg *arch.Config) float64 {
 	return float64(3*r.Image.Size*r.Image.Size + 4*cfg.Text.ContextLength)
 }
 
-// pipeline makes batches ahead of the run with a few goroutines.
+// pipeline makes batches ahead of the run in a few goroutines.
 type pipeline struct {
 	pairs  *pairs
 	ready  chan *making
 	free   chan *hostBatch
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	freed  []func() // what gives the pictures' memory back
+	freed  []func() // return the pictures' memory
 }
 
 // making is a batch being filled.
@@ -62,20 +62,19 @@ type making struct {
 	err   error
 }
 
-// row is one of its rows, to be filled with an example.
+// row is one of its rows, to be filled with a draw's example.
 type row struct {
 	to *making
-	i  int // of the rows that are made
+	i  int // among the rows being made
 	draw
 }
 
-// startPipeline makes the batches of some steps, from a position of the run on.
+// startPipeline makes the batches of so many steps, from a position of the run on.
 func startPipeline(ctx context.Context, p *pairs, pos, steps int64, workers int) *pipeline {
 	return startShare(ctx, p, pos, steps, workers, rowRange{0, p.recipe.Batch})
 }
 
-// startShare makes some rows of each batch: those of whole lanes where sources
-// are streams.
+// startShare makes some rows of each batch: whole lanes if sources are streams.
 func startShare(ctx context.Context, p *pairs, pos, steps int64, workers int, of rowRange) *pipeline {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
@@ -170,13 +169,13 @@ func (pl *pipeline) close() {
 	pl.freed = nil
 }
 
-// mixBlock is the number of consecutive samples in which every source has
-// exactly its share (rounded over the whole run, not per block).
+// mixBlock is the number of consecutive samples in which every source has its exact
+// share (rounded over the whole run, not per block).
 const mixBlock = 4096
 
 // order says which example comes at which position of the run. It is a pure
-// function of the seed and the position: nothing has to be saved to go on.
-// Each source is shuffled anew in every pass over it.
+// function of the seed and the position: resuming needs nothing else.
+// Each source is reshuffled in every pass over it.
 type order struct {
 	seed  uint64
 	sizes []int64   // examples per source
@@ -204,15 +203,15 @@ func newOrder(seed int64, sizes []int64, weights []float64) (*order, error) {
 	return o, nil
 }
 
-// at gives the source and the example of a position. It is cheap for
-// neighbouring positions; it is not safe for many goroutines.
+// at returns the source and the example of a position. It is cheap for neighbouring
+// positions and not safe for concurrent use.
 func (o *order) at(pos int64) (source int, example int64) {
 	source, nth := o.slot(pos)
 	return source, o.shuffled(source, nth)
 }
 
-// slot gives the source of a position, and how many samples of that source came
-// before.
+// slot returns the source of a position, and how many samples of that source came
+// before it.
 func (o *order) slot(pos int64) (source int, nth int64) {
 	if len(o.sizes) == 1 {
 		return 0, pos
@@ -229,13 +228,13 @@ func (o *order) shuffled(s int, nth int64) int64 {
 	return int64(dataset.Permute(dataset.MixKey(o.seed, uint64(s), uint64(nth/n)), uint64(nth%n), uint64(n)))
 }
 
-// before is the number of samples that source s gives in the first blocks.
+// before is the number of samples from source s in the first blocks.
 func (o *order) before(s int, blocks int64) int64 {
 	n := float64(blocks * mixBlock)
 	return int64(o.upTo[s+1]*n) - int64(o.upTo[s]*n)
 }
 
-// given is how many of the first samples each source gives.
+// given is how many of the first samples come from each source.
 func (o *order) given(samples int64) []int64 {
 	out := make([]int64, len(o.sizes))
 	if len(out) == 1 {

@@ -15,7 +15,7 @@ import (
 // BenchOptions say where and how long to measure.
 type BenchOptions struct {
 	Steps    int  // timed steps, after two that are not; 0: none
-	Donation bool // also compile the step without reusing the state's memory, to compare
+	Donation bool // also compile the step without reusing the state's memory, for comparison
 
 	// As in Options.
 	Backend      string
@@ -25,34 +25,34 @@ type BenchOptions struct {
 	Log          *slog.Logger
 }
 
-// MemoryUse is what a compiled program needs, in bytes of each device. Aliased
-// are the outputs that take over an input's memory.
+// MemoryUse is what a compiled program needs, in bytes on each device. Aliased are
+// the outputs that take over an input's memory.
 type MemoryUse struct {
 	Code, Inputs, Outputs, Aliased, Temporary int64
 }
 
-// Peak is what the program needs at most.
+// Peak is the most that the program needs, in bytes.
 func (m MemoryUse) Peak() int64 { return device.MemoryUse(m).Peak() }
 
-// BenchResult is what a recipe's step costs on a device, its data aside.
+// BenchResult is what a recipe's step costs on a device, without reading data.
 type BenchResult struct {
 	Batch          int                `json:"batch"`
 	First          float64            `json:"first_seconds"` // compilation and the first step
 	Seconds        []float64          `json:"seconds"`       // of each timed step
 	Losses         []float64          `json:"losses"`        // of every step
-	ToDevice       int64              `json:"to_device"`     // bytes a step
-	FromDevice     int64              `json:"from_device"`   // bytes a step
+	ToDevice       int64              `json:"to_device"`     // bytes per step
+	FromDevice     int64              `json:"from_device"`   // bytes per step
 	BatchBytes     int64              `json:"batch_bytes"`   // pixels and tokens
 	Memory         MemoryUse          `json:"memory"`        // of the compiled step, per device
 	Kept           *MemoryUse         `json:"memory_without_donation,omitempty"`
 	PeakBytes      int64              `json:"peak_bytes,omitempty"` // as the device measured it
 	FusedAttention int                `json:"fused_attention"`
-	GFLOPs         map[string]float64 `json:"gflops_per_sample"` // model: forward and backward; executed: recomputation too
+	GFLOPs         map[string]float64 `json:"gflops_per_sample"` // model: forward and backward; executed: with recomputation
 }
 
-// Bench runs steps of a recipe on random pixels and tokens: the same numbers
-// every time. The recipe's data is not opened; a batch that does not fit the
-// device is an Environment fault.
+// Bench runs steps of a recipe on random pixels and tokens, the same every time.
+// The recipe's data is not opened; a batch that does not fit the device is an error
+// of kind KindEnvironment.
 func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err error) {
 	defer fault.Public(ctx, &err)
 	d := Options{Backend: o.Backend, DeviceCount: o.DeviceCount, Threads: o.Threads, CompileCache: o.CompileCache, Log: o.Log}

@@ -10,9 +10,9 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
-// blockLoss is contrastive and its gradients in closed form, a tile of the matrix
-// of logits at a time, so that its memory grows with the batch and not with its
-// square. With s_ij = scale · image_i · text_j, scale = exp(logit_scale):
+// blockLoss computes contrastive and its gradients in closed form, a tile of the
+// matrix of logits at a time, so that its memory grows with the batch and not with
+// its square. With s_ij = scale · image_i · text_j, scale = exp(logit_scale):
 //
 //	row_i = log Σ_j exp s_ij,  col_j = log Σ_i exp s_ij
 //	loss = 1/2B · Σ_i (row_i + col_i − 2 s_ii)
@@ -20,30 +20,29 @@ import (
 //	d image_i = scale/2B · (Σ_j w_ij text_j − 2 text_i), texts likewise
 //	d logit_scale = Σ_i image_i · d image_i
 //
-// It has two phases: rowSums for the rows that are one's own, then, when
-// everyone's sums are known, gradients. Own rows come in parts, each cut over
-// the devices along axis 0; what is called all is whole on every device and in
-// the order of the batch.
+// It has two phases: rowSums for a process's own rows, then, once the sums of all
+// are known, gradients. Own rows come in parts, each split over the devices along
+// axis 0; arrays called all are whole on every device and in batch order.
 //
 // So several processes can share a batch: each gathers all features, calls
 // rowSums with its own rows, gathers the sums (16 bytes a pair), calls gradients
 // and adds up loss and d logit_scale over the processes. The gradients of its
-// features are complete: none travels. No process is told which rows are its own.
+// features are complete and need not travel. No process needs to know which rows of
+// the batch are its own.
 //
-// The size of a tile decides nothing but the order in which sums are taken: the
-// last bits.
+// The size of a tile affects only the order of summation: the last bits.
 type blockLoss struct {
 	batch   int // pairs of the whole batch
-	devices int // over which each part is cut
+	devices int // over which each part is split
 	tile    tile
 }
 
-// tile is the part of the matrix of logits that each device has at a time.
+// tile is the part of the matrix of logits that each device computes at a time.
 type tile struct{ rows, columns int }
 
 // rowSums are, for the rows of each part, the largest logit and the sum of
 // exp(logit − largest) over all columns: own [part, E], all [at least B, E] →
-// [part, 2]. Their logarithm alone would lose digits of a large logit.
+// [part, 2]. The logarithm of the sum alone would lose digits of a large logit.
 func (b blockLoss) rowSums(own []*Node, all, logitScale *Node) []*Node {
 	return b.unfold(b.sumsOf(b.fold(own), b.whole(all), Exp(logitScale)), own)
 }
@@ -56,14 +55,13 @@ type ownRows struct{ img, txt, imgSums, txtSums []*Node }
 type allRows struct{ img, txt, imgSums, txtSums *Node }
 
 // blockGradients are a process's share of the loss and of d logit_scale, to be
-// added up over all, and the gradients of its features.
+// summed over the processes, and the gradients of its features.
 type blockGradients struct {
 	loss, logitScale *Node
 	img, txt         []*Node
 }
 
-// gradients are those of the first real of the own rows; what pads them gets
-// zeros.
+// gradients computes them for the first real own rows; padding rows get zeros.
 func (b blockLoss) gradients(own ownRows, all allRows, logitScale *Node, real int) blockGradients {
 	scale := Exp(logitScale)
 	img, txt, imgSums, txtSums := b.fold(own.img), b.fold(own.txt), b.fold(own.imgSums), b.fold(own.txtSums)
@@ -87,8 +85,8 @@ func (b blockLoss) gradients(own ownRows, all allRows, logitScale *Node, real in
 	}
 }
 
-// realRows puts zeros in place of the rows, in folded form, of what is not among
-// the first real rows of the parts.
+// realRows returns a function that zeroes, in folded form, all but the first real
+// rows of the parts.
 func (b blockLoss) realRows(parts []*Node, real int) func(x *Node) *Node {
 	part := parts[0].Shape().Dimensions[0]
 	if part*len(parts) <= real {
@@ -152,13 +150,13 @@ func logits(rows, columns, scale *Node) *Node {
 	return Mul(scale, Dot(rows, columns).General([]int{2}, nil, []int{1}, nil))
 }
 
-// split is what lies at 0 and at 1 of an axis.
+// split returns the slices at 0 and 1 of an axis.
 func split(x *Node, axis int) (first, second *Node) {
 	return SliceAxis(x, axis, AxisRange(0, 1)), SliceAxis(x, axis, AxisRange(1, 2))
 }
 
-// halved reduces the last axis to one element by laying its halves over each
-// other: go-xla has no reductions inside loops.
+// halved reduces the last axis to one element by combining its halves repeatedly:
+// go-xla has no reductions inside loops.
 func halved(x *Node, op func(a, b *Node) *Node) *Node {
 	var odd []*Node
 	n := x.Shape().Dim(-1)
@@ -176,14 +174,14 @@ func halved(x *Node, op func(a, b *Node) *Node) *Node {
 	return x
 }
 
-// step makes of what the columns before gave for some rows, [D, rows, k], what
-// it is with the next ones: from rows of own, columns of all, and whole. Where
-// counts is there, [1, 1, columns], columns that it denies have come before.
+// step extends the result of earlier columns for some rows, sofar [D, rows, k], by
+// the next columns: from rows of own, columns of all, and whole. counts [1, 1,
+// columns], if not nil, is false for columns that were counted before.
 type step func(sofar *Node, own, all, whole []*Node, counts *Node) *Node
 
-// each fills an array [D, n, k] tile by tile: the rows of own, [D, n, …], along
-// axis 1, and for each block of them the columns, rows of all, [m, …]. begin
-// makes what a block of rows has before its first column.
+// each fills an array [D, n, k] tile by tile: blocks of rows of own, [D, n, …],
+// along axis 1, and for each block the columns, which are rows of all, [m, …]. begin
+// makes a block's value before its first column.
 func (b blockLoss) each(k int, begin func(g *Graph, rows int) *Node, own, all, whole []*Node, next step) *Node {
 	g, n, m := own[0].Graph(), own[0].Shape().Dimensions[1], all[0].Shape().Dimensions[0]
 	rows, columns := min(b.tile.rows, n), min(b.tile.columns, m)
@@ -207,8 +205,8 @@ func (b blockLoss) each(k int, begin func(g *Graph, rows int) *Node, own, all, w
 		size[axis] = length
 		return DynamicSlice(x, at(start, axis, x), size)
 	}
-	// The last tile begins where it is whole: its first rows are made once more,
-	// its first columns do not count again.
+	// The last tile is moved back to be whole: its first rows are computed again,
+	// its first columns do not count twice.
 	start := func(i *Node, length, end int) (*Node, *Node) {
 		first := Mul(i, integer(i.Graph(), length))
 		return first, Min(first, integer(i.Graph(), end-length))
@@ -253,7 +251,7 @@ func (b blockLoss) each(k int, begin func(g *Graph, rows int) *Node, own, all, w
 	return While(more, body, init...)[2]
 }
 
-// unrolled is each for a backend without such loops: a chain, so that one tile
+// unrolled is each for a backend without such loops: a chain, so that only one tile
 // is alive at a time.
 func (b blockLoss) unrolled(begin func(g *Graph, rows int) *Node, own, all, whole []*Node, next step) *Node {
 	g, n, m := own[0].Graph(), own[0].Shape().Dimensions[1], all[0].Shape().Dimensions[0]
@@ -280,8 +278,8 @@ func (b blockLoss) unrolled(begin func(g *Graph, rows int) *Node, own, all, whol
 	return Concatenate(done, 1)
 }
 
-// fold puts parts [part, …], each cut over the devices, side by side as
-// [D, n, …]: nothing leaves its device.
+// fold puts parts [part, …], each split over the devices, side by side as
+// [D, n, …]; nothing leaves its device.
 func (b blockLoss) fold(parts []*Node) *Node {
 	out := make([]*Node, len(parts))
 	for i, x := range parts {

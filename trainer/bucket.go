@@ -5,20 +5,20 @@ import (
 	. "github.com/gomlx/gomlx/core/graph"
 )
 
-// bucketBytes bounds a bucket: what is exchanged at once, of float32 values.
+// bucketBytes bounds a bucket, which is exchanged at once, in bytes of float32.
 const bucketBytes = 256 << 20
 
 // bucket is what is exchanged at once: pieces of flattened parameters, side by
 // side. As an array it is [N, D, width] for N ranks of D devices: row (n, d) is
 // what device d of rank n owns. Every piece is padded with zeros to a multiple
-// of N·D, so that any model can be cut over any number of devices.
+// of N·D, so that any model can be split over any number of devices.
 type bucket struct {
 	pieces []piece
 	width  int // columns of all pieces
 }
 
-// piece is a run of one flattened parameter. Row (n, d) holds width elements of
-// it, those from lo+(n·D+d)·width on, and zeros beyond hi.
+// piece is a run of one flattened parameter. Row (n, d) holds width elements of it,
+// from lo+(n·D+d)·width on, and zeros beyond hi.
 type piece struct {
 	param  int // number of the parameter
 	lo, hi int // elements of it
@@ -27,8 +27,7 @@ type piece struct {
 }
 
 // cutBuckets puts parameters of the given sizes, in elements, into buckets for
-// a number of owners (N·D). One that is larger than limit bytes goes into
-// several.
+// owners (N·D) devices. One larger than limit bytes is spread over several.
 func cutBuckets(sizes []int, owners, limit int) (list []bucket) {
 	most := max(1, limit/4/owners) // columns of a bucket
 	var b bucket
@@ -54,7 +53,7 @@ func cutBuckets(sizes []int, owners, limit int) (list []bucket) {
 	return list
 }
 
-// bytes of the bucket as an array of float32 for all owners.
+// bytes is the size of the bucket as an array of float32 for all owners.
 func (b bucket) bytes(owners int) int64 { return 4 * int64(b.width) * int64(owners) }
 
 // params are the numbers of the parameters in the bucket, each once.
@@ -65,8 +64,8 @@ func (b bucket) params() (list []int) {
 	return list
 }
 
-// own is the run of parameter elements that rank n of ranks owns in a piece: D
-// rows side by side. It is empty where the rank has padding alone.
+// own is the run of parameter elements that rank n owns in a piece: D rows side by
+// side. It is empty if the rank has only padding.
 func (p piece) own(n, devices int) (lo, hi int) {
 	lo = min(p.hi, p.lo+n*devices*p.width)
 	return lo, min(p.hi, lo+devices*p.width)
@@ -86,7 +85,7 @@ func (b bucket) pack(whole []*Node, ranks, devices int) *Node {
 	return Concatenate(columns, 2)
 }
 
-// unpack gives the flattened pieces of b, out of [N, D, width].
+// unpack returns the flattened pieces of b from [N, D, width].
 func (b bucket) unpack(packed *Node) (pieces []*Node) {
 	for _, p := range b.pieces {
 		x := SliceAxis(packed, 2, AxisRange(p.at, p.at+p.width))

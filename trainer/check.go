@@ -9,14 +9,14 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// The upper ends of the ranges are far above any run there was (40 billion
-// samples, batches of 144k), and low enough that no product overflows.
+// The upper limits are far above any run so far (40 billion samples, batches of
+// 144k), and low enough that no product overflows.
 const (
 	maxBatch   = 1 << 24
 	maxSamples = 1e15
 )
 
-// check completes the recipe and refuses what cannot be meant.
+// check completes the recipe and refuses what makes no sense.
 func (r *Recipe) check(name string) error {
 	bad := func(key, format string, args ...any) error {
 		return fault.Usagef("%s: %s: %s", name, key, fmt.Sprintf(format, args...))
@@ -180,8 +180,8 @@ func (r *Recipe) check(name string) error {
 	return nil
 }
 
-// notFinite is the key, below at, of the first number that is infinite or not
-// a number; empty when there is none.
+// notFinite is the key, below at, of the first number that is infinite or NaN;
+// empty if there is none.
 func notFinite(v reflect.Value, at string) (key string) {
 	switch v.Kind() {
 	case reflect.Float64:

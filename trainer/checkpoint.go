@@ -46,15 +46,15 @@ const (
 // savedState is state.json.
 type savedState struct {
 	Format    int               `json:"format"`
-	Processes int               `json:"processes,omitempty"` // that wrote it, of format 2
+	Processes int               `json:"processes,omitempty"` // that wrote it, in format 2
 	Step      int64             `json:"step"`
-	Samples   int64             `json:"samples"`           // the position: which example comes next follows from it and the seed
+	Samples   int64             `json:"samples"`           // the position: with the seed it determines which example is next
 	Sources   []int64           `json:"sources,omitempty"` // samples that each source has given
 	Data      []string          `json:"data,omitempty"`    // fingerprints of the sources
-	Recipe    string            `json:"recipe"`            // SHA-256 of recipe.yaml without what may change
+	Recipe    string            `json:"recipe"`            // SHA-256 of the recipe without what may change
 	Bad       int64             `json:"bad_samples"`
-	Parts     string            `json:"accumulation,omitempty"`   // what parts did: with accumulation auto they go on so
-	Gaps      []gap             `json:"missing_shards,omitempty"` // pieces of tars that the run does without
+	Parts     string            `json:"accumulation,omitempty"`   // what parts did: with accumulation: auto they keep doing so
+	Gaps      []gap             `json:"missing_shards,omitempty"` // pieces of tars that the run leaves out
 	SHA256    map[string]string `json:"sha256"`
 }
 
@@ -119,20 +119,20 @@ func (s *snapshot) entries(file string) (out []tensorfile.Tensor, err error) {
 	return out, err
 }
 
-// saver writes checkpoints in the background, one at a time. Where the disk is
-// full it waits and tries again: the run pauses, nothing is lost.
+// saver writes checkpoints in the background, one at a time. When the disk is full
+// it waits and tries again: the run pauses, and nothing is lost.
 type saver struct {
 	dir  string // run folder
 	keep int
 	log  *slog.Logger
 
-	busy chan error  // of the write under way, nil when there is none
+	busy chan error  // of the write in progress, nil if there is none
 	part *partWriter // of a job of several processes
 	last atomic.Pointer[string]
 
-	waiting func(int32) // told +1 when a write waits for space, −1 when no more; may be nil
+	waiting func(int32) // called with +1 when a write starts to wait for space, −1 when it stops; may be nil
 
-	// open and retry are the file system and its pace; tests replace them.
+	// open and retry are how files are created and how often to try; tests replace them.
 	open  func(path string) (io.WriteCloser, error)
 	retry time.Duration
 }
@@ -157,7 +157,7 @@ func (f syncedFile) Close() error {
 	return f.File.Close()
 }
 
-// start begins to write s and returns; the write before it is finished first.
+// start starts to write s and returns; it waits for the write before it.
 func (v *saver) start(ctx context.Context, s *snapshot) error {
 	if err := v.wait(); err != nil {
 		return err
@@ -167,7 +167,7 @@ func (v *saver) start(ctx context.Context, s *snapshot) error {
 	return nil
 }
 
-// wait ends the write under way.
+// wait waits for the write in progress.
 func (v *saver) wait() error {
 	if v.busy == nil {
 		return nil
@@ -177,8 +177,8 @@ func (v *saver) wait() error {
 	return err
 }
 
-// patiently repeats fn while the disk is full, until ctx ends: then the error
-// is stopped.
+// patiently repeats fn while the disk is full, until ctx ends: the error is then a
+// stopped.
 func (v *saver) patiently(ctx context.Context, what string, fn func() error) error {
 	said := false
 	defer func() {
@@ -206,7 +206,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 	}
 }
 
-// newest is the path of the newest complete checkpoint, or empty.
+// newest is the path of the newest complete checkpoint, or "".
 func (v *saver) newest() string {
 	if p := v.last.Load(); p != nil {
 		return *p
@@ -214,7 +214,7 @@ func (v *saver) newest() string {
 	return ""
 }
 
-// from says where a run goes on.
+// from says where a run would resume.
 func (v *saver) from() string {
 	if p := v.newest(); p != "" {
 		return p
@@ -243,7 +243,7 @@ func (v *saver) write(s *snapshot) error {
 	return v.complete(tmp, name)
 }
 
-// complete gives the folder of a checkpoint that is written its name.
+// complete gives the folder of a written checkpoint its final name.
 func (v *saver) complete(tmp, name string) error {
 	root := filepath.Dir(tmp)
 	final := filepath.Join(root, name)
@@ -337,7 +337,7 @@ func (v *saver) file(path string, fill func(w io.Writer) error) error {
 	return atomicfile.Explain(path, errors.Join(fill(f), f.Close()))
 }
 
-// model writes a model file under its final name at once.
+// model writes a model file, which appears under its name complete or not at all.
 func (v *saver) model(path string, s *snapshot) error {
 	list, err := s.entries(modelFile)
 	if err != nil {
@@ -354,14 +354,14 @@ func (v *saver) model(path string, s *snapshot) error {
 	return f.Commit()
 }
 
-// prune removes the oldest checkpoints and what a killed run left half done.
+// prune removes the oldest checkpoints and what a killed run left behind.
 func (v *saver) prune(root string) error {
 	list, err := listCheckpoints(v.dir)
 	if err != nil {
 		return err
 	}
 	for _, c := range list[:max(0, len(list)-v.keep)] {
-		// Out of the list first: a checkpoint is complete or absent.
+		// Rename first: a checkpoint is complete or absent.
 		gone := filepath.Join(root, temporary+filepath.Base(c.path))
 		if err := os.Rename(c.path, gone); err != nil {
 			return err
@@ -386,7 +386,7 @@ type checkpointAt struct {
 	path string
 }
 
-// listCheckpoints are the complete checkpoints of a run folder, oldest first.
+// listCheckpoints returns the complete checkpoints of a run folder, oldest first.
 func listCheckpoints(dir string) ([]checkpointAt, error) {
 	root := filepath.Join(dir, checkpointDir)
 	entries, err := os.ReadDir(root)
@@ -418,7 +418,7 @@ func readState(path string) (*savedState, error) {
 	return parseState(file, text)
 }
 
-// parseState reads the text of a state.json; file is for messages.
+// parseState parses the text of a state.json; file is used in messages.
 func parseState(file string, text []byte) (*savedState, error) {
 	var s savedState
 	if err := json.Unmarshal(text, &s); err != nil {
@@ -433,7 +433,7 @@ func parseState(file string, text []byte) (*savedState, error) {
 	return &s, nil
 }
 
-// restore loads a checkpoint into the machine; the files' hashes must be right.
+// restore loads a checkpoint into the machine and verifies the files' hashes.
 func (m *machine) restore(path string, s *savedState) error {
 	if m.remote != nil {
 		return m.remote.restore(path, s)
@@ -456,8 +456,8 @@ func (m *machine) restore(path string, s *savedState) error {
 	return m.putFrozen(func(p arch.Param) ([]float32, error) { return tensorfile.Float32s(model, p.Name) })
 }
 
-// sameModel refuses a checkpoint of another architecture than the recipe's:
-// some differ in no shape.
+// sameModel refuses a checkpoint of another architecture than the recipe's: shapes
+// alone do not tell all architectures apart.
 func (m *machine) sameModel(c *checkpointFile) error {
 	text, ok := c.Metadata()["evatool.config"]
 	if !ok {

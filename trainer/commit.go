@@ -27,13 +27,13 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// A checkpoint of a job of several processes, format 2, is written by all of
-// them: process i its part of the moments (optimizer-i-of-N.safetensors, tensors
-// NAME[lo:hi] that are runs of flattened ones), process 0 the model, or all of
-// them a piece of a large one. It counts when process 0 has written state.json,
-// with the hashes of all files, and renamed the folder.
+// A checkpoint of a job of several processes, format 2, is written by all of them:
+// process i writes its part of the moments (optimizer-i-of-N.safetensors, tensors
+// NAME[lo:hi] that are runs of flattened ones), process 0 the model, or each a piece
+// of a large model. It counts once process 0 has written state.json, with the
+// hashes of all files, and renamed the folder.
 
-// modelPieceBytes is the size from which the model is written in pieces.
+// modelPieceBytes is the size above which the model is written in pieces.
 var modelPieceBytes int64 = 2 << 30
 
 const (
@@ -62,7 +62,7 @@ type partWriter struct {
 	sums map[string]string
 	done chan error
 	over atomic.Bool
-	stop context.CancelFunc // ends a wait for space
+	stop context.CancelFunc // ends a wait for disk space
 }
 
 // snapshot copies the process's part of the state to the host.
@@ -121,8 +121,8 @@ func (k *remote) snapshot(state savedState, recipe []byte) (*partSnapshot, error
 	return s, k.modelPart(s)
 }
 
-// modelPart adds the process's part of the model: all of it to process 0's, or a
-// piece of a large one.
+// modelPart adds the process's part of the model: all of it on process 0, or a piece
+// of a large model.
 func (k *remote) modelPart(s *partSnapshot) error {
 	var total int64
 	all := k.m.cfg.Params()
@@ -185,12 +185,12 @@ func paramBytes(p arch.Param) int64 {
 	return n
 }
 
-// float32Tensor has the bytes of v, which nobody changes any more.
+// float32Tensor shares the memory of v, which must not change afterwards.
 func float32Tensor(name string, v []float32, shape ...int64) tensorfile.Tensor {
 	return tensorfile.Tensor{Info: tensorfile.Info{Name: name, DType: tensorfile.F32, Shape: shape}, Data: dtypes.UnsafeByteSliceFromAny(v)}
 }
 
-// prepare makes the folder that the parts of a checkpoint are written to.
+// prepare creates the folder that the parts of a checkpoint are written to.
 func (v *saver) prepare(step int64) error {
 	tmp := v.unfinished(step)
 	if err := os.RemoveAll(tmp); err != nil {
@@ -202,12 +202,12 @@ func (v *saver) prepare(step int64) error {
 	return nil
 }
 
-// unfinished is the folder of a checkpoint in the making.
+// unfinished is the folder of a checkpoint that is being written.
 func (v *saver) unfinished(step int64) string {
 	return filepath.Join(v.dir, checkpointDir, fmt.Sprintf("%sstep-%d", temporary, step))
 }
 
-// startPart begins to write a part into the prepared folder.
+// startPart starts to write a part into the prepared folder.
 func (v *saver) startPart(ctx context.Context, s *partSnapshot) {
 	p := &partWriter{s: s, sums: map[string]string{}, done: make(chan error, 1)}
 	v.part = p
@@ -239,10 +239,10 @@ func (v *saver) startPart(ctx context.Context, s *partSnapshot) {
 	}()
 }
 
-// written reports whether a part is under way and done, well or not.
+// written reports whether a part was started and is done, successfully or not.
 func (v *saver) written() bool { return v.part != nil && v.part.over.Load() }
 
-// partDone waits for the part under way.
+// partDone waits for the part in progress.
 func (v *saver) partDone() (*partSnapshot, map[string]string, error) {
 	p := v.part
 	v.part = nil
@@ -251,7 +251,7 @@ func (v *saver) partDone() (*partSnapshot, map[string]string, error) {
 	return p.s, p.sums, err
 }
 
-// publish makes a checkpoint of the parts that all processes have written.
+// publish turns the parts that all processes have written into a checkpoint.
 func (v *saver) publish(s *partSnapshot) error {
 	dir := v.unfinished(s.state.Step)
 	text, err := json.MarshalIndent(s.state, "", " ")
@@ -272,7 +272,7 @@ func sha256Of(text []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// modelHash identifies the model of a checkpoint, in one file or in several.
+// modelHash identifies the model of a checkpoint, in one file or several.
 func (s *savedState) modelHash() string {
 	if sum, ok := s.SHA256[modelFile]; ok {
 		return sum
@@ -293,7 +293,7 @@ type pieceAt struct {
 	name   string
 }
 
-// moments are the optimizer's part of a checkpoint, in one file or in several.
+// moments are the optimizer's part of a checkpoint, in one file or several.
 type moments struct {
 	dir   string
 	files []*checkpointFile
@@ -329,7 +329,7 @@ func (m *moments) add(f *checkpointFile) {
 	}
 }
 
-// has reports whether the parts hold a whole float32 tensor of so many elements.
+// has reports whether the parts hold a complete float32 tensor of size elements.
 func (m *moments) has(name string, size int) bool {
 	at := 0
 	for _, r := range m.runs[name] {
@@ -341,7 +341,7 @@ func (m *moments) has(name string, size int) bool {
 	return at == size
 }
 
-// read fills dst with the elements from lo on.
+// read fills dst with elements starting at lo.
 func (m *moments) read(name string, dst []float32, lo int) error {
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(dst))), 4*len(dst))
 	for _, r := range m.runs[name] {
@@ -443,7 +443,7 @@ func (m *machine) openCheckpoint(path string, s *savedState, rank, ranks int) (m
 	return model, opt, m.sameModel(model)
 }
 
-// restore loads a checkpoint, whoever wrote it.
+// restore loads a checkpoint, however many processes wrote it.
 func (k *remote) restore(path string, s *savedState) error {
 	m := k.m
 	model, opt, err := m.openCheckpoint(path, s, k.world.Rank(), k.world.Size())

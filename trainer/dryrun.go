@@ -17,49 +17,49 @@ type Plan struct {
 	ParamsVision     int64         `json:"params_vision"`
 	ParamsText       int64         `json:"params_text"`
 	Params           int64         `json:"params"`
-	GFLOPsPerSample  float64       `json:"gflops_per_sample"`          // GFLOP, forward and backward; patch dropout counted, recomputation not
-	GFLOPsExecuted   float64       `json:"gflops_per_sample_executed"` // recomputation counted, too
+	GFLOPsPerSample  float64       `json:"gflops_per_sample"`          // GFLOP, forward and backward, with patch dropout, without recomputation
+	GFLOPsExecuted   float64       `json:"gflops_per_sample_executed"` // with recomputation
 	Steps            int64         `json:"steps"`
 	Samples          int64         `json:"samples"`
 	Batch            int           `json:"batch"`
 	Devices          int           `json:"devices"`
-	MicroBatch       int           `json:"micro_batch"`            // rows of a part on a device
-	Padding          int           `json:"padding"`                // rows that fill up the devices and do not count
-	Parts            int           `json:"parts"`                  // of one batch, with feature-cached accumulation when above 1
+	MicroBatch       int           `json:"micro_batch"`            // rows of one part on one device
+	Padding          int           `json:"padding"`                // rows that only fill up the devices
+	Parts            int           `json:"parts"`                  // of one batch; above 1 with cached features
 	BytesState       int64         `json:"bytes_state"`            // per device: parameters, moments, gradients
 	BytesActivations int64         `json:"bytes_activations"`      // per device, estimated
 	BytesLoss        int64         `json:"bytes_loss"`             // per device: logits of the global batch, or of a block of it
 	BytesResiduals   int64         `json:"bytes_residuals"`        // per device: what parts keep with accumulation: residuals
-	Accumulation     string        `json:"accumulation,omitempty"` // of a batch in parts: residuals or recompute; auto keeps residuals where they fit Memory
+	Accumulation     string        `json:"accumulation,omitempty"` // of a batch in parts: residuals or recompute; auto keeps residuals if they fit Memory
 	LossInBlocks     bool          `json:"loss_in_blocks"`         // not as one matrix
 	BytesDevice      int64         `json:"bytes_device"`
-	BytesHost        int64         `json:"bytes_host"`             // of the host: pictures and tokens of the batches in use and ahead; of one process for all devices
+	BytesHost        int64         `json:"bytes_host"`             // of the host: pictures and tokens of the batch in use and those made ahead, in one process for all devices
 	BytesMemory      int64         `json:"bytes_memory,omitempty"` // of a device, as given
 	Fits             *bool         `json:"fits,omitempty"`         // BytesDevice in BytesMemory
 	MicroBatchFits   int           `json:"micro_batch_that_fits,omitempty"`
 	Rate             float64       `json:"samples_per_second,omitempty"`
 	Hours            float64       `json:"hours,omitempty"`
 	FLOPS            float64       `json:"flops_per_second_per_device,omitempty"` // FLOP/s that the rate implies
-	MFU              float64       `json:"mfu,omitempty"`                         // share of FLOPS in the peak of Card
+	MFU              float64       `json:"mfu,omitempty"`                         // FLOPS as a share of the peak of Card
 	Card             string        `json:"card,omitempty"`
 	Peak             float64       `json:"peak_flops_per_second,omitempty"` // of Card, published, at the recipe's precision
 	Warning          string        `json:"warning,omitempty"`
 	Exchange         *ExchangePlan `json:"exchange,omitempty"` // of a job of several hosts
-	PFLOPs           float64       `json:"pflops_total"`       // PFLOP of the whole run, recomputation not counted
+	PFLOPs           float64       `json:"pflops_total"`       // PFLOP of the whole run, without recomputation
 }
 
-// DryRunOptions say on what a recipe would run.
+// DryRunOptions describe the hardware that a recipe would run on.
 type DryRunOptions struct {
 	DeviceCount int     // 0: one; of each host
 	Hosts       int     // of a job of several processes; 0: one host, and no exchange
 	Net         float64 // Gb/s between the hosts
-	Rate        float64 // samples per second of all devices together; 0: not known
-	Memory      int64   // bytes of a device; 0: not known
-	Card        string  // one of Cards, "" for H100: what a rate is compared with, and with MFU what gives a rate
-	MFU         float64 // share of the card's peak that a run would reach, above 0 to 1, instead of a rate; 0: not known
+	Rate        float64 // samples per second of all devices together; 0: unknown
+	Memory      int64   // bytes of a device; 0: unknown
+	Card        string  // one of Cards, "" for H100: a rate is compared with its peak, and MFU turns its peak into a rate
+	MFU         float64 // share of the card's peak that a run would reach, up to 1, instead of a rate; 0: unknown
 }
 
-// DryRun prices a recipe. It opens neither data nor device.
+// DryRun computes what a recipe costs. It opens neither data nor a device.
 func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 	defer fault.Public(context.Background(), &err)
 	const most = 1 << 20
@@ -130,8 +130,8 @@ func (o *DryRunOptions) card() (card, error) {
 	return cards[i], nil
 }
 
-// microBatchWithin is the largest micro_batch below the recipe's with which a
-// device has enough memory; 0 when none is small enough.
+// microBatchWithin is the largest micro_batch below the recipe's for which a device
+// has enough memory; 0 if none is small enough.
 func (r *Recipe) microBatchWithin(devices int, memory int64) int {
 	if r.Batch%devices != 0 {
 		return 0
@@ -158,7 +158,7 @@ func (r *Recipe) microBatchWithin(devices int, memory int64) int {
 	return 0
 }
 
-// plan prices the recipe on devices that have memory bytes; 0: not known.
+// plan computes the cost of the recipe on devices with memory bytes each; 0: unknown.
 func (r *Recipe) plan(devices int, rate float64, memory int64) (*Plan, error) {
 	cfg, err := r.config()
 	if err != nil {
@@ -181,7 +181,7 @@ func (r *Recipe) plan(devices int, rate float64, memory int64) (*Plan, error) {
 	if !step.whole {
 		passes++
 	}
-	if r.GradCheckpointing && !step.residuals { // which are that
+	if r.GradCheckpointing && !step.residuals { // residuals include that pass
 		passes++
 	}
 	p.GFLOPsExecuted = passes * once
@@ -200,7 +200,7 @@ func (r *Recipe) plan(devices int, rate float64, memory int64) (*Plan, error) {
 	return p, nil
 }
 
-// parts is how a batch lies on n devices: its rows, filled up to a multiple of
+// parts says how a batch is split over n devices: its rows, padded to a multiple of
 // n, and the number of parts that they are computed in.
 func (r *Recipe) parts(n int) (rows, parts int, err error) {
 	if r.MicroBatch == 0 || r.Batch <= n*r.MicroBatch {
@@ -214,7 +214,7 @@ func (r *Recipe) parts(n int) (rows, parts int, err error) {
 
 // card is a GPU with its published peaks of dense products in FLOP/s: in half
 // precision, and in float32, which the CUDA plugin computes as TF32. Where a data
-// sheet prints what sparsity gives, half of it is dense.
+// sheet gives the peak with sparsity, the dense one is half of it.
 type card struct {
 	Name        string
 	half, float float64
@@ -244,7 +244,7 @@ func Cards() (names []string) {
 	return names
 }
 
-// judgeRate says what a rate asks of each device.
+// judgeRate works out what a rate demands of each device.
 func (p *Plan) judgeRate(precision string) {
 	p.FLOPS = p.Rate * p.GFLOPsPerSample * 1e9 / float64(p.Devices)
 	p.MFU = p.FLOPS / p.Peak
@@ -254,7 +254,7 @@ func (p *Plan) judgeRate(precision string) {
 	}
 }
 
-// String is the plan for people.
+// String formats the plan for people.
 func (p *Plan) String() string {
 	var b strings.Builder
 	row := func(name, format string, args ...any) {

@@ -20,11 +20,11 @@ import (
 // evalBatch is the number of images or prompts of one call.
 const evalBatch = 64
 
-// evalMaxBad is how many images may fail to decode: a few do not end a run.
+// evalMaxBad is how many images may fail to decode: a few must not end a run.
 const evalMaxBad = 50
 
-// inTraining is the model in training as package eval wants it: a runner over
-// the parameters where they lie.
+// inTraining is the model being trained as package eval wants it: a runner over
+// the parameters in place.
 type inTraining struct{ *clip.Runner }
 
 func newEncoder(m *machine) (eval.Encoder, error) {
@@ -34,8 +34,8 @@ func newEncoder(m *machine) (eval.Encoder, error) {
 
 func (e inTraining) Config() []byte { return e.Runner.Config().JSON() }
 
-// weights are the parameters and the frozen buffers where they lie now, in the
-// order of the architecture.
+// weights are the current arrays of the parameters and frozen buffers, in the order
+// of the architecture.
 func (m *machine) weights() []*device.Array {
 	var out []*device.Array
 	trained, frozen := m.state.params, m.buffers
@@ -49,7 +49,7 @@ func (m *machine) weights() []*device.Array {
 	return out
 }
 
-// evaluate scores the model on what is due at the step it has reached.
+// evaluate makes the evaluations that are due at the current step.
 func (r *run) evaluate(ctx context.Context) error {
 	defer func() { r.last = time.Now() }() // not the next step's time
 	for _, i := range r.evaluationsDue() {
@@ -61,8 +61,8 @@ func (r *run) evaluate(ctx context.Context) error {
 	return nil
 }
 
-// evaluationsDue are the numbers of those that belong to the step the run has
-// reached and that no earlier process has made.
+// evaluationsDue are the indexes of the evaluations that are due at the current step
+// and that no earlier process has made.
 func (r *run) evaluationsDue() (list []int) {
 	for i, e := range r.recipe.Eval {
 		due := r.step == r.recipe.Steps || e.EverySteps > 0 && r.step > 0 && r.step%e.EverySteps == 0
@@ -74,7 +74,7 @@ func (r *run) evaluationsDue() (list []int) {
 	return list
 }
 
-// scoring says what an evaluation scores, with which words.
+// scoring says what an evaluation scores, with which class names and templates.
 func (r *Recipe) scoring(e Evaluation) eval.Options {
 	o := eval.Options{Benchmark: e.Benchmark, Data: r.path(e.Data)}
 	if e.ClassNames != "" {
@@ -87,7 +87,7 @@ func (r *Recipe) scoring(e Evaluation) eval.Options {
 }
 
 // checkEvaluations finds a wrong name, path or list of words before the training
-// begins, not hours later.
+// starts, not hours later.
 func (r *run) checkEvaluations(ctx context.Context) error {
 	for i, e := range r.recipe.Eval {
 		if _, ok := dataset.LookupBenchmark(e.Benchmark); !ok && e.Benchmark != "folder" {
@@ -114,13 +114,13 @@ func (r *run) checkEvaluations(ctx context.Context) error {
 	return nil
 }
 
-// evalField is how package eval names a field; its key in a recipe is the name in
-// lower case.
+// evalField is how package eval names a field; its key in a recipe is the field's
+// name in lower case.
 var evalField = regexp.MustCompile(`Options\.[A-Z]\w*`)
 
 func inRecipe(field string) string { return strings.ToLower(strings.TrimPrefix(field, "Options.")) }
 
-// name is the benchmark, numbered when the recipe has it more than once.
+// name is the benchmark, numbered if the recipe has it more than once.
 func (e Evaluation) name(i int, r *Recipe) string {
 	for k, other := range r.Eval {
 		if k != i && other.Benchmark == e.Benchmark {

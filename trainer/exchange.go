@@ -9,15 +9,14 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// Comm says as what numbers travel between the processes of a job. Less than
-// float32 halves the bytes and rounds: it is another training, within bfloat16's
-// eight bits.
+// Comm says in which type numbers travel between the processes of a job. bf16 halves
+// the bytes and rounds to bfloat16's eight bits, so it is a different training.
 type Comm struct {
-	Grads    string `yaml:"grads,omitempty"`    // fp32 (also when empty) or bf16; sums are float32
-	Features string `yaml:"features,omitempty"` // fp32 (also when empty) or bf16
+	Grads    string `yaml:"grads,omitempty"`    // fp32 (or empty) or bf16; sums are float32
+	Features string `yaml:"features,omitempty"` // fp32 (or empty) or bf16
 }
 
-// check makes the default empty: the same recipe as without the key.
+// check sets the default to empty: the same recipe as without the key.
 func (c *Comm) check(bad func(key, format string, args ...any) error) error {
 	for key, v := range map[string]*string{"comm.grads": &c.Grads, "comm.features": &c.Features} {
 		switch *v {
@@ -31,7 +30,7 @@ func (c *Comm) check(bad func(key, format string, args ...any) error) error {
 	return nil
 }
 
-// wireBytes is the size of a number that travels.
+// wireBytes is the size of a number in transit.
 func wireBytes(kind string) int64 {
 	if kind == "bf16" {
 		return 2
@@ -39,28 +38,28 @@ func wireBytes(kind string) int64 {
 	return 4
 }
 
-// ExchangePlan is what the processes of a job exchange in a step, one of them a
-// host: bytes that each sends, and receives as many.
+// ExchangePlan is what the processes of a job, one per host, exchange in a step, in
+// bytes that each sends; it receives as many.
 type ExchangePlan struct {
 	Hosts      int     `json:"hosts"`
 	Net        float64 `json:"net_gbit_per_second"`
 	Features   int64   `json:"bytes_features"` // and the sums of the loss
 	Gradients  int64   `json:"bytes_gradients"`
 	Parameters int64   `json:"bytes_parameters"`
-	Bytes      int64   `json:"bytes"` // all, norms and records among them
+	Bytes      int64   `json:"bytes"` // all, including norms and records
 	Seconds    float64 `json:"seconds"`
-	Share      float64 `json:"share,omitempty"` // of a step, at a known rate, when nothing overlaps
+	Share      float64 `json:"share,omitempty"` // of a step, at a known rate, if nothing overlaps
 }
 
-// What of a network's speed arrives, and what the way through the host's memory
-// lets through, in bytes per second.
+// The share of a network's speed that is reached, and the limit of the way through
+// the host's memory, in bytes per second.
 const (
 	netShare   = 0.85
 	stagedMost = 10e9
 )
 
-// planExchange is the exchange of a job of some hosts with n devices each, over
-// a network of net Gb/s.
+// planExchange plans the exchange of a job of some hosts with n devices each, over a
+// network of net Gb/s.
 func (r *Recipe) planExchange(cfg *arch.Config, hosts, n int, net float64) (*ExchangePlan, error) {
 	rows, _, err := r.shareOf(hosts, n)
 	if err != nil {
@@ -96,7 +95,7 @@ func (r *Recipe) planExchange(cfg *arch.Config, hosts, n int, net float64) (*Exc
 	return e, nil
 }
 
-// over completes a plan for one host's worth of it being one of several.
+// over completes a plan for a job of several hosts.
 func (p *Plan) over(r *Recipe, cfg *arch.Config, hosts, n int, net float64) (err error) {
 	if p.Exchange, err = r.planExchange(cfg, hosts, n, net); err != nil || hosts == 1 {
 		return err
@@ -104,13 +103,13 @@ func (p *Plan) over(r *Recipe, cfg *arch.Config, hosts, n int, net float64) (err
 	if p.Rate > 0 {
 		p.Exchange.Share = p.Exchange.Seconds / (p.Exchange.Seconds + float64(p.Batch)/p.Rate)
 	}
-	if p.Accumulation == "" { // not in parts, but forward and backward are programs of their own
+	if p.Accumulation == "" { // not in parts, but forward and backward are separate programs
 		p.Accumulation = cmp.Or(r.Accumulation, accumulateAgain)
 		if !r.GradCheckpointing || p.Accumulation == accumulateAgain {
 			p.GFLOPsExecuted += p.GFLOPsPerSample / 3
 		}
 	}
-	// Parameters and gradients whole; masters and moments cut over all devices.
+	// Parameters and gradients whole; masters and moments split over all devices.
 	var all, trained int64
 	for _, q := range cfg.Params() {
 		if all += paramBytes(q); !q.Buffer {

@@ -13,7 +13,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// initial is where the weights of a run that begins afresh come from.
+// initial is where the weights of a run from scratch come from.
 type initial struct {
 	source tensorfile.Source // nil: random
 	files  []string
@@ -26,8 +26,8 @@ func (in *initial) close() {
 	}
 }
 
-// openInit opens what the recipe's init names, unless a checkpoint has the
-// weights: a whole model, or two towers.
+// openInit opens what the recipe's init names, a whole model or two towers, unless
+// the weights come from a checkpoint.
 func (r *run) openInit(ctx context.Context, o Options, b *beginning) error {
 	if b.from.state != nil {
 		return nil
@@ -70,9 +70,9 @@ func (r *run) openInit(ctx context.Context, o Options, b *beginning) error {
 	return nil
 }
 
-// findInit is the recipe's init as paths; names are fetched. A run that is only
-// checked fetches nothing: then what is not in the cache, or is a bundled
-// recipe's placeholder, is left out.
+// findInit returns the recipe's init as paths; names are fetched. A run that is only
+// checked fetches nothing: what is not in the cache, or is a bundled recipe's
+// placeholder, is then left out.
 func (r *run) findInit(ctx context.Context, o hub.Options) (Init, error) {
 	out := r.recipe.Init
 	online := !hub.Offline(o)
@@ -101,8 +101,8 @@ func (r *run) findInit(ctx context.Context, o hub.Options) (Init, error) {
 	return out, nil
 }
 
-// values are the weights of a fresh run by parameter: those of a source that has
-// exactly the model's, or random ones.
+// values returns the initial weights of a parameter: from a source that holds exactly
+// the model's, or random ones.
 func (in *initial) values(cfg *arch.Config, seed int64) func(p arch.Param) ([]float32, error) {
 	return func(p arch.Param) ([]float32, error) {
 		if in.source == nil {
@@ -119,7 +119,7 @@ func (in *initial) values(cfg *arch.Config, seed int64) func(p arch.Param) ([]fl
 	}
 }
 
-// notANumber is where the first value that is not finite stands, -1 for nowhere.
+// notANumber is the index of the first value that is not finite, -1 if there is none.
 func notANumber(v []float32) int {
 	for i, x := range v {
 		if x-x != 0 {
@@ -129,8 +129,8 @@ func notANumber(v []float32) int {
 	return -1
 }
 
-// misfit explains why init.model cannot be the start: err is what its opening
-// as the recipe's architecture said.
+// misfit explains why init.model cannot be used; err is from opening it as the
+// recipe's architecture.
 func (r *run) misfit(ctx context.Context, path string, err error) error {
 	m, unread := checkpoint.OpenModel(ctx, path, checkpoint.ModelOptions{})
 	if unread != nil {

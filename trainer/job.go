@@ -23,22 +23,22 @@ import (
 
 // job is this process's place among the ranks of a training job. Rank 0 owns
 // the run folder: lock, log, metrics, report. All ranks take the same steps,
-// and between steps they meet: what one of them has to say (an error, a wish to
-// stop) all hear at the same place, so that all do the same about it.
+// and between steps they meet: what one of them has to say (an error, a request to
+// stop) all learn at the same point, so that all react alike.
 //
 // The rule that keeps them together: whatever a rank does alone and may fail at
-// is followed by a meeting, before any other exchange.
+// is followed by a meeting before any other exchange.
 type job struct {
 	comm.Comm // measured
 	hosts     []string
 	log       *slog.Logger
-	inStep    bool // exchanges that are no meetings are under way: an error cannot be told
+	inStep    bool // exchanges other than meetings are in progress: an error cannot be passed on
 
 	measured *meter
 	watch    *watch
 }
 
-// join is the job that the process is one of; nil for none.
+// join joins the job that the process belongs to; nil if there is none.
 func (o *Options) join(log *slog.Logger) (*job, error) {
 	world := o.fakes.world
 	if world == nil {
@@ -72,12 +72,12 @@ func (o *Options) join(log *slog.Logger) (*job, error) {
 	if online, own := onlineCPUs(), runtime.NumCPU(); own*j.here() < online {
 		j.log.Warn("the launcher has bound the processes to only some of the processors; its option bind-to none lets them use all", "each", own, "processes here", j.here(), "processors", online)
 	}
-	// Some launchers name a process that died by host and number alone.
+	// Some launchers name a dead process only by host and number.
 	j.log.Info("ranks", "rank host:process", strings.Join(list, ", "))
 	return j, nil
 }
 
-// here is the number of ranks of this host.
+// here is the number of ranks on this host.
 func (j *job) here() (n int) {
 	for _, h := range j.hosts {
 		if h == j.hosts[j.Rank()] {
@@ -87,8 +87,8 @@ func (j *job) here() (n int) {
 	return n
 }
 
-// onlineCPUs is the number of the machine's processors, whoever may use them; 0
-// where it is not known.
+// onlineCPUs is the number of the machine's processors, whether or not this process
+// may use them; 0 if unknown.
 func onlineCPUs() (n int) {
 	text, err := os.ReadFile("/sys/devices/system/cpu/online") // 0-63,128-191
 	if err != nil {
@@ -106,7 +106,7 @@ func onlineCPUs() (n int) {
 	return n
 }
 
-// handler lets rank 0 log everything and the others warn, with their name.
+// handler has rank 0 log everything and the others only warnings, with their name.
 func (j *job) handler(h slog.Handler) slog.Handler {
 	if j.Rank() == 0 {
 		return h
@@ -124,22 +124,22 @@ func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
 func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
 func (w warnings) WithGroup(g string) slog.Handler      { return warnings{w.Handler.WithGroup(g)} }
 
-// name is a rank for messages.
+// name names a rank in messages.
 func (j *job) name(rank int) string { return fmt.Sprintf("rank %d (%s)", rank, j.hosts[rank]) }
 
-// jobError is an error that all ranks know of and end with.
+// jobError is an error that all ranks know of and stop with.
 type jobError struct {
 	err  error
-	said bool // by another rank
+	said bool // another rank reports it
 }
 
 func (e *jobError) Error() string { return e.err.Error() }
 func (e *jobError) Unwrap() error { return e.err }
 
-// Said reports whether another process of the job prints the error.
+// Said reports whether another process of the job reports the error.
 func (e *jobError) Said() bool { return e.said }
 
-// word is what a rank says at a meeting.
+// word is a rank's message at a meeting.
 type word struct {
 	Code    int64 // exit status of its error; 0: none
 	Flags   uint64
@@ -149,14 +149,14 @@ type word struct {
 
 const (
 	wordBytes = 1024
-	flagStop  = 1 // the process was asked to stop
-	flagSaved = 2 // its part of the checkpoint under way is written
+	flagStop  = 1 // the process was told to stop
+	flagSaved = 2 // its part of the checkpoint in progress is written
 )
 
 func (w *word) text() string { return string(bytes.TrimRight(w.Text[:], "\x00")) }
 
-// meet tells all ranks an error, if there is one, and a word, and hears theirs.
-// When anyone has an error, all get one.
+// meet sends all ranks err, if there is one, or w, and returns theirs. If any rank
+// has an error, all get one.
 func (j *job) meet(err error, w word) ([]word, error) {
 	if err != nil {
 		w = word{Code: int64(max(1, fault.Code(err)))}
@@ -187,7 +187,7 @@ func (j *job) meet(err error, w word) ([]word, error) {
 	return words, nil
 }
 
-// agree is meet where there is nothing to say but an error.
+// agree is meet with nothing to say but an error.
 func (j *job) agree(err error) error {
 	_, err = j.meet(err, word{})
 	return err
@@ -215,7 +215,7 @@ func (j *job) gather(own []byte) ([][]byte, error) {
 	return out, nil
 }
 
-// share gives every rank what rank 0 has in v, by way of JSON.
+// share gives every rank what rank 0 has in v, encoded as JSON.
 func (j *job) share(v any) error {
 	var own []byte
 	var err error
@@ -232,7 +232,7 @@ func (j *job) share(v any) error {
 }
 
 // leave ends the process's part. An error that the others do not know of yet is
-// told at a meeting, or ends the job where they wait for something else.
+// passed on at a meeting, or aborts the job if they are waiting for something else.
 func (j *job) leave(err *error) {
 	var known *jobError
 	if *err != nil && !errors.As(*err, &known) {
@@ -256,9 +256,9 @@ func (j *job) leave(err *error) {
 type meter struct {
 	comm.Comm
 	seconds float64
-	bytes   int64 // sent, and received as many
+	bytes   int64 // sent; as many were received
 
-	since atomic.Int64 // nanoseconds; when the exchange under way began, 0 for none
+	since atomic.Int64 // when the exchange in progress started, in nanoseconds; 0: none
 }
 
 func (m *meter) Allgather(dst, src []byte) error {
@@ -294,8 +294,8 @@ func (r *run) alone(f func() error) (err error) {
 	return err
 }
 
-// inTurn has rank 0 do something before the others do it too, which find it
-// done then (a file in a cache) as far as they share a disk.
+// inTurn has rank 0 do something before the others do, so that those that share its
+// disk find it done (a file in a cache).
 func (r *run) inTurn(f func() error) error {
 	if err := r.alone(f); err != nil || r.leads() {
 		return r.together(err)
@@ -303,7 +303,7 @@ func (r *run) inTurn(f func() error) error {
 	return r.together(f())
 }
 
-// together is err, or that of another rank.
+// together returns err, or that of another rank.
 func (r *run) together(err error) error {
 	var known *jobError
 	if r.job == nil || errors.As(err, &known) {
@@ -312,7 +312,7 @@ func (r *run) together(err error) error {
 	return r.job.agree(err)
 }
 
-// rows are those of every batch that the process has.
+// rows are the process's rows of every batch.
 func (r *run) rows() rowRange {
 	if r.job == nil {
 		return rowRange{0, r.recipe.Batch / max(1, r.hosts)}
@@ -320,7 +320,7 @@ func (r *run) rows() rowRange {
 	return r.recipe.ownRows(r.job.Rank(), r.job.Size())
 }
 
-// sameFolder finds out whether all ranks see the run folder of rank 0.
+// sameFolder checks that all ranks see the run folder of rank 0.
 func (j *job) sameFolder(dir string) error {
 	path := filepath.Join(dir, temporary+"job")
 	mark := fmt.Sprint(time.Now().UnixNano(), " ", os.Getpid())
@@ -344,7 +344,7 @@ func (j *job) sameFolder(dir string) error {
 	return err
 }
 
-// alike is what must be the same on every rank, by name.
+// alike is something that must be the same on every rank.
 type alike struct {
 	Name, Value string
 }
@@ -370,7 +370,7 @@ func (j *job) compare(list []alike) error {
 		}
 		for i, a := range first {
 			if i >= len(other) || other[i] != a {
-				// Every rank sees it.
+				// Every rank finds it.
 				return &jobError{fault.Usagef("%s: on %s it is %s, on %s %s; all processes of a job need the same",
 					a.Name, j.name(rank), brief(other[min(i, len(other)-1)].Value), j.name(0), brief(a.Value)), j.Rank() != 0}
 			}
@@ -386,7 +386,7 @@ func brief(s string) string {
 	return fault.Name(s)
 }
 
-// identify lists what all ranks must have in common.
+// identify lists what must be the same on all ranks.
 func (r *run) identify(ctx context.Context, from *start) ([]alike, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -419,7 +419,7 @@ func (r *run) identify(ctx context.Context, from *start) ([]alike, error) {
 	}, nil
 }
 
-// loopTogether is loop over ranks.
+// loopTogether is loop for a job.
 func (r *run) loopTogether(ctx context.Context, to int64) error {
 	for {
 		if due := r.step == r.recipe.Steps || r.evalDue(); due {
@@ -471,7 +471,7 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 	}
 }
 
-// advanceTogether is advance over ranks.
+// advanceTogether is advance for a job.
 func (r *run) advanceTogether(ctx context.Context, b *hostBatch, wait time.Duration) error {
 	rates := r.recipe.rates(r.step)
 	if r.step == r.first {
@@ -507,7 +507,7 @@ func (r *run) advanceTogether(ctx context.Context, b *hostBatch, wait time.Durat
 	return nil
 }
 
-// checkpointTogether is checkpoint over ranks: each begins to write its part.
+// checkpointTogether is checkpoint for a job: each rank starts to write its part.
 func (r *run) checkpointTogether(ctx context.Context) error {
 	if r.saved == r.step {
 		return nil
@@ -538,7 +538,7 @@ func (r *run) checkpointTogether(ctx context.Context) error {
 	return nil
 }
 
-// positionTogether is position, with what the other ranks have found.
+// positionTogether is position, including what the other ranks have found.
 func (r *run) positionTogether() (savedState, error) {
 	st := r.position()
 	own, err := json.Marshal(st)
@@ -566,8 +566,8 @@ func (r *run) positionTogether() (savedState, error) {
 	return st, nil
 }
 
-// commit ends the checkpoint under way, if there is one: all parts are written
-// or it is none.
+// commit completes the checkpoint in progress, if there is one: it counts only if
+// all parts are written.
 func (r *run) commit() error {
 	if r.saver.part == nil {
 		return nil
@@ -599,7 +599,7 @@ func (r *run) commit() error {
 	return nil
 }
 
-// rescueTogether is rescue over ranks; err is one that all know.
+// rescueTogether is rescue for a job; err is one that all ranks know.
 func (r *run) rescueTogether(ctx context.Context, err error) error {
 	var known *jobError
 	if r.step == r.first || !errors.As(err, &known) {
@@ -617,7 +617,7 @@ func (r *run) rescueTogether(ctx context.Context, err error) error {
 	return fmt.Errorf("%w; the state after step %d is saved in %s", err, r.step, r.saver.newest())
 }
 
-// interruptedTogether is interrupted over ranks.
+// interruptedTogether is interrupted for a job.
 func (r *run) interruptedTogether(ctx context.Context) error {
 	if r.step > r.first {
 		if err := r.checkpointTogether(ctx); err != nil {
@@ -633,7 +633,7 @@ func (r *run) interruptedTogether(ctx context.Context) error {
 	return &jobError{stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}, !r.leads()}
 }
 
-// finishTogether is finish over ranks: rank 0 writes model and report.
+// finishTogether is finish for a job: rank 0 writes the model and the report.
 func (r *run) finishTogether(ctx context.Context) (*Result, error) {
 	if err := r.commit(); err != nil {
 		return nil, err
@@ -651,8 +651,8 @@ func (r *run) finishTogether(ctx context.Context) (*Result, error) {
 	return r.result, nil
 }
 
-// evaluateTogether cuts the pictures of each evaluation over the ranks and adds
-// up what they count.
+// evaluateTogether splits the pictures of each evaluation over the ranks and adds up
+// their counts.
 func (r *run) evaluateTogether(ctx context.Context) error {
 	defer func() { r.last = time.Now() }()
 	for _, i := range r.evaluationsDue() {

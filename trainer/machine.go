@@ -14,7 +14,7 @@ import (
 	"github.com/evatool/evatool/internal/weights"
 )
 
-// machine holds the training state on the device(s) and advances it. A step
+// machine holds the training state on the devices and advances it. A step
 // consumes the state and puts the new one into the same memory.
 type machine struct {
 	dev     *device.Device
@@ -24,7 +24,7 @@ type machine struct {
 	frozen  []arch.Param // BatchNorm statistics
 	groups  []group
 	rule    lossScaleRule
-	pixels  bool // images arrive as bytes [B, S, S, 3], not as normalised floats [B, 3, S, S]
+	pixels  bool // images are bytes [B, S, S, 3], not normalised floats [B, 3, S, S]
 	replay  bool // the kept patches are an input, not drawn: tests
 	rows    int  // batch, rounded up to a multiple of the devices
 	micros  int  // 1: the whole batch at once
@@ -32,20 +32,20 @@ type machine struct {
 	buffers []*device.Array // values of frozen
 
 	compute dtypes.DType // of products and activations
-	fused   func(n int)  // told once how many attention operations run fused; may be nil
+	fused   func(n int)  // called once with the number of fused attention operations; may be nil
 
 	whole  *program        // the step as one program
-	cached *cachedPrograms // or in parts
-	remote *remote         // or over the processes of a job
+	cached *cachedPrograms // or the step in parts
+	remote *remote         // or the step over the processes of a job
 	plan   stepPlan
 }
 
-// The metrics of a step: one float32 vector, the only thing that is read back.
+// The metrics of a step: one float32 vector, the only thing read back.
 const (
 	metricLoss = iota
 	metricGradNorm
 	metricLogitScale // exp
-	metricLossScale  // that the step used
+	metricLossScale  // as the step used it
 	metricSkipped
 	metricFinite // 1: the step was taken
 	numMetrics
@@ -69,7 +69,8 @@ func newMachine(dev *device.Device, r *Recipe, pixels, replay bool) (*machine, e
 	return m, nil
 }
 
-// describeMachine is a machine without programs; parts are those of its rows.
+// describeMachine makes a machine without programs; its rows are computed in so many
+// parts.
 func describeMachine(dev *device.Device, r *Recipe, pixels, replay bool, parts int) (*machine, error) {
 	cfg, err := r.config()
 	if err != nil {
@@ -90,7 +91,8 @@ func describeMachine(dev *device.Device, r *Recipe, pixels, replay bool, parts i
 	return m, r.computable(cfg, dev.N(), parts, replay)
 }
 
-// computable refuses what n devices cannot compute of a batch in parts.
+// computable refuses a recipe that n devices cannot compute, with a batch in so many
+// parts.
 func (r *Recipe) computable(cfg *arch.Config, n, parts int, replay bool) error {
 	switch {
 	case replay && parts > 1 && r.DropPath > 0:
@@ -130,7 +132,7 @@ const numCounts = 4
 // stateLayout is the order of the state, in programs and in checkpoints.
 func (m *machine) stateLayout() layout {
 	n := len(m.params)
-	if m.remote != nil { // has the rest
+	if m.remote != nil { // it has the rest
 		return layout{{fieldParams, n}, {fieldRNG, 1}, {fieldScale, 1}}
 	}
 	return layout{{fieldParams, n}, {fieldM, n}, {fieldV, n}, {fieldRNG, 1}, {fieldScale, 1}, {fieldCounts, 1}}
@@ -146,9 +148,8 @@ func (m *machine) slots() (out []slot) {
 	return out
 }
 
-// slot is array number i of a field of the state. With zero_stage 1 the
-// moments are cut over the devices along the first axis that their number
-// divides.
+// slot is array i of a field of the state. With zero_stage 1 the moments are split
+// over the devices along the first axis that the number of devices divides.
 func (m *machine) slot(f field, i int) slot {
 	s := slot{field: f, i: i, file: optimizerFile, dtype: dtypes.Float32}
 	switch f {
@@ -176,7 +177,7 @@ func (m *machine) slot(f field, i int) slot {
 	return s
 }
 
-// cut is how array number i of a field lies on the devices.
+// cut is how array i of a field is split over the devices.
 func (m *machine) cut(f field, i int) device.Sharding {
 	switch f {
 	case fieldImages, fieldTokens, fieldKeep, fieldKeeps,
@@ -189,8 +190,7 @@ func (m *machine) cut(f field, i int) device.Sharding {
 	return device.Replicated
 }
 
-// start fills the state: weights by name in the order of params and frozen,
-// moments zero, counters at the beginning.
+// start fills the state: the given weights, moments zero, counters at their start.
 func (m *machine) start(weights func(p arch.Param) ([]float32, error)) error {
 	rng, err := RNGStateFromSeed(m.recipe.Seed)
 	if err != nil {
@@ -241,8 +241,8 @@ func (m *machine) putFrozen(weights func(p arch.Param) ([]float32, error)) error
 	return nil
 }
 
-// rescale makes the loss scale of a state one for the recipe's precision, where
-// the state was another's: fp16 has a dynamic one, the others none.
+// rescale adapts the loss scale of a state to the recipe's precision if the state
+// had another: fp16 has a dynamic scale, the others none.
 func (m *machine) rescale() error {
 	v, err := m.state.scale.Float32s()
 	if err != nil {
@@ -267,8 +267,8 @@ func (m *machine) rescale() error {
 	return nil
 }
 
-// putState uploads a whole state, array by array: value gives the one of a
-// slot, and the host holds one at a time.
+// putState uploads a whole state, array by array: value returns that of a slot, and
+// the host holds one at a time.
 func (m *machine) putState(value func(s slot) (*tensors.Tensor, error)) (err error) {
 	m.freeState()
 	var list []*device.Array
@@ -292,7 +292,7 @@ func (m *machine) putState(value func(s slot) (*tensors.Tensor, error)) (err err
 	return nil
 }
 
-// arrays are the state's, in the order of the slots; none before the start.
+// arrays are the state's, in the order of the slots; nil before the start.
 func (m *machine) arrays() []*device.Array {
 	if m.state.params == nil {
 		return nil
@@ -329,8 +329,8 @@ type hostBatch struct {
 	keep   []int32   // [B, kept], only for a machine that replays
 }
 
-// put uploads rows lo..hi of b, padded with rows of zeros to a multiple of the
-// devices: images, tokens and, when replayed, the kept patches.
+// put uploads rows lo..hi of b, padded with zeros to a multiple of the number of
+// devices: images, tokens and, if replayed, the kept patches.
 func (m *machine) put(b *hostBatch, lo, hi, padded int) (*values[*device.Array], error) {
 	size, ctx := m.recipe.Image.Size, m.cfg.Text.ContextLength
 	x := &values[*device.Array]{}
@@ -356,7 +356,7 @@ func (m *machine) put(b *hostBatch, lo, hi, padded int) (*values[*device.Array],
 // rows are the arrays of the rows at hand.
 func (v *values[T]) rows() []T { return []T{v.images, v.tokens, v.keep, v.path} }
 
-// putRows uploads rows lo..hi of an array with dims after its first axis.
+// putRows uploads rows lo..hi of an array with the given dims after its first axis.
 func putRows[T uint8 | int32 | float32](dev *device.Device, flat []T, lo, hi, padded int, dims ...int) (*device.Array, error) {
 	shape := shapes.Make(dtypes.FromGenericsType[T](), append([]int{padded}, dims...)...)
 	row := shape.Size() / padded
@@ -368,7 +368,7 @@ func putRows[T uint8 | int32 | float32](dev *device.Device, flat []T, lo, hi, pa
 }
 
 // step advances the state by one optimizer step with the three learning rates
-// and returns the metrics, which may still be in the making.
+// and returns the metrics, which may not be computed yet.
 func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float64) (*device.Array, error) {
 	rates, err := m.dev.PutF32(device.Replicated, []float32{float32(lr[0]), float32(lr[1]), float32(lr[2])}, 3)
 	if err != nil {
@@ -402,7 +402,7 @@ func (m *machine) step(ctx context.Context, b *hostBatch, lr [3]float64) (*devic
 	return out.metrics, nil
 }
 
-// inputs are those of the step of a whole batch.
+// inputs are the inputs of the step of a whole batch.
 func (m *machine) inputs(b *hostBatch, rates *device.Array) (*values[*device.Array], error) {
 	x, err := m.put(b, 0, m.recipe.Batch, m.rows)
 	if err != nil {

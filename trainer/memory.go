@@ -15,11 +15,11 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// sampleBytes is what a sample of a stream has where that is not known: a
-// picture of 256 to 512 pixels as JPEG.
+// sampleBytes is the assumed size of a sample of a stream: a JPEG of 256 to 512
+// pixels.
 const sampleBytes = 50_000
 
-// lanesBytes is what the lanes of so many rows of the batch keep in the host's
+// lanesBytes is what the lanes of so many rows of the batch hold in the host's
 // memory, and how many streams they read.
 func (r *Recipe) lanesBytes(rows int) (bytes float64, streams int) {
 	for _, s := range r.Data {
@@ -30,8 +30,8 @@ func (r *Recipe) lanesBytes(rows int) (bytes float64, streams int) {
 	return float64(r.Lanes) * float64(rows) / float64(r.Batch) * float64(streams) * float64(dataset.LaneBytes(sampleBytes)), streams
 }
 
-// fitsHost refuses a batch whose pictures, and lanes whose samples, do not fit
-// the host's memory, which would end in a crash.
+// fitsHost refuses a batch whose pictures, or lanes whose samples, do not fit into
+// the host's memory: the run would crash.
 func fitsHost(r *Recipe, cfg *arch.Config, rows rowRange) error {
 	share := rows.to - rows.from
 	need, batches := r.hostBytes(cfg, share), r.ahead(cfg, share)+1
@@ -46,17 +46,17 @@ func fitsHost(r *Recipe, cfg *arch.Config, rows rowRange) error {
 	return nil
 }
 
-// hostBytes is what batches of so many rows take of the host's memory: the one
-// in use and those that are made ahead.
+// hostBytes is the host memory for batches of so many rows: the one in use and
+// those made ahead.
 func (r *Recipe) hostBytes(cfg *arch.Config, rows int) float64 {
 	return float64(r.ahead(cfg, rows)+1) * float64(rows) * r.rowBytes(cfg)
 }
 
-// hostMemory is the host's memory in bytes, or what a container may have of it,
-// and much where that is not known.
+// hostMemory is the host's memory in bytes, or what a container may use of it; a
+// large number if unknown.
 func hostMemory() float64 { return min(memoryInfo("MemTotal"), containerMemory()) }
 
-// freeMemory is what a program may still take of it.
+// freeMemory is how much of it is still available.
 func freeMemory() float64 { return min(memoryInfo("MemAvailable"), containerMemory()) }
 
 const muchMemory = 1 << 40
@@ -88,10 +88,10 @@ func containerMemory() float64 {
 }
 
 // matrixLossMost is how many bytes of a device the loss may take as one matrix of
-// logits. On one CPU device tiles, which the caches hold, are the faster from some
-// 2,000 rows on (BenchmarkLossForms). On several devices they cut the step into
+// logits. On one CPU device tiles, which fit into the caches, are faster from about
+// 2,000 rows on (BenchmarkLossForms). On several devices they split the step into
 // programs, with a second forward pass, and on a GPU neither was measured: there the
-// matrix stays as long as it is no burden.
+// matrix is used as long as it is small.
 func matrixLossMost(kind string, devices int) float64 {
 	if kind == device.KindCPU && devices == 1 {
 		return 32 << 20
@@ -99,15 +99,15 @@ func matrixLossMost(kind string, devices int) float64 {
 	return 1 << 30
 }
 
-// matrixLossBytes is what contrastive and its gradient take of each device: s
-// and its softmax, both ways.
+// matrixLossBytes is what contrastive and its gradient take on each device: the
+// logits and their softmax, both ways.
 func matrixLossBytes(batch, devices int) float64 {
 	return 4 * 4 * float64(batch) * float64(batch) / float64(devices)
 }
 
-// lossTile is the part of the matrix of logits that a device of this kind has at
-// a time: on processors their caches hold it, GPUs are kept busy by it. The Go
-// backend writes a graph for each, so its tiles are large.
+// lossTile is the part of the matrix of logits that a device of this kind computes
+// at a time: it fits a processor's caches, and keeps a GPU busy. The Go backend
+// unrolls the tiles into its graph, so they are large there.
 func lossTile(kind string, batch int) tile {
 	switch kind {
 	case device.KindCPU:
@@ -119,26 +119,26 @@ func lossTile(kind string, batch int) tile {
 	return tile{4096, 4096}
 }
 
-// bytes are what a tile takes: its logits, their weights and what they are made of.
+// bytes is the memory of a tile: its logits, their weights and one intermediate.
 func (t tile) bytes(batch, share int) float64 {
 	return 3 * 4 * float64(min(t.rows, share)) * float64(min(t.columns, batch))
 }
 
-// blockLossBytes is what blockLoss takes of each device, the features of the
-// whole batch and their sums among it.
+// blockLossBytes is what blockLoss takes on each device, including the features of
+// the whole batch and their sums.
 func blockLossBytes(cfg *arch.Config, batch, devices int, t tile) float64 {
 	share := (batch + devices - 1) / devices
 	width := float64(cfg.EmbedDim)
 	return t.bytes(batch, share) + 2*4*float64(batch)*(width+2) + 2*4*float64(share)*(2*width+2)
 }
 
-// residualBytes is what a device keeps of its share of the batch between the
-// forward and the backward pass of its parts: the input of every block.
+// residualBytes is what a device keeps for its share of the batch between the
+// forward and the backward passes of its parts: the input of every block.
 func residualBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
 	share := float64((r.Batch + devices - 1) / devices)
 	row := float64(cfg.Text.ContextLength) * float64(cfg.Text.Width) * float64(cfg.Layers(arch.TextTower))
 	if cfg.IsResNet() {
-		side := cfg.Vision.ImageSize / 4 // behind the stem
+		side := cfg.Vision.ImageSize / 4 // after the stem
 		for _, b := range cfg.Bottlenecks() {
 			row += float64(side * side * b.Convs[0].In)
 			side /= b.Stride
@@ -157,8 +157,8 @@ func computeBytes(r *Recipe) float64 {
 	return 2
 }
 
-// stateBytes is what a device holds from step to step: parameters, statistics,
-// and its share of the moments.
+// stateBytes is what a device holds from step to step: parameters, BatchNorm
+// statistics, and its share of the moments.
 func stateBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
 	sum := 0.0
 	for _, p := range cfg.Params() {
@@ -184,16 +184,16 @@ func stateBytes(cfg *arch.Config, r *Recipe, devices int) float64 {
 
 // stepPlan is how a step is computed.
 type stepPlan struct {
-	whole     bool   // in one program
-	blocks    bool   // the loss, not as one matrix
-	residuals bool   // parts hand over what their backward passes need
+	whole     bool   // as one program
+	blocks    bool   // the loss in tiles, not as one matrix
+	residuals bool   // parts keep what their backward passes need
 	why       string // residuals or not
 }
 
-// planStep chooses by the bytes that the loss takes of a device, and parts with
-// checkpointing hand over their residuals where that fits: the blocks' inputs and what else the step
-// takes (deviceBytes), and deviceMargin more, within room bytes. room is 0, kind,
-// which is the backend's, empty where it is not known.
+// planStep chooses by the bytes that the loss takes on a device. Parts with
+// checkpointing keep their residuals if these and the rest of the step (deviceBytes),
+// times deviceMargin, fit into room bytes. room is 0 and kind, the backend's, is
+// empty if unknown.
 func (r *Recipe) planStep(cfg *arch.Config, kind string, devices, parts int, room float64) (p stepPlan) {
 	p.blocks = parts > 1 || matrixLossBytes(r.Batch, devices) > matrixLossMost(kind, devices)
 	p.whole = parts == 1 && (!p.blocks || devices == 1)
@@ -203,7 +203,7 @@ func (r *Recipe) planStep(cfg *arch.Config, kind string, devices, parts int, roo
 	return p
 }
 
-// settle says what parts do.
+// settle decides what parts do.
 func (p *stepPlan) settle(r *Recipe, cfg *arch.Config, devices, parts int, room float64) {
 	if r.Accumulation != "" {
 		p.residuals, p.why = r.Accumulation == accumulateResiduals, "set by accumulation"
@@ -223,11 +223,11 @@ func (p *stepPlan) settle(r *Recipe, cfg *arch.Config, devices, parts int, room 
 	}
 }
 
-// deviceMargin is what the count of bytes may be too low by.
+// deviceMargin is the factor by which the count of bytes may be too low.
 const deviceMargin = 1.15
 
-// counted is the recipe as its bytes are counted on this device, which may compute
-// in float32 what says half precision.
+// counted is the recipe for counting bytes on this device, which may compute in
+// float32 where the recipe asks for half precision.
 func (m *machine) counted() *Recipe {
 	r := *m.recipe
 	if m.compute == dtypes.Float32 {
@@ -236,10 +236,10 @@ func (m *machine) counted() *Recipe {
 	return &r
 }
 
-// room is how many bytes the step may take of a device; 0 where that is not known.
-// CPU devices have what batches and lanes leave of the host's memory: of what is
-// free, or in a job, whose processes must all find the same and may be on one host,
-// of their share of all.
+// room is how many bytes the step may take on a device; 0 if unknown. CPU devices
+// have what batches and lanes leave of the host's free memory, or in a job, whose
+// processes must all get the same answer and may share a host, of their share of
+// its whole memory.
 func (m *machine) room(rows, processes int) float64 {
 	if m.dev.Info().Kind == device.KindCUDA {
 		return float64(m.dev.MemoryLimit())
@@ -252,11 +252,11 @@ func (m *machine) room(rows, processes int) float64 {
 	return max(0, have-m.recipe.hostBytes(m.cfg, rows)-lanes) / float64(m.dev.N())
 }
 
-// deviceBytes are what a step takes of a device.
+// deviceBytes is what a step takes on a device.
 type deviceBytes struct{ state, activations, loss, residuals, total float64 }
 
-// deviceBytes counts what a step of this kind takes of each device. Gradients come
-// while activations go: there is the larger of the two.
+// deviceBytes counts what a step of this kind takes on each device. Gradients grow
+// while activations shrink, so the larger of the two counts.
 func (r *Recipe) deviceBytes(cfg *arch.Config, devices, parts int, s stepPlan) (b deviceBytes) {
 	rows := float64((r.Batch + devices - 1) / devices / parts)
 	grads := 4 * float64(cfg.TotalParams())
@@ -274,24 +274,24 @@ func (r *Recipe) deviceBytes(cfg *arch.Config, devices, parts int, s stepPlan) (
 	}
 	if s.whole {
 		b.total = b.state - grads + pixels + max(kept, grads) + working + b.loss
-		b.total = max(b.total, b.state+grads) // the optimizer has clipped gradients beside those that come
-	} else { // programs one after the other; sums of gradients are there all the time
+		b.total = max(b.total, b.state+grads) // the optimizer holds clipped gradients beside the gradients
+	} else { // programs one after the other; the sums of gradients stay throughout
 		b.total = b.state + max(b.residuals+pixels+kept+working, b.residuals+b.loss, grads)
 	}
 	return b
 }
 
 // activations are the bytes of one pair on a device: what its forward pass keeps,
-// and what the block at hand takes beside it in the backward pass.
+// and what the current block takes on top in the backward pass.
 //
 // A block of a transformer keeps, per token, some rows of its width (inputs, norms,
 // q, k and v and their rotations, sums) and of its hidden width (an MLP's products,
-// what it makes of them, its norm), and its attention weights three times. How many
-// was read off what XLA plans: in float32 for a CPU, which keeps norms' weights as
-// rows, too; in half precision for a GPU, whose fused attention keeps no weights.
-// The last block keeps inputs, keys and values, where one token of it is used.
-// With checkpointing blocks keep their inputs, with residuals nothing, and the one
-// at hand is whole.
+// its activations, its norm), and its attention weights three times. The numbers
+// were read off what XLA plans: in float32 for a CPU, which also keeps the norms'
+// weights as rows; in half precision for a GPU, whose fused attention keeps no
+// weights. The last block, of which one token is used, keeps inputs, keys and values.
+// With checkpointing blocks keep their inputs, with residuals nothing, and the
+// current one is held whole.
 func activations(cfg *arch.Config, r *Recipe, s stepPlan) (kept, working float64) {
 	size := computeBytes(r)
 	tower := func(tokens, width, hidden, heads, layers int, gated bool) {
@@ -322,7 +322,7 @@ func activations(cfg *arch.Config, r *Recipe, s stepPlan) (kept, working float64
 	if !cfg.IsResNet() {
 		tower(r.tokens(cfg), v.Width, cfg.VisionHidden(), cfg.VisionHeads(), cfg.Layers(arch.VisualTower), v.SwiGLU)
 		patches := r.tokens(cfg)
-		if r.PatchDropout > 0 { // those that stay are taken out of all
+		if r.PatchDropout > 0 { // the kept ones are gathered from all
 			patches += cfg.Tokens()
 		}
 		kept += float64(patches) * 3 * float64(v.PatchSize*v.PatchSize) // their pixels
@@ -333,7 +333,7 @@ func activations(cfg *arch.Config, r *Recipe, s stepPlan) (kept, working float64
 	return kept * size, working * size
 }
 
-// tokens are those of a picture in the blocks.
+// tokens is the number of tokens of a picture in the blocks.
 func (r *Recipe) tokens(cfg *arch.Config) int {
 	if cfg.IsResNet() {
 		return cfg.Tokens()
@@ -341,13 +341,13 @@ func (r *Recipe) tokens(cfg *arch.Config) int {
 	return 1 + r.kept(cfg)
 }
 
-// The values of Recipe.Accumulation beside "".
+// The values of Recipe.Accumulation besides "".
 const (
 	accumulateResiduals = "residuals"
 	accumulateAgain     = "recompute"
 )
 
-// accumulation is what parts do, in the words of a recipe; "" without parts.
+// accumulation is what parts do, as a recipe spells it; "" without parts.
 func (p stepPlan) accumulation() string {
 	switch {
 	case p.whole:
@@ -358,7 +358,7 @@ func (p stepPlan) accumulation() string {
 	return accumulateAgain
 }
 
-// log says how the steps of a run are computed.
+// log logs how the steps of a run are computed.
 func (p stepPlan) log(log *slog.Logger, batch int, t tile) {
 	args := []any{"loss", "one matrix"}
 	if p.blocks {

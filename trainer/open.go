@@ -11,17 +11,17 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// beginning is what a start finds out before anything is on the device.
+// beginning is what is known about a start before anything is on the device.
 type beginning struct {
 	from   *start
-	to     int64   // the step to stop after
-	init   initial // of a run that begins afresh
+	to     int64   // the last step to take
+	init   initial // of a run that starts from scratch
 	source feed    // of ready tensors; nil: r.pairs
 }
 
 // preparations are the checks of a start that need neither a device nor the run
-// folder, in order; they open what the run reads. Run ends with the first that
-// fails, Check goes through all.
+// folder, in order; they open what the run reads. Run stops at the first that
+// fails, Check makes them all.
 func (r *run) preparations(ctx context.Context, o Options, b *beginning) []func() error {
 	return []func() error{
 		func() error { return r.findStart(ctx, o, b) },
@@ -128,13 +128,12 @@ func (r *run) open(ctx context.Context, o Options, b *beginning) (err error) {
 	return nil
 }
 
-// folderFits refuses a run folder whose files would take the place of what the
-// run reads.
+// folderFits refuses a run folder whose files would overwrite what the run reads.
 func (r *run) folderFits() error {
 	return atomicfile.Folder(r.out, []string{finalFile, metricsFile, reportFile, badFile, runFile}, r.recipe.inputs())
 }
 
-// findStart finds where the run begins, and takes over what its checkpoint says.
+// findStart finds out where the run starts, and takes over what its checkpoint says.
 func (r *run) findStart(ctx context.Context, o Options, b *beginning) error {
 	from, err := r.resumeFrom(o.Resume)
 	if err != nil {
@@ -162,7 +161,7 @@ func (r *run) findStart(ctx context.Context, o Options, b *beginning) error {
 	return nil
 }
 
-// openSources opens the data, but for placeholders that are only checked.
+// openSources opens the data, except placeholders in a run that is only checked.
 func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
 	if r.dry && r.recipe.placeholders("data") {
 		r.unchecked("data", "placeholders of %s; set data.0.source to your own data", r.recipe.bundled)
@@ -183,7 +182,7 @@ func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
 	return r.inTurn(func() (err error) { b.source, err = r.openData(ctx, b.to, reading); return err })
 }
 
-// openData opens the sources; the feed of a tensors source is ready at once.
+// openData opens the sources; it returns a feed only for a tensors source.
 func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error) {
 	cfg, err := r.recipe.config()
 	if err != nil {
@@ -216,7 +215,7 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 	return &tensorFeed{replayed: t, at: r.step, batch: r.recipe.Batch, own: r.rows()}, nil
 }
 
-// inputs are the files and folders of this machine that the recipe reads.
+// inputs are the files and folders on this machine that the recipe reads.
 func (r *Recipe) inputs() (list []string) {
 	for _, p := range []string{r.Init.Model, r.Init.Vision, r.Init.Text} {
 		list = append(list, r.path(p))

@@ -19,7 +19,7 @@ type group struct {
 	wd    float64 // weight decay, 0 for vectors and embeddings
 }
 
-// groups gives every trained tensor its group. Layer decay: the embeddings are
+// groups returns the group of every trained tensor. Layer decay: the embeddings are
 // layer 0, block n is layer n+1, the rest is the top, L+1.
 func groups(cfg *arch.Config, params []arch.Param, r *Recipe) []group {
 	out := make([]group, len(params))
@@ -54,19 +54,18 @@ func (u *update) moments() {
 	u.v = Add(MulScalar(u.v, u.b2), MulScalar(Square(u.g), 1-u.b2))
 }
 
-// optimizer is an update rule. It has the tensor's norms between two halves, so
-// that a tensor which lies in pieces on many machines can be updated piece by
-// piece.
+// optimizer is an update rule in two halves, between which the tensor's norms are
+// known, so that a tensor in pieces on many machines can be updated piece by piece.
 type optimizer struct {
 	// unitNorm divides all gradients by max(1, global norm) on top of clipping.
 	unitNorm bool
-	// direction is where a parameter goes; the moments are already advanced.
+	// direction is the direction of the update; the moments are already advanced.
 	direction func(u *update) *Node
-	// trusts says whether a tensor of that weight decay has a trust ratio.
+	// trusts reports whether a tensor of that weight decay has a trust ratio.
 	trusts func(wd float64) bool
-	// least and most bound the trust ratio; most 0 is no bound.
+	// least and most bound the trust ratio; no bounds if most is 0.
 	least, most float64
-	// move is the new parameter; ratio is nil where there is none.
+	// move returns the new parameter; ratio is nil if there is none.
 	move func(u *update, d, ratio *Node) *Node
 }
 
@@ -128,15 +127,15 @@ func (u *update) decayed(d *Node) *Node {
 	return Add(d, MulScalar(u.p, u.wd))
 }
 
-// DeepSpeed's FusedLamb has no bias correction inside the direction but in the
-// step size, and clamps the trust ratio of every tensor to [0.01, 10].
+// DeepSpeed's FusedLamb corrects the bias not in the direction but in the step
+// size, and clamps the trust ratio of every tensor to [0.01, 10].
 //
 // The published models were trained with it under ZeRO-1. DeepSpeed then hands
 // the optimizer one flat piece per parameter group and GPU, so that a ratio
 // covers many tensors, or parts of some, and changes with the number of GPUs.
-// Here zero_stage changes no result: a ratio is a tensor's own, as in the LAMB
-// paper and as FusedLamb has it without ZeRO. So the released recipes are equal
-// to the released commands up to these ratios.
+// Here zero_stage does not change the result: each tensor has its own ratio, as in
+// the LAMB paper and in FusedLamb without ZeRO. So the released recipes equal the
+// released commands up to these ratios.
 func deepspeedDirection(u *update) *Node {
 	return u.decayed(Div(u.m, AddScalar(Sqrt(u.v), u.eps)))
 }
@@ -165,9 +164,9 @@ func globalNorm(grads []*Node) *Node {
 	return Sqrt(sum)
 }
 
-// clipFactor is what all gradients are multiplied with: clip/(norm+1e-6) when
-// that is below 1 (torch's clip_grad_norm_), then 1/max(1, clipped norm) for
-// the optimizers that want it.
+// clipFactor is the factor for all gradients: clip/(norm+1e-6) if that is below 1
+// (torch's clip_grad_norm_), then 1/max(1, clipped norm) for optimizers with
+// unitNorm.
 func clipFactor(n *Node, clip float64, unitNorm bool) *Node {
 	one := ScalarOne(n.Graph(), n.DType())
 	f := one
@@ -189,8 +188,8 @@ func biasCorrection(t *Node, beta float64) *Node {
 }
 
 // Dynamic loss scale, as DeepSpeed's: the first overflow only uses up the
-// hysteresis, the next ones halve the scale; after window clean steps in a row
-// it doubles and the hysteresis is whole again.
+// hysteresis, later ones halve the scale; after window clean steps in a row it
+// doubles and the hysteresis is restored.
 const (
 	scaleStart      = 65536
 	scaleWindow     = 1000
@@ -198,8 +197,7 @@ const (
 	scaleMin        = 1
 )
 
-// lossScaleRule holds the constants of the rule, so that tests can replay
-// other ones.
+// lossScaleRule holds the constants of the rule, so that tests can use others.
 type lossScaleRule struct{ window, hysteresis, min float64 }
 
 var defaultScaleRule = lossScaleRule{scaleWindow, scaleHysteresis, scaleMin}

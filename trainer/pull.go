@@ -10,8 +10,8 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 )
 
-// pull adds to the sums the gradients of what of makes of the features, times the
-// loss scale. Sums that are nil are zero.
+// pull adds the gradients of of(features), times the loss scale, to the sums. Sums
+// that are nil are zero.
 func (m *machine) pull(x *values[*Node], of func(img, txt *Node) *Node) {
 	if x.sums == nil {
 		x.sums = make([]*Node, len(x.params))
@@ -45,20 +45,20 @@ type (
 	blockFunc = func(x *Node, tower arch.Tower, layer int, run runFunc) *Node
 )
 
-// pullByBlock is pull where a block's backward pass begins with computing it once
-// more, from its input: that is kept, or was handed over (residuals). The last
-// blocks come first, and each gives the one below the gradient of its input. A
+// pullByBlock is pull where a block's backward pass starts by computing the block
+// again from its input, which is kept or was handed over (residuals). The last
+// blocks come first, and each passes the gradient of its input to the one below. A
 // tower's last block is not computed again: its backward pass comes at once.
 //
-// The second run depends on the gradient that it waits for, in its input and in
-// its weights. XLA would merge it with the first otherwise, and keep everything.
+// The second run's input and weights are made to depend on the gradient that it
+// waits for. XLA would otherwise merge it with the first run and keep everything.
 func (m *machine) pullByBlock(x *values[*Node], of func(img, txt *Node) *Node) {
 	type block struct {
 		in  *Node
 		run runFunc
 	}
 	blocks := map[arch.Tower][]block{}
-	var stems []*Node // what the first blocks take
+	var stems []*Node // the inputs of the first blocks
 	left := x.residuals
 	img, txt := m.features(x, func(in *Node, tower arch.Tower, layer int, run runFunc) *Node {
 		if layer == 0 {
@@ -74,7 +74,7 @@ func (m *machine) pullByBlock(x *values[*Node], of func(img, txt *Node) *Node) {
 		}
 		return run(in, nil)
 	})
-	// gradients are those of starts; those of params, by number, are added to the sums.
+	// gradients returns those of starts and adds those of params, by number, to the sums.
 	gradients := func(of *Node, starts, params []*Node, numbers []int) []*Node {
 		if len(starts)+len(params) == 0 {
 			return nil
@@ -87,8 +87,8 @@ func (m *machine) pullByBlock(x *values[*Node], of func(img, txt *Node) *Node) {
 		}
 		below := g[:len(starts)]
 		if len(below) > 0 && len(sums) > 0 {
-			// Nothing waits for the gradients of weights: XLA would put them off,
-			// and keep what they are made of.
+			// Nothing waits for the gradients of weights: XLA would postpone them
+			// and keep what they are computed from.
 			now := token(sums...)
 			for k := range below {
 				below[k] = SchedulingBarrier(below[k], now)
@@ -96,7 +96,7 @@ func (m *machine) pullByBlock(x *values[*Node], of func(img, txt *Node) *Node) {
 		}
 		return below
 	}
-	// between is gradients with the params that lie between starts and ends.
+	// between is gradients with the params that are used between starts and ends.
 	between := func(of *Node, starts []*Node, ends ...*Node) []*Node {
 		numbers := reached(ends, starts, x.params)
 		var params []*Node
@@ -134,7 +134,7 @@ func (m *machine) pullByBlock(x *values[*Node], of func(img, txt *Node) *Node) {
 				}
 			}
 			begin := slices.AppendSeq([]*Node{in}, maps.Values(taken))
-			for _, i := range reached([]*Node{y}, begin, x.params) { // what it did not ask for
+			for _, i := range reached([]*Node{y}, begin, x.params) { // those it did not ask for
 				weights, numbers = append(weights, x.params[i]), append(numbers, i)
 			}
 			g = gradients(pulled(y, g), []*Node{in}, weights, numbers)[0]
@@ -143,14 +143,14 @@ func (m *machine) pullByBlock(x *values[*Node], of func(img, txt *Node) *Node) {
 	}
 }
 
-// token is a zero that is there when all of deps are. In float32: what overflows
-// in half precision does not count here.
+// token is a zero that is available once all of deps are. It is float32, so that an
+// overflow in half precision does not matter here.
 func token(deps ...*Node) *Node {
 	return SchedulingBarrier(Scalar(deps[0].Graph(), dtypes.Float32, 0), deps...)
 }
 
-// reached are the numbers of the params from which ends are computed, not
-// looking beyond starts.
+// reached are the numbers of the params that ends are computed from, not looking
+// beyond starts.
 func reached(ends, starts, params []*Node) (list []int) {
 	seen := map[*Node]bool{}
 	for _, n := range starts {

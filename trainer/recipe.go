@@ -20,18 +20,18 @@ import (
 	"github.com/evatool/evatool/internal/yamlfile"
 )
 
-// Recipe is everything that decides about the result of a run.
+// Recipe is everything that determines the result of a run.
 type Recipe struct {
 	Model             any          `yaml:"model"` // a name, a config JSON file, or the config itself
 	Init              Init         `yaml:"init,omitempty"`
 	Data              []Source     `yaml:"data"`
-	Lanes             int          `yaml:"lanes,omitempty"`    // of streams: readers that rows of a batch are fixed to; 0: by the batch
+	Lanes             int          `yaml:"lanes,omitempty"`    // of streams: readers that the rows of a batch are assigned to; 0: chosen by the batch
 	Captions          []string     `yaml:"captions,omitempty"` // templates with {}, one drawn per sample
 	Image             Image        `yaml:"image"`
 	Augment           Augment      `yaml:"augment,omitempty"`
 	Batch             int          `yaml:"batch"`                  // global
 	MicroBatch        int          `yaml:"micro_batch"`            // per device; 0: batch / devices
-	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: residuals, recompute, or what fits (auto, empty)
+	Accumulation      string       `yaml:"accumulation,omitempty"` // of a batch in parts: residuals, recompute, or what fits (auto or empty)
 	Comm              Comm         `yaml:"comm,omitempty"`         // between the processes of a job
 	Samples           int64        `yaml:"samples,omitempty"`
 	Steps             int64        `yaml:"steps"` // samples / batch when absent
@@ -49,11 +49,11 @@ type Recipe struct {
 	Checkpoint        Checkpoint   `yaml:"checkpoint"`
 	Eval              []Evaluation `yaml:"eval,omitempty"`
 
-	dir     string // where the recipe file lies
-	bundled string // its name where it comes with the program
+	dir     string // of the recipe file
+	bundled string // its name if it comes with the program
 }
 
-// Init says where the weights come from; empty means random.
+// Init says where the initial weights come from; empty means random.
 type Init struct {
 	Model  string   `yaml:"model,omitempty"`  // a whole model
 	Vision string   `yaml:"vision,omitempty"` // an EVA vision tower
@@ -68,13 +68,13 @@ type Source struct {
 	Image   string  `yaml:"image,omitempty"`   // column of a table
 	Caption string  `yaml:"caption,omitempty"` // column of a table
 	Weight  float64 `yaml:"weight,omitempty"`
-	Read    string  `yaml:"read,omitempty"` // stream or random; absent: stream above 1,000 tars
-	// MissingShards says what becomes of a tar of a stream that cannot be read:
-	// error (absent), or skip, by which others of its samples' windows take their
-	// place.
+	Read    string  `yaml:"read,omitempty"` // stream or random; empty: stream above 1,000 tars
+	// MissingShards says what happens when a tar of a stream cannot be read: error
+	// (also when empty), or skip, with which other samples of the same windows take
+	// the place of its samples.
 	MissingShards string `yaml:"missing_shards,omitempty"`
-	// Count: headers has the samples of a stream counted by reading through its
-	// tars, however many a remote storage holds.
+	// Count may be headers: the samples of a stream are then counted by reading
+	// through its tars, however many there are on remote storage.
 	Count string `yaml:"count,omitempty"`
 }
 
@@ -85,7 +85,7 @@ type Image struct {
 	Ratio [2]float64 `yaml:"ratio,flow"`
 }
 
-// Augment is what else may happen to a picture.
+// Augment is what may happen to a picture besides the crop.
 type Augment struct {
 	HFlip float64 `yaml:"hflip"` // probability
 }
@@ -112,7 +112,7 @@ type LayerDecay struct {
 	Text   float64 `yaml:"text"`
 }
 
-// Checkpoint says how often the state is saved and how many stay.
+// Checkpoint says how often the state is saved and how many checkpoints are kept.
 type Checkpoint struct {
 	EverySteps int64 `yaml:"every_steps"` // 0: only at the end and when stopped
 	Keep       int   `yaml:"keep"`
@@ -144,8 +144,8 @@ func defaults() *Recipe {
 }
 
 // LoadRecipe reads a recipe file, or a bundled recipe by its name, applies
-// "a.b=v" settings to it and checks it. A relative path in it is looked up
-// from the working directory, then from the recipe's folder.
+// "a.b=v" settings to it and checks it. A relative path in a recipe is looked up
+// in the working directory, then in the recipe's folder.
 func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
 	defer fault.Public(context.Background(), &err)
 	want := "a recipe"
@@ -166,7 +166,8 @@ func LoadRecipe(path string, sets ...string) (_ *Recipe, err error) {
 	return ParseRecipe(path, text, sets...)
 }
 
-// ParseRecipe is LoadRecipe for a recipe in memory; name is for messages.
+// ParseRecipe is LoadRecipe for a recipe in memory; name is used in messages, and
+// its folder for relative paths.
 func ParseRecipe(name string, text []byte, sets ...string) (_ *Recipe, err error) {
 	defer fault.Public(context.Background(), &err)
 	r := defaults()
@@ -200,7 +201,7 @@ func (r *Recipe) set(s string) error {
 			return err
 		}
 	}
-	// steps and samples say the same thing: the last one given holds.
+	// steps and samples determine each other: the one given last counts.
 	switch key {
 	case "steps":
 		r.Samples = 0
@@ -210,8 +211,8 @@ func (r *Recipe) set(s string) error {
 	return nil
 }
 
-// scalars are the keys that a setting means: one number for lr or layer_decay
-// holds for every group.
+// scalars are the keys that a setting changes: a single number for lr or
+// layer_decay applies to every group.
 func scalars(key, value string) []string {
 	if _, err := strconv.ParseFloat(value, 64); err != nil {
 		return []string{key}
@@ -265,8 +266,8 @@ func (r *Recipe) architecture() (*arch.Config, error) {
 	}
 }
 
-// path looks a relative path up from the working directory, then from the
-// recipe's folder.
+// path looks up a relative path in the working directory, then in the recipe's
+// folder.
 func (r *Recipe) path(p string) string {
 	if p == "" || filepath.IsAbs(p) || strings.Contains(p, "://") || r.dir == "" || r.dir == "." {
 		return p
@@ -293,12 +294,12 @@ func (r *Recipe) YAML() []byte {
 	return text
 }
 
-// identity is a hash over the keys that decide about the result.
+// identity is a hash over the keys that determine the result.
 func (r *Recipe) identity() string {
 	tree := r.decisive()
 	b, err := json.Marshal(canonical(tree)) // keys sorted
 	if err != nil {
-		panic(err) // check refuses what JSON does not know
+		panic(err) // check refuses what JSON cannot hold
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
@@ -307,7 +308,7 @@ func (r *Recipe) identity() string {
 // freeKeys are the keys that a resumed run may change.
 var freeKeys = []string{"checkpoint", "eval", "max_bad"}
 
-// decisive are the recipe's values by key, without those that are free.
+// decisive returns the recipe's values by key, without the free ones.
 func (r *Recipe) decisive() map[string]any {
 	tree := yamlfile.Tree(r)
 	for _, k := range freeKeys {
@@ -318,7 +319,7 @@ func (r *Recipe) decisive() map[string]any {
 		if s, ok := s.(map[string]any); ok {
 			delete(s, "missing_shards")
 			delete(s, "count")
-			if s["read"] == readRandom { // as where nothing is said
+			if s["read"] == readRandom { // the same as without the key
 				delete(s, "read")
 			}
 		}
@@ -326,9 +327,9 @@ func (r *Recipe) decisive() map[string]any {
 	return tree
 }
 
-// canonical is tree as the identity spells it: a number that is written with
-// an exponent and no point, such as 1e-06, counts as text. It was once read so,
-// and the identities of old runs hold.
+// canonical is tree as the identity spells it: a number written with an exponent
+// and no point, such as 1e-06, counts as text. It was once read that way, and the
+// identities of old runs must stay valid.
 func canonical(tree any) any {
 	switch t := tree.(type) {
 	case map[string]any:
@@ -379,8 +380,8 @@ func bundled(name string) ([]byte, bool) {
 	return text, err == nil
 }
 
-// missingData adds to an error about the data of a recipe that comes with the
-// program where they are to be had.
+// missingData adds to an error about missing data of a bundled recipe where to get
+// the data.
 func (r *Recipe) missingData(err error) error {
 	if r.bundled == "" || !errors.Is(err, fs.ErrNotExist) {
 		return err

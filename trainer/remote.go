@@ -18,13 +18,13 @@ import (
 
 // remote takes a step over the processes (ranks) of a job, each with its share
 // of every batch: rows [n·B/N, (n+1)·B/N) on rank n. Every rank has the whole
-// parameters; masters and moments are cut over all devices of all ranks
+// parameters; masters and moments are split over all devices of all ranks
 // (ZeRO-1), bucket by bucket (see bucket).
 //
 // What ranks exchange: features, the sums of the loss, gradients, the norms of
 // tensors, parameters, and two short records. A sum over ranks is taken in rank
-// order, and every decision (overflow, clipping, trust ratios) is made by each
-// rank from the same numbers: all stay alike without being told.
+// order, and each rank makes every decision (overflow, clipping, trust ratios)
+// from the same numbers: all stay alike without further messages.
 type remote struct {
 	m     *machine
 	c     *cachedPrograms // embed and backward, of the rank's own parts
@@ -43,12 +43,12 @@ type remote struct {
 	counts [numCounts]int32 // as in state.counts
 
 	busy    func() float64 // seconds of the rank's own work in this step; nil: not measured
-	wait    float64        // seconds that it waited for data
-	tallies []tally        // of all ranks, at the last step
+	wait    float64        // seconds spent waiting for data
+	tallies []tally        // of all ranks, from the last step
 }
 
 // bucketPrograms are a bucket's programs and what this rank's devices own of it:
-// arrays [D, width], float32, cut along axis 0.
+// arrays [D, width], float32, split along axis 0.
 type bucketPrograms struct {
 	bucket
 	pack      *device.Program // whole gradients → [N, D, width]
@@ -59,8 +59,8 @@ type bucketPrograms struct {
 	own, m, v *device.Array
 }
 
-// shareOf is how a batch lies on ranks of n devices each: the rows of one rank,
-// and the number of parts that they are computed in.
+// shareOf says how a batch is split over ranks of n devices each: the rows of one
+// rank, and the number of parts that they are computed in.
 func (r *Recipe) shareOf(ranks, n int) (rows, parts int, err error) {
 	switch {
 	case r.Batch%(ranks*n) != 0:
@@ -78,13 +78,13 @@ func (r *Recipe) shareOf(ranks, n int) (rows, parts int, err error) {
 	return rows, rows / (n * r.MicroBatch), nil
 }
 
-// ownRows are the rows of a batch that a rank of ranks has.
+// ownRows are one rank's rows of a batch.
 func (r *Recipe) ownRows(rank, ranks int) rowRange {
 	share := r.Batch / ranks
 	return rowRange{rank * share, (rank + 1) * share}
 }
 
-// newRemote is the machine of one rank. Buckets are of at most limit bytes.
+// newRemote makes the machine of one rank. Buckets have at most limit bytes.
 func newRemote(dev *device.Device, r *Recipe, pixels, replay bool, world comm.Comm, limit int) (*machine, error) {
 	rows, parts, err := r.shareOf(world.Size(), dev.N())
 	if err != nil {
@@ -117,7 +117,7 @@ func repeated(s device.Sharding, n int) []device.Sharding {
 	return slices.Repeat([]device.Sharding{s}, n)
 }
 
-// programs makes those of features and loss.
+// programs makes the programs of features and loss.
 func (k *remote) programs() {
 	m, dev, n := k.m, k.m.dev, k.m.micros
 	const whole, split = device.Replicated, device.SplitRows
@@ -136,7 +136,7 @@ func (k *remote) programs() {
 	}
 	k.draw = dev.Program("draw-share", k.drawGraph, device.In(whole), device.Out(append([]device.Sharding{whole}, cuts...)...))
 	// Own features [rows, 2E], image and text side by side: one exchange.
-	// Where they are rounded for it, the own ones are, too: all see one batch.
+	// If they are rounded for it, so are the rank's own: all see the same batch.
 	rounded := m.recipe.Comm.Features == "bf16"
 	k.join = dev.Program("join-share", func(in []*Node) []*Node {
 		var own []*Node
@@ -177,7 +177,7 @@ func (k *remote) programs() {
 	})
 }
 
-// converted are list in another type.
+// converted is list in another type.
 func converted(list []*Node, to dtypes.DType) []*Node {
 	out := make([]*Node, len(list))
 	for i, x := range list {
@@ -186,14 +186,14 @@ func converted(list []*Node, to dtypes.DType) []*Node {
 	return out
 }
 
-// halves cuts the last of two axes.
+// halves splits the last of two axes.
 func halves(x *Node) (a, b *Node) {
 	n := x.Shape().Dim(-1) / 2
 	return SliceAxis(x, 1, AxisRange(0, n)), SliceAxis(x, 1, AxisRange(n, 2*n))
 }
 
-// drawGraph draws for the whole batch, as one process does, and keeps what
-// concerns the own rows: the next state, then each part's patches and paths.
+// drawGraph draws for the whole batch, as a single process does, and keeps what
+// concerns the rank's own rows: the next state, then each part's patches and paths.
 func (k *remote) drawGraph(in []*Node) []*Node {
 	m := k.m
 	x := &values[*Node]{}
@@ -215,8 +215,7 @@ func (k *remote) drawGraph(in []*Node) []*Node {
 	return out
 }
 
-// newBucket makes the programs of bucket number i. They are the same on every
-// rank.
+// newBucket makes the programs of bucket i. They are the same on every rank.
 func (k *remote) newBucket(i int, b bucket) *bucketPrograms {
 	m, ranks, devices := k.m, k.world.Size(), k.m.dev.N()
 	o := m.recipe.Optimizer
@@ -241,7 +240,7 @@ func (k *remote) newBucket(i int, b bucket) *bucketPrograms {
 		}
 		return []*Node{g, ReduceAllSum(Square(g))}
 	}, device.In(rows, whole), device.Out(rows, whole), device.Donate(map[int]int{0: 0}))
-	// Of a piece: everything of update but its learning rate.
+	// All of a piece's update but the learning rate.
 	of := func(g, own, mom, v, step *Node, e piece) *update {
 		cut := func(x *Node) *Node {
 			if x == nil {
@@ -319,7 +318,7 @@ func (k *remote) newBucket(i int, b bucket) *bucketPrograms {
 func scalarOf(x *Node, i int) *Node { return Reshape(Slice(x, AxisElem(i))) }
 
 // start makes the shards of a state whose parameters are on the device: masters
-// from them, moments zero, counters at the beginning.
+// from the parameters, moments zero, counters at their start.
 func (k *remote) start() error {
 	scale, err := k.m.state.scale.Float32s()
 	if err != nil {
@@ -330,7 +329,7 @@ func (k *remote) start() error {
 }
 
 // putShards fills the shards: masters from the parameters on the device, moments
-// by read, which fills dst with elements from lo on of a moment of parameter i.
+// by read, which fills dst with the elements of a moment of parameter i from lo on.
 func (k *remote) putShards(read func(f field, i int, dst []float32, lo int) error) error {
 	k.freeShards()
 	rank, devices := k.world.Rank(), k.m.dev.N()
@@ -452,8 +451,8 @@ func (k *remote) step(ctx context.Context, b *hostBatch, rates *device.Array) (*
 
 func (m *machine) logitScaleArray() *device.Array { return m.state.params[m.logitScaleIndex()] }
 
-// gradients are the rank's share of the loss and of the gradients of all
-// parameters, multiplied with the loss scale.
+// gradients returns the rank's share of the loss and of the gradients of all
+// parameters, multiplied by the loss scale.
 func (k *remote) gradients(ctx context.Context, b *hostBatch) (loss float32, sums []*device.Array, err error) {
 	m, n := k.m, k.m.micros
 	drawn := &values[*device.Array]{}
@@ -528,9 +527,9 @@ func (k *remote) gradients(ctx context.Context, b *hostBatch) (loss float32, sum
 	return share, sums, nil
 }
 
-// lossShare exchanges features and their sums, and gives the rank's share of the
+// lossShare exchanges features and their sums, and returns the rank's share of the
 // loss, the gradients of its features, and its share of the gradient of
-// logit_scale, multiplied with the loss scale.
+// logit_scale, multiplied by the loss scale.
 func (k *remote) lossShare(ctx context.Context, imgs, txts []*device.Array) (loss float32, dImgs, dTxts []*device.Array, dScale *device.Array, err error) {
 	m, n := k.m, k.m.micros
 	scale := m.logitScaleArray()
@@ -573,8 +572,8 @@ func (k *remote) lossShare(ctx context.Context, imgs, txts []*device.Array) (los
 	return v[0], out[2 : 2+n], out[2+n:], out[1], nil
 }
 
-// reduce adds the gradients over the ranks and leaves each what it owns, without
-// the loss scale, and the sum of their squares.
+// reduce sums the gradients over the ranks. It returns those that this rank owns,
+// without the loss scale, and the sum of their squares.
 func (k *remote) reduce(ctx context.Context, sums []*device.Array) (own []*device.Array, squares float64, err error) {
 	defer func() { free(sums) }()
 	for i, b := range k.buckets {
@@ -611,7 +610,8 @@ func (k *remote) reduce(ctx context.Context, sums []*device.Array) (own []*devic
 	return own, squares, nil
 }
 
-// update moves the parameters along gradients of that norm. It consumes them.
+// update takes the optimizer step with the given gradients and their norm. It
+// consumes the gradients.
 func (k *remote) update(ctx context.Context, own []*device.Array, norm float32, rates *device.Array) error {
 	m := k.m
 	rule := optimizers[m.recipe.Optimizer.Name]
@@ -674,8 +674,8 @@ func (k *remote) update(ctx context.Context, own []*device.Array, norm float32, 
 	return nil
 }
 
-// ratios are the trust ratios of all pieces, each its tensor's; norms are this
-// rank's sums of squares of each piece: of the parameters, of the directions.
+// ratios returns the trust ratio of every piece, which is its tensor's; norms are
+// this rank's sums of squares for each piece: of the parameters, of the directions.
 func (k *remote) ratios(norms []float32) ([]float32, error) {
 	m := k.m
 	rule := optimizers[m.recipe.Optimizer.Name]
@@ -749,13 +749,13 @@ func (r lossScaleRule) after(finite bool, scale float32, clean, left int32) (flo
 	return scale, 0, left - 1
 }
 
-// tally is what a rank tells the others at a step: tallyBytes of it, so that
-// it may grow.
+// tally is what a rank tells the others at a step, padded to tallyBytes so that it
+// can grow.
 type tally struct {
 	Loss    float64 // the rank's share
 	Squares float64 // Σ g² of what it owns
-	Wait    float64 // seconds that it waited for data
-	Busy    float64 // seconds since the record before, without exchanges
+	Wait    float64 // seconds spent waiting for data
+	Busy    float64 // seconds since the last record, without exchanges
 	Flags   uint64
 }
 

@@ -102,12 +102,12 @@ func readInts(f tensorfile.Source, path, name string, limit int64) ([]int32, err
 	return out, nil
 }
 
-// The tensors source is a feed, too.
+// tensorFeed is the feed of a tensors source.
 type tensorFeed struct {
 	*replayed
 	at    int64
 	batch int      // pairs of a whole batch
-	own   rowRange // those of the process
+	own   rowRange // of the process
 }
 
 func (t *tensorFeed) next(context.Context) (*hostBatch, time.Duration, error) {

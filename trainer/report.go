@@ -92,7 +92,7 @@ func (r *run) report() error {
 	return fault.As(fault.Environment, p.WriteFile(filepath.Join(r.out, reportFile)))
 }
 
-// stepSeconds is the time that the steps took, in all processes.
+// stepSeconds is the time of all steps, in all processes of the run.
 func stepSeconds(curve []Step) (sum float64) {
 	for _, s := range curve {
 		sum += s.Seconds
@@ -134,8 +134,8 @@ func chanceLevels(evals []Eval) (list []runlog.Level) {
 	return list
 }
 
-// chance is the top-1 of guessing, "" where a run of an earlier version has not
-// kept the number of classes.
+// chance is the top-1 of guessing, "" if the run is of an earlier version, which did
+// not record the number of classes.
 func chance(e Eval) string {
 	if e.Classes == 0 {
 		return ""

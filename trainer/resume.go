@@ -14,16 +14,16 @@ import (
 	"github.com/evatool/evatool/internal/yamlfile"
 )
 
-// start is where a run begins: a checkpoint, or nothing at all.
+// start is where a run starts: at a checkpoint, or from scratch.
 type start struct {
-	path   string // of the checkpoint; empty: afresh
+	path   string // of the checkpoint; empty: from scratch
 	state  *savedState
-	recipe *Recipe // of the checkpoint, nil where it is not known
-	fork   *fork   // the run is one, of this checkpoint
+	recipe *Recipe // of the checkpoint; nil if unknown
+	fork   *fork   // nil if the run is not a fork
 }
 
-// fork says which run's checkpoint a run began from, and in what it departs
-// from that run; it is in run.json.
+// fork says which run's checkpoint a run started from, and how it differs from
+// that run; it is stored in run.json.
 type fork struct {
 	Path    string   `json:"path"` // of the checkpoint
 	Step    int64    `json:"step"`
@@ -33,12 +33,12 @@ type fork struct {
 	Changed []change `json:"changed"`       // keys of the recipe
 }
 
-// of reports whether f began from that checkpoint, wherever it lies now.
+// of reports whether f started from that checkpoint, wherever it is now.
 func (f *fork) of(s *savedState) bool {
 	return f != nil && f.Step == s.Step && f.Model == s.modelHash()
 }
 
-// change is a key of the recipe with another value.
+// change is a key of the recipe whose value has changed.
 type change struct {
 	Key    string `json:"key"`
 	Before any    `json:"before"`
@@ -55,14 +55,14 @@ func (c change) String() string {
 	return fmt.Sprintf("%s was %v and is now %v", c.Key, shown(c.Before), shown(c.Now))
 }
 
-// How a changed key concerns a run that goes on.
+// What a changed key affects in a resumed run.
 type bearing int
 
 const (
-	decides   bearing = iota // about the result: another run
-	rounds                   // about where it is computed: the same result, its last bits aside
-	relocates                // about where data lie: their contents are compared
-	past                     // about the weights of the start: the checkpoint has them
+	decides   bearing = iota // the result: it is another run
+	rounds                   // how it is computed: the same result up to the last bits
+	relocates                // where the data is: the contents are compared
+	past                     // the initial weights: the checkpoint has the current ones
 )
 
 func (c change) bearing() bearing {
@@ -79,9 +79,9 @@ func (c change) bearing() bearing {
 	return decides
 }
 
-// changes are the keys in which two recipes differ, but for those that are
-// free and for those that say nothing of their own: samples is steps again, and
-// the model is compared with that of the checkpoint.
+// changes are the keys in which two recipes differ, except the free ones and those
+// that are compared elsewhere: samples follows from steps, and the model is
+// compared with the checkpoint's.
 func changes(before, now *Recipe) []change {
 	a, b := map[string]any{}, map[string]any{}
 	flatten(a, "", before.decisive())
@@ -92,7 +92,7 @@ func changes(before, now *Recipe) []change {
 	})
 }
 
-// differences are the keys with other values, sorted.
+// differences are the keys whose values differ, sorted.
 func differences(a, b map[string]any) (out []change) {
 	for k, v := range b {
 		if !reflect.DeepEqual(a[k], v) {
@@ -124,7 +124,7 @@ func flatten(to map[string]any, at string, tree any) {
 	}
 }
 
-// resumeFrom is where the run begins.
+// resumeFrom finds out where the run starts.
 func (r *run) resumeFrom(resume string) (*start, error) {
 	list, err := listCheckpoints(r.out)
 	if err != nil {
@@ -156,7 +156,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 		return s, err
 	}
 	switch {
-	case origin.of(s.state) && len(list) > 0: // the command that began the fork, again
+	case origin.of(s.state) && len(list) > 0: // the command that started the fork, run again
 		return openStart(list[len(list)-1].path, origin)
 	case origin.of(s.state):
 		return s, nil
@@ -171,8 +171,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 	return s, nil
 }
 
-// openStart reads what a checkpoint says; origin is the fork that the run is, or
-// nil.
+// openStart reads what a checkpoint says; origin is the run's fork record, or nil.
 func openStart(path string, origin *fork) (*start, error) {
 	state, err := readState(path)
 	if err != nil {
@@ -189,7 +188,7 @@ func openStart(path string, origin *fork) (*start, error) {
 	return s, nil
 }
 
-// readFork is the fork that a run folder records, nil when there is none.
+// readFork returns the fork that a run folder records, nil if there is none.
 func readFork(dir string) *fork {
 	f, err := readRecord(dir)
 	if err != nil {
@@ -198,14 +197,14 @@ func readFork(dir string) *fork {
 	return f.Fork
 }
 
-// begun reports whether the run folder has lines of a run.
+// begun reports whether the run folder holds metrics of a run.
 func (r *run) begun() bool {
 	st, err := os.Stat(filepath.Join(r.out, metricsFile))
 	return err == nil && st.Size() > 0
 }
 
-// otherRun refuses to begin anew where another run has begun, although it has
-// no checkpoint yet.
+// otherRun refuses to start over in the folder of another run, even if that has no
+// checkpoint yet.
 func (r *run) otherRun() error {
 	there, err := readRecipe(filepath.Join(r.out, recipeFile))
 	if err != nil || !r.begun() {
@@ -223,9 +222,8 @@ func (r *run) otherRun() error {
 	return nil
 }
 
-// compare holds the recipe against that of the checkpoint. A run that goes on
-// in its folder keeps what decides about the result; a fork records what it
-// changes.
+// compare compares the recipe with that of the checkpoint. A run that resumes in its
+// folder must keep what determines the result; a fork records what it changes.
 func (r *run) compare(s *start) error {
 	if s.recipe == nil {
 		if s.fork.of(s.state) {
@@ -244,7 +242,7 @@ func (r *run) compare(s *start) error {
 	}
 	for _, c := range list {
 		switch {
-		case c.bearing() == decides, c.bearing() == relocates && strings.HasSuffix(c.Key, ".tensors") && s.state.Data == nil: // not to be compared
+		case c.bearing() == decides, c.bearing() == relocates && strings.HasSuffix(c.Key, ".tensors") && s.state.Data == nil: // cannot be compared
 			return fault.Usagef("%s: holds a run of another recipe: %s; to continue with the change, give Options.Resume %s and another Options.Out", r.out, c, s.path)
 		case c.bearing() == rounds:
 			r.log.Info("the recipe has changed: the result stays correct, but its last bits may differ", "key", c.Key, "before", c.Before, "now", c.Now)
@@ -257,8 +255,8 @@ func (r *run) compare(s *start) error {
 	return nil
 }
 
-// compareData refuses other data than the checkpoint was trained on, unless
-// the run forks there.
+// compareData refuses data that the checkpoint was not trained on, unless the run
+// forks there.
 func (r *run) compareData(s *start) error {
 	if s.state == nil || s.fork.of(s.state) || slices.Equal(s.state.Data, r.data) || s.state.Data == nil && r.pairs == nil {
 		return nil
@@ -266,8 +264,8 @@ func (r *run) compareData(s *start) error {
 	return fault.Inputf("%s: not the data that %s was trained on (names or sizes differ); restore it, or give Options.Resume %s and another Options.Out to continue with other data", r.out, s.path, s.path)
 }
 
-// complete sets the steps of a recipe that gives samples: a fork with another
-// batch has done its part of them in steps of another size.
+// complete sets the steps of a recipe that gives samples: a fork with another batch
+// has seen some of them in steps of another size.
 func (r *Recipe) complete(s *savedState) *Recipe {
 	if r.Samples == 0 {
 		return r
@@ -275,14 +273,14 @@ func (r *Recipe) complete(s *savedState) *Recipe {
 	out := *r
 	out.Steps = max(1, s.Step+max(0, r.Samples-s.Samples)/int64(r.Batch))
 	if out.Steps != r.Samples/int64(r.Batch) {
-		out.Samples = 0 // steps says it
+		out.Samples = 0 // steps determines it
 	}
 	return &out
 }
 
-// goOn is the recipe with what accumulation auto has come to before, whatever
-// memory there is now: so a run that was stopped ends with the same bits. A
-// checkpoint that does not say is from before there was a choice.
+// goOn is the recipe with what accumulation: auto chose before, whatever memory
+// there is now, so that a resumed run ends with the same bits. A checkpoint that
+// does not say dates from before there was a choice.
 func (r *Recipe) goOn(s *savedState) *Recipe {
 	if s == nil || r.Accumulation != "" {
 		return r

@@ -39,16 +39,16 @@ type run struct {
 	events  *runlog.Events
 
 	job         *job     // of several processes; nil for one
-	dry         bool     // only the checks of a start are made
-	notSeen     []string // by them
-	hosts       int      // of a job that is only planned; 0: none
+	dry         bool     // make only the checks of a start
+	notSeen     []string // what they did not check
+	hosts       int      // of a planned job; 0: none
 	badTogether int64    // samples that other processes of the job could not use
 
-	over    bool     // an earlier process has finished the run: its files stay as they are
-	fork    *fork    // the run is one, nil else
+	over    bool     // an earlier process has finished the run: leave its files as they are
+	fork    *fork    // nil if the run is not a fork
 	data    []string // fingerprints of the sources
 	first   int64    // steps that earlier processes did
-	seen    int64    // samples of those
+	seen    int64    // samples in those steps
 	step    int64    // steps done
 	saved   int64    // step of the newest checkpoint
 	pending *pendingStep
@@ -59,7 +59,7 @@ type run struct {
 	openLines func(path string, keepThrough int64) (jsonLines, error)
 }
 
-// pendingStep is a step whose metrics are still in the making.
+// pendingStep is a step whose metrics are not known yet.
 type pendingStep struct {
 	step    int64
 	rates   [3]float64
@@ -85,17 +85,17 @@ func openLines(path string, keepThrough int64) (jsonLines, error) {
 	return runlog.OpenMetrics(path, keepThrough)
 }
 
-// stopped is the error of a run that was asked to stop.
+// stopped is the error of a run that was told to stop.
 type stopped struct {
 	text string
-	from func() string // the checkpoint to go on from, when all are written
+	from func() string // the checkpoint to resume from, once all are written
 }
 
 func (s stopped) Error() string        { return s.text + " resumes from " + s.from() }
 func (s stopped) Is(target error) bool { return target == context.Canceled }
 
-// Run trains r. It goes on from the newest checkpoint in the run folder, if
-// there is one. When ctx ends it writes a checkpoint and returns an error that
+// Run trains by a recipe. It resumes from the newest checkpoint in the run folder,
+// if there is one. When ctx ends it writes a checkpoint and returns an error that
 // is context.Canceled.
 func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) {
 	defer fault.Public(ctx, &err)
@@ -183,8 +183,8 @@ func (r *run) evalDue() bool {
 	})
 }
 
-// advance puts one step on its way and then reads the metrics of the one
-// before, which is done by now: the device never waits for the host.
+// advance starts one step and then reads the metrics of the one before, which is
+// done by now: the device never waits for the host.
 func (r *run) advance(ctx context.Context) error {
 	b, wait, err := r.feed.next(ctx)
 	if err != nil {
@@ -212,13 +212,13 @@ func (r *run) advance(ctx context.Context) error {
 			return err
 		}
 	}
-	if r.machine.cached != nil { // its parts wait for one another: the step is all but over
+	if r.machine.cached != nil { // its parts wait for one another: the step is nearly done
 		return r.settle(ctx)
 	}
 	return nil
 }
 
-// settle reads the metrics of the step under way.
+// settle reads the metrics of the step in progress.
 func (r *run) settle(ctx context.Context) error {
 	p := r.pending
 	if p == nil {
@@ -228,7 +228,7 @@ func (r *run) settle(ctx context.Context) error {
 	return r.read(ctx, p)
 }
 
-// read waits for a step, writes its line and stops the run when it went wrong.
+// read waits for a step, writes its line and stops the run if the step went wrong.
 func (r *run) read(ctx context.Context, p *pendingStep) error {
 	v, err := p.metrics.Float32s()
 	if err != nil {
@@ -269,7 +269,7 @@ func (r *run) read(ctx context.Context, p *pendingStep) error {
 	return nil
 }
 
-// scalars writes TensorBoard events. A run does not end for want of them.
+// scalars writes TensorBoard events. A failure does not end the run.
 func (r *run) scalars(step int64, values map[string]float64) {
 	for tag, v := range values {
 		if r.events == nil {
@@ -283,8 +283,8 @@ func (r *run) scalars(step int64, values map[string]float64) {
 	}
 }
 
-// overflowed decides about a step whose gradients are not finite: fp16 skips
-// it and halves the loss scale; anything else cannot go on.
+// overflowed handles a step whose gradients are not finite: fp16 skips it and
+// halves the loss scale; otherwise the run cannot continue.
 func (r *run) overflowed(s Step) error {
 	if r.recipe.Precision == "fp16" && s.LossScale > scaleMin {
 		return nil
@@ -306,7 +306,7 @@ func (r *run) write(ctx context.Context, v any) error {
 		return nil
 	}
 	return r.saver.patiently(ctx, metricsFile, func() error {
-		// A torn line is dropped when the file is opened again.
+		// A torn line is dropped when the file is reopened.
 		r.metrics.Close()
 		m, err := r.openLines(filepath.Join(r.out, metricsFile), math.MaxInt64)
 		if err != nil {
@@ -317,8 +317,8 @@ func (r *run) write(ctx context.Context, v any) error {
 	})
 }
 
-// checkpoint takes the state at this step and has it written while the run
-// goes on. Everything in metrics.jsonl up to here is on disk before it counts.
+// checkpoint copies the state at this step, which is written while the run
+// continues. All of metrics.jsonl up to here is on disk before it counts.
 func (r *run) checkpoint(ctx context.Context) error {
 	if r.saved == r.step {
 		return nil
@@ -346,10 +346,10 @@ func (r *run) position() savedState {
 	return st
 }
 
-// samples is how many the run has seen after a step of this process.
+// samples is how many samples the run has seen after a step of this process.
 func (r *run) samples(step int64) int64 { return r.seen + (step-r.first)*int64(r.recipe.Batch) }
 
-// rescue saves the state when something beside the training went wrong.
+// rescue saves the state when something other than the training has failed.
 func (r *run) rescue(ctx context.Context, err error) error {
 	if r.step == r.first {
 		return err
@@ -364,8 +364,8 @@ func (r *run) rescue(ctx context.Context, err error) error {
 	return fmt.Errorf("%w; the state after step %d is saved in %s", err, r.step, r.saver.newest())
 }
 
-// asked ends a run that stopped with err because it was asked to. One that
-// waited for space has none for a checkpoint either.
+// asked ends a run that stopped with err because it was told to. One that was
+// waiting for disk space has none for a checkpoint either.
 func (r *run) asked(ctx context.Context, err error) error {
 	var s stopped
 	if errors.As(err, &s) {
@@ -374,8 +374,8 @@ func (r *run) asked(ctx context.Context, err error) error {
 	return r.interrupted(ctx)
 }
 
-// interrupted ends a run that was asked to stop. The checkpoint is written
-// although ctx has ended; only a wait for space is not begun.
+// interrupted ends a run that was told to stop. The checkpoint is written although
+// ctx has ended, but does not wait for disk space.
 func (r *run) interrupted(ctx context.Context) error {
 	if r.step > r.first {
 		if err := r.checkpoint(ctx); err != nil {
@@ -390,7 +390,7 @@ func (r *run) interrupted(ctx context.Context) error {
 }
 
 // finish writes the model, the report and the result. A run that StopAfter
-// stopped leaves the model as it is then; going on overwrites it.
+// stopped leaves the model of that step; resuming overwrites it.
 func (r *run) finish(ctx context.Context) (*Result, error) {
 	if err := r.saver.wait(); err != nil {
 		return nil, err
@@ -431,7 +431,7 @@ func lastLoss(curve []Step) (sum float64) {
 	return sum
 }
 
-// interim writes the report of a run that stops before its end.
+// interim writes the report of a run that stops early.
 func (r *run) interim() {
 	if r.step == r.first {
 		return
@@ -449,7 +449,7 @@ func (r *run) close() {
 		r.pairs.close()
 	}
 	if r.saver != nil {
-		_ = r.saver.wait() // reported before, or the run failed otherwise
+		_ = r.saver.wait() // already reported, or the run failed for another reason
 		if p := r.saver.part; p != nil {
 			p.stop()
 			<-p.done

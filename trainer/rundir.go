@@ -28,8 +28,8 @@ const (
 	lockFile    = ".lock"
 )
 
-// takeFolder makes the run folder, locks it and clears it of what a killed
-// process left; made are the folders that were not there.
+// takeFolder creates the run folder, locks it and removes what a killed process
+// left; made are the folders that it created.
 func (r *run) takeFolder(made *[]string) (err error) {
 	if *made, err = r.claim(); err != nil {
 		return err
@@ -43,8 +43,8 @@ func (r *run) takeFolder(made *[]string) (err error) {
 	return nil
 }
 
-// claim makes the run folder, locks it and writes into it. made are the folders
-// that were not there, the innermost first.
+// claim creates the run folder, locks it and tries to write into it. made are the
+// folders that it created, innermost first.
 func (r *run) claim() (made []string, err error) {
 	for dir := filepath.Clean(r.out); !exists(dir) && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
 		made = append(made, dir)
@@ -74,8 +74,8 @@ func (r *run) claim() (made []string, err error) {
 	return made, os.Remove(probe)
 }
 
-// tryFolder finds out whether the run could have its folder, and leaves all as
-// it was.
+// tryFolder finds out whether the run could use its folder, and leaves everything
+// as it was.
 func (r *run) tryFolder() error {
 	lock := filepath.Join(r.out, lockFile)
 	locked := exists(lock)
@@ -100,7 +100,7 @@ func (r *run) badList() string {
 	return strings.TrimSuffix(badFile, ".jsonl") + fmt.Sprintf("-rank-%d.jsonl", r.job.Rank())
 }
 
-// processes is how many train together.
+// processes is the number of processes that train together.
 func (r *run) processes() int {
 	if r.job == nil {
 		return 1
@@ -108,8 +108,8 @@ func (r *run) processes() int {
 	return r.job.Size()
 }
 
-// openRecords is openLogs on rank 0; the others have no files, but know the
-// evaluations that are made.
+// openRecords is openLogs on rank 0; the others have no files, but learn which
+// evaluations are done.
 func (r *run) openRecords() error {
 	if !r.leads() {
 		r.metrics = noLines{}
@@ -120,14 +120,14 @@ func (r *run) openRecords() error {
 	return r.job.share(&r.result.Evals)
 }
 
-// noLines is a file of JSON lines that nobody wants.
+// noLines discards JSON lines.
 type noLines struct{}
 
 func (noLines) Write(any) error { return nil }
 func (noLines) Sync() error     { return nil }
 func (noLines) Close() error    { return nil }
 
-// vacate removes the folders that were made for a run that has not begun.
+// vacate removes the folders that were created for a run that did not start.
 func (r *run) vacate(made []string) {
 	if len(made) == 0 {
 		return
@@ -143,10 +143,10 @@ func (r *run) vacate(made []string) {
 }
 
 // sweep removes what a killed process of the run left half written; atomicfile
-// sees to its own.
+// cleans up its own files.
 func (r *run) sweep() {
 	for _, dir := range []string{r.out, filepath.Join(r.out, checkpointDir)} {
-		entries, _ := os.ReadDir(dir) // what is wrong with it, opening it will say
+		entries, _ := os.ReadDir(dir) // opening it will report what is wrong
 		for _, e := range entries {
 			if strings.HasPrefix(e.Name(), temporary) {
 				os.RemoveAll(filepath.Join(dir, e.Name()))
@@ -155,7 +155,8 @@ func (r *run) sweep() {
 	}
 }
 
-// openLogs writes what the run is and opens its records at the step it has.
+// openLogs writes the recipe and the run's record, and opens its logs at the
+// current step.
 func (r *run) openLogs() (err error) {
 	if err := atomicfile.WriteFile(filepath.Join(r.out, recipeFile), r.recipe.YAML()); err != nil {
 		return fault.As(fault.Environment, err)
@@ -195,7 +196,7 @@ func (r *run) readCurve(path string) (err error) {
 	return nil
 }
 
-// readMetrics are the steps and the evaluations of a metrics.jsonl.
+// readMetrics returns the steps and the evaluations of a metrics.jsonl.
 func readMetrics(path string) (steps []Step, evals []Eval, err error) {
 	if err := fault.RegularFile(path, "a run's metrics"); err != nil {
 		return nil, nil, err
@@ -245,9 +246,9 @@ func readRecord(dir string) (f record, err error) {
 	return f, err
 }
 
-// finished reports whether an earlier process has brought the run to its end,
-// every evaluation included, and takes over what it recorded. from is where
-// this one would go on.
+// finished reports whether an earlier process has finished the run, every
+// evaluation included, and takes over what it recorded. from is where this process
+// would resume.
 func (r *run) finished(from *start) bool {
 	f, err := readRecord(r.out)
 	if err != nil || f.Recipe != r.recipe.identity() || f.Result == nil || f.Result.Steps != r.recipe.Steps || from.state.Step != r.recipe.Steps ||
@@ -274,7 +275,7 @@ func (r *run) finished(from *start) bool {
 func (r *run) writeRunFile(done bool) error {
 	var f record
 	if r.first > 0 || done {
-		f, _ = readRecord(r.out) // a damaged one is written anew
+		f, _ = readRecord(r.out) // a damaged one is replaced
 	}
 	f.Result = nil
 	f.Recipe, f.Data, f.Fork, f.Params = r.recipe.identity(), r.data, r.fork, r.machine.cfg.TotalParams()

@@ -20,13 +20,13 @@ import (
 )
 
 // cacheBytes bounds the decoded pictures kept in memory; a set that does not
-// fit is decoded anew in every pass.
+// fit is decoded in every pass.
 const cacheBytes = 256 << 20
 
 // substitutes is how many other examples are tried in place of a bad one.
 const substitutes = 16
 
-// pairs gives the training pair of any position of the run: example, crop,
+// pairs produces the training pair at any position of the run: example, crop,
 // flip, caption and template are pure functions of the seed and the position.
 type pairs struct {
 	recipe *Recipe
@@ -36,7 +36,7 @@ type pairs struct {
 	tok    *bpe.Tokenizer
 	bad    *badSamples
 	log    *slog.Logger
-	pause  time.Duration // before the first read that is tried again
+	pause  time.Duration // before the first retry of a read
 
 	mu     sync.Mutex
 	cached map[[2]int64]*img.RGB
@@ -46,23 +46,22 @@ type pairs struct {
 	gaps   []gap // of streams
 }
 
-// reading says how the sources are opened and read again; the zero value is
-// for real ones, tests put their own in.
+// reading says how the sources are opened and reads retried; the zero value is for
+// real sources, tests use their own.
 type reading struct {
 	open  func(ctx context.Context, src string, o dataset.Options) (dataset.Dataset, error)
 	pause time.Duration
-	gaps  []gap // that an earlier process of the run did without
+	gaps  []gap // that an earlier process of the run left out
 }
 
-// A read that fails for a reason of the environment is tried again: attempts
-// times in all, with pauses that double from firstPause, half a minute
-// together.
+// A read that the environment made fail is retried: attempts in all, with pauses
+// that double from firstPause, half a minute in total.
 const (
 	attempts   = 6
 	firstPause = time.Second
 )
 
-// pool is one or more data sets seen as one list, or a stream.
+// pool is one or more data sets combined into one list, or a stream.
 type pool struct {
 	source int // of the recipe, the first one
 	sets   []dataset.Dataset
@@ -114,8 +113,8 @@ func openPairs(ctx context.Context, r *Recipe, cfg *arch.Config, bad *badSamples
 	return p, nil
 }
 
-// openPools opens the sources: each with a weight, and each stream, is a pool of
-// its own; the others are one.
+// openPools opens the sources: each source with a weight and each stream is a pool
+// of its own; the others share one.
 func (p *pairs) openPools(ctx context.Context, how reading) error {
 	rest := -1
 	for i, s := range p.recipe.Data {
@@ -161,7 +160,7 @@ func (p *pairs) openPools(ctx context.Context, how reading) error {
 	return nil
 }
 
-// checkPlan refuses a stream that a run cannot begin on.
+// checkPlan refuses a stream that a run cannot start on.
 func (p *pairs) checkPlan(ctx context.Context, source int, plan *dataset.Plan) error {
 	name := p.recipe.Data[source].Source
 	if n := int64(p.recipe.Lanes); plan.Len() < n {
@@ -177,7 +176,7 @@ func (p *pairs) checkPlan(ctx context.Context, source int, plan *dataset.Plan) e
 	hint := ""
 	for _, s := range first {
 		if s.Err != nil || len(s.Example.Captions) > 0 {
-			return nil // unreadable ones are the run's to count
+			return nil // the run counts unreadable ones
 		}
 		if s.Example.Hint != "" {
 			hint = "; " + s.Example.Hint
@@ -194,8 +193,8 @@ func (p *pairs) close() {
 	}
 }
 
-// fillABatch refuses fewer samples than a batch has rows: pictures that come
-// twice in one are each other's negatives, and the loss stays near ln(batch).
+// fillABatch refuses fewer samples than a batch has rows: a picture that comes twice
+// in a batch is its own negative, and the loss stays near ln(batch).
 func (p *pairs) fillABatch() error {
 	var n int64
 	for i := range p.pools {
@@ -222,9 +221,9 @@ func (p *pairs) fingerprint() []string {
 }
 
 // fill writes the pair of a draw into one row. A bad example is counted and
-// another one takes its place: of a stream one of its window, else any of the
-// source. One that the environment withholds is an error, for its substitute
-// would be another training.
+// replaced by another: in a stream one of its window, otherwise any of the source.
+// One that the environment withholds is an error, since replacing it would change
+// the training.
 func (p *pairs) fill(ctx context.Context, d draw, pixels []uint8, tokens []int32) error {
 	state := rand.NewPCG(uint64(p.recipe.Seed)^0x5eed, uint64(d.pos))
 	r := rand.New(state)
@@ -248,7 +247,7 @@ func (p *pairs) fill(ctx context.Context, d draw, pixels []uint8, tokens []int32
 	return fault.Inputf("data: %d examples in a row cannot be used; bad_samples.jsonl lists them: check the source", substitutes)
 }
 
-// example is the example of a draw; what is bad about it is an error.
+// example returns the example of a draw; a bad one is an error.
 func (p *pairs) example(ctx context.Context, d draw) (dataset.Example, error) {
 	if d.sample != nil {
 		return d.sample.Example, d.sample.Err
@@ -279,7 +278,7 @@ func (p *pairs) try(ctx context.Context, r *rand.Rand, state *rand.PCG, d draw, 
 	before := *state
 	crop, err := p.crop(r, d, ex.Image)
 	if err != nil {
-		*state = before // what is drawn next does not depend on where a damage is found
+		*state = before // later draws must not depend on where the damage was found
 		return &badSample{path: ex.Path, err: err}, nil
 	}
 	if h := p.recipe.Augment.HFlip; h > 0 && r.Float64() < h {
@@ -290,8 +289,8 @@ func (p *pairs) try(ctx context.Context, r *rand.Rand, state *rand.PCG, d draw, 
 	return nil, nil
 }
 
-// read is an example of a source. What the environment refuses is asked for
-// again: storage comes back, and a training is long.
+// read reads an example of a source. What the environment refuses is retried:
+// storage comes back, and a training is long.
 func (p *pairs) read(ctx context.Context, source int, example int64) (dataset.Example, error) {
 	pause := p.pause
 	for n := 1; ; n++ {
@@ -312,7 +311,7 @@ func (p *pairs) read(ctx context.Context, source int, example int64) (dataset.Ex
 	}
 }
 
-// warn says that a read failed; not for each of many at once.
+// warn logs that a read failed, but not for each of many at once.
 func (p *pairs) warn(err error, pause time.Duration) {
 	p.mu.Lock()
 	said := time.Since(p.warned) < 5*time.Second
@@ -337,8 +336,8 @@ func (p *pairs) caption(r *rand.Rand, captions []string) (string, bool) {
 	return c, c != ""
 }
 
-// crop draws a crop of the picture in file; when the whole set fits into memory
-// the picture stays there.
+// crop draws a crop of the picture in file; if the whole set fits into memory the
+// picture is kept.
 func (p *pairs) crop(r *rand.Rand, d draw, file []byte) (*img.RGB, error) {
 	o := p.recipe.Image
 	box := func(w, h int) img.Box { return img.SampleBox(r, w, h, o.Scale, o.Ratio) }
@@ -371,11 +370,11 @@ func (p *pairs) crop(r *rand.Rand, d draw, file []byte) (*img.RGB, error) {
 	return img.RandomResizedCrop(im, box(im.W, im.H), o.Size), nil
 }
 
-// cacheSample is after how many pictures their mean size says whether all fit.
+// cacheSample is the number of pictures whose mean size decides whether all fit.
 const cacheSample = 64
 
-// reserve takes n bytes of the memory for pictures, and says whether they are
-// there. It ends the keeping when the set does not fit, or will not.
+// reserve takes n bytes of the memory for pictures, and reports whether they were
+// available. It ends the caching if the set does not fit, or will not.
 func (p *pairs) reserve(n int64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -401,7 +400,7 @@ func (p *pairs) reserve(n int64) bool {
 	return p.room >= 0
 }
 
-// describe says what a run reads, for the log.
+// describe says for the log what a run reads.
 func (p *pairs) describe() string {
 	var list []string
 	for i := range p.pools {
@@ -415,8 +414,8 @@ func (p *pairs) describe() string {
 	return strings.Join(list, "; ")
 }
 
-// hasCaptions refuses a source that is empty or whose first examples have no
-// captions at all, before a run begins on it.
+// hasCaptions refuses, before a run starts, a source that is empty or whose first
+// examples have no captions at all.
 func hasCaptions(name string, d dataset.Dataset) error {
 	if d.Len() == 0 {
 		return fault.Inputf("%s: holds no examples; give another source", name)
@@ -426,7 +425,7 @@ func hasCaptions(name string, d dataset.Dataset) error {
 	for i := range min(probes, d.Len()) {
 		ex, err := d.Read(i)
 		if err != nil || len(ex.Captions) > 0 {
-			return nil // unreadable ones are the run's to count
+			return nil // the run counts unreadable ones
 		}
 		if ex.Hint != "" {
 			hint = "; " + ex.Hint

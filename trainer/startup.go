@@ -16,19 +16,19 @@ import (
 
 // Readiness is what Check found.
 type Readiness struct {
-	Problems []error // for which Run would refuse to start; it says the first
-	// Unchecked is what was not looked at, and why: placeholders of a bundled
+	Problems []error // reasons for which Run would refuse to start; it returns the first
+	// Unchecked lists what was not checked, and why: placeholders of a bundled
 	// recipe, models that are not fetched yet.
 	Unchecked []string
-	Finished  bool   // an earlier process has finished the run: Run has nothing to do
-	From      string // the checkpoint that the run would go on from; "": it begins
+	Finished  bool   // an earlier process has finished the run, and Run has nothing to do
+	From      string // the checkpoint that the run would resume from; "": none
 	Step      int64  // of From
 }
 
 // Check makes the checks of a run's start in the order in which Run makes them,
-// goes on after an error, and takes no step. It leaves the run folder as it was,
-// fetches nothing and opens no device, unless Options.Backend names one.
-// Options.Hosts may be the number of hosts of a job that is planned.
+// continues after an error, and takes no step. It leaves the run folder as it was,
+// fetches nothing and opens no device unless Options.Backend names one.
+// Options.Hosts may be the number of hosts of a planned job.
 func Check(ctx context.Context, recipe *Recipe, o Options) Readiness {
 	var ready Readiness
 	found := func(err error) {
@@ -73,7 +73,7 @@ func Check(ctx context.Context, recipe *Recipe, o Options) Readiness {
 	return ready
 }
 
-// checkDevices refuses a batch that n devices, of each host, cannot be given.
+// checkDevices refuses a batch that cannot be split over n devices on each host.
 func (r *run) checkDevices(n int, b *beginning) error {
 	cfg, err := r.recipe.config()
 	if err != nil {
@@ -90,7 +90,7 @@ func (r *run) checkDevices(n int, b *beginning) error {
 	return r.recipe.computable(cfg, n, parts, t.replays())
 }
 
-// checkWeights reads what the run begins from, or goes on from.
+// checkWeights reads the weights that the run starts or resumes from.
 func (r *run) checkWeights(ctx context.Context, b *beginning) error {
 	cfg, err := r.recipe.config()
 	if err != nil {
@@ -119,7 +119,7 @@ func (r *run) checkWeights(ctx context.Context, b *beginning) error {
 	return nil
 }
 
-// newRun is a run that has not begun.
+// newRun returns a run that has not started.
 func newRun(recipe *Recipe, o Options) *run {
 	r := &run{recipe: recipe, out: o.Out, workers: o.Workers, log: o.Log, shown: o.Progress, phase: o.Phase, started: time.Now(), saved: -1, openLines: openLines}
 	if o.fakes.lines != nil {
@@ -138,13 +138,13 @@ func newRun(recipe *Recipe, o Options) *run {
 	return r
 }
 
-// unchecked notes what a check did not look at.
+// unchecked notes something that was not checked.
 func (r *run) unchecked(key, format string, args ...any) {
 	r.notSeen = append(r.notSeen, key+": "+fmt.Sprintf(format, args...))
 }
 
-// placeholders reports whether the recipe is a bundled one of a paper and has its
-// value of a key, which names what everybody has to bring.
+// placeholders reports whether the recipe is a paper's bundled recipe with the value
+// of a key unchanged: a placeholder for what users must supply.
 func (r *Recipe) placeholders(key string) bool {
 	if r.bundled == "" || strings.HasPrefix(r.bundled, "emoji-") {
 		return false

@@ -13,7 +13,7 @@ import (
 	"github.com/evatool/evatool/internal/device"
 )
 
-// newWhole is the step of a whole batch as one program.
+// newWhole makes the step of a whole batch as one program.
 func (m *machine) newWhole() *program {
 	in := fields(fieldImages, fieldTokens, fieldRates)
 	if m.replay {
@@ -33,8 +33,8 @@ func (m *machine) stepGraph(x *values[*Node]) *values[*Node] {
 	return m.apply(&x.state, loss, grads, x.rates)
 }
 
-// lossAndGradients is the loss of the whole batch and its gradient, multiplied
-// with the loss scale.
+// lossAndGradients returns the loss of the whole batch and its gradients, multiplied
+// by the loss scale.
 func (m *machine) lossAndGradients(x *values[*Node]) (loss *Node, gradients []*Node) {
 	logitScale := m.logitScale(x.params)
 	m.pull(x, func(img, txt *Node) *Node {
@@ -53,9 +53,9 @@ func (m *machine) lossAndGradients(x *values[*Node]) (loss *Node, gradients []*N
 	return loss, x.sums
 }
 
-// lossInBlocks is the loss where the matrix of logits would be too large, and its
-// gradients of features and logit_scale. It is for one device: on several XLA
-// would cut the columns, and send logits around instead of features.
+// lossInBlocks computes the loss where the matrix of logits would be too large, and
+// its gradients with respect to features and logit_scale. It is for one device: on
+// several XLA would split the columns and exchange logits instead of features.
 func (m *machine) lossInBlocks(x *values[*Node], img, txt, logitScale *Node) *Node {
 	b := m.blockLoss()
 	own := ownRows{img: []*Node{StopGradient(img)}, txt: []*Node{StopGradient(txt)}}
@@ -71,16 +71,16 @@ func (m *machine) blockLoss() blockLoss {
 	return blockLoss{batch: m.recipe.Batch, devices: m.dev.N(), tile: lossTile(m.dev.Info().Kind, m.recipe.Batch)}
 }
 
-// logitScale is that parameter; every model has it.
+// logitScale is the parameter logit_scale, which every model has.
 func (m *machine) logitScale(params []*Node) *Node { return params[m.logitScaleIndex()] }
 
 func (m *machine) logitScaleIndex() int {
 	return slices.IndexFunc(m.params, func(p arch.Param) bool { return p.Name == "logit_scale" })
 }
 
-// draw is the randomness of one step: which patches and which residual
-// branches stay. The rows that only pad a batch get draws
-// too, so the numbers of row i depend on the padded batch, not on micro_batch.
+// draw makes the random draws of one step: which patches and which residual
+// branches are kept. Rows that only pad a batch get draws too, so the numbers of row
+// i depend on the padded batch, not on micro_batch.
 func (m *machine) draw(x *values[*Node], rows int) { m.drawOwn(x, rows, rowRange{0, rows}) }
 
 // drawOwn is draw for some rows of a batch.
@@ -103,8 +103,8 @@ func (m *machine) drawOwn(x *values[*Node], rows int, own rowRange) {
 	}
 }
 
-// features are the L2-normalised embeddings of both towers, float32 [B, E]. Text
-// comes first; block, which may be nil, is clip.Options.Block.
+// features are the L2-normalised embeddings of both towers, float32 [B, E]. The text
+// tower is computed first; block, which may be nil, is clip.Options.Block.
 func (m *machine) features(x *values[*Node], block blockFunc) (img, txt *Node) {
 	w := clip.Weights{}
 	for i, p := range m.params {
@@ -122,8 +122,8 @@ func (m *machine) features(x *values[*Node], block blockFunc) (img, txt *Node) {
 	return clip.Normalize(clip.Image(m.cfg, w, m.normalised(x.images), opt)), txt
 }
 
-// normalised turns bytes into what the model takes, as torchvision's ToTensor
-// and Normalize do; floats are that already.
+// normalised turns bytes into the model's input, as torchvision's ToTensor and
+// Normalize do; floats are normalised already.
 func (m *machine) normalised(images *Node) *Node {
 	if !m.pixels {
 		return images
@@ -240,28 +240,28 @@ func logSumExp(x *Node) *Node {
 	return Add(Log(ReduceSum(Exp(Sub(x, top)), -1)), Squeeze(top, -1))
 }
 
-// values are the arrays that the programs of a step take and give, by name.
-// T stands for an array: *Node in a graph, *device.Array in a call.
+// values are the inputs and outputs of a step's programs, by name. T is an array:
+// *Node in a graph, *device.Array in a call.
 type values[T any] struct {
-	images T // of the rows at hand, as bytes or normalised floats
+	images T // of the current rows, as bytes or normalised floats
 	tokens T // of the same rows
 	rates  T // the three learning rates
-	keep   T // the patches that stay, [rows, kept]
-	path   T // the residual branches that stay, [2·layers, rows] uniform
+	keep   T // the patches that are kept, [rows, kept]
+	path   T // for dropping residual branches: uniform numbers [2·layers, rows]
 	frozen []T
 	state[T]
 	metrics T
 
-	// A batch in parts has them, too:
-	img, txt       T // features of the rows at hand
+	// Only for a batch in parts:
+	img, txt       T // features of the current rows
 	dImg, dTxt     T // the loss's gradient with respect to them
 	allImg, allTxt T // features of the whole batch
 	logitScale     T
 	loss           T
 	dLogitScale    T
-	sums           []T // gradients of the parameters, of the parts so far
+	sums           []T // gradients of the parameters, summed over the parts so far
 
-	residuals []T // inputs of the blocks, of the rows at hand
+	residuals []T // inputs of the blocks, for the current rows
 	// Sums of the loss's exponentials, for every image and for every text.
 	allImgSums, allTxtSums T
 
@@ -341,8 +341,8 @@ func (v *values[T]) cells() [numFields]cell[T] {
 	}
 }
 
-// layout is the order of a program's inputs or outputs. A list that comes
-// several times goes on where it stopped.
+// layout is the order of a program's inputs or outputs. A list that occurs several
+// times continues where it stopped.
 type layout []entry
 
 type entry struct {
@@ -390,8 +390,7 @@ func named[T any](l layout, list []T) *values[T] {
 	return v
 }
 
-// reuse is the donation of the arrays that are both taken and given: input →
-// output.
+// reuse maps the inputs that are also outputs to these outputs, for donation.
 func reuse(in, out layout, fields ...field) map[int]int {
 	pairs := map[int]int{}
 	for _, f := range fields {
@@ -403,7 +402,7 @@ func reuse(in, out layout, fields ...field) map[int]int {
 	return pairs
 }
 
-// positions are the numbers of a field's arrays.
+// positions are the positions of a field's arrays.
 func positions(l layout, f field) (at []int) {
 	i := 0
 	for _, e := range l {
@@ -423,8 +422,8 @@ type program struct {
 	in, out layout
 }
 
-// program makes one of a graph that takes in and gives out. The memory of the
-// reused fields is taken over; a call consumes them.
+// program makes a program of a graph with the given inputs and outputs. The outputs
+// take over the memory of the reused fields, which a call consumes.
 func (m *machine) program(name string, in, out layout, reused []field, graph func(x *values[*Node]) *values[*Node], opts ...device.ProgramOption) *program {
 	cuts := func(l layout) (specs []device.Sharding) {
 		for _, e := range l {
@@ -447,7 +446,7 @@ func (p *program) call(ctx context.Context, x *values[*device.Array]) (*values[*
 	return named(p.out, out), nil
 }
 
-// free releases arrays; those that are not there, or were consumed, too.
+// free releases arrays; nil and consumed ones are allowed.
 func free(lists ...[]*device.Array) {
 	for _, list := range lists {
 		for _, a := range list {

@@ -17,26 +17,25 @@ const (
 	readRandom = "random" // any sample at any time, by an index of all
 )
 
-// What becomes of a tar that cannot be read.
+// What to do about a tar that cannot be read.
 const (
 	missingError = "error"
 	missingSkip  = "skip"
 )
 
-// countHeaders has the samples of tars counted by their headers.
+// countHeaders asks to count the samples of tars by their headers.
 const countHeaders = "headers"
 
-// streamAbove is how many tars a source may have that is read at random unless
-// the recipe says otherwise: an index of so many samples fits the memory, and a
-// walk over their headers takes minutes.
+// streamAbove is how many tars a source may have to be read at random unless the
+// recipe says otherwise: an index of so many samples fits into memory, and walking
+// their headers takes minutes.
 const streamAbove = 1000
 
 // maxLanes bounds the lanes of a run.
 const maxLanes = 1 << 12
 
-// lanesFor is the number of lanes of a recipe that does not say it: a divisor
-// of the batch, about one for 512 rows, at least 8 and at most 256 where the
-// batch allows it.
+// lanesFor is the number of lanes of a recipe that does not give one: a divisor of
+// the batch, about one per 512 rows, from 8 to 256 if the batch allows it.
 func lanesFor(batch int) int {
 	n := min(max(batch/512, 8), 256, batch)
 	for batch%n != 0 {
@@ -50,8 +49,8 @@ func (r *Recipe) streams() bool {
 	return slices.ContainsFunc(r.Data, func(s Source) bool { return s.Read == readStream })
 }
 
-// adopt takes from the recipe of an earlier process how sources are read, where
-// r does not say it.
+// adopt takes from the recipe of an earlier process how sources are read, where r
+// does not say.
 func (r *Recipe) adopt(before *Recipe) *Recipe {
 	out := *r
 	out.Data = slices.Clone(r.Data)
@@ -69,8 +68,8 @@ func (r *Recipe) adopt(before *Recipe) *Recipe {
 	return &out
 }
 
-// settleReading decides how the sources are read for which neither the recipe
-// nor a checkpoint says it.
+// settleReading decides how to read the sources for which neither the recipe nor a
+// checkpoint says.
 func (r *Recipe) settleReading(ctx context.Context) *Recipe {
 	out := *r
 	out.Data = slices.Clone(r.Data)
@@ -78,7 +77,7 @@ func (r *Recipe) settleReading(ctx context.Context) *Recipe {
 		if s.Source == "" || s.Read != "" {
 			continue
 		}
-		tars, err := dataset.Tars(ctx, r.path(s.Source)) // opening it says what is wrong
+		tars, err := dataset.Tars(ctx, r.path(s.Source)) // opening it will report the error
 		if err == nil && len(tars) > streamAbove {
 			out.Data[i].Read = readStream
 		}
@@ -89,7 +88,7 @@ func (r *Recipe) settleReading(ctx context.Context) *Recipe {
 	return &out
 }
 
-// draws gives the samples of rows, one after the other.
+// draws gives the samples of rows, one after another.
 type draws interface {
 	next(ctx context.Context) (draw, error)
 	close()
@@ -99,14 +98,14 @@ type draws interface {
 type draw struct {
 	pos     int64 // of the run
 	source  int   // pool
-	example int64 // of a pool that is read at random
+	example int64 // in a pool that is read at random
 	sample  *dataset.Sample
 }
 
-// rowRange is the rows of every batch that a process makes.
+// rowRange is the range of rows that a process makes of every batch.
 type rowRange struct{ from, to int }
 
-// randomDraws are those of a run whose sources are all read at random.
+// randomDraws are the draws of a run whose sources are all read at random.
 type randomDraws struct {
 	order *order
 	rows  rowRange
@@ -126,17 +125,17 @@ func (d *randomDraws) next(context.Context) (draw, error) {
 
 func (d *randomDraws) close() {}
 
-// laneDraws are those of a run that reads streams: rows [l·B/L, (l+1)·B/L) of
+// laneDraws are the draws of a run that reads streams: rows [l·B/L, (l+1)·B/L) of
 // every batch come from lane l of L, so that the samples of a row do not depend
 // on how many processes share the lanes. Each lane mixes the sources by their
-// weights for itself.
+// weights independently.
 type laneDraws struct {
 	pairs *pairs
 	rows  rowRange
 	each  int // rows of a lane
 	start int64
 	row   int
-	lanes []*laneDraw // of the share
+	lanes []*laneDraw // of the process's rows
 }
 
 // laneDraw is one lane.
@@ -144,10 +143,10 @@ type laneDraw struct {
 	lane    int
 	order   *order
 	at      int64                 // position in the lane
-	readers []*dataset.LaneReader // of each pool; nil for one that is read at random
+	readers []*dataset.LaneReader // for each pool; nil if it is read at random
 }
 
-// laneOrder is the mix of a lane.
+// laneOrder is the order in which a lane mixes the sources.
 func (p *pairs) laneOrder(lane int) *order {
 	o := *p.order
 	o.seed = dataset.MixKey(o.seed, uint64(lane), 0x1a9e)
@@ -155,11 +154,11 @@ func (p *pairs) laneOrder(lane int) *order {
 	return &o
 }
 
-// laneStart is the position of every lane when the run has seen so many samples.
-// Where a fork has changed the lanes, none has seen a fraction of one.
+// laneStart is the position of every lane once the run has seen so many samples.
+// If a fork has changed the lanes, it is rounded down.
 func (p *pairs) laneStart(seen int64) int64 { return seen / int64(p.recipe.Lanes) }
 
-// given is how many of the first samples each pool gives.
+// given is how many of the first samples come from each pool.
 func (p *pairs) given(samples int64) []int64 {
 	if p.recipe.Lanes == 0 || !p.recipe.streams() {
 		return p.order.given(samples)
@@ -173,7 +172,7 @@ func (p *pairs) given(samples int64) []int64 {
 	return out
 }
 
-// draws are the samples of the rows of the process, from a position of the run on.
+// draws returns the samples of the process's rows, from a position of the run on.
 func (p *pairs) draws(ctx context.Context, pos int64, rows rowRange) draws {
 	b := p.recipe.Batch
 	if !p.recipe.streams() {
@@ -195,7 +194,7 @@ func (p *pairs) draws(ctx context.Context, pos int64, rows rowRange) draws {
 	return d
 }
 
-// poolSeed keeps two sources of the same tars apart.
+// poolSeed gives two sources of the same tars different orders.
 func (p *pairs) poolSeed(s int) uint64 {
 	return dataset.MixKey(uint64(p.recipe.Seed), uint64(s), 0x57ea)
 }
@@ -230,14 +229,14 @@ func (d *laneDraws) close() {
 	wg.Wait()
 }
 
-// gap is a piece of a tar that the run does without; it is in state.json, so
-// that a process that goes on does without it too.
+// gap is a piece of a tar that the run leaves out; it is stored in state.json, so
+// that a resumed run leaves it out too.
 type gap struct {
 	Source int `json:"source"` // of the recipe, from 0
 	dataset.Gap
 }
 
-// laneOptions are those of the lanes of pool s.
+// laneOptions are the options for the lanes of pool s.
 func (p *pairs) laneOptions(s int) dataset.LaneOptions {
 	source := p.pools[s].source
 	o := dataset.LaneOptions{Attempts: attempts, Pause: p.pause, Retry: p.warn}
@@ -258,7 +257,7 @@ func (p *pairs) laneOptions(s int) dataset.LaneOptions {
 	return o
 }
 
-// missing decides about a tar of a source that cannot be read.
+// missing decides what to do about a tar of a source that cannot be read.
 func (p *pairs) missing(source int, g dataset.Gap, cause error) error {
 	tried := time.Duration(1<<(attempts-1)-1) * p.pause
 	s := p.recipe.Data[source]
@@ -272,7 +271,7 @@ func (p *pairs) missing(source int, g dataset.Gap, cause error) error {
 	return nil
 }
 
-// skip notes a tar, or a piece of one, that the run does without.
+// skip records a tar, or a piece of one, that the run leaves out.
 func (p *pairs) skip(source int, g dataset.Gap, cause error) {
 	p.mu.Lock()
 	p.gaps = append(p.gaps, gap{source, g})
@@ -285,8 +284,8 @@ func (p *pairs) skip(source int, g dataset.Gap, cause error) {
 	p.bad.list(p.recipe.Data[source].Source, &badSample{path: where, err: cause})
 }
 
-// everyPass is the pass of a gap that is a tar whose samples could not be
-// counted: it is empty in the plan.
+// everyPass is the pass of a gap that stands for a tar whose samples could not be
+// counted: the tar is empty in the plan.
 const everyPass = -1
 
 // uncounted are the tars of a source that an earlier process could not count.
@@ -299,8 +298,8 @@ func (p *pairs) uncounted(source int) (out []int) {
 	return out
 }
 
-// gapsNow are the gaps known so far, in an order that does not depend on who
-// found them first.
+// gapsNow are the gaps known so far, in an order that does not depend on which was
+// found first.
 func (p *pairs) gapsNow() []gap {
 	p.mu.Lock()
 	defer p.mu.Unlock()

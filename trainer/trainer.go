@@ -23,7 +23,7 @@
 //	}
 //
 // A run is a pure function of its recipe, its data and the backend: stopped at
-// any moment and resumed, it writes the same bits as one that was not stopped.
+// any moment and resumed, it writes the same bits as one that never stopped.
 package trainer
 
 import (
@@ -42,7 +42,7 @@ import (
 type Options struct {
 	Out       string // run folder; "": runs/ and the time
 	Resume    string // auto (default), never, or a checkpoint folder: of Out, or of another run, which Out then forks
-	StopAfter int64  // stop after N steps of this process, with a checkpoint; 0: at the recipe's end
+	StopAfter int64  // stop with a checkpoint after so many steps of this process; 0: at the recipe's end
 
 	Backend      string // auto (default), go, xla or xla:/path/plugin.so[,option…]
 	DeviceCount  int    // 0: all of a GPU backend, one of a CPU backend
@@ -50,15 +50,15 @@ type Options struct {
 	CompileCache string // folder of compiled programs; "": the user's cache folder, "off": none
 
 	// Hosts is auto (default) or off. Processes that mpirun or srun started
-	// together train one recipe together; off has each train by itself, into an
-	// Out of its own.
+	// together train one recipe together; with off each trains by itself, into its
+	// own Out.
 	Hosts string
-	// ExchangeTimeout is how long a process of such a job waits for the others,
-	// until it names those that do not answer and ends the job; six times as long
-	// up to the end of the first step. 0: 10 minutes.
+	// ExchangeTimeout is how long a process of such a job waits for the others
+	// before it names those that do not answer and ends the job; until the first
+	// step is done, six times as long. 0: 10 minutes.
 	ExchangeTimeout time.Duration
 
-	Offline    bool   // of names in the recipe's init: take them from the cache alone; HF_HUB_OFFLINE=1 says so too
+	Offline    bool   // take the names in the recipe's init from the cache only; HF_HUB_OFFLINE=1 has the same effect
 	ModelCache string // folder of fetched models; "": HF_HUB_CACHE, or huggingface_hub's own
 
 	Workers int          // decoding goroutines; 0: one per core
@@ -66,14 +66,14 @@ type Options struct {
 	// Progress is called after every step, from the run's own goroutine, one
 	// step late. It may be nil.
 	Progress func(Step)
-	// Phase is called with what the run does when it takes no steps: "opening",
-	// "compiling", "evaluating …"; with "" when it takes them again. It may be nil.
+	// Phase is called with what the run does while it takes no steps: "opening",
+	// "compiling", "evaluating …", and with "" when steps continue. It may be nil.
 	Phase func(string)
 
 	fakes fakes
 }
 
-// fakes are what tests put in place of the world.
+// fakes are what tests replace the outside world with.
 type fakes struct {
 	reading reading
 	lines   func(path string, keepThrough int64) (jsonLines, error)
@@ -109,15 +109,15 @@ type Step struct {
 	LogitScale float64            `json:"logit_scale"` // exp of the parameter, after the step
 	GradNorm   float64            `json:"grad_norm"`   // before clipping
 	LossScale  float64            `json:"loss_scale"`
-	Skipped    int64              `json:"skipped"`            // steps that fp16 overflow turned into no-ops, so far
+	Skipped    int64              `json:"skipped"`            // steps so far that fp16 overflow turned into no-ops
 	Rate       float64            `json:"samples_per_second"` // batch / Seconds
 	DataWait   float64            `json:"data_wait_s"`
 	Seconds    float64            `json:"seconds"` // since the end of the step before, evaluations left out
 
-	// Of a job of several processes: what each exchanged with the others, and
-	// which of them took longest for its own work, its wait for data among it.
+	// In a job of several processes: what each exchanged with the others, and
+	// which of them took longest over its own work, waiting for data included.
 	ExchangeSeconds float64 `json:"exchange_s,omitempty"`
-	ExchangeBytes   int64   `json:"exchange_bytes,omitempty"` // sent, and received as many
+	ExchangeBytes   int64   `json:"exchange_bytes,omitempty"` // sent; as many were received
 	SlowestRank     *int    `json:"slowest_rank,omitempty"`
 	SlowestWait     float64 `json:"slowest_data_wait_s,omitempty"`
 
@@ -153,7 +153,7 @@ type Eval struct {
 	Top1      float64 `json:"top1"` // fraction
 	Top5      float64 `json:"top5"`
 	N         int     `json:"n"`
-	Classes   int     `json:"classes"` // of which one is right: top-1 by chance is 1 / Classes
+	Classes   int     `json:"classes"` // one of which is right: chance is 1 / Classes for top-1
 	Seconds   float64 `json:"seconds"`
 }
 
@@ -161,16 +161,16 @@ type Eval struct {
 type Result struct {
 	Out        string  `json:"out"`
 	Model      string  `json:"model"`      // final.safetensors: the weights at the end, or where StopAfter stopped
-	Checkpoint string  `json:"checkpoint"` // the newest one; its model.safetensors is a model file, too
+	Checkpoint string  `json:"checkpoint"` // the newest one; its model.safetensors is also a model file
 	Steps      int64   `json:"steps"`
 	Samples    int64   `json:"samples"`
 	Loss       float64 `json:"loss"`    // mean of the last 10 steps of this process
 	Seconds    float64 `json:"seconds"` // of the process that ended it
 	DataWait   float64 `json:"data_wait_s"`
 	Bad        int64   `json:"bad_samples"`
-	Curve      []Step  `json:"-"` // every step, those of earlier processes too
+	Curve      []Step  `json:"-"` // every step, including those of earlier processes
 	Evals      []Eval  `json:"evals"`
-	Rank       int     `json:"-"` // of this process in its job; rank 0 tells the user about it
+	Rank       int     `json:"-"` // of this process in its job; rank 0 reports to the user
 }
 
 // Error is what errors.As finds in every error of this package:
@@ -182,8 +182,8 @@ type Error interface {
 	Kind() string
 }
 
-// The kinds of errors. What was interrupted also is the error of its context,
-// for errors.Is.
+// The kinds of errors. An interrupted call's error also matches the error of its
+// context in errors.Is.
 const (
 	KindUsage       = "usage"       // an option or a recipe key
 	KindInput       = "input"       // a file, a dataset

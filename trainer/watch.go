@@ -15,29 +15,29 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// A launcher ends the job when a process of it has died. The watch is for the
-// rest: a process that hangs while the others wait for it, and launchers that
-// leave the others alone. Each rank writes what it is at into the run folder,
-// every few seconds, and looks at the others' when an exchange takes too long.
+// A launcher ends the job when one of its processes dies. The watch is for the other
+// cases: a process that hangs while the others wait for it, and launchers that do
+// nothing. Each rank writes its phase into the run folder every few seconds, and
+// looks at those of the others when an exchange takes too long.
 
 // pulseDir is the folder of these files, below the run folder.
 const pulseDir = temporary + "ranks"
 
-// pulseEvery is the pace of the files, faster where the timeout is short (see
-// pace); the death of a rank on the same host is noticed in lookEvery.
+// pulseEvery is how often the files are written, more often if the timeout is short
+// (see pace); the death of a rank on the same host is noticed within lookEvery.
 const (
 	pulseEvery = 5 * time.Second
 	lookEvery  = time.Second
 )
 
-// defaultTimeout is Options.ExchangeTimeout where it is 0; firstTimes as long
-// may last what comes before the end of the first step: programs are compiled.
+// defaultTimeout replaces an Options.ExchangeTimeout of 0. Until the first step is
+// done the timeout is firstTimes as long, since programs are compiled.
 const (
 	defaultTimeout = 10 * time.Minute
 	firstTimes     = 6
 )
 
-// What a rank may be at.
+// The phases of a rank.
 const (
 	atOpening    = "opening"
 	atData       = "data"
@@ -53,19 +53,19 @@ type pulse struct {
 	Rank  int       `json:"rank"`
 	Host  string    `json:"host"`
 	PID   int       `json:"pid"`
-	Here  string    `json:"machine"` // where the number means the process
+	Here  string    `json:"machine"` // on which the PID is valid
 	Phase string    `json:"phase"`
 	Step  int64     `json:"step"`
-	Since time.Time `json:"since"` // when it came to the phase
+	Since time.Time `json:"since"` // start of the phase
 	Now   time.Time `json:"now"`
 }
 
-// watch is a rank's own.
+// watch is one rank's watch over the others.
 type watch struct {
 	j       *job
 	timeout time.Duration
 	place   atomic.Pointer[pulse]
-	first   atomic.Bool  // a step is done
+	first   atomic.Bool  // the first step is done
 	full    atomic.Int32 // writers that wait for space
 
 	dir  string
@@ -74,7 +74,7 @@ type watch struct {
 	wg   sync.WaitGroup
 }
 
-// at says what the rank does now, of the step that it works on.
+// at records the rank's phase and step.
 func (j *job) at(phase string, step int64) {
 	if j.watch == nil {
 		return
@@ -82,7 +82,7 @@ func (j *job) at(phase string, step int64) {
 	j.watch.place.Store(&pulse{Rank: j.Rank(), Host: j.hosts[j.Rank()], PID: os.Getpid(), Here: j.watch.here, Phase: phase, Step: step, Since: time.Now()})
 }
 
-// startWatch begins it in a run folder that all ranks have.
+// startWatch starts the watch in a run folder that all ranks share.
 func (j *job) startWatch(out string, timeout time.Duration) {
 	if timeout == 0 {
 		timeout = defaultTimeout
@@ -112,7 +112,7 @@ func (j *job) startWatch(out string, timeout time.Duration) {
 	})
 }
 
-// endWatch ends it, before the rank leaves.
+// endWatch ends the watch before the rank leaves.
 func (j *job) endWatch() {
 	if j.watch != nil {
 		close(j.watch.stop)
@@ -123,8 +123,7 @@ func (j *job) endWatch() {
 	}
 }
 
-// machineID names the running system and its space of process numbers; "" where
-// it does not say.
+// machineID identifies the running system and its PID namespace; "" if unknown.
 func machineID() string {
 	boot, err1 := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	space, err2 := os.Readlink("/proc/self/ns/pid")
@@ -134,23 +133,23 @@ func machineID() string {
 	return strings.TrimSpace(string(boot)) + " " + space
 }
 
-// gone reports whether there is no process of that number; where the system does
-// not say, there is one.
+// gone reports whether there is no process with that PID; false if the system does
+// not say.
 func gone(pid int) bool {
 	p, err := os.FindProcess(pid)
 	return err == nil && errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone)
 }
 
-// pace is how often the rank writes: a rank that falls silent is told from one
-// that waits well before the timeout.
+// pace is how often the rank writes: often enough to tell a silent rank from a
+// waiting one well before the timeout.
 func (w *watch) pace() time.Duration { return min(pulseEvery, w.timeout/8) }
 
-// silence is how long a rank that lives leaves its file alone at most.
+// silence is the longest that a live rank leaves its file unwritten.
 func (w *watch) silence() time.Duration { return 4 * w.pace() }
 
 func (w *watch) path(rank int) string { return filepath.Join(w.dir, fmt.Sprintf("rank-%d.json", rank)) }
 
-// now is the rank's own state; since when it waits for others goes before all.
+// now is the rank's own state; an exchange in progress takes precedence.
 func (w *watch) now() pulse {
 	p := *w.place.Load()
 	p.Now = time.Now()
@@ -162,8 +161,8 @@ func (w *watch) now() pulse {
 	return p
 }
 
-// write leaves the state where others look. What is wrong with the disk others
-// will say.
+// write writes the rank's state for the others. Trouble with the disk is reported
+// elsewhere.
 func (w *watch) write() {
 	text, err := json.Marshal(w.now())
 	if err != nil {
@@ -175,7 +174,7 @@ func (w *watch) write() {
 	}
 }
 
-// read are the states of the other ranks, as far as they are known.
+// read returns the known states of the other ranks.
 func (w *watch) read() (list []pulse) {
 	for rank := range w.j.Size() {
 		var p pulse
@@ -187,7 +186,7 @@ func (w *watch) read() (list []pulse) {
 	return list
 }
 
-// trouble says why the job cannot go on; "" while it can.
+// trouble says why the job cannot continue; "" while it can.
 func (w *watch) trouble() string {
 	own := w.now()
 	if own.Phase != atExchange {
@@ -206,7 +205,7 @@ func (w *watch) trouble() string {
 	if !w.first.Load() {
 		patience *= firstTimes
 	}
-	// The ranks speak one after the other: the first ends the job.
+	// The ranks report in turn: the first ends the job.
 	if waited < patience+time.Duration(min(w.j.Rank(), 5))*time.Second {
 		return ""
 	}
@@ -215,14 +214,14 @@ func (w *watch) trouble() string {
 		silent := own.Now.Sub(p.Now)
 		switch {
 		case p.Phase == atSpace && silent < w.silence():
-			return "" // it says so itself, and goes on when there is some
+			return "" // it says so itself, and continues when there is space
 		case silent > w.silence() || p.Phase != atExchange:
 			late = append(late, fmt.Sprintf("%s has been in phase %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, own.Now.Sub(p.Since).Seconds()))
 		}
 	}
 	if len(late) == 0 {
 		if waited < patience+w.silence() {
-			return "" // one that stands still is known by its silence
+			return "" // a stuck rank will be known by its silence
 		}
 		late = []string{"all ranks are waiting for each other: the network between them is stuck"}
 	}
