@@ -16,7 +16,7 @@ func newBackend(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backend",
 		Short: "List, install and remove compute backends",
-		Long: `List the compute backends of this machine, install one, or remove one.
+		Long: `List, install and remove the compute backends of this machine.
 
 The Go backend is built in. XLA plugins are faster: one for CPUs, one for NVIDIA
 GPUs. --backend auto (the default of every command) takes the CUDA plugin if
@@ -33,17 +33,17 @@ there is a GPU, else the CPU plugin, else the Go backend.` + exitStatus,
 func newBackendList(app *App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
-		Short: "Show the backends here, which --backend auto chooses and why, and how fast each is",
+		Short: "Show the backends, their speeds, and which one --backend auto chooses and why",
 		Long: `Open every backend of this machine and measure a float32 matrix product on it.
 The line with * is what --backend auto chooses.
 
 A plugin is code that runs with your rights. Its line says what is known about
 its SHA-256: "pinned" is the one that this program names and was tested with,
-"given" is one that you vouched for at installation, "unknown" one that came
-here in another way, and "changed" one that is no longer what was installed.
+"given" is one that you vouched for at installation, "unknown" one that was
+installed in another way, and "changed" one that differs from what was installed.
 
-Plugins are searched in the user's cache folder, in the packages of a Python on
-PATH (which is not run), and in go-xla's folder. A backend that does not work is
+Plugins are searched for in the user's cache folder, in the packages of a Python
+on PATH (which is not run), and in go-xla's folder. A backend that does not work is
 listed with the reason; the exit status stays 0.` + exitStatus,
 		Example: `  evatool backend list
   evatool backend list --json`,
@@ -126,9 +126,10 @@ from the Python package index, directly or with pip if that is on PATH; on a
 machine without a network, give the wheel with --wheel. No Python is needed.
 Installing what is already there does nothing.
 
-A wheel other than the fixed one is installed only on your word, with its hash
-(--sha256) or without (--trust): it is code that runs with your rights. It is
-loaded before the fixed one; backend list says so, and backend remove undoes it.
+A wheel other than the fixed one is installed only if you vouch for it, by its
+hash (--sha256) or without (--trust): it is code that runs with your rights. It
+takes precedence over the fixed one; backend list says so, and backend remove
+undoes it.
 
 The CUDA plugin also needs NVIDIA's libraries: they are found in the packages of
 a Python on PATH, in a CUDA folder, or in LD_LIBRARY_PATH; anything missing is
@@ -181,9 +182,9 @@ func newBackendRemove(app *App) *cobra.Command {
 		Use:   "remove NAME",
 		Short: "Remove an installed XLA plugin",
 		Long: `Remove a plugin that backend install put into the user's cache folder: by its
-name, which is the last folder of the path that backend list shows, or with cpu
-or cuda all of that kind. Plugins elsewhere are removed by what put them there
-(pip, for a Python's).` + exitStatus,
+name, the last folder of the path that backend list shows, or with cpu or cuda
+all plugins of that kind. Remove plugins elsewhere with the tool that
+installed them (pip, for a Python's).` + exitStatus,
 		Example: `  evatool backend remove cpu
   evatool backend remove cuda13-0.12.0.1`,
 		Args: func(_ *cobra.Command, args []string) error {

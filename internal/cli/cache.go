@@ -16,7 +16,7 @@ func newCache(app *App) *cobra.Command {
 		Use:   "cache",
 		Short: "List and clear evatool's caches",
 		Long: `List or clear evatool's caches in the user's cache folder: programs compiled for
-a backend, and class vectors of zero-shot evaluations. Both are made again when
+a backend, and class vectors of zero-shot evaluations. Both are recreated when
 needed. Installed plugins are not a cache: see evatool backend.` + exitStatus,
 		Example: `  evatool cache list
   evatool cache clear`,
@@ -73,8 +73,8 @@ func cacheNames() (names []string) {
 	return names
 }
 
-// eachCache does f to the caches that are named, or to all, and prints what
-// they hold or held.
+// eachCache calls f for the named caches, or for all, and prints what they hold or
+// held.
 func eachCache(app *App, names []string, done string, f func(usercache.Cache) (usercache.Use, error)) error {
 	var all []usercache.Use
 	for _, c := range usercache.All {

@@ -12,8 +12,8 @@ import (
 	"github.com/evatool/evatool/trainer"
 )
 
-// flagValues are what the shell offers after a flag, by "command flag" or, for
-// all commands, by the flag. The test gives each of them to its command.
+// flagValues are what the shell offers after a flag, by "command flag" or, for all
+// commands, by the flag. The test tries each of them with its command.
 var flagValues = map[string][]string{
 	"backend":          {"auto", "go", "xla", "xla-cpu", "xla-cuda", "xla:"},
 	"hosts":            {"auto", "off"},
@@ -32,7 +32,7 @@ var flagValues = map[string][]string{
 	"language":         {"en", "ar", "cn", "it", "jp"},
 }
 
-// namesOrFiles are flags that take a name of a list, or a file.
+// namesOrFiles are flags that take a name from a list, or a file.
 var namesOrFiles = map[string]func() []string{
 	"config": arch.Names, "card": trainer.Cards,
 	"model": hub.Names, "vision": hub.Names, "base": hub.Names, "init text": hub.Names,
@@ -50,7 +50,7 @@ var arguments = map[string]func() []string{
 	"retrieval": func() []string { return []string{"flickr30k", "coco", "csv"} },
 }
 
-// several are the commands that take more than one of them.
+// several are the commands that take several such arguments.
 var several = map[string]bool{"convert": true, "fetch": true, "diff": true}
 
 // complete tells the shell which values the flags and arguments of cmd and of
@@ -96,8 +96,7 @@ func complete(cmd *cobra.Command) {
 	}
 }
 
-// offer registers the values of a flag that cmd has itself. Where the words of
-// a flag differ from command to command, it has none for the others.
+// offer registers the values of a flag if cmd has it and nothing is registered yet.
 func offer(cmd *cobra.Command, flag string, values func() []string, how cobra.ShellCompDirective) {
 	if cmd.Flags().Lookup(flag) == nil && cmd.PersistentFlags().Lookup(flag) == nil {
 		return
@@ -109,11 +108,11 @@ func offer(cmd *cobra.Command, flag string, values func() []string, how cobra.Sh
 		return begin(values(), begun), how
 	})
 	if err != nil {
-		panic(err) // the flag is there
+		panic(err) // the flag exists
 	}
 }
 
-// begin are the words that begin so; the paths are the shell's.
+// begin returns the words that start with begun; the shell completes paths.
 func begin(words []string, begun string) (out []string) {
 	for _, w := range words {
 		if strings.HasPrefix(w, begun) {
@@ -132,7 +131,7 @@ func benchmarks() []string {
 	return slices.Compact(names)
 }
 
-// recipeSettings are the keys of a recipe with the = that comes next.
+// recipeSettings are the keys of a recipe, each followed by =.
 func recipeSettings() []string {
 	keys := trainer.RecipeKeys()
 	for i := range keys {

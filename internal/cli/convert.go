@@ -25,13 +25,13 @@ sharded files. Nothing in them is executed. The output is streamed in constant
 memory, read back and compared with the source, and appears complete or not at
 all. OUT.report.json says what was read, renamed, dropped, cast and resized.
 
-The architecture is recognised from the tensors' names and shapes; when that is
-not possible, --config gives it. Several SRC are the shards of one model.
+The architecture is recognised from the tensors' names and shapes; if it cannot
+be, give --config. Several SRC are the shards of one model.
 
 Layouts: eva (visual.…, text.…, logit_scale, for every family), openclip (what
 open_clip loads), hf (transformers' CLIPModel), source (any state dict exactly
-as found). With hf, a config.json is written beside the output: call the output
-DIR/model.safetensors, and DIR is a folder for CLIPModel.from_pretrained.
+as found). With hf, a config.json is written beside the output: name the output
+DIR/model.safetensors, and CLIPModel.from_pretrained takes DIR.
 
 --resize interpolates position embeddings as the program of that name does: eva
 (bicubic, and the patch kernel with it), clip-rei (bicubic, align_corners) or
@@ -75,19 +75,19 @@ openclip (bicubic, antialias).` + exitStatus,
 	f.StringVar(&o.Key, "key", "", "path of the state dict inside the file, such as state_dict or a/b")
 	f.StringVar(&o.Prefix, "prefix", "", "keep only the tensors whose names begin with `WORD` and a dot (such as model.), and drop that prefix")
 	f.StringVar(&o.DType, "dtype", "keep", "keep, fp32, fp16 or bf16 (round to nearest even)")
-	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype, which are an error otherwise")
+	f.BoolVar(&o.Saturate, "saturate", false, "clamp values that overflow --dtype (otherwise an error)")
 	f.IntVar(&o.ImageSize, "image-size", 0, "resize the position embedding for images of `N` pixels")
 	f.StringVar(&o.Resize, "resize", "", "how to resize: eva (default), clip-rei or openclip")
 	f.StringVar(&shardSize, "shard-size", "", "split the output into files of at most this size, such as 5GB or 500MiB, with an index")
 	f.StringArrayVar(&o.Include, "include", nil, "keep only the tensors whose names match `GLOB` (repeatable)")
 	f.StringArrayVar(&o.Exclude, "exclude", nil, "leave out the tensors whose names match `GLOB` (repeatable)")
-	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan, write nothing")
+	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan and write nothing")
 	f.BoolVar(&o.Force, "force", false, "overwrite the output")
 	return cmd
 }
 
-// bytesDone is a progress display whose total becomes known with the first
-// call, which may come from several goroutines.
+// bytesDone is a progress display whose total becomes known with the first call of
+// report, which is safe for concurrent use.
 func (a *App) bytesDone(label string) (report func(done, total int64), finish func()) {
 	var mu sync.Mutex
 	var shown int64
@@ -130,8 +130,8 @@ func printReport(app *App, r *convert.Report) {
 	}
 }
 
-// checkOutput refuses what cannot become a file that is proved by reading it
-// back: standard output, and devices, which the file would take the name of.
+// checkOutput refuses outputs that cannot be read back and compared: standard
+// output, and devices, which the file would replace.
 func checkOutput(path string) error {
 	if path == "-" {
 		return fault.Usagef("-o -: the output is read back, so it cannot be standard output; give the name of a file")

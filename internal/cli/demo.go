@@ -41,7 +41,7 @@ write report.html. The folder of an earlier demo is replaced.` + exitStatus,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&o.Out, "out", "o", "evatool-demo", "write everything into the folder `DIR`")
+	cmd.Flags().StringVarP(&o.Out, "out", "o", "evatool-demo", "write everything to the folder `DIR`")
 	cmd.Flags().Int64Var(&o.Steps, "steps", 0, fmt.Sprintf("train `N` steps (0: %d with XLA, %d on the Go backend)", demo.Steps, demo.StepsGo))
 	return cmd
 }

@@ -12,7 +12,7 @@ import (
 // field is how the packages below name an option: by its field in Go.
 var field = regexp.MustCompile(`\bOptions\.([A-Z][A-Za-z0-9]*)\b`)
 
-// flagNames are the flags that are not called as their fields are.
+// flagNames are the flags whose names differ from their fields'.
 var flagNames = map[string]string{"ClassNames": "classnames", "Classifiers": "classifier"}
 
 // flagOf is the flag of a field: ImageSize is image-size, DType dtype.
@@ -30,8 +30,8 @@ func flagOf(name string) string {
 	return strings.ToLower(b.String())
 }
 
-// flagged puts the flags of the command that ran into a message that names
-// fields of options.
+// flagged replaces the fields of options named in a message by the flags of the
+// command that ran.
 func flagged(cmd *cobra.Command, text string) string {
 	return field.ReplaceAllStringFunc(text, func(m string) string {
 		name := flagOf(strings.TrimPrefix(m, "Options."))
@@ -42,7 +42,7 @@ func flagged(cmd *cobra.Command, text string) string {
 	})
 }
 
-// flaggedLog puts the flags of a command into the messages of a log.
+// flaggedLog does the same for the messages of a log.
 type flaggedLog struct {
 	slog.Handler
 	cmd *cobra.Command

@@ -11,7 +11,7 @@ import (
 	"github.com/evatool/evatool/trainer"
 )
 
-// hints say what stands here for a flag of other programs, by "command flag".
+// hints say what replaces a flag of other programs, by "command flag".
 var hints = map[string]string{
 	"train lr":                  "it is a recipe key: --set lr=VALUE for all three groups, or lr.vision, lr.text or lr.other",
 	"train batch-size":          "it is a recipe key: --set batch=N, over all devices",
@@ -39,8 +39,8 @@ var hints = map[string]string{
 	"train device":              "use --backend",
 }
 
-// renamed are the flags of open_clip, CLIP_benchmark and timm that commands have
-// by another name: the flag, and what to write.
+// renamed maps flags of open_clip, CLIP_benchmark and timm to the flag that a command
+// must have for the hint to apply, and the hint.
 var renamed = map[string]struct{ flag, text string }{
 	"batch-size":       {"batch", "use --batch"},
 	"precision":        {"dtype", "use --dtype: fp32, bf16 or fp16"},
@@ -67,8 +67,7 @@ var renamed = map[string]struct{ flag, text string }{
 	"image-std":        {"preprocess", "use --preprocess mean=…,std=…"},
 }
 
-// hint says what to write for a flag that cmd does not have; empty where it is
-// not known.
+// hint says what to write instead of a flag that cmd does not have; empty if unknown.
 func hint(cmd *cobra.Command, err error) string {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {

@@ -57,7 +57,7 @@ file is read as what it is.` + exitStatus,
 	f.StringVar(&o.Config, "config", "", "architecture: a `NAME` of evatool models, or a JSON file")
 	f.StringVar(&o.Vision, "vision", "", "checkpoint for the vision tower")
 	f.StringVar(&o.Text, "text", "", "checkpoint for the text tower")
-	f.StringVar(&o.Base, "base", "", "take whatever would be random from this model")
+	f.StringVar(&o.Base, "base", "", "take from this model whatever would be random")
 	f.StringVar(&skip, "skip", strings.Join(convert.DefaultSkip, ","), "tensors not to load, separated by commas or spaces")
 	f.StringVar(&o.Resize, "resize", "eva", "how to resize position embeddings: eva, clip-rei or openclip")
 	f.Uint64Var(&o.Seed, "seed", 0, "seed for whatever is random")

@@ -11,9 +11,9 @@ func newInspect(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect FILE",
 		Short: "List what a checkpoint holds, without executing anything",
-		Long: `List the tensors of a checkpoint (PyTorch, TorchScript, safetensors, a folder of
-Hugging Face or DeepSpeed), what else it holds, and which model it is. Nothing
-in the file is executed.` + exitStatus,
+		Long: `List the tensors of a checkpoint (PyTorch, TorchScript, safetensors, a Hugging
+Face or DeepSpeed folder), what else it holds, and which model it is. Nothing in
+the file is executed.` + exitStatus,
 		Example: `  evatool inspect EVA02_CLIP_B_psz16_s8B.pt
   evatool inspect epoch_5.pt --json --hash=false`,
 		Args: cobra.ExactArgs(1),

@@ -1,14 +1,13 @@
 //go:build linux && cgo
 
-// What Go's runtime cannot say. Under a low limit on address space or open
-// files it ends before any Go code runs, or at some moment after that, with
-// some hundred lines about itself; this runs before it.
+// What Go's runtime cannot report. Under a low limit on address space or open
+// files it dies before any Go code runs, or at some moment after that, with
+// a hundred lines about itself; this runs before it.
 //
-// It takes more address space than memory: 0.6 GB for its summary of pages,
-// 0.5 GB for what it may give back, heap, and for each thread a stack and an
-// arena of the C library. Measured on two cores: from 1.84 GB on each of
-// 52 runs of a command ends well, XLA's compiler included; at 1.78 GB one
-// of 20 does not, at 1 GB most do not.
+// It takes more address space than memory: 0.6 GB for its page summary, 0.5 GB
+// for what it may return, the heap, and for each thread a stack and an arena of
+// the C library. Measured on two cores: from 1.84 GB on all 52 runs of a command
+// succeed, XLA's compiler included; at 1.78 GB one of 20 fails, at 1 GB most do.
 
 #include <errno.h>
 #include <fcntl.h>

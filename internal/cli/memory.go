@@ -9,8 +9,8 @@ import (
 	"github.com/evatool/evatool/internal/img"
 )
 
-// decodeMemory is the value of --decode-memory. It holds for the process, whose
-// memory it is about: for what trains and what scores on the way alike.
+// decodeMemory is the value of --decode-memory. It applies to the whole process:
+// to training and to the evaluations during it.
 type decodeMemory struct{ text string }
 
 func (d *decodeMemory) String() string { return d.text }

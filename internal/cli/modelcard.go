@@ -11,14 +11,14 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// modelCard is --model-card of a command.
+// modelCard is the value of --model-card.
 type modelCard struct{ path string }
 
 func (c *modelCard) flag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.path, "model-card", "", "write the figures as Hugging Face's model-index, with a table, the command and hashes, to the Markdown `FILE`")
 }
 
-// check says before the work whether the card can be written.
+// check finds out before the work whether the card can be written.
 func (c *modelCard) check(models, shards int, inputs ...string) error {
 	switch {
 	case c.path == "":
@@ -34,7 +34,7 @@ func (c *modelCard) check(models, shards int, inputs ...string) error {
 	return eval.CheckModelCard(c.path)
 }
 
-// write writes the card of a run, where one was asked for.
+// write writes the card of a run, if one was asked for.
 func (c *modelCard) write(app *App, m eval.ModelInfo, lines []eval.CardLine) error {
 	if c.path == "" {
 		return nil
@@ -46,7 +46,7 @@ func (c *modelCard) write(app *App, m eval.ModelInfo, lines []eval.CardLine) err
 	return nil
 }
 
-// commandLine is the command as a shell takes it.
+// commandLine is the command quoted for a shell.
 func commandLine(args []string) string {
 	words := []string{"evatool"}
 	for _, a := range args {

@@ -15,7 +15,7 @@ import (
 	"github.com/evatool/evatool/internal/published"
 )
 
-// modelEntry is an architecture of the list.
+// modelEntry is an architecture in the list.
 type modelEntry struct {
 	Name       string          `json:"name"`
 	Family     string          `json:"family"`
@@ -30,16 +30,16 @@ type modelEntry struct {
 	Config     json.RawMessage `json:"config"`
 }
 
-// modelWeights are published weights, which a name stands for.
+// modelWeights are published weights with a name.
 type modelWeights struct {
 	Name       string   `json:"name"` // for --model and fetch
 	State      string   `json:"state"`
-	Why        string   `json:"why,omitempty"` // for other than "works"
+	Why        string   `json:"why,omitempty"` // if State is not "works"
 	Repository string   `json:"repository,omitempty"`
 	Files      []string `json:"files,omitempty"`
 	URL        string   `json:"url,omitempty"`
 	SHA256     string   `json:"sha256,omitempty"` // of the file at URL, or its first eight digits
-	Cached     string   `json:"cached,omitempty"` // where it lies
+	Cached     string   `json:"cached,omitempty"` // its path
 	Bytes      int64    `json:"bytes,omitempty"`  // in the cache
 	About      int64    `json:"about_bytes,omitempty"`
 	Top1       *float64 `json:"top1,omitempty"` // published, ImageNet
@@ -50,7 +50,7 @@ type modelWeights struct {
 	image  int
 }
 
-// allWeights lists what has a name, with the state of the cache.
+// allWeights lists the weights that have a name, and whether they are in the cache.
 func allWeights() (list []modelWeights) {
 	counted := map[string]int64{}
 	cached := hub.Cache(hub.Options{})
@@ -65,7 +65,7 @@ func allWeights() (list []modelWeights) {
 		if !strings.HasPrefix(e.Name, "openai:") {
 			m.Repository, m.Files = w.Repo, w.Files
 		}
-		c, _ := arch.Named(w.Architecture) // all have one
+		c, _ := arch.Named(w.Architecture) // always found
 		m.config, m.image = arch.Canonical(w.Architecture), c.Vision.ImageSize
 		if counted[m.config] == 0 {
 			counted[m.config] = c.TotalParams()
@@ -121,15 +121,14 @@ func newModels(app *App) *cobra.Command {
 		Short: "List published weights by name, and the built-in architectures",
 		Long: `List the published weights that have a name, for --model and fetch: parameters,
 image size, the size of the file, whether it is in the cache, and the published
-ImageNet zero-shot top-1, that of the authors or else OpenCLIP's re-evaluation.
-A size with ~ is estimated: 2 bytes a parameter for EVA's (but for 8B) and OpenAI's
-own files, 4 for others.
+ImageNet zero-shot top-1, by the authors or else OpenCLIP's re-evaluation. A size
+with ~ is an estimate: 2 bytes per parameter for the files of EVA (except 8B) and
+OpenAI, 4 for others.
 
---architectures lists the built-in architectures: parameters, work per
-image and per text (two operations per multiply-add), image size and the best
-published top-1. --json prints all of both. With NAME, print the
-configuration of an architecture, or of weights, as JSON: a starting point for
---config FILE.
+--architectures lists the built-in architectures: parameters, work per image and
+per text (two operations per multiply-add), image size and the best published
+top-1. --json prints everything about both. With NAME, print the configuration of
+an architecture, or of weights, as JSON: a starting point for --config FILE.
 
 Every architecture's name works as --config NAME and as a recipe's model; so do
 the names that OpenCLIP, EVA-CLIP and OpenAI use for the same models
@@ -167,8 +166,8 @@ func printModel(app *App, name string) error {
 	return app.PrintJSON(json.RawMessage(c.JSON()))
 }
 
-// ofWeights is the configuration of the weights that a name of the list stands
-// for: their architecture with their activation and pictures.
+// ofWeights is the configuration of the weights with a name of the list: their
+// architecture with their activation and preprocessing.
 func ofWeights(name string) (*arch.Config, error) {
 	entries := hub.Entries()
 	i := slices.IndexFunc(entries, func(e hub.Entry) bool { return e.Name == name })

@@ -8,8 +8,8 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// output is standard output. It remembers the first write that failed, which
-// whoever prints for people does not look at, and fails all after it.
+// output is standard output. It remembers the first failed write, which code that
+// prints for people does not check, and fails all later ones.
 type output struct {
 	w   io.Writer
 	err error
@@ -24,9 +24,9 @@ func (o *output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// result is the outcome of a command that ended with err: what it printed has
-// to have arrived. A reader that has seen enough and closed the pipe is none
-// of the command's troubles.
+// result is the outcome of a command that ended with err: it fails too if its output
+// could not be written. A reader that has seen enough and closed the pipe is no
+// error.
 func (o *output) result(err error) error {
 	if o.err == nil || err != nil && !errors.Is(err, o.err) {
 		return err

@@ -22,7 +22,7 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// preprocessModes are the values of --mode, and whether they are direct.
+// preprocessModes are the values of --mode, and whether each is direct.
 var preprocessModes = map[string]bool{"rgb-first": false, "direct": true}
 
 // preprocessed is one line of the result.
@@ -46,7 +46,7 @@ func newPreprocess(app *App) *cobra.Command {
 normalise, bit for bit as PIL and torchvision do, and print SHA-256 hashes of
 the decoded pixels (RGB, HWC, uint8), the crop (HWC, uint8) and the tensor (CHW,
 float32, little-endian, CLIP's mean and standard deviation). --preprocess
-describes a different preparation, for a model that squashes the picture or has
+describes a different preparation, for a model that squashes the image or has
 another mean.
 
 JPEG, PNG, WebP, GIF, BMP, TIFF, PGM and PPM are recognised by content. EXIF
@@ -185,7 +185,7 @@ func sha(b []byte) string {
 	return hex.EncodeToString(s[:])
 }
 
-// writeCrop writes base.npy and base.png, making the folder.
+// writeCrop writes base.npy and base.png, and creates their folder.
 func writeCrop(base string, c *img.RGB) error {
 	rgba := image.NewNRGBA(image.Rect(0, 0, c.W, c.H))
 	for i := range c.W * c.H {

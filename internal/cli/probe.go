@@ -16,19 +16,20 @@ func newProbe(app *App) *cobra.Command {
 and score it on those of --data: a linear probe. With --shots it is also fitted
 to that many images per class, --seeds times; the nearest neighbours vote as in
 DINO's protocol (cosine, exp(cosine/0.07)). If the classes have names, the
-zero-shot score of the same images is shown beside.
+zero-shot score of the same images is shown too.
 
 The objective is that of scikit-learn's LogisticRegression with C = 1/l2, on
-features of length 1: the sum of -log p over the images plus l2/2 times the squared
-weights; the intercept is free. It is minimised by L-BFGS until it converges.
+features of length 1: the sum of -log p over the images plus l2/2 times the sum of
+the squared weights, with a free intercept. It is minimised by L-BFGS until it converges.
 Without --l2 the penalty is chosen on --val, or on a held-out fifth of --train, as
 in CLIP's paper (A.3: 1e-6 to 1e6 in 96 steps), and the final fit is to both.
 
-Features are computed once and kept in --features; a run that was killed goes on
-where it was. --shard only computes its part of them; the call without it does
-the rest, out of the same folder or of what "zeroshot merge" put together. --out has
-rows.csv and the regression (head.safetensors), which "zeroshot verify" checks. SRC is what zeroshot reads; numbers of --data and --val mean the classes of
---train.` + exitStatus,
+Features are computed once and kept in --features; a killed run resumes where it
+was. With --shard only that part of them is computed; the command without it does
+the rest, from the same folder or from what "zeroshot merge" put together. --out
+gets rows.csv and the regression (head.safetensors), which "zeroshot verify"
+checks. SRC is what zeroshot reads; class numbers in --data and --val mean the
+classes of --train.` + exitStatus,
 		Example: `  evatool probe --model model.safetensors --train pets/train --data pets/test
   evatool probe --model model.safetensors --train train/ --data test/ --val val/ --shots 1,2,4,8,16 --seeds 3 --out runs/probe
   evatool probe --model model.safetensors --train train/ --data test/ --l2 0.1 --json`,
@@ -57,7 +58,7 @@ rows.csv and the regression (head.safetensors), which "zeroshot verify" checks. 
 	f.Float64Var(&o.L2, "l2", 0, "the penalty, 1/C of scikit-learn (0: swept)")
 	f.IntSliceVar(&o.Shots, "shots", nil, "also learn from this many images per class: `1,2,4,…`")
 	f.IntVar(&o.Seeds, "seeds", 1, "draw the images for --shots `N` times")
-	f.IntVar(&o.Neighbours, "neighbours", 20, "how many nearest images vote")
+	f.IntVar(&o.Neighbours, "neighbours", 20, "how many of the nearest images vote")
 	f.StringVar(&o.Features, "features", "", "folder `DIR` for the features (default: the user's cache folder)")
 	f.StringVar(&part, "shard", "", "only compute part `i/n` of the features (0/8 to 7/8), or auto")
 	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv, head.safetensors and report.html into the folder `DIR`")

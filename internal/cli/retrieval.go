@@ -23,8 +23,7 @@ caption of the image counts) and from text to image (every caption is a query).
 flickr30k and coco take the folder with the images and Karpathy's
 dataset_flickr30k.json or dataset_coco.json, whose test split of 1,000 or 5,000
 images is scored, or CLIP_benchmark's WebDataset tars. coco also takes COCO's
-own captions_val2017.json, a different set from the one that the published
-figures are for. csv takes any list of image paths and captions (an image may
+own captions_val2017.json, which is not the set that the published figures are for. csv takes any list of image paths and captions (an image may
 have several lines), or WebDataset tars with captions.` + exitStatus,
 		Example: `  evatool retrieval coco --model model.safetensors --data coco/ --out runs/coco
   evatool retrieval csv --model model.safetensors --data captions.csv --json`,

@@ -28,18 +28,18 @@ const exitStatus = `
 
 EXIT STATUS
   0    done
-  1    the check that was asked for failed (diff, --expect)
+  1    a requested check failed (diff, --expect)
   2    usage: a flag or a recipe key
   3    bad input: a file or a dataset
   4    environment: no such backend, no space, no permission
   130  interrupted`
 
-// App is what the commands share: the streams, the common flags, the log.
+// App holds what the commands share: the streams, the common flags, the log.
 type App struct {
 	In       io.Reader
 	Out, Err io.Writer
 
-	screen *runlog.Screen // what Err is written through: log and progress alike
+	screen *runlog.Screen // which Err writes to, log and progress alike
 
 	Backend     string
 	DeviceCount int
@@ -55,7 +55,7 @@ type App struct {
 	args []string // the command line
 }
 
-// PrintJSON writes the one JSON value of --json.
+// PrintJSON writes the JSON value of --json.
 func (a *App) PrintJSON(v any) error {
 	enc := json.NewEncoder(a.Out)
 	enc.SetEscapeHTML(false)
@@ -63,9 +63,9 @@ func (a *App) PrintJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// Printf writes to stdout for people; with --json it writes nothing. Texts among
-// the arguments come from files and servers: they cannot steer the terminal, nor
-// look like lines of their own.
+// Printf writes to stdout for people; with --json it writes nothing. Strings among
+// the arguments may come from files and servers, so they are escaped: they cannot
+// control the terminal or pretend to be lines of their own.
 func (a *App) Printf(format string, args ...any) {
 	if !a.JSON {
 		for i, v := range args {
@@ -141,7 +141,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	root.SetIn(app.In)
 	root.SetOut(app.Out)
 	root.SetErr(app.Err)
-	// What is written goes to -o or --out, in every command; --output is the same.
+	// Every command writes to -o or --out; --output is the same.
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "output" {
 			name = "out"
@@ -156,7 +156,7 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	f.BoolVarP(&app.Verbose, "verbose", "v", false, "log more")
 	f.BoolVar(&app.Offline, "offline", false, "look for named models in the cache only (as with HF_HUB_OFFLINE=1)")
 	f.BoolVar(&app.Quiet, "quiet", false, "log errors only, no progress")
-	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: large blocks of the CPU plugin's memory in huge pages, kept from one execution to the next (Linux; same bits, faster)")
+	f.StringVar(&app.HugePages, "huge-pages", "auto", "auto or off: keep large blocks of the CPU plugin's memory, in huge pages, from one execution to the next (Linux; faster, same bits)")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if hint := hint(cmd, err); hint != "" {
 			return fault.Usagef("%s; %s", err, hint)
@@ -171,11 +171,11 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 	return root
 }
 
-// Command is the whole command line, for what is generated from it.
+// Command is the whole command tree, from which man pages and completions are made.
 func Command() *cobra.Command { return newRoot(&App{}) }
 
-// noCommand is the check of a command that has subcommands only: an argument
-// is one that does not exist.
+// noCommand checks the arguments of a command that has only subcommands: any argument
+// is a subcommand that does not exist.
 func noCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -188,8 +188,7 @@ func noCommand(cmd *cobra.Command, args []string) error {
 	return fault.Usagef("unknown command %q for %q%s; %s --help lists them", args[0], cmd.CommandPath(), near, cmd.CommandPath())
 }
 
-// plain says what is wrong with a flag's value without the names of Go's
-// functions.
+// plain says what is wrong with a flag's value without naming Go's functions.
 func plain(err error) string {
 	var bad *pflag.InvalidValueError
 	var number *strconv.NumError
@@ -203,7 +202,7 @@ func plain(err error) string {
 	return fmt.Sprintf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
 }
 
-// Main runs the command line and returns the exit status. It prints an error
+// Main runs the command line and returns the exit status. It prints any error
 // as one line on stderr.
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer) (code int) {
 	stdout := &output{w: out}
@@ -216,10 +215,10 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 		return 0
 	}
 	var other interface{ Said() bool }
-	if errors.As(err, &other) && other.Said() { // by another process of the job
+	if errors.As(err, &other) && other.Said() { // another process of the job reports it
 		return fault.Code(err)
 	}
-	// A command that stopped because of Ctrl-C may report the interrupted call.
+	// A command stopped by Ctrl-C may report the call that was interrupted.
 	if ctx.Err() != nil {
 		what := strings.TrimSuffix(strings.TrimSuffix(flagged(cmd, fault.Line(err)), "context canceled"), ": ")
 		fmt.Fprintln(errw, strings.TrimSuffix("evatool: interrupted: "+what, ": "))
@@ -230,8 +229,8 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer)
 	return fault.Code(err)
 }
 
-// usageOf gives cobra's own errors (unknown command, missing argument) the
-// usage status and a next step: they carry no kind, and every error of ours does.
+// usageOf gives cobra's own errors (unknown command, missing argument) the usage
+// status and a next step. Unlike our errors they carry no kind.
 func usageOf(cmd *cobra.Command, err error) error {
 	var e *fault.Error
 	if errors.As(err, &e) {

@@ -52,7 +52,7 @@ HTML entities are repaired, white space is collapsed, letters become lower case.
 	return cmd
 }
 
-// readTexts reads lines, or one JSON array of strings.
+// readTexts reads texts, one per line or as one JSON array of strings.
 func readTexts(in io.Reader, asJSON bool) ([]string, error) {
 	if asJSON {
 		var texts []string
@@ -81,7 +81,7 @@ func readTexts(in io.Reader, asJSON bool) ([]string, error) {
 	}
 }
 
-// tokenizeAll tokenizes on threads cores (0: all), in pieces that keep the order.
+// tokenizeAll tokenizes on threads cores (0: all) and keeps the order.
 func tokenizeAll(texts []string, context, threads int) [][]int32 {
 	tok := bpe.New()
 	out := make([][]int32, len(texts))

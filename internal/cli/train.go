@@ -27,32 +27,32 @@ func newTrain(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "train RECIPE.yaml",
 		Short: "Train a CLIP model from a recipe, exactly resumable",
-		Long: `Train runs a recipe: a YAML file that says the model, the data, the optimizer
-and the schedule, or the name of a bundled one. The run folder gets
+		Long: `Train a model by a recipe: a YAML file that gives the model, the data, the
+optimizer and the schedule, or the name of a bundled one. The run folder gets
 metrics.jsonl, TensorBoard events, checkpoints (complete or absent),
 final.safetensors and report.html.
 
-Ctrl-C, SIGTERM, SIGUSR1 and a closed terminal (SIGHUP, unless nohup has it
-ignored) write a checkpoint and exit with 130; the same command goes on from there, and
-a run killed at any moment ends with the same bits as one that was not. On a
-full disk it waits for space; data that cannot be read is asked for again for
-half a minute, then the run stops with a checkpoint and exit status 4.
+On Ctrl-C, SIGTERM, SIGUSR1 or a closed terminal (SIGHUP, unless nohup ignores
+it) a checkpoint is written and the exit status is 130. The same command resumes
+from there, and a run killed at any moment ends with the same bits as one that was
+not. On a full disk it waits for space. Reads that fail are retried for half a
+minute, then the run stops with a checkpoint and exit status 4.
 
-Several processes that mpirun or srun starts together train one recipe together;
---out is then on storage that all hosts share. --dry-run --hosts N --net 100 says
+Several processes that mpirun or srun starts together train one recipe together,
+with --out on storage that all hosts share. --dry-run --hosts N --net 100 says
 what they would exchange.
 
-A run that is resumed may change checkpoint, eval, max_bad, --workers and where
-its data lies, and micro_batch, accumulation, grad_checkpointing and zero_stage
-(the last bits may differ). Everything else but the model (lr, steps, batch, data, …) may change
-in a fork: --resume with a checkpoint of the old run, --out with a new folder. It
-keeps the step and the samples seen; which example comes next follows from the
-seed and that number. run.json records where it came from and what changed.
---set init.model=MODEL takes the weights alone, of a file, a run's folder or a name.
+A resumed run may change checkpoint, eval, max_bad, --workers and the location of
+its data, and micro_batch, accumulation, grad_checkpointing and zero_stage (the
+last bits may differ). Everything else except the model (lr, steps, batch, data,
+…) may change in a fork: --resume with a checkpoint of the old run, --out with a
+new folder. It keeps the step and the samples seen, which with the seed determine
+the next example. run.json records where it came from and what changed.
+--set init.model=MODEL takes only the weights, of a file, a run's folder or a name.
 
-docs/recipe.md has every key of a recipe with its default and unit,
-https://github.com/evatool/evatool/blob/main/docs/recipe.md; docs/training.md has
-what a run may change, forks and jobs of several machines.` + exitStatus,
+Every key of a recipe with its default and unit is in docs/recipe.md,
+https://github.com/evatool/evatool/blob/main/docs/recipe.md; docs/training.md is
+about resuming, forking and training on several machines.` + exitStatus,
 		Example: `  evatool train recipe.yaml --out runs/one
   mpirun -n 8 --map-by ppr:1:node --bind-to none evatool train recipe.yaml --out /shared/run
   evatool train EVA02-CLIP-B-16 --dry-run --rate 20000
@@ -89,7 +89,7 @@ what a run may change, forks and jobs of several machines.` + exitStatus,
 				}
 				return printPlan(cmd, app, plan, trainer.Check(ctx, r, o))
 			}
-			// Of several processes one alone has something to show.
+			// Of several processes only one shows progress.
 			progress := sync.OnceValue(func() *runlog.Progress { return app.Progress("train", r.Steps, "steps") })
 			var bar *runlog.Progress
 			done := func() {
@@ -142,23 +142,23 @@ what a run may change, forks and jobs of several machines.` + exitStatus,
 	f := cmd.Flags()
 	f.StringArrayVar(&sets, "set", nil, "change a recipe key: `a.b=v` (repeatable)")
 	f.StringVarP(&o.Out, "out", "o", "", "run folder (default runs/NAME of the recipe)")
-	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder; of another run: a fork")
-	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop after `N` more steps, with a checkpoint; final.safetensors holds the model as it is then")
-	f.StringVar(&o.Hosts, "hosts", "auto", "auto or off: what mpirun or srun start together trains one recipe together; off: each by itself, with an --out of its own; with --dry-run a number: plan for so many hosts")
+	f.StringVar(&o.Resume, "resume", "auto", "auto, never, or a checkpoint folder (of another run: a fork)")
+	f.Int64Var(&o.StopAfter, "stop-after", 0, "stop with a checkpoint after `N` more steps; final.safetensors holds the model of that step")
+	f.StringVar(&o.Hosts, "hosts", "auto", "auto: processes that mpirun or srun started together train one recipe together; off: each trains by itself, with its own --out; with --dry-run, a number of hosts to plan for")
 	f.Float64Var(&price.Net, "net", 100, "with --dry-run --hosts N: Gb/s between the hosts")
-	f.DurationVar(&o.ExchangeTimeout, "exchange-timeout", 10*time.Minute, "of several processes: how long one waits for the others before it names who hangs and ends the job; six times as long up to the end of the first step")
+	f.DurationVar(&o.ExchangeTimeout, "exchange-timeout", 10*time.Minute, "in a job of several processes: how long one waits for the others before it names those that hang and ends the job; six times as long until the first step is done")
 	f.IntVar(&o.Workers, "workers", 0, "decoding goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
-	f.BoolVar(&dryRun, "dry-run", false, "make all checks of a start, of the backend where --backend names one; print parameters, FLOP, memory per device, steps and hours, then stop")
+	f.BoolVar(&dryRun, "dry-run", false, "make all checks of a start (of the backend too if --backend names one), print parameters, FLOP, memory per device, steps and hours, and stop")
 	f.Float64Var(&rate, "rate", 0, "with --dry-run: samples per second of all devices together")
-	f.StringVar(&memory, "memory", "", "with --dry-run: memory of a device, such as `80GiB`: whether the run fits, and which micro_batch would")
-	f.StringVar(&price.Card, "card", "", "with --dry-run: a GPU by `NAME` ("+strings.Join(trainer.Cards(), ", ")+"), whose published peak MFU refers to (default H100)")
-	f.Float64Var(&price.MFU, "mfu", 0, "with --dry-run: the share of the card's peak that a run reaches, instead of --rate")
+	f.StringVar(&memory, "memory", "", "with --dry-run: memory of a device, such as `80GiB`, to say whether the run fits, and which micro_batch would")
+	f.StringVar(&price.Card, "card", "", "with --dry-run: a GPU by `NAME` ("+strings.Join(trainer.Cards(), ", ")+"), whose published peak is used for MFU (default H100)")
+	f.Float64Var(&price.MFU, "mfu", 0, "with --dry-run: the share of the card's peak that the run reaches, instead of --rate")
 	return cmd
 }
 
-// rates are the learning rates of a step: one where the groups have the same,
-// else those of vision, text and the rest.
+// rates are the learning rates of a step: one if all groups have the same, else those
+// of vision, text and the rest.
 func rates(lr map[string]float64) string {
 	if lr["vision"] == lr["text"] && lr["text"] == lr["other"] {
 		return fmt.Sprintf("%.2g", lr["other"])
@@ -166,8 +166,8 @@ func rates(lr map[string]float64) string {
 	return fmt.Sprintf("%.2g/%.2g/%.2g", lr["vision"], lr["text"], lr["other"])
 }
 
-// printPlan prints what a run would cost and whether it would start. The error is
-// what the run itself would end with.
+// printPlan prints what a run would cost and whether it would start. The error is the
+// one that the run itself would return.
 func printPlan(cmd *cobra.Command, app *App, plan *trainer.Plan, ready trainer.Readiness) error {
 	var first error
 	problems := []string{}

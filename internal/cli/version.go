@@ -15,8 +15,8 @@ func newVersion(app *App) *cobra.Command {
 		Use:   "version",
 		Short: "Print what this evatool was built from, and what it lacks",
 		Long: `Print the versions of evatool, Go and the compute libraries, as every report
-records them: with the revision where the build knew it, with cgo (XLA plugins
-are C libraries) and with Go's experiments (simd makes the Go backend fast).` + exitStatus,
+records them: with the revision if the build knew it, cgo (XLA plugins are C
+libraries) and Go's experiments (simd makes the Go backend fast).` + exitStatus,
 		Example: `  evatool version
   evatool version --json`,
 		Args: cobra.NoArgs,

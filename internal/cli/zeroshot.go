@@ -30,8 +30,8 @@ func newZeroshot(app *App) *cobra.Command {
 		Short: "Score a model zero-shot on labelled images",
 		Long: `Score a CLIP model zero-shot: each class becomes one vector, from its name in
 every template, and every image gets the nearest class. BENCHMARK is imagenet,
-imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, objectnet, another name of
-"evatool zeroshot list", or folder, which takes any images.
+imagenet-v2, imagenet-a, imagenet-r, imagenet-sketch, objectnet, another name
+that "evatool zeroshot list" prints, or folder, which takes any images.
 
 SRC is a folder with one sub-folder per class (wnids, class names or numbers),
 the ILSVRC validation tar or folder with its ground truth, WebDataset tars
@@ -48,10 +48,10 @@ there are more than --max-bad of them.
 
 datacomp scores DataComp's 38 sets: SRC is the folder that its downloader
 filled, or one with CLIP_benchmark's wds_… folders; class names and templates
-are those beside the data. Several benchmarks (A,B,C, flickr30k and coco among
-them) and several --model score every model on every set, from one folder. Sets
+are those beside the data. Several benchmarks (A,B,C, including flickr30k and
+coco) and several --model score every model on every set, from one folder. Sets
 that are finished in --out are not scored again; table.csv has CLIP_benchmark's
-columns, report.html the models side by side.
+columns, report.html shows the models side by side.
 
 Some sets report something other than top-1: fmow, dollar-street and geode their
 worst group, iwildcam macro F1, voc2007-multilabel mAP; sugarcrepe, winoground
@@ -102,15 +102,15 @@ and winogavil choices between captions or pictures.` + exitStatus,
 	}
 	f := cmd.Flags()
 	card.flag(cmd)
-	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training run, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after the other")
+	f.StringArrayVar(&models, "model", nil, "a model file, the folder of a training run, any checkpoint that convert reads, or a `NAME` of evatool models, openai:NAME, hf:OWNER/NAME; several are scored one after another")
 	openFlags(cmd, &o.OpenOptions)
 	computeFlags(cmd, &o.OpenOptions, &o.MaxBad)
 	f.StringVar(&o.Data, "data", "", "images with labels: folder, tar, list or .safetensors")
-	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one a line, in label order; or lines of FOLDER<TAB>NAME, where the data has its own words; or .json: a list, or CLIP_benchmark's lists by set")
-	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, one a line; {c} or {} is the class name; or .json: a list, CLIP_benchmark's lists by set, or prompts by class (CuPL)")
-	f.StringVar(&o.Language, "language", "", "names and templates of ImageNet's classes in en, ar, cn, it or jp, as CLIP_benchmark has them")
-	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE` that --save-classifier wrote, instead of prompts; of several the mean counts")
-	f.IntVar(&o.Limit, "limit", 0, "score `N` images only: as many of every class where folders or a list say the classes, else at equal distances (of a .safetensors the first)")
+	f.StringVar(&o.ClassNamesFile, "classnames", "", "`FILE` of class names, one per line, in label order; or lines of FOLDER<TAB>NAME if the data has its own words; or .json: a list, or CLIP_benchmark's lists by set")
+	f.StringVar(&o.TemplatesFile, "templates", "", "`FILE` of templates, one per line, with {c} or {} for the class name; or .json: a list, CLIP_benchmark's lists by set, or prompts by class (CuPL)")
+	f.StringVar(&o.Language, "language", "", "use CLIP_benchmark's names and templates of ImageNet's classes in en, ar, cn, it or jp")
+	f.StringArrayVar(&o.Classifiers, "classifier", nil, "class matrix `FILE` that --save-classifier wrote, instead of prompts; several are averaged")
+	f.IntVar(&o.Limit, "limit", 0, "score only `N` images: equally many of every class if folders or a list give the classes, else at equal distances (of a .safetensors the first)")
 	f.StringVar(&part, "shard", "", "score part `i/n` (0/8 to 7/8), or auto or auto/n: from a Slurm array or a Kubernetes indexed job, whose environment counts even without the flag")
 	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`")
 	f.BoolVar(&resume, "resume", true, "continue the unfinished run in --out")
@@ -119,7 +119,7 @@ and winogavil choices between captions or pictures.` + exitStatus,
 	f.StringVar(&o.Predictions, "predictions", "", "write every image's prediction to the CSV `FILE`")
 	f.StringVar(&o.SaveClassifier, "save-classifier", "", "write the class matrix [dim,classes] to the safetensors `FILE`")
 	f.StringVar(&o.Cache, "classifier-cache", "", "folder of the classifier cache, or off (default: the user's cache folder)")
-	f.BoolVar(&o.NoDiagnosis, "no-diagnosis", false, "do not look for causes when a published figure is outside the interval")
+	f.BoolVar(&o.NoDiagnosis, "no-diagnosis", false, "do not look for causes if a published figure is outside the interval")
 	mustRequire(cmd, "model", "data")
 	cmd.AddCommand(newZeroshotMerge(app), newZeroshotList(app), newZeroshotVerify(app))
 	return cmd
@@ -133,8 +133,8 @@ func oneBenchmark(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// shardOf reads --shard. The environment of a Slurm array or of a Kubernetes
-// indexed job gives a part without the flag; 0/1 is everything in spite of it.
+// shardOf reads --shard. Without the flag, the environment of a Slurm array or a
+// Kubernetes indexed job gives the part; 0/1 overrides it with everything.
 func shardOf(app *App, flag string) (i, n int, err error) {
 	if flag != "" {
 		return shard.Parse(flag)
@@ -170,22 +170,22 @@ func preprocessFlag(cmd *cobra.Command, preprocess *string) {
 func computeFlags(cmd *cobra.Command, o *eval.OpenOptions, maxBad *int) {
 	f := cmd.Flags()
 	f.StringVar(&o.DType, "dtype", "fp32", "compute type: fp32, bf16 or fp16")
-	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); does not change any result")
+	f.IntVar(&o.Batch, "batch", 0, "images per call (0: 8 on a CPU, 256 on a GPU); does not affect results")
 	f.IntVar(&o.Workers, "workers", 0, "decode on `N` goroutines (0: one per core)")
 	decodeMemoryFlag(cmd)
-	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; those are left out")
+	f.IntVar(maxBad, "max-bad", 0, "how many images may fail to decode; they are left out")
 }
 
-// forceFlag lets an evaluation take the place of another one.
+// forceFlag lets an evaluation replace another one.
 func forceFlag(cmd *cobra.Command, force *bool) {
-	cmd.Flags().BoolVar(force, "force", false, "replace another evaluation's result that --out holds")
+	cmd.Flags().BoolVar(force, "force", false, "replace the result of another evaluation in --out")
 }
 
 // mustRequire marks flags that the command cannot do without.
 func mustRequire(cmd *cobra.Command, names ...string) {
 	for _, name := range names {
 		if err := cmd.MarkFlagRequired(name); err != nil {
-			panic(err) // a flag that the command does not have
+			panic(err) // the command does not have the flag
 		}
 	}
 }
@@ -244,7 +244,7 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	return nil
 }
 
-// printValue prints what a set reports that is not top-1, and what it is made of.
+// printValue prints a metric other than top-1, and what it is made of.
 func printValue(app *App, res *eval.Result) {
 	app.Printf("%s  %.2f %%  95 %%: %.2f to %.2f\n", res.Metric, 100*res.Value, 100*res.CI95.Value[0], 100*res.CI95.Value[1])
 	for _, g := range res.Groups {
@@ -326,9 +326,9 @@ func newZeroshotMerge(app *App) *cobra.Command {
 		Long: `Add the parts that "zeroshot --shard i/n --out DIR" wrote, of a benchmark, of a
 suite such as datacomp, or of "retrieval --shard i/n". The counts are those
 of one run over everything. Parts that differ in model, data, class list,
-prompts or preprocessing are refused, and so are overlaps and gaps. Of "probe
---shard i/n --features DIR" the folders of features are put together, which probe
-goes on from with --features.` + exitStatus,
+prompts or preprocessing are refused, and so are overlaps and gaps. Folders of
+features from "probe --shard i/n --features DIR" are put together into one, which
+probe then takes with --features.` + exitStatus,
 		Example: `  evatool zeroshot merge runs/shard-0 runs/shard-1 -o runs/all
   evatool zeroshot merge runs/shard-* -o runs/all --json --expect 0.747±0.004`,
 		Args: cobra.MinimumNArgs(1),
@@ -367,7 +367,7 @@ goes on from with --features.` + exitStatus,
 			return err
 		},
 	}
-	cmd.Flags().StringVarP(&o.Out, "out", "o", "", "write the whole run into the folder `DIR`")
+	cmd.Flags().StringVarP(&o.Out, "out", "o", "", "write the whole result to the folder `DIR`")
 	cmd.Flags().StringVar(&o.Expect, "expect", "", "exit with 1 when the metric is outside `VALUE±TOLERANCE`")
 	forceFlag(cmd, &o.Force)
 	mustRequire(cmd, "out")
@@ -378,18 +378,19 @@ func newZeroshotVerify(app *App) *cobra.Command {
 	var o eval.VerifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify DIR --model M --data SRC",
-		Short: "Score a sample of a result's rows anew",
-		Long: `Score a random sample of the rows of a result folder anew: label, the first five
-answers and the logit; of choices the scores; of a retrieval the features of an
-image and its captions, which its ranks follow from; of a probe what its kept head
-answers (not the learning of the head, few shots, neighbours or zero-shot). A folder
-whose counts do not follow from its rows is refused. Rows that differ give status 1;
-otherwise it says how many of all rows may differ at most, with 95 % confidence.
+		Short: "Score a sample of a result's rows again",
+		Long: `Score a random sample of the rows of a result folder again: label, the first five
+answers and the logit; for choices the scores; for a retrieval the features of an
+image and its captions, which determine its ranks; for a probe the answers of its
+stored head (not how the head was learned, few shots, neighbours or zero-shot). A
+folder whose counts do not follow from its rows is refused. Rows that differ give
+status 1; otherwise it says, with 95 % confidence, how many of all rows can differ
+at most.
 
 A suite's folder (datacomp, or several benchmarks) is checked set by set, with
---sample rows of each; --data is the folder that the sets lie in, and of several
-models the one of --model is checked. Class names, templates and saved class
-matrices are given as the run had them; a probe's folder has its own.` + exitStatus,
+--sample rows of each; --data is the folder of the sets, and of several models
+the one given as --model is checked. Give class names, templates and saved class
+matrices as in the run; a probe's folder has its own.` + exitStatus,
 		Example: `  evatool zeroshot verify runs/b16 --model b16.safetensors --data ILSVRC2012_img_val.tar
   evatool zeroshot verify runs/b16 --model b16.safetensors --data val/ --sample 2000 --seed 7 --json
   evatool zeroshot verify runs/datacomp --model b16.safetensors --data evalsets/ --sample 50`,
@@ -432,7 +433,7 @@ matrices are given as the run had them; a probe's folder has its own.` + exitSta
 	f.StringVar(&o.Split, "split", "", "for retrieval: as in the run")
 	f.StringVar(&o.ImageColumn, "image-column", "", "for retrieval: as in the run")
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "for retrieval: as in the run")
-	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random; of a suite, N from each set")
+	f.IntVar(&o.Sample, "sample", 500, "score `N` rows, drawn at random; in a suite, N from each set")
 	f.Uint64Var(&o.Seed, "seed", 1, "seed of the random sample")
 	mustRequire(cmd, "model", "data")
 	return cmd
@@ -445,7 +446,7 @@ func newZeroshotList(app *App) *cobra.Command {
 		Long: `List the benchmarks, one per line: what they measure, classes, templates and how
 many published figures evatool knows. With NAME, print everything about that
 one: where the data comes from, and the figures with their weights. --json
-prints all of it.` + exitStatus,
+prints everything.` + exitStatus,
 		Example: `  evatool zeroshot list
   evatool zeroshot list imagenet
   evatool zeroshot list --json`,
@@ -474,7 +475,7 @@ prints all of it.` + exitStatus,
 	}
 }
 
-// printBenchmark prints what is known of one benchmark.
+// printBenchmark prints what is known about one benchmark.
 func printBenchmark(app *App, list []eval.ListEntry, name string) error {
 	i := slices.IndexFunc(list, func(b eval.ListEntry) bool { return b.Name == name })
 	if i < 0 {

@@ -1,5 +1,5 @@
-// Package compare sets training runs and evaluations side by side, from the
-// files that they leave: metrics.jsonl and recipe.yaml, or result.json.
+// Package compare shows training runs and evaluations side by side, from the files
+// that they write: metrics.jsonl and recipe.yaml, or result.json.
 package compare
 
 import (
@@ -26,7 +26,7 @@ import (
 // Comparison is several runs side by side.
 type Comparison struct {
 	Runs []*Run `json:"runs"`
-	// Differences are the recipe's keys that not all training runs have alike.
+	// Differences are the recipe keys in which the training runs differ.
 	Differences []Difference `json:"recipe_differences"`
 }
 
@@ -36,13 +36,13 @@ type Run struct {
 	Path string `json:"path"`
 	Kind string `json:"kind"` // training or evaluation
 
-	// Of a training.
+	// Of a training run.
 	Steps   int64    `json:"steps,omitempty"` // in metrics.jsonl so far
 	Samples int64    `json:"samples,omitempty"`
-	Loss    *float64 `json:"loss,omitempty"` // mean of the last 10 steps that have one
+	Loss    *float64 `json:"loss,omitempty"` // mean over those of the last 10 steps that have one
 	Rate    float64  `json:"samples_per_second,omitempty"`
 
-	// Scores are those of the last evaluations of a training, or of the sets of an
+	// Scores are those of a training run's last evaluations, or of the sets of an
 	// evaluation.
 	Scores []Score `json:"scores"`
 
@@ -51,7 +51,7 @@ type Run struct {
 	evals  []step // of a training, all
 }
 
-// Score is a figure of one benchmark.
+// Score is the result on one benchmark.
 type Score struct {
 	Benchmark string      `json:"benchmark"`
 	Metric    string      `json:"metric"`
@@ -62,8 +62,8 @@ type Score struct {
 	Step      int64       `json:"step,omitempty"`
 }
 
-// Difference is a key of the recipe and each training run's value, "" where it
-// has none; in the order of the training runs.
+// Difference is a recipe key and its value in each training run, in order; "" where
+// a run has none.
 type Difference struct {
 	Key    string   `json:"key"`
 	Values []string `json:"values"`
@@ -103,7 +103,7 @@ func Load(paths []string) (*Comparison, error) {
 	return c, nil
 }
 
-// Trainings are the runs that are trainings.
+// Trainings returns the training runs.
 func (c *Comparison) Trainings() (list []*Run) {
 	for _, r := range c.Runs {
 		if r.Kind == "training" {
@@ -173,7 +173,7 @@ func (r *Run) training(path string) error {
 	return r.readRecipe(filepath.Join(filepath.Dir(path), "recipe.yaml"))
 }
 
-// score is an evaluation with the interval of its images.
+// score is an evaluation as a score, with its interval.
 func (s step) score() Score {
 	score := Score{Benchmark: s.Benchmark, Metric: "top1", Value: s.Top1, N: s.N, Step: s.Step}
 	if s.N > 0 {
@@ -211,7 +211,7 @@ func (r *Run) readRecipe(path string) error {
 	var tree struct {
 		Recipe any `yaml:"recipe"`
 	}
-	// The recipe as one value, whatever its version has for keys.
+	// The recipe as one value, whatever keys its version has.
 	if err := yamlfile.Decode(path, []byte("recipe:\n"+indented(text)), &tree); err != nil {
 		return err
 	}
@@ -256,7 +256,7 @@ func flatten(into map[string]string, at string, v any) {
 	}
 }
 
-// differ lists the keys that not all trainings have alike.
+// differ lists the keys in which the training runs differ.
 func (c *Comparison) differ() {
 	runs := c.Trainings()
 	keys := map[string]bool{}
@@ -440,7 +440,7 @@ func curve(p *runlog.Page, runs []*Run, title, unit string, noisy bool, of func(
 	}
 }
 
-// guesses are the losses of guessing, one for each batch size.
+// guesses are the losses of guessing, one per batch size.
 func guesses(runs []*Run) (list []runlog.Level) {
 	for _, r := range runs {
 		n, err := strconv.Atoi(r.recipe["batch"])
@@ -452,7 +452,7 @@ func guesses(runs []*Run) (list []runlog.Level) {
 	return list
 }
 
-// accuracies adds a chart for each benchmark that a training was scored on more
+// accuracies adds a chart for each benchmark on which a training run was scored more
 // than once, with a line for every run.
 func accuracies(p *runlog.Page, runs []*Run) {
 	charts := map[string]*runlog.LineChart{}

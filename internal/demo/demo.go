@@ -1,5 +1,5 @@
-// Package demo runs evatool's three jobs on bundled data, one after the other,
-// and writes a page about them.
+// Package demo runs evatool's three jobs on bundled data, one after another, and
+// writes a report about them.
 package demo
 
 import (
@@ -20,7 +20,7 @@ import (
 )
 
 // Steps of the training run: the recipe's own number with XLA, and what the Go
-// backend manages in about the same time, with our kernels and without.
+// backend does in about the same time, with our kernels and without.
 const (
 	Steps     = 300
 	StepsGo   = 100
@@ -30,18 +30,18 @@ const (
 // Options are the choices of a demo.
 type Options struct {
 	Data fs.FS  // the bundled data
-	Out  string // the folder that everything is written into; a demo's folder is made anew
+	Out  string // folder for everything; an earlier demo's is replaced
 
-	Steps       int64 // of the training; 0: as many as the backend does in about a minute and a half
+	Steps       int64 // training steps; 0: as many as the backend does in about a minute and a half
 	Backend     string
 	DeviceCount int
 	Threads     int
 
 	Log *slog.Logger
-	Say func(format string, args ...any) // what people read while it runs
+	Say func(format string, args ...any) // prints what people read meanwhile
 }
 
-// Result is what the three jobs gave.
+// Result is the outcome of the three jobs.
 type Result struct {
 	Report  string             `json:"report"`
 	Backend device.Info        `json:"backend"`
@@ -185,7 +185,7 @@ func (d *job) score(ctx context.Context) error {
 	return nil
 }
 
-// quoted is a recipe setting whose value is a text, whatever it holds.
+// quoted is a recipe setting whose value is a string, whatever it contains.
 func quoted(key, value string) string { return key + "=" + strconv.Quote(value) }
 
 func (d *job) data(name string) string { return filepath.Join(d.o.Out, dataFolder, name) }

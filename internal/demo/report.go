@@ -86,10 +86,10 @@ func (d *job) writeReport() error {
 	return p.WriteFile(d.res.Report)
 }
 
-// figuresShown is how many right and how many wrong guesses the report shows.
+// figuresShown is the number of right and of wrong guesses in the report.
 const figuresShown = 12
 
-// figures picks right and wrong pictures in the order of the test set.
+// figures picks rightly and wrongly classified pictures in the order of the test set.
 func (d *job) figures() ([]runlog.Figure, error) {
 	png, err := tarMembers(d.data("test-twemoji.tar"), ".png")
 	if err != nil {
@@ -140,7 +140,7 @@ func (d *job) figures() ([]runlog.Figure, error) {
 	return append(right[:min(len(right), figuresShown)], wrong[:min(len(wrong), figuresShown)]...), nil
 }
 
-// tarMembers reads the members of a small tar that end in ext, by their key.
+// tarMembers reads the members of a small tar that end in ext, by key.
 func tarMembers(path, ext string) (map[string][]byte, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -11,12 +11,12 @@ import (
 )
 
 const (
-	// mark is the file by which a folder is known as a demo's.
+	// mark is the file that marks a folder as a demo's.
 	mark       = ".evatool-demo"
 	dataFolder = "data"
 )
 
-// unpack makes out anew and writes the bundled data into out/data.
+// unpack replaces out and writes the bundled data into out/data.
 func unpack(bundle fs.FS, out string) error {
 	if bundle == nil {
 		return fault.Envf("this build has no demo data; build evatool from its repository root")

@@ -8,21 +8,21 @@ import (
 	"strings"
 )
 
-// Series is one curve; X ascends, and what is not finite in Y is left out.
+// Series is one curve; X ascends, and values of Y that are not finite are left out.
 type Series struct {
 	Name string
 	X, Y []float64
 }
 
-// Level is a value to compare curves with, such as chance.
+// Level is a constant to compare curves with, such as chance.
 type Level struct {
 	Name string
 	Y    float64
 }
 
-// LineChart is a chart of curves over a shared x axis. Curves that are equal are
-// drawn as one with all their names, one that lies on another for a part is drawn
-// dashed. Noisy draws long curves as running means over the pale curves themselves.
+// LineChart is a chart of curves over a shared x axis. Equal curves are drawn as one
+// with all their names; one that partly coincides with another is drawn dashed.
+// Noisy draws long curves as running means over the pale curves themselves.
 type LineChart struct {
 	Title, XLabel, YLabel string
 	Series                []Series
@@ -37,8 +37,8 @@ type BarChart struct {
 	Bars  []Bar
 }
 
-// Bar is a bar of a chart, with an interval where it has one. Aside is one to
-// compare with: a published value, or chance.
+// Bar is a bar of a chart, with an optional interval. Aside marks one to compare with:
+// a published value, or chance.
 type Bar struct {
 	Label    string
 	Value    float64
@@ -49,18 +49,18 @@ type Bar struct {
 const (
 	maxPoints = 1500 // drawn of a curve
 	dotPoints = 40   // a curve of no more has a dot at each
-	noisyFrom = 60   // points of a curve that a running mean helps
-	tableRows = 16   // of the figures beside a curve
+	noisyFrom = 60   // points from which a curve gets a running mean
+	tableRows = 16   // of the figures of a curve
 	tickCount = 6
 	colours   = 6
 	plotSize  = 1000 // units of a plot's SVG each way; it is stretched to its box
-	// wideInterval is the part of the axis from which on intervals hide the bars
-	// and are given as figures alone.
+	// wideInterval is the share of the axis above which intervals would hide the bars
+	// and are given only as figures.
 	wideInterval = 0.4
 )
 
 // lineView is a line chart as the template draws it: axes and names are HTML, so
-// that they keep their size where the window is narrow; the SVG has curves alone.
+// that they keep their size in a narrow window; the SVG holds only the curves.
 type lineView struct {
 	Title, XLabel, YLabel string
 	Label                 string // what the curves show, in words
@@ -75,7 +75,7 @@ type lineView struct {
 }
 
 type tick struct {
-	At   float64 // per cent of the axis, from the left or from the top
+	At   float64 // percentage of the axis, from the left or from the top
 	Text string
 }
 
@@ -161,7 +161,7 @@ func (c LineChart) view() *lineView {
 	return v
 }
 
-// runningMean is the mean of the n values around each, of those that are finite.
+// runningMean is, for each value, the mean of the finite ones among the n around it.
 func runningMean(y []float64, n int) []float64 {
 	out := make([]float64, len(y))
 	for i := range y {
@@ -176,7 +176,7 @@ func runningMean(y []float64, n int) []float64 {
 	return out
 }
 
-// words say what the curves show to who does not see them.
+// words describe the curves for readers who cannot see them.
 func (c LineChart) words(series []curve, levels []Level) string {
 	said := []string{c.Title + " by " + c.XLabel}
 	for _, s := range series {
@@ -194,8 +194,8 @@ func (c LineChart) words(series []curve, levels []Level) string {
 	return strings.Join(said, ". ") + "."
 }
 
-// table has the curves at some places of the x axis, the first and the last
-// among them.
+// table gives the curves at some places of the x axis, including the first and the
+// last.
 func (c LineChart) table(series []curve) (head []string, rows [][]cell) {
 	head = []string{c.XLabel}
 	var xs []float64
@@ -227,15 +227,14 @@ func (c LineChart) table(series []curve) (head []string, rows [][]cell) {
 	return head, rows
 }
 
-// curve is a series and its place among those of the chart, which its colour goes
-// by: a run has one colour on all charts of a page, though some lack its curve.
+// curve is a series and its place among those of the chart, which determines its
+// colour: a run has one colour on all charts of a page, even if some lack its curve.
 type curve struct {
 	Series
 	place int
 }
 
-// together leaves out the series without a value and makes one of those that are
-// equal.
+// together leaves out series without a value and merges equal ones.
 func together(list []Series) (out []curve) {
 	same := func(a, b float64) bool { return a == b || math.IsNaN(a) && math.IsNaN(b) }
 	for i, s := range list {
@@ -263,9 +262,8 @@ func sameLevels(list []Level) (out []Level) {
 	return out
 }
 
-// dashed gives each curve that lies within near of an earlier one, for a tenth of
-// its points or more, a pattern of its own: what lies below shows between the
-// dashes.
+// dashed gives each curve that is within near of an earlier one at a tenth of its
+// points or more its own dash pattern: the curve below shows between the dashes.
 func dashed(series []curve, near float64) []int {
 	out := make([]int, len(series))
 	for i, s := range series {
@@ -284,11 +282,11 @@ func dashed(series []curve, near float64) []int {
 	return out
 }
 
-// barView is a bar chart as the template draws it; lengths are in per cent.
+// barView is a bar chart as the template draws it; lengths are percentages.
 type barView struct {
 	Title string
 	Bars  []barRow
-	Drawn bool // the intervals; else they are given as figures alone
+	Drawn bool // whether intervals are drawn, or only given as figures
 }
 
 type barRow struct {
@@ -332,7 +330,7 @@ func (c BarChart) view() *barView {
 	return v
 }
 
-// HasIntervals says whether a bar has one.
+// HasIntervals reports whether any bar has an interval.
 func (v *barView) HasIntervals() bool {
 	return slices.ContainsFunc(v.Bars, func(b barRow) bool { return b.Interval != "" })
 }
@@ -341,7 +339,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 func percentOf(share float64) float64 { return math.Round(1e4*share) / 100 }
 
-// extent is the least and the largest finite value.
+// extent is the smallest and the largest finite value.
 func extent(values []float64) (lo, hi float64) {
 	lo, hi = math.Inf(1), math.Inf(-1)
 	for _, v := range values {
@@ -352,7 +350,7 @@ func extent(values []float64) (lo, hi float64) {
 	return lo, hi
 }
 
-// span is the extent of an axis, never empty.
+// span is the range of an axis, never empty.
 func span(values []float64) (lo, hi float64) {
 	lo, hi = extent(values)
 	if lo > hi {
@@ -385,8 +383,8 @@ func ticks(lo, hi float64) []float64 {
 	return out
 }
 
-// tickTexts writes the values of an axis with as many digits as tell them apart,
-// large ones in thousands or millions.
+// tickTexts formats the values of an axis with as many digits as distinguish them,
+// large ones in thousands, millions or billions.
 func tickTexts(values []float64) []string {
 	top, step := 0.0, math.Inf(1)
 	for i, v := range values {
@@ -432,7 +430,7 @@ func tickTexts(values []float64) []string {
 	return out
 }
 
-// num is a value with four digits that count.
+// num formats a value with four significant digits.
 func num(v float64) string {
 	a := math.Abs(v)
 	if a != 0 && (a < 1e-3 || a >= 1e7) {
@@ -449,5 +447,5 @@ func num(v float64) string {
 	return text
 }
 
-// whole is a place of the x axis: a step, or a number of images.
+// whole formats a place on the x axis: a step, or a number of images.
 func whole(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }

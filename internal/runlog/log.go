@@ -1,5 +1,5 @@
-// Package runlog is what a run tells the outside world: log lines, progress,
-// metrics.jsonl, TensorBoard events, JSON results and HTML reports.
+// Package runlog writes what a run reports: log lines, progress, metrics.jsonl,
+// TensorBoard events and HTML reports.
 package runlog
 
 import (
@@ -46,7 +46,7 @@ func (d discard) WithAttrs([]slog.Attr) slog.Handler      { return d }
 func (d discard) WithGroup(string) slog.Handler           { return d }
 
 // PeakRSS is the largest resident set of this process so far, in bytes; 0 if
-// the system does not tell.
+// unknown.
 func PeakRSS() int64 {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 // Page is a self-contained HTML report: no script, no external file, charts as
-// HTML and inline SVG and pictures as data URIs, so that it can be mailed. It is
-// for windows of 320 pixels and more, light and dark, mouse and keyboard.
+// HTML and inline SVG and pictures as data URIs, so that it can be mailed. It
+// works in windows of 320 pixels and more, light and dark, by mouse and keyboard.
 type Page struct {
 	Title, Subtitle string
 	blocks          []block
@@ -25,7 +25,7 @@ type Page struct {
 type block struct {
 	Kind    string
 	Text    string
-	Name    string // what a box that scrolls is called
+	Name    string // name of a scrolling box
 	Head    []string
 	Rows    [][]cell
 	Stats   []Stat
@@ -40,8 +40,8 @@ type cell struct {
 	Number bool
 }
 
-// Class is the cell's in the template: a short text stays in one line, a long one
-// does not become a narrow column.
+// Class is the cell's CSS class: a short text stays on one line, a long one does not
+// become a narrow column.
 func (c cell) Class() string {
 	switch {
 	case c.Number:
@@ -59,8 +59,8 @@ const shortText, longText = 24, 30 // characters
 // Stat is one key figure.
 type Stat struct{ Label, Value, Note string }
 
-// Figure is a picture with a caption and a few lines, such as the best
-// guesses of a model; Good marks it as right, else it is marked as wrong.
+// Figure is a picture with a caption and a few lines, such as the best guesses of a
+// model, marked as right if Good and else as wrong.
 type Figure struct {
 	PNG     []byte
 	Caption string
@@ -101,10 +101,10 @@ func (p *Page) Table(head []string, rows [][]string) {
 	p.add(block{Kind: "table", Head: head, Rows: cells(head, rows)})
 }
 
-// figures match what a column of figures holds: 12.5, -3 %, 1.5 to 2, 3 of 40.
+// figures matches the cells of a column of figures: 12.5, -3 %, 1.5 to 2, 3 of 40.
 var figures = regexp.MustCompile(`^[-+−]?[0-9][0-9.,e+-]*( ?[%×x])?( (to|of) [-+−]?[0-9][0-9.,e+-]*)?$`)
 
-// cells are the rows; the columns where all that is there are figures are numbers.
+// cells returns the rows; columns that hold nothing but figures are numbers.
 func cells(head []string, rows [][]string) [][]cell {
 	number := make([]bool, len(head))
 	for i := range number {
@@ -164,7 +164,7 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(pageHTML))
 
-// soft lets a long name, such as a file's, break after its signs and nowhere else.
+// soft lets a long name, such as a file's, break after punctuation and nowhere else.
 func soft(text string) template.HTML {
 	var b strings.Builder
 	for word := range strings.SplitAfterSeq(text, " ") {

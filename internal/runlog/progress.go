@@ -14,11 +14,11 @@ const (
 	barWidth    = 30 // columns of the bar itself, where there is room
 )
 
-// logEvery is the pace of progress lines where there is no terminal.
+// logEvery is the interval of progress lines without a terminal.
 var logEvery = 30 * time.Second
 
-// Progress shows how far along a job is: on a terminal one line with a bar,
-// elsewhere a line every 30 seconds. Both give the recent rate and the time left.
+// Progress shows how far a job is: on a terminal as one line with a bar,
+// elsewhere as a line every 30 seconds. Both give the recent rate and the time left.
 type Progress struct {
 	label, unit string
 	total       int64
@@ -64,7 +64,7 @@ func NewProgress(s *Screen, label string, total int64, unit string) *Progress {
 	return p
 }
 
-// Add counts n more units; it is safe for many goroutines.
+// Add counts n more units; it is safe for concurrent use.
 func (p *Progress) Add(n int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -86,8 +86,8 @@ func (p *Progress) Note(figures ...string) {
 	p.notes = figures
 }
 
-// Phase says what the job is doing instead of counting, such as "compiling";
-// empty: it counts again. The time in between does not count towards the rate.
+// Phase says what the job is doing instead of counting, such as "compiling"; empty
+// means it counts again. The time in between does not count towards the rate.
 func (p *Progress) Phase(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -123,8 +123,7 @@ func (p *Progress) sentence() string {
 	return p.label + ": " + strings.Join(append([]string{count}, p.rest(time.Now())...), ", ")
 }
 
-// line is the state in at most columns columns: if it is too long, what matters
-// least goes first.
+// line is the state in at most columns columns; what matters least is dropped first.
 func (p *Progress) line(columns int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -161,8 +160,8 @@ func (p *Progress) bar(width int) string {
 	return "[" + strings.Repeat("=", done) + strings.Repeat(" ", width-done) + "]"
 }
 
-// rest is what follows the count: the notes, then the phase, or rate and time
-// left where they are known.
+// rest is what follows the count: the notes, then the phase, or rate and time left
+// if known.
 func (p *Progress) rest(now time.Time) []string {
 	parts := append([]string(nil), p.notes...)
 	if p.phase != "" {
@@ -186,7 +185,7 @@ func (p *Progress) rest(now time.Time) []string {
 	return parts
 }
 
-// amount is n units without their name, bytes with it.
+// amount formats n without the unit, bytes with it.
 func (p *Progress) amount(n int64) string {
 	if p.unit != "B" {
 		return fmt.Sprint(n)
@@ -197,7 +196,7 @@ func (p *Progress) amount(n int64) string {
 	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 }
 
-// short is a duration with two units at most.
+// short formats a duration with at most two units.
 func short(d time.Duration) string {
 	s := int64(d.Seconds())
 	switch {
@@ -211,7 +210,7 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%dd%dh", s/86400, s/3600%24)
 }
 
-// pace is the recent history of the count, which gives the rate.
+// pace is the recent history of the count, from which the rate is computed.
 type pace struct{ marks []mark }
 
 type mark struct {
@@ -249,8 +248,8 @@ func (p *pace) pause(d time.Duration) {
 	}
 }
 
-// rate is in units per second, 0 if nothing is known yet. A count that is
-// overdue, judging by those before, lowers it.
+// rate is in units per second, 0 if unknown. A count that is overdue, judging by
+// earlier ones, lowers it.
 func (p *pace) rate(now time.Time) float64 {
 	k := len(p.marks)
 	first, last := p.marks[0], p.marks[k-1]
@@ -264,8 +263,8 @@ func (p *pace) rate(now time.Time) float64 {
 	return float64(last.n-first.n) / took.Seconds()
 }
 
-// LogWriter writes each line that is written to it into a log: a display for
-// code without a stream of its own.
+// LogWriter returns a writer that logs each line written to it: a display for code
+// without a stream of its own.
 func LogWriter(log *slog.Logger) io.Writer { return logWriter{log} }
 
 type logWriter struct{ log *slog.Logger }

@@ -8,21 +8,20 @@ import (
 	"golang.org/x/term"
 )
 
-// Screen is the one writer of what a command says while it works: log lines
-// and, on a terminal, the line of a Progress below them. It never moves the
-// cursor up, so nothing but that line can be erased. It is safe for several
-// goroutines.
+// Screen is the one writer for what a command reports while it works: log lines and,
+// on a terminal, the line of a Progress below them. It never moves the cursor up, so
+// nothing but that line can be erased. It is safe for concurrent use.
 type Screen struct {
 	w     io.Writer
-	width func() int // columns of the terminal; nil where w is none
+	width func() int // columns of the terminal; nil if w is none
 
 	mu    sync.Mutex
 	bar   *Progress // whose line is shown; nil for none
-	shown string    // what of it is on the terminal now
-	open  bool      // the last line written has no end yet
+	shown string    // its text on the terminal now
+	open  bool      // the last line written has no newline yet
 }
 
-// NewScreen makes a screen of w. It is a terminal if w is.
+// NewScreen returns a screen that writes to w, and draws progress if w is a terminal.
 func NewScreen(w io.Writer) *Screen {
 	s := &Screen{w: w}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
@@ -60,7 +59,7 @@ func (s *Screen) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// show makes p the progress whose line is drawn.
+// show makes p the progress that is drawn.
 func (s *Screen) show(p *Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +67,7 @@ func (s *Screen) show(p *Progress) {
 	s.draw()
 }
 
-// refresh draws the line of p again where it has changed.
+// refresh redraws the line of p if it has changed.
 func (s *Screen) refresh(p *Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,7 +76,7 @@ func (s *Screen) refresh(p *Progress) {
 	}
 }
 
-// end leaves the last state of p's line standing.
+// end leaves the last state of p's line on the screen.
 func (s *Screen) end(p *Progress) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,8 +90,8 @@ func (s *Screen) end(p *Progress) {
 	s.bar, s.shown = nil, ""
 }
 
-// draw brings the line up to date. It stays a column short of the terminal's
-// width, where some terminals would begin the next line.
+// draw updates the line. It stays a column short of the terminal's width, since some
+// terminals would start the next line there.
 func (s *Screen) draw() {
 	if s.open {
 		return

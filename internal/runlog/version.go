@@ -23,8 +23,8 @@ func init() {
 	}
 }
 
-// Versions says what this program was built from: evatool, its revision where
-// the build knew it ("modified" when files had changed since), Go, cgo and Go's
+// Versions says what this program was built from: evatool, its revision if the
+// build knew it ("modified" if files had changed since), Go, cgo and Go's
 // experiments, and the modules whose version can change a result.
 func Versions() map[string]string {
 	v := map[string]string{

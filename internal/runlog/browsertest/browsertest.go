@@ -1,6 +1,6 @@
-// Package browsertest opens reports in a headless Chromium and says what a reader
-// would trip over: in a window of a telephone, a tablet and a desk, light and
-// dark, with a mouse or with a keyboard alone.
+// Package browsertest opens reports in a headless Chromium and lists what would
+// trouble a reader: in windows of a phone, a tablet and a desktop, light and dark,
+// with a mouse or only a keyboard.
 package browsertest
 
 import (
@@ -28,10 +28,10 @@ import (
 // Missing says how to get a browser.
 const Missing = "no Chromium: reports are not opened in a browser (to get it: apt-get install chromium)"
 
-// widths are those of a telephone, a tablet and a desk, in pixels.
+// widths are those of a phone, a tablet and a desktop, in pixels.
 var widths = []int64{420, 800, 1400}
 
-// tooLong bounds the time of one page.
+// tooLong bounds the time for one page.
 const tooLong = 2 * time.Minute
 
 var (
@@ -41,7 +41,7 @@ var (
 	keys string
 )
 
-// Find is the path of Chromium, "" where there is none.
+// Find is the path of Chromium, "" if there is none.
 func Find() string {
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -51,14 +51,14 @@ func Find() string {
 	return ""
 }
 
-// Browser is one process, which starts with the first page.
+// Browser is one process, started with the first page.
 type Browser struct {
 	mu  sync.Mutex
 	t   testing.TB
 	ctx context.Context // of its one tab, nil before it starts
 }
 
-// New makes a browser, which ends with the test t.
+// New returns a browser that ends with the test t.
 func New(t testing.TB) *Browser { return &Browser{t: t} }
 
 // Page is what was seen of a page.
@@ -160,7 +160,7 @@ func (v *view) open() error {
 	return nil
 }
 
-// hear notes what the page says and asks for while it is open.
+// hear records what the page logs and requests while it is open.
 func (v *view) hear(event any) {
 	text := ""
 	switch e := event.(type) {
@@ -185,7 +185,7 @@ func (v *view) hear(event any) {
 	}
 }
 
-// look lays the page out for a window and reads what look.js finds.
+// look lays out the page for a window and returns what look.js finds.
 func (v *view) look(width int64, scheme, before string) error {
 	if err := v.resize(width, scheme); err != nil {
 		return err
@@ -215,8 +215,8 @@ func (v *view) resize(width int64, scheme string) error {
 	return err
 }
 
-// keyboard walks through the page with Tab in a narrow window, opens what folds
-// with Enter, and moves what is wider than its box with an arrow.
+// keyboard walks through the page with Tab in a narrow window, unfolds with Enter,
+// and scrolls what is wider than its box with an arrow key.
 func (v *view) keyboard() error {
 	type place struct {
 		At       int     `json:"at"`

@@ -25,7 +25,7 @@ type Terminal struct {
 
 	columns  int
 	rows     [][]rune
-	wrapped  []bool // the row goes on in the next one
+	wrapped  []bool // the row continues in the next one
 	row, col int
 	sent     strings.Builder
 	pending  string // an escape sequence that has not ended
@@ -68,8 +68,8 @@ func Open(t testing.TB, columns int) *Terminal {
 	return e
 }
 
-// Lines closes the terminal and returns every line that is still to be seen,
-// scrolled away or not; a line that was too long for the width is one.
+// Lines closes the terminal and returns every line that is still visible, including
+// those scrolled away; a line that was wrapped counts as one.
 func (e *Terminal) Lines(t testing.TB) []string {
 	t.Helper()
 	e.TTY.Close()
@@ -89,7 +89,7 @@ func (e *Terminal) Lines(t testing.TB) []string {
 	return lines
 }
 
-// Sent is all that came, once Lines has closed the terminal.
+// Sent is everything that was written, once Lines has closed the terminal.
 func (e *Terminal) Sent() string { return e.sent.String() }
 
 func (e *Terminal) feed(text string) {
@@ -120,7 +120,7 @@ func (e *Terminal) feed(text string) {
 }
 
 func (e *Terminal) put(r rune) {
-	if e.col == e.columns { // the wrap that waits for the next character
+	if e.col == e.columns { // the pending wrap, before the next character
 		e.wrapped[e.row] = true
 		e.down()
 		e.col = 0
