@@ -1,8 +1,8 @@
 #!/bin/sh
 # Measures evatool on an NVIDIA GPU: device check, parity with the Go backend,
 # forward and training speed, memory, the data pipeline; the same steps in
-# PyTorch when it is there. Needs no network and no Go, and takes less than ten
-# minutes. A row that crashes or takes too long is skipped, and said; what was
+# PyTorch if it is installed. Needs no network and no Go, and takes less than ten
+# minutes. A row that crashes or takes too long is skipped and reported; what was
 # measured is in OUT_FOLDER/gpu.json after every row.
 #
 #   GOEXPERIMENT=simd go build -o gpubench ./benchmarks/gpu   # on any Linux machine of the same kind
@@ -10,7 +10,7 @@
 #
 # PLUGIN_FOLDER holds xla_cuda_plugin.so (anywhere below it); give - to use the
 # one of `evatool backend install cuda` or of a Python on PATH. NVIDIA's
-# libraries are found as docs/compute.md says. BUDGET=20m gives it more time.
+# libraries are found as docs/compute.md describes. BUDGET=20m gives it more time.
 set -eu
 if [ $# -lt 2 ]; then
 	sed -n '2,15s/^# \{0,1\}//p' "$0"
@@ -36,7 +36,7 @@ else
 	echo "gpu.sh: no nvidia-smi here" >&2
 fi
 # EVATOOL_GPU_ARGS: more flags for the program, such as --size tiny in a test.
-# What was measured before anything fails is in gpu.json. (A pipe hides the
+# Whatever fails, gpu.json has what was measured before. (A pipe hides the
 # status of its left side.)
 rm -f "$out/gpu.json" "$out/torch.json"
 status=0

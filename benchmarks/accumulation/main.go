@@ -1,6 +1,6 @@
-// Accumulation times a training step whose batch is computed in parts beside the
-// same batch in one program with gradient checkpointing, in one run: rounds of a
-// few steps each, in turn, each in a process of its own.
+// Accumulation compares the time of a training step whose batch is computed in parts
+// with the same batch in one program with gradient checkpointing: rounds of a few
+// steps each, in turns, each in a process of its own.
 //
 //	go run ./benchmarks/accumulation
 package main
@@ -22,7 +22,7 @@ import (
 	"github.com/evatool/evatool/trainer"
 )
 
-// ways are how a batch is computed. The first is what the others are compared with.
+// ways are the ways to compute a batch. The others are compared with the first.
 var ways = []struct {
 	name string
 	sets []string
@@ -37,7 +37,7 @@ var ways = []struct {
 // timing is what one process measured.
 type timing struct {
 	Seconds   []float64 `json:"seconds"`
-	Processor float64   `json:"processor_seconds"` // of a step
+	Processor float64   `json:"processor_seconds"` // per step
 	Losses    []float64 `json:"losses"`
 	PeakRSS   int64     `json:"peak_rss"`
 }
@@ -53,11 +53,11 @@ func main() {
 	way := flag.Int("as", -1, "internal: measure one way and print JSON")
 	flag.StringVar(&o.backend, "backend", "xla", "evatool's backend")
 	flag.StringVar(&o.recipe, "recipe", "emoji-adamw", "a recipe")
-	flag.StringVar(&o.sets, "set", "patch_dropout=0,model.vision_cfg.width=192,model.vision_cfg.layers=6,model.vision_cfg.head_width=32", "what is different from it, divided by commas")
-	flag.IntVar(&o.batch, "batch", 128, "rows of a step")
-	flag.IntVar(&o.part, "part", 32, "rows of a part")
-	flag.IntVar(&o.rounds, "rounds", 7, "rounds of every way")
-	flag.IntVar(&o.steps, "steps", 5, "timed steps of a round")
+	flag.StringVar(&o.sets, "set", "patch_dropout=0,model.vision_cfg.width=192,model.vision_cfg.layers=6,model.vision_cfg.head_width=32", "settings that change it, separated by commas")
+	flag.IntVar(&o.batch, "batch", 128, "rows per step")
+	flag.IntVar(&o.part, "part", 32, "rows per part")
+	flag.IntVar(&o.rounds, "rounds", 7, "rounds for each way")
+	flag.IntVar(&o.steps, "steps", 5, "timed steps per round")
 	flag.Parse()
 	var err error
 	if *way >= 0 {

@@ -1,12 +1,12 @@
-// All runs every benchmark and writes one page: the machine, the versions, the
-// date, and each benchmark's table.
+// All runs every benchmark and writes one page with the machine, the versions, the
+// date and each benchmark's table.
 //
 //	go run ./benchmarks/all --python /path/of/python -o bench.md
 //
 // The Python needs torch, torchvision, open_clip, safetensors and, for the probe,
-// scikit-learn; without it only evatool is measured. The page is whole after each
-// benchmark, and one that fails is named in it. The machine should do nothing
-// else: its load at the start of each benchmark is on the page.
+// scikit-learn; without it only evatool is measured. The page is complete after each
+// benchmark, and names those that fail. The machine should do nothing else: its load
+// at the start of each benchmark is on the page.
 package main
 
 import (
@@ -54,9 +54,9 @@ func sections(tool, python, data string) []section {
 func main() {
 	python := flag.String("python", "", "a Python with torch, torchvision, open_clip, safetensors and scikit-learn")
 	tool := flag.String("evatool", "bin/evatool", "the binary")
-	data := flag.String("data", "", "photographs for the zero-shot benchmark, a folder with one folder a class; without it that one is left out")
+	data := flag.String("data", "", "photographs for the zero-shot benchmark, a folder with one sub-folder per class; without it that benchmark is left out")
 	out := flag.String("o", "bench.md", "the page")
-	only := flag.String("only", "", "which benchmarks, divided by commas (default all)")
+	only := flag.String("only", "", "which benchmarks, separated by commas (default all)")
 	flag.Parse()
 	if err := run(*tool, *python, *data, *out, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "all:", err)
@@ -104,7 +104,7 @@ func run(tool, python, data, out, only string) error {
 	return nil
 }
 
-// head says what was measured on what.
+// head says what was measured, and on what.
 func head(page *bytes.Buffer, tool, python string) {
 	fmt.Fprintf(page, "# Benchmarks of %s\n\n", time.Now().UTC().Format("2006-01-02 15:04 MST"))
 	fmt.Fprintf(page, "| | |\n|---|---|\n| processor | %s, %d cores seen, %s |\n", processor(), runtime.NumCPU(), features())
@@ -124,7 +124,7 @@ func processor() string {
 	return runtime.GOARCH
 }
 
-// features are the vector instructions that decide speed here.
+// features are the vector instructions that affect speed.
 func features() string {
 	flags := strings.Fields(field("/proc/cpuinfo", "flags"))
 	var have []string
@@ -139,7 +139,7 @@ func features() string {
 	return strings.Join(have, " ")
 }
 
-// field is the first value of a key in a file of /proc, empty where there is none.
+// field is the first value of a key in a file of /proc, empty if there is none.
 func field(file, key string) string {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -162,7 +162,7 @@ func load() string {
 	return s
 }
 
-// text is what a command prints, on one line, or why there is none.
+// text is what a command prints, on one line, or why it failed.
 func text(name string, args ...string) string {
 	b, err := exec.Command(name, args...).Output()
 	if err != nil {

@@ -30,7 +30,7 @@ func writeCheckpoint(path string, c *arch.Config, storage string, size int64, ze
 	out := &holes{f: f}
 	buf := bufio.NewWriterSize(out, 1<<20)
 	z := zip.NewWriter(buf)
-	descriptor := int64(0) // bytes that end the member before
+	descriptor := int64(0) // bytes that end the previous member
 	member := func(name string, r io.Reader) error {
 		if err := errors.Join(z.Flush(), buf.Flush()); err != nil {
 			return err
@@ -125,8 +125,8 @@ func pickle(params []arch.Param, storage string) []byte {
 	return b.Bytes()
 }
 
-// small makes noise into small finite float32 values: the exponent's top bits
-// are those of numbers between 2^-32 and 2.
+// small turns noise into small finite float32 values: the exponent's top bits are
+// those of numbers between 2^-32 and 2.
 type small struct{ r io.Reader }
 
 func (s small) Read(p []byte) (int, error) {

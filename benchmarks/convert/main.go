@@ -1,6 +1,6 @@
-// Command convert measures evatool convert against PyTorch (torch.load with
-// weights_only, then safetensors.torch.save_file) and cp on the same made-up
-// EVA02-CLIP-B-16 checkpoint, side by side, and the memory of a 10 GB one.
+// Command convert compares evatool convert with PyTorch (torch.load with
+// weights_only, then safetensors.torch.save_file) and cp on the same synthetic
+// EVA02-CLIP-B-16 checkpoint, and measures the memory for a 10 GB one.
 //
 //	make build
 //	GOEXPERIMENT=simd go run ./benchmarks/convert --python venv/bin/python --dir out/bench
@@ -22,9 +22,8 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 )
 
-// torchScript does what users do. With a third argument it also brings the
-// file to the disk, as evatool always does, and it says how long it took
-// without the imports.
+// torchScript does what users do. With a third argument it also syncs the file to
+// disk, as evatool always does; it prints how long it took without the imports.
 const torchScript = `
 import sys, os, time, torch
 from safetensors.torch import save_file
@@ -40,9 +39,9 @@ print(time.perf_counter() - t)
 func main() {
 	python := flag.String("python", "", "a Python with torch and safetensors")
 	tool := flag.String("evatool", "./evatool", "the binary")
-	dir := flag.String("dir", os.TempDir(), "where to write, with 2 GB of space (30 GB with --large)")
+	dir := flag.String("dir", os.TempDir(), "where to write; needs 2 GB of space (30 GB with --large)")
 	rounds := flag.Int("rounds", 7, "rounds")
-	large := flag.Bool("large", false, "also convert a made-up checkpoint of 10 GB, for the memory")
+	large := flag.Bool("large", false, "also convert a synthetic checkpoint of 10 GB, to measure memory")
 	only := flag.String("make", "", "only write the 600 MB checkpoint to this file")
 	flag.Parse()
 	if *only != "" {

@@ -4,9 +4,9 @@
 //
 // The Python needs torch and open_clip; without --python only evatool is
 // measured. For each row all sides are started and warmed up, then take turns
-// on the otherwise idle machine. The table has medians of the wall time and,
-// in brackets, the least processor time of a run, both in milliseconds; ratios
-// are of a round, their median with its 95 % interval.
+// on the otherwise idle machine. The table gives the median wall time and, in
+// parentheses, the least processor time of a run, both in milliseconds; ratios are
+// taken within a round, and given as their median with its 95 % interval.
 package main
 
 import (
@@ -79,8 +79,8 @@ func main() {
 // otherTowers are image towers of other kinds, by their name here and in open_clip.
 var otherTowers = []string{"ViT-B-16-SigLIP", "convnext_base", "ViTamin-B", "MobileCLIP-S1", "MobileCLIP-B", "PE-Core-B-16"}
 
-// rows lists what is measured. Prompts are the length of most of ImageNet's; the
-// other image towers are there in fp32 at batch 8.
+// rows lists what is measured. Prompts are as long as most of ImageNet's; the other
+// image towers are measured in fp32 at batch 8.
 func rows(dtypes, batches []string) []row {
 	const full, prompt = 77, 14
 	var out []row
@@ -159,7 +159,7 @@ func (b *bench) row(out io.Writer, r row) error {
 	}
 	for round := range b.rounds {
 		for i := range running {
-			if round%2 == 1 { // what comes first is not always the same
+			if round%2 == 1 { // alternate which side goes first
 				i = len(running) - 1 - i
 			}
 			if err := running[i].once(); err != nil {
@@ -236,7 +236,7 @@ func (s *side) once() error {
 	return nil
 }
 
-// stop ends a worker; how it ends does not matter any more.
+// stop ends a worker, ignoring how it ends.
 func (s *side) stop() {
 	s.in.Close()
 	_ = s.cmd.Process.Kill()

@@ -1,4 +1,4 @@
-"""The PyTorch side of benchmarks/forward: one line in, one run, two numbers out."""
+"""The PyTorch side of benchmarks/forward: for each line in, one run and two numbers out."""
 import logging
 import resource
 import sys

@@ -18,11 +18,11 @@ import (
 	"github.com/evatool/evatool/internal/weights"
 )
 
-// A worker measures one thing. It prints "ready" after warming up; then for
-// each line on stdin it runs once and prints the seconds that this took and
-// the seconds of processor time. So several workers can take turns.
+// A worker measures one thing. It prints "ready" after warming up; then for each line
+// on stdin it runs once and prints the wall and processor seconds of that run. So
+// several workers can take turns.
 
-// cpuSeconds is the time that this process has spent on all cores.
+// cpuSeconds is the processor time of this process on all cores.
 func cpuSeconds() float64 {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

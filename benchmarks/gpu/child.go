@@ -36,7 +36,7 @@ func child(flags []string) rowFunc {
 		cmd.Stdout, cmd.Stderr = os.Stderr, io.MultiWriter(os.Stderr, &said)
 		cmd.WaitDelay = 5 * time.Second
 		err = cmd.Run()
-		part, _ := readReport(out) // what is there before it died
+		part, _ := readReport(out) // what it wrote before it died
 		if err == nil {
 			return part, nil
 		}
@@ -49,7 +49,7 @@ func child(flags []string) rowFunc {
 	}
 }
 
-// reason is the line of a dead process's last words that says most.
+// reason is the most informative line of a dead process's last output.
 func reason(text string) string {
 	var best, last string
 	for line := range strings.Lines(text) {

@@ -25,7 +25,7 @@ func nvidia() (gpu, driver string) {
 	return "", ""
 }
 
-// peaks are the dense bf16 TFLOP/s of the data sheets, the longer name first.
+// peaks are the dense bf16 TFLOP/s of the data sheets, longer names first.
 var peaks = []struct {
 	name   string
 	tflops float64

@@ -1,11 +1,10 @@
 // Gpu measures evatool on an accelerator: parity with the Go backend, forward
-// and training speed, memory, and the data pipeline in front of it. gpu.sh
-// beside this folder runs it on a bare machine; with --size tiny every part
-// runs on a CPU in a minute.
+// and training speed, memory, and the data pipeline. gpu.sh beside this folder runs
+// it on a bare machine; with --size tiny every part runs on a CPU in a minute.
 //
-// Each row is measured by a process of its own: one that crashes, hangs or
-// leaves the device's memory full takes no other row with it, and a peak of
-// memory is the row's. The report is written after every row.
+// Each row is measured in a process of its own: one that crashes, hangs or leaves the
+// device's memory full does not affect other rows, and peak memory is per row. The
+// report is written after every row.
 package main
 
 import (
@@ -25,7 +24,7 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// Report is what is measured.
+// Report is what was measured.
 type Report struct {
 	Host     Host        `json:"host"`
 	Device   device.Info `json:"device"`
@@ -57,19 +56,19 @@ type bench struct {
 	before *Report // of the rows before
 	save   func()
 	log    *slog.Logger
-	end    time.Time // begin nothing after it
+	end    time.Time // start nothing after it
 }
 
 func main() {
 	backend := flag.String("backend", "auto", "auto, xla or xla:/path/plugin.so[,option]")
-	size := flag.String("size", "full", "full (a GPU), cpu, or tiny (a test of this program, not a measurement)")
-	only := flag.String("only", "", "one part: matmul, parity, forward, train or pipeline (which needs train)")
+	size := flag.String("size", "full", "full (a GPU), cpu, or tiny (tests this program, measures nothing)")
+	only := flag.String("only", "", "only one part: matmul, parity, forward, train or pipeline (which needs train)")
 	cache := flag.Bool("compile-cache", true, "keep compiled programs on disk")
-	budget := flag.Duration("budget", 8*time.Minute, "start no new row after this time; one that runs has 45 s more")
+	budget := flag.Duration("budget", 8*time.Minute, "start no new row after this time; a running one has 45 s more")
 	out := flag.String("json", "", "write the report to this file, after every row")
-	show := flag.String("show", "", "print the table of this report and end")
-	number := flag.Int("row", -1, "measure this row alone, in this process")
-	before := flag.String("before", "", "with --row: the report of the rows before")
+	show := flag.String("show", "", "print the table of this report and exit")
+	number := flag.Int("row", -1, "measure only this row, in this process")
+	before := flag.String("before", "", "with --row: the report of the earlier rows")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -107,16 +106,15 @@ func main() {
 	}
 }
 
-// grace is what a row that runs at the end of the time has left.
+// grace is the time left to a row that is running when the time is up.
 var grace = 45 * time.Second
 
-// rowFunc measures row number i within the time of ctx and returns its report,
-// as far as it came, and why it did not come further.
+// rowFunc measures row i within the time of ctx and returns its report, as far as it
+// got, and the error that stopped it.
 type rowFunc func(ctx context.Context, i int, before *Report, end time.Time) (*Report, error)
 
-// measure measures all rows; what fails is reported as skipped, and the first
-// parity that is outside its tolerance is the error. Without a device it ends
-// at once.
+// measure measures all rows; what fails is reported as skipped, and the first parity
+// outside its tolerance is the error. Without a device it returns at once.
 func measure(ctx context.Context, s sizes, only string, budget time.Duration, run rowFunc, save func(*Report), log *slog.Logger) (*Report, error) {
 	begin := time.Now()
 	end := begin.Add(budget)
@@ -180,7 +178,7 @@ func measureRow(ctx context.Context, o device.Options, s sizes, i int, before *R
 	return rows[i].run(b)
 }
 
-// add takes over what a row's report has.
+// add takes over the contents of a row's report.
 func (r *Report) add(o *Report) {
 	if o == nil {
 		return
@@ -196,8 +194,8 @@ func (r *Report) add(o *Report) {
 	r.Skipped = append(r.Skipped, o.Skipped...)
 }
 
-// write replaces the file, if there is one to be written. What goes wrong is logged:
-// a full disk shall not end the measurements.
+// write replaces the report file, if one was asked for. Errors are logged: a full disk
+// must not end the measurements.
 func (r *Report) write(path string, log *slog.Logger) {
 	if path == "" {
 		return
@@ -226,7 +224,7 @@ func readReport(path string) (*Report, error) {
 	return r, nil
 }
 
-// skip reports a part of a row that fails.
+// skip reports a part of a row that failed.
 func (b *bench) skip(what string, err error) {
 	b.log.Warn("skipped", "part", what, "reason", fault.Line(err))
 	b.report.Skipped = append(b.report.Skipped, what+": "+fault.Line(err))
@@ -239,7 +237,7 @@ type row struct {
 	run        func(b *bench) error
 }
 
-// rows are in the order of their worth: the time may not do for all.
+// rows are in the order of importance: the time may not suffice for all.
 func (s *sizes) rows() []row {
 	rows := []row{{"device", "device", func(*bench) error { return nil }}, {"matmul", "matrix product", (*bench).matmul}}
 	var parity, train, forward []row

@@ -49,7 +49,7 @@ type Parity struct {
 }
 
 // Largest differences allowed: of a coordinate of an L2-normalised feature,
-// and of a loss. On a GPU a float32 product is a TF32 one, with 10 bits of fraction.
+// and of a loss. On a GPU float32 products use TF32, with 10 bits of fraction.
 var (
 	featureTolerance = map[string]float64{"fp32": 2e-3, "bf16": 3e-2}
 	lossTolerance    = map[string]float64{"fp32": 5e-3, "bf16": 5e-2}
@@ -95,8 +95,8 @@ func (b *bench) parity(model string) error {
 	})
 }
 
-// parityOf compares what compute gives on this device in each dtype with what
-// it gives on the reference, a nil device, in float32.
+// parityOf compares what compute returns on this device in each dtype with what it
+// returns on the reference, a nil device, in float32.
 func (b *bench) parityOf(what string, tolerance map[string]float64, compute func(*device.Device, string) ([]float64, error)) error {
 	want, err := compute(nil, "fp32")
 	if err != nil {
@@ -118,7 +118,7 @@ func (b *bench) parityOf(what string, tolerance map[string]float64, compute func
 }
 
 func (b *bench) compare(what string, difference, tolerance float64) {
-	b.report.Parity = append(b.report.Parity, Parity{what, difference, tolerance, difference <= tolerance}) // not so for NaN
+	b.report.Parity = append(b.report.Parity, Parity{what, difference, tolerance, difference <= tolerance}) // false for NaN
 	b.save()
 }
 
@@ -242,7 +242,7 @@ func (b *bench) forwardOf(cfg *arch.Config, c forwardCase) (*Forward, error) {
 	return row, nil
 }
 
-// mfu is the share of the data sheet's peak; only bf16 has one here.
+// mfu is the share of the data sheet's peak, known only for bf16.
 func (b *bench) mfu(gflops float64, dtype string) float64 {
 	if b.report.Peak == 0 || dtype != "bf16" {
 		return 0
@@ -267,7 +267,7 @@ func (b *bench) train(c trainCase, what string) error {
 	if err != nil {
 		return err
 	}
-	b.dev.Close() // its memory
+	b.dev.Close() // frees its memory
 	for ; ; c.batch /= 2 {
 		r, err := recipe(c)
 		if err != nil {

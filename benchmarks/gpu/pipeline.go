@@ -17,20 +17,20 @@ import (
 	"github.com/evatool/evatool/trainer"
 )
 
-// Pipeline is a training that reads, decodes and augments pictures, against
-// the same steps on data that is there already.
+// Pipeline compares a training that reads, decodes and augments pictures with the
+// same steps on data already in memory.
 type Pipeline struct {
 	Model     string  `json:"model"`
 	Batch     int     `json:"batch"`
 	Pictures  int     `json:"pictures"` // 500 by 375 JPEGs in a tar
 	Real      float64 `json:"samples_per_second"`
 	Synthetic float64 `json:"synthetic_samples_per_second"`
-	Wait      float64 `json:"data_wait_share"` // of the time, for the median step
+	Wait      float64 `json:"data_wait_share"` // share of the time, for the median step
 }
 
 func (b *bench) pipeline() error {
 	if len(b.before.Train) == 0 {
-		return fault.Envf("needs the first training row")
+		return fault.Envf("pipeline: needs the first training row, which was not measured")
 	}
 	ready := b.before.Train[0]
 	dir, err := os.MkdirTemp("", "evatool-gpu-")
@@ -51,7 +51,7 @@ func (b *bench) pipeline() error {
 	r.Data = []trainer.Source{{Source: file, Weight: 1}}
 	r.Checkpoint.EverySteps = 0
 	r.Steps = int64(b.sizes.steps) + 2
-	b.dev.Close() // its memory
+	b.dev.Close() // frees its memory
 	res, err := trainer.Run(b.ctx, r, trainer.Options{
 		Out: filepath.Join(dir, "run"), Backend: b.opened.Backend, DeviceCount: b.opened.DeviceCount, CompileCache: b.opened.CompileCache, Log: b.log,
 	})
@@ -84,7 +84,7 @@ func writePictures(path string, n int) error {
 	w := tar.NewWriter(f)
 	rng := rand.New(rand.NewPCG(5, 6))
 	var pictures [][]byte
-	for range min(n, 64) { // different ones; they repeat
+	for range min(n, 64) { // so many different ones, repeated
 		var buf bytes.Buffer
 		if err := jpeg.Encode(&buf, picture(rng), &jpeg.Options{Quality: 90}); err != nil {
 			return err
@@ -110,7 +110,7 @@ func writePictures(path string, n int) error {
 	return f.Close()
 }
 
-// picture is smooth areas with some noise, as photos compress.
+// picture has smooth areas with some noise, so that it compresses like a photo.
 func picture(rng *rand.Rand) image.Image {
 	m := image.NewRGBA(image.Rect(0, 0, 500, 375))
 	a, b, c := rng.Float64()*0.05, rng.Float64()*0.05, rng.IntN(256)

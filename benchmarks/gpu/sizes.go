@@ -75,12 +75,12 @@ const tinyModel = `{"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 
 "mlp_ratio": 2.6667, "eva_model_name": "eva-clip-tiny", "rope": true, "pt_hw_seq_len": 16, "intp_freq": true, "naiveswiglu": true, "subln": true},
 "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}}`
 
-// smallModel is one that a CPU trains in a second a step.
+// smallModel is one that a CPU trains at a second per step.
 const smallModel = `{"embed_dim": 128, "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 64, "patch_size": 8,
 "mlp_ratio": 2.6667, "eva_model_name": "eva-clip-small", "rope": true, "pt_hw_seq_len": 16, "intp_freq": true, "naiveswiglu": true, "subln": true},
 "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 3}}`
 
-// configOf is the architecture of a name or a configuration, and what to call it.
+// configOf is the architecture for a name or a configuration, and its name.
 func configOf(model string) (*arch.Config, string, error) {
 	if cfg, ok := arch.Named(model); ok {
 		return cfg, model, nil

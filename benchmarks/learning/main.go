@@ -1,5 +1,5 @@
-// Learning trains the small emoji recipes and prints what they reach, as the
-// tables in the README of this folder.
+// Learning trains the small emoji recipes and prints their scores, as in the tables of
+// this folder's README.
 //
 //	go run ./benchmarks/learning                  # three seeds, ablations
 //	go run ./benchmarks/learning -only seeds -steps 300
@@ -81,7 +81,7 @@ func (b *bench) run(ctx context.Context, only string) (err error) {
 	return nil
 }
 
-// train runs a bundled recipe with changes.
+// train runs a bundled recipe with settings.
 func (b *bench) train(ctx context.Context, name, recipe string, sets ...string) (outcome, error) {
 	base := []string{
 		fmt.Sprintf("steps=%d", b.steps), fmt.Sprintf("warmup_steps=%d", max(1, b.steps*2/15)),
@@ -120,7 +120,7 @@ func mean(list []outcome) (m outcome) {
 	return m
 }
 
-// seeds is the bar of the reference: three seeds of both optimizers.
+// seeds is the reference's measure: three seeds of both optimizers.
 func (b *bench) seeds(ctx context.Context) error {
 	head("Mini set, three seeds (PyTorch: AdamW 29.2 / 60.8, LAMB 23.0 / 54.0; chance 0.5 / 2.7)")
 	for _, recipe := range []string{"emoji-adamw", "emoji-lamb"} {
@@ -138,7 +138,7 @@ func (b *bench) seeds(ctx context.Context) error {
 	return nil
 }
 
-// stream compares the order of a stream with one over all samples.
+// stream compares the order of a stream with a shuffle of all samples.
 func (b *bench) stream(ctx context.Context) error {
 	head("Order of the samples: read as a stream of tars, at random over all")
 	for _, read := range []string{"stream", "random"} {
@@ -156,7 +156,7 @@ func (b *bench) stream(ctx context.Context) error {
 	return nil
 }
 
-// dropout compares half of the patches with all of them.
+// dropout compares half of the patches with all.
 func (b *bench) dropout(ctx context.Context) error {
 	head("Patch dropout (paper, ViT-B/16: −0.7 points, about half the time)")
 	for _, p := range []string{"0.5", "0"} {
@@ -169,8 +169,8 @@ func (b *bench) dropout(ctx context.Context) error {
 	return nil
 }
 
-// equalTime compares the optimizers after the same number of steps, which take
-// the same time, at twice the length too.
+// equalTime compares the optimizers after the same number of steps, which take the
+// same time, and at twice the length.
 func (b *bench) equalTime(ctx context.Context) error {
 	head("LAMB against AdamW, equal steps (paper, batch 32k: LAMB +0.7)")
 	for _, x := range []struct {

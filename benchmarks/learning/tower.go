@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// tower trains on the full set without the mini classes first, then on mini
-// from that model, against random weights: each start with every seed.
+// tower trains first on the full set without the mini classes, then on mini from that
+// model, compared with random weights: each start with every seed.
 func (b *bench) tower(ctx context.Context) error {
 	if b.full == "" {
 		fmt.Printf("\nTower start: needs -full DIR, skipped\n")

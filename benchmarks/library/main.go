@@ -1,6 +1,6 @@
-// Library measures what callers of package eval get who bring one picture at a
-// time: many goroutines share the model's calls. It compares them, in turns,
-// with one caller who brings full calls.
+// Library measures the speed of package eval for callers with one picture at a time:
+// many goroutines share the model's calls. It compares them, in turns, with one
+// caller with full batches.
 //
 //	go run ./benchmarks/library --data PHOTOS
 //
@@ -37,9 +37,9 @@ func main() {
 	flag.StringVar(&b.backend, "backend", "xla", "")
 	flag.StringVar(&b.dtype, "dtype", "fp32", "")
 	flag.IntVar(&b.callers, "callers", 8, "goroutines with one picture at a time")
-	flag.IntVar(&b.batch, "batch", 0, "images of a call (0: the default)")
+	flag.IntVar(&b.batch, "batch", 0, "images per call (0: the default)")
 	flag.IntVar(&b.workers, "workers", 0, "decoding goroutines (0: one per core)")
-	flag.IntVar(&b.n, "n", 64, "pictures of a round")
+	flag.IntVar(&b.n, "n", 64, "pictures per round")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of each side")
 	flag.Parse()
 	if err := b.run(context.Background()); err != nil {
@@ -121,7 +121,7 @@ func (b *bench) run(ctx context.Context) error {
 	return nil
 }
 
-// together shares the pictures out among the callers.
+// together distributes the pictures over the callers.
 func (b *bench) together(ctx context.Context, m *eval.Model, pictures [][]byte) error {
 	todo := make(chan []byte)
 	errs := make(chan error, b.callers)

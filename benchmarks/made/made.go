@@ -1,4 +1,4 @@
-// Package made writes made-up inputs of benchmarks.
+// Package made writes synthetic inputs for benchmarks.
 package made
 
 import (

@@ -1,10 +1,10 @@
-// Many scores as many pictures as ImageNet has with a small tower, so that
-// reading and decoding weigh as much as they can: the rate and the memory of
-// each tenth of the run, and what the class vectors of 80,000 prompts take.
+// Many scores as many pictures as ImageNet has with a small tower, so that reading
+// and decoding dominate. It prints the rate and the memory of each tenth of the run,
+// and what the class vectors of 80,000 prompts take.
 //
 //	go run ./benchmarks/many --evatool bin/evatool
 //
-// It needs Linux's /proc and some 250 MB in the folder of temporary files.
+// It needs Linux's /proc and some 250 MB in the temporary folder.
 package main
 
 import (
@@ -106,7 +106,7 @@ type tenth struct {
 func watch(pid int, journal string, n int, ended <-chan error) ([]tenth, error) {
 	var tenths []tenth
 	var f *os.File
-	rows := -1 // the first line is the head
+	rows := -1 // the first line is the header
 	from, start := 0, time.Now()
 	buf := make([]byte, 1<<16)
 	var result error
@@ -125,7 +125,7 @@ func watch(pid int, journal string, n int, ended <-chan error) ([]tenth, error) 
 			var err error
 			if f, err = os.Open(journal); err != nil {
 				start = time.Now()
-				continue // not begun
+				continue // not started
 			}
 			defer f.Close()
 		}
@@ -147,7 +147,7 @@ func watch(pid int, journal string, n int, ended <-chan error) ([]tenth, error) 
 	return tenths, result
 }
 
-// resident is what a process has in memory now.
+// resident is a process's current resident memory.
 func resident(pid int) int64 {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
@@ -162,8 +162,8 @@ func resident(pid int) int64 {
 	return 0
 }
 
-// repeat writes a tar of n pictures, those of another one again and again,
-// with classes in turn.
+// repeat writes a tar of n pictures, repeating those of another tar, with the classes
+// in turn.
 func repeat(from, to string, n int) (err error) {
 	pictures, ext, err := read(from)
 	if err != nil {
@@ -194,7 +194,7 @@ func repeat(from, to string, n int) (err error) {
 	return w.Close()
 }
 
-// read gives the pictures of a tar, all with the same extension.
+// read returns the pictures of a tar, all with the same extension.
 func read(path string) (pictures [][]byte, ext string, err error) {
 	f, err := os.Open(path)
 	if err != nil {

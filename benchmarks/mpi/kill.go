@@ -14,8 +14,8 @@ import (
 	"github.com/evatool/evatool/internal/comm/mpitest"
 )
 
-// killed kills ranks, the first among them, and launchers of a job that writes a
-// checkpoint at every step, and goes on with it, until it is through.
+// killed kills ranks, including the first, and launchers of a job that writes a
+// checkpoint at every step, and resumes it, until it is finished.
 func (b *bench) killed(l mpitest.Launcher, ranks, kills int) error {
 	const steps = 30
 	file, err := b.recipeFile(steps, 1)
@@ -54,7 +54,7 @@ func (b *bench) killed(l mpitest.Launcher, ranks, kills int) error {
 		if list == nil {
 			return fmt.Errorf("no ranks\n%s", &text)
 		}
-		// Any time, some steps on, or in the middle of a checkpoint.
+		// At any time, after some steps, or in the middle of a checkpoint.
 		who := n % 3
 		var left []string
 		switch began, _ := metrics(cut); n / 3 % 3 {
@@ -95,7 +95,7 @@ func (b *bench) killed(l mpitest.Launcher, ranks, kills int) error {
 				if err := b.sameBits(command(cut), cut, want); err != nil {
 					return err
 				}
-				os.RemoveAll(cut) // through: once more from the start
+				os.RemoveAll(cut) // finished: again from the start
 				rounds++
 			}
 		}
@@ -108,7 +108,7 @@ func (b *bench) killed(l mpitest.Launcher, ranks, kills int) error {
 	return nil
 }
 
-// sameBits brings a run to its end and compares its model.
+// sameBits finishes a run and compares its model.
 func (b *bench) sameBits(cmd *exec.Cmd, cut, want string) error {
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, text)
@@ -127,7 +127,7 @@ func (b *bench) sameBits(cmd *exec.Cmd, cut, want string) error {
 	return nil
 }
 
-// processes are those of the ranks of a job that has begun.
+// processes are the ranks' processes of a job that has started.
 func processes(out string, n int) (list []int) {
 	for rank := range n {
 		var p struct{ PID int }

@@ -1,11 +1,11 @@
-// Mpi measures what a job of several processes pays for its exchanges.
+// Mpi measures the cost of the exchanges of a job of several processes.
 //
 //	go run ./benchmarks/mpi --evatool bin/evatool            rate over loopback, cost of one process under mpirun
 //	sudo go run ./benchmarks/mpi --evatool bin/evatool --net 50,200
 //	                                                          two network namespaces with that many Mb/s between them
 //	go run ./benchmarks/mpi --evatool bin/evatool --kills 50  ranks and launchers killed at random moments
 //
-// It uses every mpirun in PATH, for namespaces Open MPI's. Namespaces need root,
+// It uses every mpirun in PATH; for namespaces, Open MPI's. Namespaces need root,
 // ip and tc (tbf) and are removed at the end.
 package main
 
@@ -28,7 +28,7 @@ import (
 	"github.com/evatool/evatool/internal/comm/mpitest"
 )
 
-// recipe is a small model, so that exchanges weigh much.
+// recipe is a small model, so that exchanges dominate.
 const recipe = `
 model:
   embed_dim: 64
@@ -49,10 +49,10 @@ checkpoint: {every_steps: %d, keep: 2}
 func main() {
 	tool := flag.String("evatool", "bin/evatool", "the binary")
 	data := flag.String("data", "testdata/emoji/train-fxemoji.tar", "a tar of pictures and captions")
-	net := flag.String("net", "", "Mb/s between two network namespaces, divided by commas")
-	kills := flag.Int("kills", 0, "how often a job is killed")
+	net := flag.String("net", "", "Mb/s between two network namespaces, separated by commas")
+	kills := flag.Int("kills", 0, "how often to kill a job")
 	rate := flag.Bool("rate", false, "be a rank that measures exchanges (for the benchmark itself)")
-	size := flag.Int("bytes", 32<<20, "of an exchange, each way")
+	size := flag.Int("bytes", 32<<20, "bytes per exchange, each way")
 	rounds := flag.Int("rounds", 8, "exchanges of each kind")
 	flag.Parse()
 	b := bench{tool: *tool, data: *data, size: *size, rounds: *rounds}
@@ -109,7 +109,7 @@ func (b *bench) run(net string, kills int) (err error) {
 			return err
 		}
 		cmd := l.Command(2, exe, "--rate", "--bytes", fmt.Sprint(b.size), "--rounds", fmt.Sprint(b.rounds))
-		// As in use, not as the tests have it for containers that forbid this copy.
+		// As in real use; the tests turn this off for containers that forbid such copies.
 		cmd.Env = slices.DeleteFunc(cmd.Env, func(e string) bool { return strings.HasPrefix(e, "OMPI_MCA_btl_vader") })
 		out, err := cmd.Output()
 		if err != nil {
@@ -238,7 +238,7 @@ func sh(format string, args ...any) error {
 }
 
 // namespaces runs exchanges and a training between two hosts, each a network
-// namespace, whose link lets through so many Mb/s each way.
+// namespace, over a link of so many Mb/s each way.
 func (b *bench) namespaces(list []mpitest.Launcher, rates []string) error {
 	at := slices.IndexFunc(list, func(l mpitest.Launcher) bool { return strings.HasPrefix(l.Name, "Open MPI") })
 	if at < 0 {

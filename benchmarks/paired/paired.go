@@ -1,6 +1,5 @@
-// Package paired compares programs that took turns on one machine. A machine
-// drifts, so a ratio is taken within a round and the ratios are summed up, not
-// the times.
+// Package paired compares programs that took turns on one machine. A machine drifts,
+// so a ratio is taken within each round, and the ratios are summarised, not the times.
 package paired
 
 import (
@@ -8,15 +7,15 @@ import (
 	"slices"
 )
 
-// Ratio is how one side compares with another over some rounds.
+// Ratio compares one side with another over some rounds.
 type Ratio struct {
 	Median    float64
-	Low, High float64 // the interval that holds the true median with 95 %; with fewer than six rounds the lowest and highest ratio
+	Low, High float64 // the interval that contains the true median with 95 % confidence; with fewer than six rounds the lowest and highest ratio
 	Rounds    int
 }
 
-// Over is the ratio of each value to the base's of the same round, summed up.
-// Both have a value per round.
+// Over summarises the ratios of the values to the base's values of the same rounds.
+// Both have one value per round.
 func Over(values, base []float64) Ratio {
 	n := min(len(values), len(base))
 	if n == 0 {
@@ -35,8 +34,8 @@ func (r Ratio) String() string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", r.Median, r.Low, r.High)
 }
 
-// below is how many of n sorted values may be left out at each end so that the
-// rest still spans the median with at least 95 %: the sign test turned round
+// below is how many of n sorted values may be dropped at each end so that the rest
+// still spans the median with at least 95 % confidence: the sign test inverted
 // (Conover, Practical Nonparametric Statistics, section 3.2). The number of
 // values below the median is binomial with 1/2.
 func below(n int) int {

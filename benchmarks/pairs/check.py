@@ -1,4 +1,4 @@
-"""What evatool does with each of OpenCLIP's pretrained pairs, judged by open_clip_torch.
+"""What evatool does with each of OpenCLIP's pretrained pairs, compared with open_clip_torch.
 
     go build -o evatool . && python benchmarks/pairs/check.py ./evatool > pairs.md
 
@@ -68,7 +68,7 @@ def nllb(layers, hidden, vocab=256206, width=1024):
                         decoder_layers=1, decoder_attention_heads=1, decoder_ffn_dim=8)
 
 
-# The text models of transformers that configurations name, at full size and shrunk.
+# The transformers text models that configurations name, at full size and shrunk.
 TEXTS = {
     "roberta-base": (lambda: roberta(RobertaConfig, 50265, 768, 12), lambda: roberta(RobertaConfig, 3000, 64, 2)),
     "xlm-roberta-base": (lambda: roberta(XLMRobertaConfig, 250002, 768, 12), lambda: roberta(XLMRobertaConfig, 3000, 64, 2)),
@@ -104,7 +104,7 @@ def full(cfg):
 
 
 def hollow(path, shapes, order):
-    """A safetensors file of these names and shapes whose values are a hole in the file."""
+    """A sparse safetensors file with these names and shapes, without values."""
     header, at = {}, 0
     for k in sorted(shapes) if order == "sorted" else shapes:
         n = int(np.prod(shapes[k])) * 4
@@ -127,7 +127,7 @@ def same_pixels(got, want):
 
 
 def alone(shapes, order, name, tag, config=None):
-    """What becomes of the weights alone: right, warned, refused or WRONG."""
+    """The verdict on weights alone: right, warned, refused or WRONG."""
     path = os.path.join(WORK, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     hollow(path, shapes, order)
@@ -206,13 +206,13 @@ def small_fastvit(v):
     return dict(layers=(1,) * n, embed_dims=tuple(8 << i for i in range(n))), dict(layers=[1] * n, width=8), 32
 
 
-# timm's towers that evatool has, by their kind there: how they are shrunk.
+# The timm towers that evatool supports, by their kind: how to shrink them.
 TOWERS = {"eva": small_eva, "siglip": small_siglip, "convnext": small_convnext, "fastvit": small_fastvit,
           "vitamin": small_eva, "pe": small_eva, "mobileclip": small_eva}
 
 
 def small_timm(cfg, name, seed):
-    """A pair with a tower of timm's, shrunk, and its configuration in evatool's words; None where evatool has no such tower."""
+    """A shrunk pair with a timm tower, and its configuration in evatool's terms; None if evatool has no such tower."""
     rc, text, _, err = run("models", name)
     if rc:
         return None, None
@@ -275,7 +275,7 @@ def tokenizer(t, dir):
 
 
 def spread(model):
-    """Random values that show a wrong norm, activation or layer scale."""
+    """Random values that reveal a wrong norm, activation or layer scale."""
     with torch.no_grad():
         for k, p in model.named_parameters():
             p.add_((0.5 if k.endswith("gamma") else 0.02) * torch.randn_like(p))

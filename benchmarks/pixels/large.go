@@ -24,7 +24,7 @@ import (
 //go:embed large_peer.py
 var largePeer string
 
-// side squared is just below the largest number of pixels that is read.
+// side squared is just below the largest accepted number of pixels.
 const side = 13377
 
 // largeFiles are small files of the largest pictures, by kind, and files that
@@ -112,17 +112,17 @@ func measure(cmd *exec.Cmd) (measured, error) {
 	return m, err
 }
 
-// peak is the most memory that this process has had, in MB. (What wait reports
-// is that of the parent, too.)
+// peak is the peak memory of this process, in MB. (What wait reports includes the
+// parent's.)
 func peak() float64 {
 	status, _ := os.ReadFile("/proc/self/status")
 	_, line, _ := strings.Cut(string(status), "VmHWM:")
 	var kb float64
-	fmt.Sscan(line, &kb) // 0 where there is no such file
+	fmt.Sscan(line, &kb) // 0 if there is no such file
 	return kb / 1024
 }
 
-// one is what the process of one file does.
+// one runs in the process of one file.
 func one(path string) error {
 	p, err := img.Open(path)
 	if err == nil {

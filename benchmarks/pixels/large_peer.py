@@ -1,4 +1,4 @@
-"""The other side of -large: one file, as the evaluation transform of torchvision has it."""
+"""The other side of -large: one file, as in torchvision's evaluation transform."""
 import sys, warnings, zlib
 
 from PIL import Image

@@ -1,15 +1,15 @@
 //go:build unix
 
-// Command pixels times JPEG file to normalised 224 x 224 tensor on one core,
-// against PIL and torchvision on the same bytes in the same run, or the largest
-// pictures that are read.
+// Command pixels times the way from JPEG file to normalised 224 x 224 tensor on one
+// core, beside PIL and torchvision on the same bytes in the same run, or the largest
+// pictures that are accepted.
 //
 //	go run ./benchmarks/pixels --peer /path/to/python
 //	go run ./benchmarks/pixels --peer /path/to/python -large
 //
-// The peer's Python needs Pillow, torch and torchvision. Rounds alternate, the
-// processor time of each process counts (so that a busy machine disturbs
-// little), medians are reported, and the tensors are compared.
+// The peer's Python needs Pillow, torch and torchvision. Rounds alternate, each
+// process's processor time is measured (so that a busy machine disturbs little),
+// medians are reported, and the tensors are compared.
 package main
 
 import (
@@ -41,11 +41,11 @@ var peerScript string
 func main() {
 	peer := flag.String("peer", "", "`PYTHON` with Pillow, torch and torchvision; empty: no comparison")
 	file := flag.String("image", "testdata/preprocess/photo_500x375.jpg", "the JPEG `FILE`")
-	n := flag.Int("n", 200, "images to a round")
-	rounds := flag.Int("rounds", 7, "rounds of each")
-	large := flag.Bool("large", false, "instead, the largest pictures that are read: seconds and peak memory, each in a process of its own")
+	n := flag.Int("n", 200, "images per round")
+	rounds := flag.Int("rounds", 7, "rounds for each side")
+	large := flag.Bool("large", false, "instead, measure the largest pictures that are accepted: seconds and peak memory, each in a process of its own")
 	dir := flag.String("dir", "", "keep the files of -large in `DIR`")
-	single := flag.String("one", "", "what -large calls: crop one `FILE`")
+	single := flag.String("one", "", "for -large's own use: crop one `FILE`")
 	flag.Parse()
 	if *large || *single != "" {
 		run := func() error { return one(*single) }
@@ -65,7 +65,7 @@ func main() {
 	}
 }
 
-// contender does n images and says how long that took.
+// contender processes n images and returns how long that took.
 type contender struct {
 	name  string
 	round func(n int) (time.Duration, error)
@@ -113,7 +113,7 @@ func run(python, file string, n, rounds int) error {
 	return nil
 }
 
-// cpuTime is what this process has used, garbage collection included.
+// cpuTime is the processor time of this process, garbage collection included.
 func cpuTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -153,7 +153,7 @@ func ours(name string, data []byte) *contender {
 	return c
 }
 
-// startPeer runs peer.py, which does a round for every line that it reads.
+// startPeer runs peer.py, which runs a round for every line that it reads.
 func startPeer(python, file string) (*contender, func(), error) {
 	cmd := exec.Command(python, "-c", peerScript, file)
 	cmd.Stderr = os.Stderr

@@ -1,4 +1,4 @@
-"""The other side of the pixels benchmark: a round for every number on stdin."""
+"""The other side of the pixels benchmark: one round for every number on stdin."""
 import hashlib, io, sys, time
 
 import PIL, torch, torchvision

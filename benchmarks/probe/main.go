@@ -3,8 +3,8 @@
 //	go run ./benchmarks/probe --python /path/of/python
 //
 // The Python needs numpy and scikit-learn; without --python only evatool is
-// measured. Both sides fit the same made-up features with the same penalty, in
-// turns, until the loss is within --within of the lowest that is known.
+// measured. Both sides fit the same synthetic features with the same penalty, in
+// turns, until the loss is within --within of the lowest known.
 package main
 
 import (
@@ -46,12 +46,12 @@ func main() {
 	flag.IntVar(&b.dim, "dim", 512, "values of a feature")
 	flag.IntVar(&b.classes, "classes", 100, "classes")
 	flag.Float64Var(&b.l2, "l2", 3.16, "the penalty, 1/C of scikit-learn")
-	flag.Float64Var(&b.within, "within", 1e-6, "how far above its minimum the loss may end, of its value")
+	flag.Float64Var(&b.within, "within", 1e-6, "how far above its minimum the loss may end, relative to it")
 	flag.IntVar(&b.rounds, "rounds", 3, "runs of each side")
 	flag.StringVar(&b.python, "python", "", "a Python with numpy and scikit-learn")
 	flag.StringVar(&b.script, "peer", "benchmarks/probe/peer.py", "the peer's script")
-	flag.StringVar(&b.types, "types", "float64,float32", "the peer's types, which compute as the features are")
-	flag.StringVar(&b.tolerances, "tolerances", "1e-4,1e-5,3e-6,1e-6,3e-7,1e-7,1e-8", "the peer's, of which it takes the first that is good enough")
+	flag.StringVar(&b.types, "types", "float64,float32", "the types of the features for the peer, which computes in them")
+	flag.StringVar(&b.tolerances, "tolerances", "1e-4,1e-5,3e-6,1e-6,3e-7,1e-7,1e-8", "for the peer, which takes the first that is good enough")
 	flag.Parse()
 	if err := b.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -72,8 +72,8 @@ func (t table) Read(dst []float32, lo, hi int) error {
 	return nil
 }
 
-// features are like CLIP's: of length 1, with a large common part, classes that
-// overlap and a spectrum that decays, turned so that no axis is special.
+// features are like CLIP's: of length 1, with a large common part, overlapping classes
+// and a decaying spectrum, rotated so that no axis is special.
 func (b *bench) features(rows int, rng *rand.Rand, world [][]float64) (table, []int) {
 	t, y := table{make([]float32, rows*b.dim), b.dim}, make([]int, rows)
 	x := make([]float64, b.dim)
@@ -207,7 +207,7 @@ func cpuSeconds() float64 {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
 
-// fit is evatool's side: features to predictions.
+// fit is evatool's side: from features to predictions.
 func (b *bench) fit(ctx context.Context, x table, y []int, test table, tolerance float64) (o outcome, err error) {
 	start, used := time.Now(), cpuSeconds()
 	basis, err := logistic.NewBasis(x)
@@ -256,7 +256,7 @@ type peer struct {
 	settings string
 }
 
-// peer starts one, which finds the loosest tolerance that is good enough.
+// peer starts a peer, which finds the loosest tolerance that is good enough.
 func (b *bench) peer(dir, kind string, best float64) (*peer, error) {
 	g := func(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 	cmd := exec.Command(b.python, filepath.FromSlash(b.script), dir, strconv.Itoa(b.dim), g(b.l2), kind, g(best*(1+b.within)), strconv.Itoa(runtime.GOMAXPROCS(0)), b.tolerances)

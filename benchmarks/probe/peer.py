@@ -1,4 +1,4 @@
-"""The scikit-learn side of benchmarks/probe: a line in, a fit, a line of JSON out."""
+"""The scikit-learn side of benchmarks/probe: for each line in, one fit and one line of JSON out."""
 import json
 import os
 import resource

@@ -1,15 +1,14 @@
 //go:build unix
 
-// Command stream measures how fast a core reads a stream of tars, in the order
-// of a training, without decoding and with it, against webdataset on the same
-// tars in the same run.
+// Command stream measures how fast a core reads a stream of tars, in training order,
+// without decoding and with it, beside webdataset on the same tars in the same run.
 //
 //	go run ./benchmarks/stream --peer /path/to/python
 //
-// The peer's Python needs webdataset. Rounds alternate, the processor time of
-// each process counts, system calls included (so that a busy machine disturbs
-// little), and medians are reported. The tars lie in the page cache: what is
-// measured is the work, not the disk.
+// The peer's Python needs webdataset. Rounds alternate, each process's
+// processor time is measured, system calls included (so that a busy machine disturbs
+// little), and medians are reported. The tars are in the page cache: what is measured
+// is the work, not the disk.
 package main
 
 import (
@@ -52,13 +51,13 @@ type bench struct {
 func main() {
 	b := bench{preprocess: img.Preprocess{Size: 224, Mean: arch.CLIPMean, Std: arch.CLIPStd}}
 	flag.StringVar(&b.peer, "peer", "", "`PYTHON` with webdataset; empty: no comparison")
-	flag.StringVar(&b.image, "image", "testdata/preprocess/photo_500x375.jpg", "the JPEG `FILE` of which the tars are made")
+	flag.StringVar(&b.image, "image", "testdata/preprocess/photo_500x375.jpg", "the JPEG `FILE` to fill the tars with")
 	flag.StringVar(&b.dir, "dir", "", "make the tars in `DIR` (default: a temporary folder)")
 	flag.IntVar(&b.tars, "tars", 16, "tars")
-	flag.IntVar(&b.each, "each", 1000, "samples of a tar")
+	flag.IntVar(&b.each, "each", 1000, "samples per tar")
 	flag.IntVar(&b.lanes, "lanes", 8, "lanes")
-	flag.IntVar(&b.decoded, "n", 400, "samples of a round with decoding")
-	flag.IntVar(&b.rounds, "rounds", 7, "rounds of each")
+	flag.IntVar(&b.decoded, "n", 400, "samples per round with decoding")
+	flag.IntVar(&b.rounds, "rounds", 7, "rounds for each side")
 	flag.Parse()
 	if err := b.run(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "stream:", err)
@@ -81,7 +80,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	b.tensor = make([]float32, 3*224*224)
-	ahead := b.open(ctx) // is kept over the rounds: a training's pays for filling it once
+	ahead := b.open(ctx) // kept for all rounds: a training fills it only once
 	defer closeAll(ahead)
 	if err := b.take(ctx, ahead, int64(b.lanes), true); err != nil {
 		return err
@@ -164,7 +163,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 
 func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
 
-// timed is the processor time of f, what other goroutines of it do included.
+// timed is the processor time of f, including that of its goroutines.
 func timed(f func() error) (time.Duration, error) {
 	runtime.GC()
 	start := cpuTime()
@@ -180,7 +179,7 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// write makes the tars; each picture ends in a number of its own.
+// write writes the tars; each picture ends in its own number.
 func (b *bench) write() (err error) {
 	if b.data, err = os.ReadFile(b.image); err != nil {
 		return err
@@ -218,7 +217,7 @@ func (b *bench) write() (err error) {
 	return nil
 }
 
-// open begins to read all lanes of a pass.
+// open starts to read all lanes of a pass.
 func (b *bench) open(ctx context.Context) (lanes []*dataset.LaneReader) {
 	for i := range b.lanes {
 		lanes = append(lanes, b.plan.Read(ctx, b.plan.Lane(1, i, b.lanes), 0, dataset.LaneOptions{Attempts: 1}))
@@ -232,7 +231,7 @@ func closeAll(lanes []*dataset.LaneReader) {
 	}
 }
 
-// take goes round the lanes, as the rows of batches do, for n samples.
+// take reads n samples from the lanes in turn, as the rows of batches do.
 func (b *bench) take(ctx context.Context, lanes []*dataset.LaneReader, n int64, decode bool) error {
 	for i := range n {
 		s, err := lanes[i%int64(len(lanes))].Next(ctx)

@@ -1,5 +1,5 @@
-// Train times one training step of evatool beside the same step in PyTorch,
-// eager and compiled, in one run: rounds of a few steps each, in turn.
+// Train compares the time of a training step of evatool with the same step in
+// PyTorch, eager and compiled: rounds of a few steps each, in turns.
 //
 //	go run ./benchmarks/train -python PATH/python
 package main
@@ -46,8 +46,8 @@ func main() {
 	var rounds, steps, index int
 	flag.StringVar(&python, "python", "python3", "a Python with torch; empty: evatool alone")
 	flag.StringVar(&backend, "backend", "xla", "evatool's backend")
-	flag.IntVar(&rounds, "rounds", 7, "rounds of every program")
-	flag.IntVar(&steps, "steps", 8, "timed steps of a round")
+	flag.IntVar(&rounds, "rounds", 7, "rounds for each program")
+	flag.IntVar(&steps, "steps", 8, "timed steps per round")
 	flag.StringVar(&only, "as", "", "internal: measure once and print JSON")
 	flag.IntVar(&index, "setup", 0, "internal: which setup")
 	flag.Parse()
@@ -79,8 +79,8 @@ func measure(backend string, s setup, steps int) error {
 	return json.NewEncoder(os.Stdout).Encode(timing{res.Seconds, runlog.PeakRSS()})
 }
 
-// compare runs every program in turn, several times, and prints the medians of
-// the rounds' medians.
+// compare runs the programs in turns, several times, and prints the medians of the
+// rounds' medians.
 func compare(python, backend string, rounds, steps int) error {
 	self, err := os.Executable()
 	if err != nil {

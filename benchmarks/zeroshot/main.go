@@ -168,7 +168,7 @@ func (b *bench) theirs(model, dtype string) (o outcome, err error) {
 	return o, json.Unmarshal(out, &o)
 }
 
-// output runs a command and returns what it printed; its errors are shown.
+// output runs a command and returns what it printed; stderr is shown on failure.
 func output(name string, args ...string) ([]byte, error) {
 	cmd := exec.Command(name, args...)
 	var out, errs bytes.Buffer

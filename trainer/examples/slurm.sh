@@ -9,10 +9,9 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 # One training on eight nodes, one process each. Three minutes before the time is
-# over, and when the job is preempted, all processes stop after the same step
-# with a checkpoint; then the job is queued again and goes on from there. A job
-# whose node dies is requeued by Slurm itself. OUT lies on storage that all nodes
-# share.
+# up, and when the job is preempted, all processes stop after the same step with a
+# checkpoint; then the job is requeued and resumes from there. A job whose node dies
+# is requeued by Slurm itself. OUT must be on storage that all nodes share.
 srun --mpi=pmix --kill-on-bad-exit=1 evatool train \
 	"${RECIPE:-recipe.yaml}" --out "${OUT:-/shared/run}"
 status=$?
