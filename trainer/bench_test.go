@@ -19,7 +19,7 @@ optimizer: {name: adamw, clip_grad_norm: 0}
 warmup_steps: 10
 `
 
-// TestBench: a step moves the batch, the learning rates and the metrics, and
+// TestBench: a step transfers the batch, the learning rates and the metrics and
 // nothing else; the state is updated in place.
 func TestBench(t *testing.T) {
 	r, err := ParseRecipe("bench.yaml", []byte(benchRecipe))

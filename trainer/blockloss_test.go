@@ -106,7 +106,7 @@ func (c lossCase) blocks(devices int) func(x, y, logitScale *Node) []*Node {
 }
 
 // near compares results, gradients by their norms. A logit of 100 is rounded by
-// 4e-6, which its exponential has, too: so the tolerance grows with the scale.
+// 4e-6, and so is its exponential, so the tolerance grows with the scale.
 func (c lossCase) near(t *testing.T, got lossResult, what string, want lossResult, logitScale float64) {
 	t.Helper()
 	scale := math.Exp(float64(c.scale))
@@ -124,12 +124,12 @@ func (c lossCase) near(t *testing.T, got lossResult, what string, want lossResul
 	}
 }
 
-// check holds blocks against the matrix and against float64.
+// check compares blocks with the matrix and with float64.
 func (c lossCase) check(t *testing.T, dev *device.Device, blocks func(x, y, logitScale *Node) []*Node) {
 	t.Helper()
 	got := c.run(t, dev, blocks)
-	// The matrix's own gradient of logit_scale sums B² terms in one go: blocks
-	// are nearer to the truth.
+	// The matrix's own gradient of logit_scale sums B² terms at once: blocks are
+	// more accurate.
 	c.near(t, got, "one matrix", c.run(t, dev, c.matrix), 3)
 	features := c.run(t, dev, func(x, y, s *Node) []*Node { return []*Node{s, s, x, y} })
 	c.near(t, got, "float64", c.exact(features[2], features[3]), 1)
@@ -203,7 +203,7 @@ func TestBlockLoss(t *testing.T) {
 	}
 }
 
-// TestBlockLossProcesses: two processes with half of the rows each have the
+// TestBlockLossProcesses: two processes with half of the rows each compute the two
 // halves of the gradients, and their losses add up.
 func TestBlockLossProcesses(t *testing.T) {
 	dev := onDevice(t, 0)
@@ -260,8 +260,8 @@ func (c lossCase) bench(b *testing.B, dev *device.Device, width int, graph func(
 	b.ReportMetric(float64(use.Temporary)/1e6, "MB-temp")
 }
 
-// BenchmarkLossForms has both forms take turns, and reports the time of tiles over
-// that of the matrix, by the clock and of the processor (with XLA_FLAGS as above).
+// BenchmarkLossForms runs both forms in turns, and reports the ratio of the tiles'
+// time to the matrix's, by the clock and of the processor (with XLA_FLAGS as above).
 func BenchmarkLossForms(b *testing.B) {
 	dev, err := device.Open(b.Context(), where[1].options)
 	if err != nil {
@@ -288,7 +288,7 @@ func BenchmarkLossForms(b *testing.B) {
 
 func median(v []float64) float64 { return slices.Sorted(slices.Values(v))[len(v)/2] }
 
-// spend is what call takes in seconds, by the clock and of all processors.
+// spend returns how long call takes in seconds, by the clock and of all processors.
 func spend(b *testing.B, call func()) [2]float64 {
 	now := func() float64 {
 		var u syscall.Rusage

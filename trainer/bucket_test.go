@@ -73,8 +73,7 @@ func TestBucketsOfEveryModel(t *testing.T) {
 	}
 }
 
-// TestBucketsGoRound: what is packed comes out again, and each rank's row is
-// what own says.
+// TestBucketsGoRound: unpack reverses pack, and each rank's row is what own says.
 func TestBucketsGoRound(t *testing.T) {
 	everywhere(t, "", func(t *testing.T, dev *device.Device) {
 		sizes := []int{1, 7, 12, 100, 3}

@@ -16,8 +16,8 @@ import (
 	"github.com/evatool/evatool/internal/tensorfile"
 )
 
-// TestInTraining: the model in training has the features of its weights, on
-// any number of devices, and after a step those of the new ones.
+// TestInTraining: the model being trained has the features of its weights, on any
+// number of devices, and after a step those of the new weights.
 func TestInTraining(t *testing.T) {
 	f := newFixture(t, families[0], func(r *Recipe) { r.ZeroStage = 1 })
 	in, err := tensorfile.OpenFile(filepath.Join(testdata, "models", families[0], "forward.safetensors"))
@@ -68,7 +68,7 @@ func TestInTraining(t *testing.T) {
 
 // Words of a recipe's evaluations are read as zeroshot reads them: lists, JSON by
 // set as CLIP_benchmark has it, prompts by class as CuPL has them. A wrong file is
-// found before the training begins.
+// found before the training starts.
 func TestEvaluationWords(t *testing.T) {
 	emoji, err := filepath.Abs(filepath.Join(testdata, "emoji"))
 	if err != nil {

@@ -52,8 +52,8 @@ func mustRunRanks(t *testing.T, ranks int, out string, stopAfter int64, recipe *
 
 const jobEval = "eval=[{every_steps: 4, benchmark: folder, data: ../testdata/emoji/test-twemoji.tar, classnames: ../testdata/emoji/classnames.txt, templates: ../testdata/emoji/templates.txt, limit: 30}]"
 
-// TestJob: several processes leave the run folder that one leaves: the same
-// steps, model and evaluations, but for rounding.
+// TestJob: several processes produce the run folder that one produces: the same
+// steps, model and evaluations, up to rounding.
 func TestJob(t *testing.T) {
 	dir := t.TempDir()
 	sets := []string{"drop_path=0", "lanes=4"}
@@ -87,8 +87,8 @@ func TestJob(t *testing.T) {
 	}
 }
 
-// TestJobResumesElsewhere: any number of processes that divides the lanes goes
-// on from a checkpoint of any other, and from one of a single process.
+// TestJobResumesElsewhere: any number of processes that divides the lanes resumes
+// from a checkpoint of any other number, including one.
 func TestJobResumesElsewhere(t *testing.T) {
 	old := modelPieceBytes
 	defer func() { modelPieceBytes = old }()
@@ -122,7 +122,7 @@ func TestJobResumesElsewhere(t *testing.T) {
 	}
 }
 
-// TestJobEvaluates: the pictures of an evaluation are cut over the processes,
+// TestJobEvaluates: the pictures of an evaluation are split over the processes, and
 // their counts added.
 func TestJobEvaluates(t *testing.T) {
 	dir := t.TempDir()
@@ -137,8 +137,8 @@ func TestJobEvaluates(t *testing.T) {
 	}
 }
 
-// TestJobStops: what one process is asked or suffers, all end with, in the same
-// step and with a checkpoint.
+// TestJobStops: when one process is told to stop or fails, all end at the same step,
+// with a checkpoint.
 func TestJobStops(t *testing.T) {
 	dir := t.TempDir()
 	recipe := func(int) *Recipe { return tiny(t, "drop_path=0") }
@@ -180,8 +180,8 @@ func TestJobStops(t *testing.T) {
 	}
 }
 
-// TestJobRefuses: every rank ends with the error of the one that has it; rank 0
-// says it.
+// TestJobRefuses: every rank ends with the error of the one that fails; rank 0
+// reports it.
 func TestJobRefuses(t *testing.T) {
 	dir := t.TempDir()
 	damaged := filepath.Join(dir, "damaged")
@@ -228,7 +228,7 @@ func TestJobRefuses(t *testing.T) {
 	}
 }
 
-// TestWatch: what the watch of a rank says of the others' files.
+// TestWatch: what a rank's watch concludes from the others' files.
 func TestWatch(t *testing.T) {
 	world := comm.Memory(3)
 	j := &job{Comm: world[0], measured: &meter{Comm: world[0]}, hosts: []string{"a", "b", "c"}}
@@ -279,8 +279,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWire: what travels as bfloat16 is half as much and trains alike; what a
-// step exchanges is what the dry run says, to the byte.
+// TestWire: exchanges as bfloat16 are half as large and train alike; a step exchanges
+// what the dry run says, to the byte.
 func TestWire(t *testing.T) {
 	dir := t.TempDir()
 	sets := []string{"drop_path=0", "optimizer={name: lamb}", "lr=1e-4"}
@@ -325,8 +325,8 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// TestJobFullDisk: a disk without space for one rank's part has all wait; then
-// the run ends as if nothing had been.
+// TestJobFullDisk: when a disk has no space for one rank's part, all wait; then the
+// run ends as if nothing had happened.
 func TestJobFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	recipe := func(int) *Recipe { return tiny(t, "drop_path=0", "steps=6") }
@@ -353,7 +353,7 @@ func TestJobFullDisk(t *testing.T) {
 	}
 }
 
-// TestExamples: the scripts are scripts, and the numbers in them fit together.
+// TestExamples: the scripts parse, and the numbers in them agree.
 func TestExamples(t *testing.T) {
 	list, err := filepath.Glob("examples/*.sh")
 	if err != nil || len(list) != 2 {

@@ -24,7 +24,7 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// form is array number i of a field of the machine's programs.
+// form is array i of a field of the machine's programs.
 func (m *machine) form(t *testing.T, f field, i int) device.Form {
 	t.Helper()
 	rows, width, size := m.rows/m.micros, m.cfg.EmbedDim, m.recipe.Image.Size
@@ -71,7 +71,7 @@ func (m *machine) form(t *testing.T, f field, i int) device.Form {
 	return s
 }
 
-// memory is what the compiler says a program takes of each device.
+// memory is what a program takes on each device according to the compiler.
 func (m *machine) memory(t *testing.T, p *program) device.MemoryUse {
 	t.Helper()
 	var list []device.Form
@@ -89,9 +89,8 @@ func (m *machine) memory(t *testing.T, p *program) device.MemoryUse {
 	return use
 }
 
-// TestBlockLossMemory: of the loss of the paper's own batch on eight devices, no
-// more than half a gigabyte each is temporary, on processors and with a GPU's
-// tiles.
+// TestBlockLossMemory: the loss of the paper's batch takes at most half a gigabyte of
+// temporary memory on each of eight devices, with a processor's tiles and a GPU's.
 func TestBlockLossMemory(t *testing.T) {
 	dev := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 8, CompileCache: "off"})
 	defer dev.Close()
@@ -189,9 +188,9 @@ func TestPlanMemory(t *testing.T) {
 	}
 }
 
-// TestAccumulationChosen: with auto, parts keep their residuals where the device has
-// room for them and for what the count may be off by; a recipe that says what to
-// do, and a checkpoint that says what was done, are followed.
+// TestAccumulationChosen: with auto, parts keep their residuals if the device has room
+// for them and a margin; a recipe that says what to do, or a checkpoint that says
+// what was done, takes precedence.
 func TestAccumulationChosen(t *testing.T) {
 	r := tinyTraining(t, 32, "batch=64", "micro_batch=8", "grad_checkpointing=true")
 	cfg, err := r.config()
@@ -255,7 +254,7 @@ func TestAccumulationChosen(t *testing.T) {
 }
 
 // TestLargeBatch takes two steps of the paper's own batch with a tiny model on one
-// CPU device, in a process of its own: it takes at most 2.5 GB, pictures and all.
+// CPU device, in a process of its own: it takes at most 2.5 GB, pictures included.
 func TestLargeBatch(t *testing.T) {
 	const batch, most = 131072, 2.5e9
 	if dir := os.Getenv("EVATOOL_TEST_LARGE"); dir != "" {
@@ -305,8 +304,8 @@ func TestLargeBatch(t *testing.T) {
 	}
 }
 
-// TestCacheOfPictures: a set that will not fit the memory for pictures is known
-// by its first ones.
+// TestCacheOfPictures: the first pictures show whether a set will fit into the memory
+// for pictures.
 func TestCacheOfPictures(t *testing.T) {
 	for _, n := range []int64{1000, 1e6} {
 		p := &pairs{room: cacheBytes, pools: []pool{{n: n}}, cached: map[[2]int64]*img.RGB{}}
@@ -323,7 +322,7 @@ func TestCacheOfPictures(t *testing.T) {
 	}
 }
 
-// TestAhead: two batches wait while one is in use, one where they are large.
+// TestAhead: two batches are ready while one is in use, or one if they are large.
 func TestAhead(t *testing.T) {
 	r := tinyTraining(t, 32)
 	cfg, err := r.config()
@@ -391,8 +390,8 @@ func TestLossForm(t *testing.T) {
 	}
 }
 
-// TestCards: peaks are those of dense products: on tensor cores TF32 has half of
-// what half precision has, and no card has a figure with sparsity.
+// TestCards: peaks are those of dense products: on tensor cores TF32's is half of half
+// precision's, and no card has a figure with sparsity.
 func TestCards(t *testing.T) {
 	for name, want := range map[string]float64{"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "L4": 121e12, "L40S": 362e12} {
 		c, err := (&DryRunOptions{Card: name}).card()

@@ -60,8 +60,8 @@ func output(t *testing.T, cmd *exec.Cmd) (string, error) {
 }
 
 // TestMPIRun: under each MPI of this machine a job leaves the bits that it
-// leaves with ranks of goroutines, also when SIGUSR1 has stopped it, as a
-// cluster does before a job's time is over.
+// leaves with ranks of goroutines, even if SIGUSR1 has stopped it, as a cluster does
+// before a job's time is up.
 func TestMPIRun(t *testing.T) {
 	if os.Getenv("EVATOOL_TEST_CHILD") == "train" {
 		mpiChild(t)
@@ -98,7 +98,7 @@ func TestMPIRun(t *testing.T) {
 	}
 }
 
-// pids are the processes of the ranks of a job that has begun.
+// pids are the processes of the ranks of a job that has started.
 func pids(out string, n int) (list []int) {
 	for rank := range n {
 		var p pulse
@@ -111,7 +111,7 @@ func pids(out string, n int) (list []int) {
 	return list
 }
 
-// started is a job under way, its output in text.
+// started is a running job, its output in text.
 func started(t *testing.T, cmd *exec.Cmd) (text *bytes.Buffer, done chan error) {
 	t.Helper()
 	text, done = &bytes.Buffer{}, make(chan error, 1)
@@ -124,14 +124,13 @@ func started(t *testing.T, cmd *exec.Cmd) (text *bytes.Buffer, done chan error) 
 	return text, done
 }
 
-// stepsOf is how many lines of metrics a run has.
+// stepsOf is the number of lines in a run's metrics.
 func stepsOf(out string) int {
 	b, _ := os.ReadFile(filepath.Join(out, metricsFile))
 	return bytes.Count(b, []byte("\n"))
 }
 
-// TestMPIHangs: a rank that stands still is named, with what it was at, and the
-// job ends.
+// TestMPIHangs: a rank that hangs is named, with its phase, and the job ends.
 func TestMPIHangs(t *testing.T) {
 	list := mpitest.Need(t)
 	if !*fullFlag {
@@ -163,9 +162,9 @@ func TestMPIHangs(t *testing.T) {
 	}
 }
 
-// TestMPIKill kills ranks and launchers of a job at random moments, also while
-// checkpoints are made: it ends soon, and what goes on from there ends with the
-// same bits.
+// TestMPIKill kills ranks and launchers of a job at random moments, even while
+// checkpoints are written: the job ends soon, and the resumed one ends with the same
+// bits.
 func TestMPIKill(t *testing.T) {
 	for _, l := range mpitest.Need(t) {
 		for _, n := range []int{2, 3} {
@@ -217,7 +216,7 @@ func killedJob(t *testing.T, l mpitest.Launcher, n, most int) {
 			t.Errorf("the job goes on 10 s after a kill\n%s", text)
 			cmd.Process.Kill()
 		}
-		for _, p := range ranks { // those of a launcher that is gone
+		for _, p := range ranks { // of a launcher that has died
 			for syscall.Kill(p, 0) == nil && time.Since(start) < 10*time.Second {
 				time.Sleep(20 * time.Millisecond)
 			}

@@ -6,7 +6,7 @@ import (
 )
 
 // TestOrder: every pass over a source gives each example once, shares are
-// exact, and the order at a position does not depend on how one got there.
+// exact, and the order at a position does not depend on how it was reached.
 func TestOrder(t *testing.T) {
 	sizes := []int64{50, 700, 3}
 	weights := []float64{1.6, 0.39, 0.01}

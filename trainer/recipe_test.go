@@ -128,7 +128,7 @@ func TestRecipeSet(t *testing.T) {
 	}
 }
 
-// TestBundledRecipes: each parses, prices and says what was published.
+// TestBundledRecipes: each parses, has a cost, and agrees with what was published.
 func TestBundledRecipes(t *testing.T) {
 	if n := len(Bundled()); n != 15 {
 		t.Errorf("%d recipes, want 15", n)
@@ -229,8 +229,8 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestNumbersHaveRanges: a whole recipe of the largest numbers there are is
-// either refused or priced without an overflow.
+// TestNumbersHaveRanges: a recipe full of the largest numbers is either refused or its
+// cost computed without an overflow.
 func TestNumbersHaveRanges(t *testing.T) {
 	for _, set := range []string{
 		"batch", "micro_batch", "samples", "steps", "warmup_steps", "optimizer.eps", "optimizer.weight_decay", "optimizer.clip_grad_norm",
@@ -307,7 +307,7 @@ func FuzzRecipe(f *testing.F) {
 	})
 }
 
-// FuzzState: what a state.json says is in range or refused, and it costs no
+// FuzzState: the values of a state.json are in range or refused, and parsing costs no
 // more than its size allows.
 func FuzzState(f *testing.F) {
 	f.Add([]byte(`{"format":1,"step":3,"samples":12,"sources":[8,4],"data":["a"],"recipe":"b","bad_samples":1,"sha256":{"model.safetensors":"c"}}`))

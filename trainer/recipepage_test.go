@@ -13,8 +13,8 @@ import (
 	"github.com/evatool/evatool/internal/yamlfile"
 )
 
-// The page of recipe keys is the code's: a row for each key, of its type, with
-// its default and, where only some words are taken, those.
+// The page of recipe keys matches the code: a row for each key, with its type, its
+// default and, if only some words are allowed, these.
 func TestRecipePage(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "docs", "recipe.md"))
 	if err != nil {
@@ -58,12 +58,12 @@ micro_batch: 4
 steps: 3000
 `
 
-// checkDefault: a recipe that says the default is the recipe without the key.
+// checkDefault: a recipe with the default spelled out is the recipe without the key.
 func checkDefault(t *testing.T, key, cell string) {
 	t.Helper()
 	said, code := strings.CutPrefix(cell, "`")
 	if !code {
-		// There is none, or none that can be written down.
+		// There is none, or it cannot be written down.
 		if !slices.Contains([]string{"required", "none", "the model's", "by size", "by steps", "by samples"}, cell) || !zeroDefault(key) {
 			t.Errorf("%s: the page says %q; the default is another", key, cell)
 		}
@@ -106,7 +106,7 @@ func byName(v reflect.Value, name string) reflect.Value {
 	panic(name)
 }
 
-// checkWords: the words of a key that takes no others are those on the page.
+// checkWords: the allowed words of a key are those on the page.
 func checkWords(t *testing.T, key, cell string) {
 	t.Helper()
 	try := func(word string) error {

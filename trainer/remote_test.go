@@ -22,7 +22,7 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// trained is what steps leave: their metrics, and the state.
+// trained is the result of steps: their metrics, and the state.
 type trained struct {
 	metrics [][]float32
 	params  map[string][]float32
@@ -108,7 +108,7 @@ func ranksTrain(t *testing.T, r *Recipe, ranks int, open func() *device.Device, 
 	return all[0]
 }
 
-// far says where two trainings differ in a bit.
+// far says where two trainings differ in any bit.
 func (a *trained) far(b *trained) string {
 	for s := range a.metrics {
 		for i, x := range a.metrics[s] {
@@ -125,9 +125,9 @@ func (a *trained) far(b *trained) string {
 	return ""
 }
 
-// TestRanksAsOne: a job of several processes trains as one process does, but for
-// rounding, whatever the number of processes and devices; twice the same job has
-// the same bits.
+// TestRanksAsOne: a job of several processes trains like one process, up to rounding,
+// whatever the number of processes and devices; the same job run twice gives the
+// same bits.
 func TestRanksAsOne(t *testing.T) {
 	const steps = 10
 	for name, c := range map[string]struct {
@@ -279,7 +279,7 @@ func TestDecisionsOnTheHost(t *testing.T) {
 	}
 }
 
-// TestShareRefused: what cannot be cut evenly is refused before anything runs.
+// TestShareRefused: what cannot be split evenly is refused before anything runs.
 func TestShareRefused(t *testing.T) {
 	for _, c := range []struct {
 		sets           []string

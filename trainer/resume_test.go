@@ -53,8 +53,8 @@ func copied(t *testing.T, dir string, from ...string) string {
 	return path
 }
 
-// TestResumeElsewhere: where the data lie and how a step is cut into pieces
-// decides nothing about the result, so a run goes on with other values.
+// TestResumeElsewhere: where the data is and how a step is split does not affect the
+// result, so a run may resume with other values.
 func TestResumeElsewhere(t *testing.T) {
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
@@ -103,7 +103,7 @@ func TestResumeElsewhere(t *testing.T) {
 	}
 }
 
-// nearRun: the same losses and weights, but for rounding.
+// nearRun: the same losses and weights, up to rounding.
 func nearRun(t *testing.T, got, want string) {
 	t.Helper()
 	a, _ := lines(t, got)
@@ -136,8 +136,8 @@ func nearRun(t *testing.T, got, want string) {
 	}
 }
 
-// TestFork goes on from a checkpoint in a folder of its own, with and without
-// changes, and leaves the run that it came from as it is.
+// TestFork continues from a checkpoint in a folder of its own, with and without
+// changes, and leaves the original run as it is.
 func TestFork(t *testing.T) {
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
@@ -271,7 +271,7 @@ func TestFork(t *testing.T) {
 	}
 }
 
-// watched tells which examples are read.
+// watched records which examples are read.
 type watched struct {
 	dataset.Dataset
 	read func(i int)
@@ -282,7 +282,7 @@ func (w watched) Read(i int) (dataset.Example, error) {
 	return w.Dataset.Read(i)
 }
 
-// TestOldCheckpoint: one without a recipe of its own has that of its run folder.
+// TestOldCheckpoint: a checkpoint without a recipe uses that of its run folder.
 func TestOldCheckpoint(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(dir, "run")
@@ -296,7 +296,7 @@ func TestOldCheckpoint(t *testing.T) {
 		t.Errorf("fork %+v", f)
 	}
 	mustRun(t, tiny(t), Options{Out: out, StopAfter: 1})
-	// Alone, it says only what its recipe is not.
+	// Alone, it can only tell that the recipe is another one.
 	alone := filepath.Join(dir, "alone", "step-4")
 	if err := os.CopyFS(alone, os.DirFS(at)); err != nil {
 		t.Fatal(err)

@@ -126,8 +126,8 @@ func sameRun(t *testing.T, got, want string) {
 	}
 }
 
-// TestReplay runs the reference through the front door: ready batches, a model
-// to start from, LAMB.
+// TestReplay runs the reference through Run: ready batches, a model to start from,
+// LAMB.
 func TestReplay(t *testing.T) {
 	family := families[0]
 	var want referenceRun
@@ -198,8 +198,8 @@ func TestResume(t *testing.T) {
 	// From an older checkpoint on purpose.
 	mustRun(t, tiny(t), Options{Out: parts, Resume: filepath.Join(parts, checkpointDir, "step-9")})
 	sameRun(t, parts, whole)
-	// A finished run is finished: nothing of it is written again, and its result
-	// is the one that it had.
+	// A finished run stays as it is: nothing is written again, and the result is the
+	// same.
 	files := []string{reportFile, runFile, finalFile, metricsFile, recipeFile}
 	before := map[string]string{}
 	for _, name := range files {
@@ -218,7 +218,7 @@ func TestResume(t *testing.T) {
 	if again.Steps != 10 || len(again.Curve) != 10 || again.Model == "" || again.Loss != lastLoss(again.Curve) {
 		t.Errorf("the result of a finished run: %+v", again)
 	}
-	// Without its report it is written anew.
+	// Without its report it is finished again.
 	os.Remove(filepath.Join(parts, reportFile))
 	mustRun(t, tiny(t), Options{Out: parts})
 	sameRun(t, parts, whole)
@@ -251,7 +251,7 @@ func TestInterrupt(t *testing.T) {
 	sameRun(t, cut, whole)
 }
 
-// TestKill kills a run at random moments until it is through.
+// TestKill kills a run at random moments until it finishes.
 func TestKill(t *testing.T) {
 	if os.Getenv("EVATOOL_TEST_TRAIN") != "" {
 		t.Skip("only for the parent")
@@ -260,7 +260,7 @@ func TestKill(t *testing.T) {
 	t.Run("stream", func(t *testing.T) { killed(t, (*killsFlag+1)/2, smallTars(t, t.TempDir(), 5, 5, 5, 5, 9, 1, 5, 5)) })
 }
 
-// killed kills a run that often; source is that of a stream, "" for none.
+// killed kills a run so many times; source is that of a stream, "" for none.
 func killed(t *testing.T, most int, source string) {
 	dir := t.TempDir()
 	t.Setenv("EVATOOL_TEST_STREAM", source)
@@ -367,7 +367,7 @@ func TestRunRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	emoji := "data.1.source=" + filepath.Join(testdata, "emoji", "train-emojione.tar")
-	// The same recipe, but its source is another one now.
+	// The same recipe, but the contents of its source have changed.
 	changed, source := filepath.Join(dir, "changed"), filepath.Join(dir, "source.tar")
 	swap := func(tar string) {
 		if err := os.WriteFile(source, readFile(t, testdata, "emoji", tar), 0o644); err != nil {
@@ -426,7 +426,7 @@ func TestRunRefuses(t *testing.T) {
 	mustRun(t, tiny(t), Options{Out: done})
 }
 
-// checkSays: what the run was refused for is the first of what its check found.
+// checkSays: the run's error is the first problem that Check found.
 func checkSays(t *testing.T, ready Readiness, err error) {
 	t.Helper()
 	if len(ready.Problems) == 0 {
@@ -601,7 +601,7 @@ func TestStorage(t *testing.T) {
 		t.Error("no connection broke")
 	}
 	sameRun(t, parts, whole)
-	// Data that have moved out of the bucket are the same data.
+	// Data that has moved out of the bucket is the same data.
 	home := filepath.Join(dir, "home")
 	mustRun(t, at("s3://data"), Options{Out: home, StopAfter: 4})
 	mustRun(t, at(bucket.Dir), Options{Out: home})
@@ -649,7 +649,7 @@ func TestDiskFull(t *testing.T) {
 	if st, err := readState(filepath.Join(dir, checkpointDir, "step-7")); err != nil || st.Step != 7 {
 		t.Errorf("state %+v, %v", st, err)
 	}
-	// It stays full: Ctrl-C ends the wait, the older checkpoint is whole.
+	// It stays full: Ctrl-C ends the wait, and the older checkpoint is complete.
 	fails.Store(math.MaxInt64)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -663,8 +663,8 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// fullLines is metrics.jsonl on a disk that has room for some lines; wait is
-// told of every try after that.
+// fullLines is metrics.jsonl on a disk that has room for some lines; wait is called at
+// every attempt after that.
 type fullLines struct {
 	jsonLines
 	room *int
@@ -679,8 +679,8 @@ func (l fullLines) Write(v any) error {
 	return l.jsonLines.Write(v)
 }
 
-// TestDiskFullMetrics: the wait for room for a line of metrics.jsonl ends with
-// the run, at once, and leaves nothing that going on would not mend.
+// TestDiskFullMetrics: the wait for space for a line of metrics.jsonl ends at once with
+// the run, and leaves nothing that resuming does not repair.
 func TestDiskFullMetrics(t *testing.T) {
 	dir := t.TempDir()
 	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
@@ -705,17 +705,17 @@ func TestDiskFullMetrics(t *testing.T) {
 	if tries > 5 || !strings.Contains(log.String(), "the disk is full") {
 		t.Errorf("%d tries; log:\n%s", tries, log.String())
 	}
-	// Room for lines, none for the checkpoint that a stop asks for.
+	// Space for lines, none for the checkpoint that stopping writes.
 	ctx, cancel = context.WithCancel(t.Context())
 	_, err = Run(ctx, tiny(t), Options{Out: filepath.Join(dir, "early"), Backend: "go", Progress: func(Step) { cancel() },
 		fakes: fakes{retry: time.Hour, create: func(string) (io.WriteCloser, error) { return nil, syscall.ENOSPC }}})
 	if fault.Code(err) != 130 || !strings.Contains(err.Error(), "no space for the checkpoint") || !strings.Contains(err.Error(), "resumes from the start") {
 		t.Errorf("error %v", err)
 	}
-	// Room again.
+	// Space again.
 	mustRun(t, tiny(t), Options{Out: cut})
 	sameRun(t, cut, whole)
-	// Room comes while the run waits.
+	// Space becomes free while the run waits.
 	waited := filepath.Join(dir, "waited")
 	room, tries = 5, 0
 	mustRun(t, tiny(t), Options{Out: waited, fakes: full(func() {
@@ -807,8 +807,8 @@ func TestHalf(t *testing.T) {
 	}
 }
 
-// TestCheckpointing: with every kind of tower, blocks that are computed once more,
-// and blocks that begin at what was handed over, change no gradient.
+// TestCheckpointing: for every kind of tower, recomputing blocks, and starting them at
+// kept inputs, changes no gradient.
 func TestCheckpointing(t *testing.T) {
 	dev := onDevice(t, 0)
 	models, err := filepath.Glob(filepath.Join(testdata, "models", "*", "config.json"))

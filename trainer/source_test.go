@@ -21,8 +21,7 @@ import (
 	"github.com/evatool/evatool/internal/runlog"
 )
 
-// sick is a data set on storage that fails: reads after the first good ones,
-// as often as bad says.
+// sick is a data set on failing storage: after the first good reads, bad reads fail.
 type sick struct {
 	dataset.Dataset
 	good, bad *atomic.Int64
@@ -47,9 +46,9 @@ func sickReading(good, bad int64, err error, pause time.Duration) reading {
 	}}
 }
 
-// TestReadErrors: what the storage does not give is no bad sample. It is asked
-// for again; when it does not come back the run stops with a checkpoint, from
-// which it goes on to the same bits.
+// TestReadErrors: a sample that storage fails to deliver is not bad. The read is
+// retried; if the storage does not come back the run stops with a checkpoint, and
+// resumes to the same bits.
 func TestReadErrors(t *testing.T) {
 	dir := t.TempDir()
 	whole := filepath.Join(dir, "whole")
@@ -98,7 +97,7 @@ func TestReadErrors(t *testing.T) {
 	})
 }
 
-// cut is a data set of which every third picture lacks its end.
+// cut is a data set in which every third picture is truncated.
 type cut struct{ dataset.Dataset }
 
 func (c cut) Read(i int) (dataset.Example, error) {
@@ -149,8 +148,8 @@ func TestCropFromMemory(t *testing.T) {
 	}
 }
 
-// TestStart: a run does not begin on fewer samples than a batch, nor from
-// weights that are no numbers.
+// TestStart: a run does not start with fewer samples than a batch, nor from weights
+// that are not finite.
 func TestStart(t *testing.T) {
 	dir := t.TempDir()
 	few := filepath.Join(dir, "few.tar")

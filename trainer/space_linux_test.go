@@ -11,8 +11,8 @@ import (
 	"github.com/evatool/evatool/internal/runlog/terminaltest"
 )
 
-// A run that waits for space says so where a person sees it, above the bar that
-// stands still; the same on a terminal of any width.
+// A run that waits for disk space says so where a person sees it, above the stopped
+// bar, on a terminal of any width.
 func TestFullDiskIsSeen(t *testing.T) {
 	for _, columns := range []int{60, 100, 220} {
 		t.Run(fmt.Sprint(columns), func(t *testing.T) {

@@ -26,7 +26,7 @@ const testdata = "../testdata"
 
 var families = []string{"eva02-b-tiny", "eva01-tiny"}
 
-// where are the places that must give the same numbers.
+// where lists the backends that must give the same numbers.
 var where = []struct {
 	name    string
 	options device.Options
@@ -209,7 +209,7 @@ func near(t *testing.T, what string, got, want, tol float64) {
 	}
 }
 
-// gradientsAt runs forward and backward alone.
+// gradientsAt runs only forward and backward.
 func (f *fixture) gradientsAt(t *testing.T, dev *device.Device, b *hostBatch, replay bool) (loss float64, grads map[string][]float32) {
 	t.Helper()
 	m := f.machine(t, dev, replay)
@@ -548,8 +548,8 @@ func TestClipping(t *testing.T) {
 	}
 }
 
-// TestProductsOfDepth: every block more of a tower adds the same number of matrix
-// products to a backward pass, and recomputing adds a forward pass at most. On a
+// TestProductsOfDepth: every further block of a tower adds the same number of matrix
+// products to a backward pass, and recomputing adds at most a forward pass. On a
 // GPU nothing removes what a graph computes twice behind a barrier.
 func TestProductsOfDepth(t *testing.T) {
 	dev := devicetest.Open(t, device.Options{Backend: "go"})
@@ -592,8 +592,8 @@ func TestProductsOfDepth(t *testing.T) {
 	}
 }
 
-// TestResiduals: a step in parts that hands residuals over leaves what one with
-// a second forward pass leaves, draws of patches and of branches among it.
+// TestResiduals: a step in parts that keeps residuals gives the same result as one with
+// a second forward pass, including draws of patches and branches.
 func TestResiduals(t *testing.T) {
 	for _, family := range families {
 		everywhere(t, "", func(t *testing.T, dev *device.Device) {

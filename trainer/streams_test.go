@@ -75,8 +75,8 @@ func openTest(t *testing.T, r *Recipe) *pairs {
 }
 
 // TestStreamRows: the rows of a batch are the same for any number of processes
-// that share the lanes, and from any position on; weights hold, and a pass gives
-// every sample once.
+// that share the lanes, and from any position on; weights are respected, and a pass
+// gives every sample once.
 func TestStreamRows(t *testing.T) {
 	source := smallTars(t, t.TempDir(), 5, 5, 5, 0, 5, 9, 1, 5, 5)
 	for name, r := range map[string]*Recipe{
@@ -155,8 +155,8 @@ func TestStreamRows(t *testing.T) {
 	}
 }
 
-// TestStreamRun: a run on streams goes on to the same bits after any stop, also
-// where the tars have moved.
+// TestStreamRun: a run on streams resumes to the same bits after any stop, even if the
+// tars have moved.
 func TestStreamRun(t *testing.T) {
 	dir := t.TempDir()
 	source := smallTars(t, dir, 5, 5, 5, 5, 9, 1, 5, 5)
@@ -179,7 +179,7 @@ func TestStreamRun(t *testing.T) {
 	mustRun(t, streamed(t, moved+"/{00..07}.tar"), Options{Out: out})
 	sameRun(t, out, whole)
 
-	// What the run has settled holds; another reading is another run.
+	// What the run has chosen stays; another way of reading is another run.
 	for set, want := range map[string]string{
 		"lanes=2":            "lanes was 4 and is now 2",
 		"data.0.read=random": "data.0.read was stream and is now not set",
@@ -192,8 +192,8 @@ func TestStreamRun(t *testing.T) {
 	mustRun(t, tiny(t, `data=[{source: "`+moved+`/{00..07}.tar"}]`), Options{Out: out}) // says nothing: as before
 }
 
-// TestStreamMissing: a tar that cannot be read ends a run with a checkpoint, or
-// is done without; a process that goes on repeats that, although the tar is back.
+// TestStreamMissing: a tar that cannot be read ends a run with a checkpoint, or is left
+// out; a resumed run leaves it out again, even if the tar is back.
 func TestStreamMissing(t *testing.T) {
 	dir := t.TempDir()
 	source := smallTars(t, dir, 5, 5, 5, 5, 5, 5, 5, 5)
@@ -225,7 +225,7 @@ func TestStreamMissing(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "data.0.missing_shards: skip") || fault.Code(err) != 3 {
 				t.Errorf("error %v has exit status %d", err, fault.Code(err))
 			}
-			// Going on without it is no other run.
+			// Continuing without it is not another run.
 			skip := streamed(t, source, "seed=6", "data.0.missing_shards=skip")
 			mustRun(t, skip, Options{Out: out, fakes: quick})
 
@@ -264,9 +264,9 @@ func (o onlyFiles) ReadDir(name string) ([]fs.DirEntry, error) {
 	return slices.DeleteFunc(list, fs.DirEntry.IsDir), err
 }
 
-// TestStreamFaults: storage that fails for good in the middle of a run ends it
-// with a checkpoint of the step before, and the same command goes on to the same
-// bits once it is well.
+// TestStreamFaults: storage that fails for good in the middle of a run ends it with a
+// checkpoint of the step before, and the same command resumes to the same bits once
+// the storage is back.
 func TestStreamFaults(t *testing.T) {
 	dir := t.TempDir()
 	smallTars(t, dir, 5, 5, 5, 5, 5, 5, 5, 5)
@@ -278,8 +278,8 @@ func TestStreamFaults(t *testing.T) {
 			http.NotFound(w, r)
 			return
 		}
-		// Of the lanes one or two read a tar in a pass; the second pass begins with
-		// the sixth step.
+		// One or two of the lanes read a tar in a pass; the second pass starts at the
+		// sixth step.
 		if bad := trouble.Load(); bad != nil && strings.HasSuffix(r.URL.Path, "/03.tar") && served.Load() > 0 {
 			(*bad)(w, r, good)
 			return
@@ -336,7 +336,7 @@ func TestStreamFaults(t *testing.T) {
 }
 
 // TestStreamUncounted: a tar that cannot even be counted is empty with
-// missing_shards: skip, for a process that goes on too.
+// missing_shards: skip, in a resumed run too.
 func TestStreamUncounted(t *testing.T) {
 	dir := t.TempDir()
 	source := smallTars(t, dir, 5, 5, 5, 5, 5, 5)
@@ -374,8 +374,8 @@ func headerAt(t *testing.T, data []byte, n int) int {
 	return at
 }
 
-// TestLanesFitTheHost: lanes that do not fit the memory are refused before any
-// data is read.
+// TestLanesFitTheHost: lanes that do not fit into memory are refused before any data is
+// read.
 func TestLanesFitTheHost(t *testing.T) {
 	source := `{source: "x/{00..09}.tar", read: stream}, `
 	r := tiny(t, "data=["+strings.Repeat(source, 8)+"]", "lanes=4096", "batch=4096", "image.size=32")

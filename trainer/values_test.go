@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestValues: every field has a place of its own, in both directions, and a
-// list that a layout names several times goes on where it stopped.
+// TestValues: every field has its own place, in both directions, and a list that a
+// layout names several times continues where it stopped.
 func TestValues(t *testing.T) {
 	var l layout
 	var list []int

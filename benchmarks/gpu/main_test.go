@@ -76,7 +76,7 @@ func TestTiny(t *testing.T) {
 	}
 }
 
-// TestRowFails: a row that crashes or hangs costs no other row.
+// TestRowFails: a row that crashes or hangs affects no other row.
 func TestRowFails(t *testing.T) {
 	s := sizes{matmul: 64, forward: []forwardCase{{tinyModel, "fp99", 4}, {tinyModel, "fp32", 1}}}
 	grace = time.Second
@@ -91,7 +91,7 @@ func TestRowFails(t *testing.T) {
 			t.Errorf("%s: %v, %+v", mode, err, r)
 		}
 	}
-	// In this process: presets of the other one are not changed.
+	// In this process: a child's presets cannot be changed.
 	run := func(ctx context.Context, i int, before *Report, end time.Time) (part *Report, err error) {
 		err = measureRow(ctx, device.Options{Backend: "go", Log: quiet}, s, i, before, end, func(r *Report) { part = r })
 		return part, err

@@ -29,9 +29,8 @@ func offered(t *testing.T, args ...string) []string {
 	return strings.Fields(words)
 }
 
-// TestCompletedValues: what the shell offers is what the command takes. The
-// input does not exist, so a value that is taken ends with 3, one that is not
-// with 2.
+// TestCompletedValues: the shell offers what the command accepts. The input does not
+// exist, so an accepted value ends with status 3, another with 2.
 func TestCompletedValues(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(dir, "o.safetensors")
@@ -96,7 +95,7 @@ func TestCompletedArguments(t *testing.T) {
 			t.Errorf("%v offers %v, want %v", c.args, got, c.want)
 		}
 	}
-	// Every key that is offered is one that a recipe has.
+	// Every offered key exists in a recipe.
 	for _, key := range offered(t, "train", "--set", "") {
 		if _, err := trainer.LoadRecipe("emoji-lamb", key+"null"); err != nil && strings.Contains(err.Error(), "unknown key") {
 			t.Error(err)

@@ -25,7 +25,7 @@ var known = map[string]bool{}
 
 var flagInText = regexp.MustCompile(`--[a-z]`)
 
-// othersFlags are commands to be typed as they are, and other programs' flags.
+// othersFlags are commands to be typed literally, and other programs' flags.
 var othersFlags = regexp.MustCompile(`(evatool (convert|backend install|models) |pip download |tar |srun )[^;,)]*|--force-quick-gelu|without --sparse`)
 
 // runs says whether a call starts a program.
@@ -38,9 +38,9 @@ func runs(call *ast.CallExpr) bool {
 	return ok && x.Name == "exec"
 }
 
-// Whatever a package below the command line says (errors, warnings, findings,
-// reasons) names an option by a field that there is, and one that a command has
-// a flag for; none names a flag.
+// Whatever a package below the command line says (errors, warnings, findings, reasons)
+// names an option by an existing field for which a command has a flag; no message
+// names a flag.
 func TestMessagesNameFields(t *testing.T) {
 	flags := map[string]bool{}
 	var walk func(c *cobra.Command)

@@ -31,8 +31,8 @@ func fixtureHub(t *testing.T) (h *hubtest.Hub, path string) {
 	return h, path
 }
 
-// Every command that takes a model takes a name: the weights and what lies
-// beside them are fetched once.
+// Every command that takes a model takes a name: the weights and the files beside them
+// are fetched once.
 func TestNamesOfModels(t *testing.T) {
 	h, path := fixtureHub(t)
 	dir := t.TempDir()
@@ -66,7 +66,7 @@ func TestNamesOfModels(t *testing.T) {
 	if f := list[0]; f.Name != name || f.Repository != "some/model" || f.Commit != h.Commit || len(f.Files) != 2 || !strings.HasSuffix(f.Path, "open_clip_model.safetensors") {
 		t.Errorf("%+v", f)
 	}
-	// One line where it does not work.
+	// One line if it does not work.
 	for _, c := range []struct {
 		args []string
 		code int

@@ -14,7 +14,7 @@ import (
 	"github.com/evatool/evatool/internal/hub/hubtest"
 )
 
-// The list shows the authors' figure, though a re-evaluation is higher.
+// The list shows the authors' figure, even if a re-evaluation is higher.
 func TestHeadline(t *testing.T) {
 	for name, want := range map[string]float64{
 		"EVA02-CLIP-bigE-14": 0.819, "openai-RN50": 0.596, "openclip-ViT-L-14": 0.7921, "EVA01-CLIP-B-16": 0,
@@ -27,7 +27,7 @@ func TestHeadline(t *testing.T) {
 }
 
 // Every name that a model may have is listed, with its size, whether it is in
-// the cache, and what is published of it.
+// the cache, and its published figure.
 func TestModelsList(t *testing.T) {
 	t.Setenv("HF_HOME", t.TempDir())
 	t.Setenv("HF_HUB_CACHE", "")

@@ -28,8 +28,8 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestOutput: what a command prints has to arrive, whichever way it prints. A
-// pipe that its reader closed is no error.
+// TestOutput: a command's output must arrive, however it is printed. A pipe closed by
+// its reader is no error.
 func TestOutput(t *testing.T) {
 	for _, args := range [][]string{
 		{"--help"}, {"--version"}, {"version"}, {"version", "--json"}, {"train", "--help"}, {}, {"zeroshot", "list"}, {"models"},

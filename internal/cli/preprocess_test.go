@@ -25,8 +25,8 @@ func runPreprocess(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// TestPreprocess wants the index's hashes of every image in both modes and
-// sizes, and the crops in the files written.
+// TestPreprocess expects the index's hashes for every image in both modes and sizes,
+// and the crops in the written files.
 func TestPreprocess(t *testing.T) {
 	type result struct {
 		Crop   string `json:"uint8_sha256"`
@@ -80,7 +80,7 @@ func TestPreprocess(t *testing.T) {
 	}
 }
 
-// checkCropFiles wants the hash of a crop from its .npy and from its .png.
+// checkCropFiles expects the hash of a crop from its .npy and its .png.
 func checkCropFiles(t *testing.T, base, want string) {
 	t.Helper()
 	npy, err := os.ReadFile(base + ".npy")
@@ -144,7 +144,7 @@ func TestPreprocessErrors(t *testing.T) {
 	}
 }
 
-// TestPreprocessBilinear wants Pillow's crop with the other filter.
+// TestPreprocessBilinear expects Pillow's crop with the other filter.
 func TestPreprocessBilinear(t *testing.T) {
 	const photo = "../../testdata/preprocess/photo_500x375.jpg"
 	out, err := runPreprocess(t, "--interpolation", "bilinear", photo)

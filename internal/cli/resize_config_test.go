@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// --config of another size says to what --resize resizes; alone it says nothing.
+// A --config of another size gives --resize its size; --resize alone is refused.
 func TestResizeWithConfig(t *testing.T) {
 	const dir = "../../testdata/init/e_load_checkpoint_evaclip_bigger_image/"
 	for _, tt := range []struct {

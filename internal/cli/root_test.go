@@ -21,7 +21,7 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// What is written goes to -o, --out or --output in every command that has one.
+// Every command with an output takes -o, --out and --output.
 func TestOneOutputFlag(t *testing.T) {
 	n := 0
 	var walk func(cmd *cobra.Command)
@@ -44,8 +44,8 @@ func TestOneOutputFlag(t *testing.T) {
 	}
 }
 
-// The backends have the names that logs and documents call them by: one that is
-// not here is missing, not unknown.
+// Backends are known by the names that logs and documents use: one that is not
+// installed is missing, not unknown.
 func TestBackendNames(t *testing.T) {
 	out := t.TempDir() + "/o.npy"
 	for _, name := range flagValues["backend"] {

@@ -61,7 +61,7 @@ const (
 )
 
 // A model by name takes texts: its tokenizer comes with the weights from their
-// repository, and what is written and scored is what a folder of the same files gives.
+// repository, and features and scores are those of a folder with the same files.
 func TestTextsByName(t *testing.T) {
 	files := map[string][]byte{
 		"open_clip_model.safetensors": readFile(t, tinyModels+"siglip2-tiny/model.safetensors"),

@@ -126,7 +126,7 @@ func TestTicksCoverTheRange(t *testing.T) {
 	}
 }
 
-// Values that differ by rounding have an axis, too.
+// Values that differ only by rounding have an axis too.
 func TestCurvesOfOneValue(t *testing.T) {
 	for _, v := range []float64{0, 0.5347593582887701, -1e-30, 1e300} {
 		c := LineChart{Series: []Series{{"a", []float64{1, 2}, []float64{v, math.Nextafter(v, 2)}}}}
@@ -150,8 +150,8 @@ func TestTickTexts(t *testing.T) {
 	}
 }
 
-// Curves that are equal are one, and one that lies on another is dashed; a colour
-// goes by the place in the chart.
+// Equal curves are drawn as one, and one that coincides with another is dashed; the
+// colour depends on the place in the chart.
 func TestCurvesDoNotHideEachOther(t *testing.T) {
 	x := []float64{0, 1, 2, 3}
 	v := LineChart{XLabel: "step", Series: []Series{
@@ -192,7 +192,7 @@ func TestNoisyCurves(t *testing.T) {
 	}
 }
 
-// Intervals that are wider than what they are about stand as figures alone.
+// Intervals wider than their bars are given only as figures.
 func TestWideIntervals(t *testing.T) {
 	for half, drawn := range map[float64]bool{5: true, 15: true, 30: false} {
 		c := BarChart{Unit: "%"}

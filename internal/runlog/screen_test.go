@@ -13,8 +13,8 @@ import (
 	"github.com/evatool/evatool/internal/runlog/terminaltest"
 )
 
-// Log lines and progress share a terminal of any width: every line stays, whole
-// and in order, and the progress stands on one line.
+// Log lines and progress share a terminal of any width: every line stays whole and in
+// order, and the progress takes one line.
 func TestScreenErasesNoLine(t *testing.T) {
 	for _, columns := range []int{20, 60, 100, 220} {
 		t.Run(fmt.Sprint(columns), func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestScreenErasesNoLine(t *testing.T) {
 	}
 }
 
-// What a progress says first is what a person needs most, at any width.
+// At any width a progress shows first what a person needs most.
 func TestProgressLine(t *testing.T) {
 	p := NewProgress(nil, "train", 61035, "steps")
 	start := p.pace.marks[0].at
@@ -83,7 +83,7 @@ func TestProgressLine(t *testing.T) {
 		99: "train [                              ] 74/61035 steps  loss 3.412  lr 0.001  0.1 steps/s  left 7d",
 		30: "train 74/61035  loss 3.412  lr",
 	} {
-		// The clock of the test stands still.
+		// The test's clock does not advance.
 		p.pace.marks[len(p.pace.marks)-1].at = time.Now()
 		shift := time.Since(start.Add(100 * time.Second))
 		for i := range len(p.pace.marks) - 1 {
@@ -102,7 +102,7 @@ func TestProgressLine(t *testing.T) {
 	}
 }
 
-// The rate is that of this process's last while.
+// The rate is the recent one of this process.
 func TestPace(t *testing.T) {
 	at := func(s float64) time.Time { return time.Unix(0, 0).Add(time.Duration(s * float64(time.Second))) }
 	var p pace
@@ -135,7 +135,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Where there is no terminal, a line comes once in a while, with everything.
+// Without a terminal, a line with everything is printed from time to time.
 func TestProgressLines(t *testing.T) {
 	defer func(d time.Duration) { logEvery = d }(logEvery)
 	logEvery = time.Millisecond

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestLook: a sound page has no fault, and every kind of fault is found.
+// TestLook: a good page has no faults, and every kind of fault is found.
 func TestLook(t *testing.T) {
 	if Find() == "" {
 		t.Skip(Missing)
