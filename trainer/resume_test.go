@@ -253,7 +253,7 @@ func TestFork(t *testing.T) {
 		"other shape":      {[]string{"model.vision_cfg.width=32"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "has another architecture: vision_cfg.width was 16 and is now 32", fault.Usage},
 		"other meaning":    {[]string{"model.vision_cfg.intp_freq=true"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "has another architecture: vision_cfg.intp_freq", fault.Usage},
 		"its model":        {[]string{"model.vision_cfg.intp_freq=true"}, Options{Out: whole}, "has another architecture: vision_cfg.intp_freq", fault.Usage},
-		"too few steps":    {[]string{"steps=4"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "step 5 of a run of 4 steps", fault.Input},
+		"too few steps":    {[]string{"steps=4"}, Options{Out: filepath.Join(dir, "x"), Resume: at}, "at step 5, past the end of a run of 4 steps", fault.Input},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.o.Backend = "go"
