@@ -233,7 +233,7 @@ func (r *Recipe) config() (*arch.Config, error) {
 		return nil, err
 	}
 	if why := c.Trains(); why != "" {
-		return nil, fault.Usagef("model: evatool does not train a model of this kind: %s", why)
+		return nil, fault.Usagef("evatool does not train a model of this kind: %s", why)
 	}
 	return c, nil
 }
