@@ -132,7 +132,7 @@ func TestEvaluationWords(t *testing.T) {
 		t.Error("other prompts change nothing: this model cannot show a difference")
 	}
 	for _, c := range []struct{ names, templates, want string }{
-		{list, file("few.json", few), "eval.0: templates: no prompts of 1 of the"},
+		{list, file("few.json", few), "eval.0: templates: no prompts for 1 of the"},
 		{list, file("blank.json", []string{" "}), "number 0 is blank"},
 		{list, file("fixed.json", []string{"no place"}), "no place for the class name"},
 		{file("cifar.json", map[string]any{"cifar10": names}), by, "only for cifar10"},

@@ -202,7 +202,7 @@ func TestStreamMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	quick := fakes{reading: reading{open: dataset.Open, pause: time.Microsecond}}
-	tars := map[string]string{"missing": "no such file", "short": "holds 2 samples, 5 by sizes.json", "cut": "truncated", "corrupt": "not a tar header"}
+	tars := map[string]string{"missing": "no such file", "short": "holds 2 samples, not the 5 of sizes.json", "cut": "truncated", "corrupt": "not a tar header"}
 	third := filepath.Join(dir, "03.tar")
 	good := readFile(t, third)
 	whole := filepath.Join(dir, "whole")
@@ -310,7 +310,7 @@ func TestStreamFaults(t *testing.T) {
 	}{
 		"missing": {func(w http.ResponseWriter, r *http.Request, _ []byte) { http.NotFound(w, r) }, "03.tar: no such file", 3},
 		"refused": {func(w http.ResponseWriter, _ *http.Request, _ []byte) { w.WriteHeader(403) }, "access denied (403); 6 attempts", 4},
-		"short":   {content(func(b []byte) []byte { return append(b[:at], make([]byte, 1024)...) }), "holds 2 samples, 5 by sizes.json", 3},
+		"short":   {content(func(b []byte) []byte { return append(b[:at], make([]byte, 1024)...) }), "holds 2 samples, not the 5 of sizes.json", 3},
 		"cut":     {content(func(b []byte) []byte { return b[:at+700] }), "truncated", 3},
 		"corrupt": {content(func(b []byte) []byte { return append(b[:at], bytes.Repeat([]byte("?"), len(b)-at)...) }), "not a tar header", 3},
 	} {
