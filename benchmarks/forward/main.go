@@ -77,7 +77,7 @@ func main() {
 }
 
 // otherTowers are image towers of other kinds, by their name here and in open_clip.
-var otherTowers = []string{"ViT-B-16-SigLIP", "convnext_base", "ViTamin-B", "MobileCLIP-S1", "MobileCLIP-B", "PE-Core-B-16"}
+var otherTowers = []string{"ViT-B-16-SigLIP", "convnext_base", "ViTamin-B", "MobileCLIP-S1", "MobileCLIP-B", "PE-Core-B-16", "coca_ViT-B-32"}
 
 // rows lists what is measured. Prompts are as long as most of ImageNet's; the other
 // image towers are measured in fp32 at batch 8.
