@@ -63,7 +63,7 @@ func run(tool, data, backend string, n int) error {
 	if err := repeat(data, set, n); err != nil {
 		return err
 	}
-	cmd := exec.Command(tool, "zeroshot", "imagenet", "--model", model, "--data", set, "--backend", backend, "--out", out, "--json", "--quiet")
+	cmd := exec.Command(tool, "zeroshot", "imagenet", "--model", model, "--data", set, "--backend", backend, "--out", out, "--classifier-cache", "off", "--json", "--quiet")
 	var result, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &result, &errs
 	if err := cmd.Start(); err != nil {
