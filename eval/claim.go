@@ -185,7 +185,7 @@ func resultIdentity(b []byte) *identity {
 }
 
 // probeName stands for a benchmark where an evaluation is a probe.
-const probeName = "probe"
+const probeName = "a probe"
 
 // claim refuses to overwrite a suite that has models or sets this one lacks, or
 // an evaluation that is not a suite. The folders of the sets have their own
