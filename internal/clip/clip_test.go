@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -137,39 +138,49 @@ func TestForward(t *testing.T) {
 
 // TestMapsAreComputedOnce: no block of a deep FastViT computes anew what those
 // before it have. XLA's compiler would put a whole stage into each operation, and
-// the program would grow with the square of the depth.
+// the program would grow with the square of the depth. On one device the
+// convolutions are calls of our kernel, on two they are sums of shifted maps.
 func TestMapsAreComputedOnce(t *testing.T) {
-	const dumpHere = "EVATOOL_TEST_DUMP"
-	if os.Getenv(dumpHere) == "" {
-		devicetest.Need(t, "xla")
+	const devicesHere = "EVATOOL_TEST_DEVICES"
+	if n, err := strconv.Atoi(os.Getenv(devicesHere)); err == nil {
+		d := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: n, CompileCache: "off"})
+		defer d.Close()
+		cfg := must[*arch.Config](t)(arch.Parse(must[[]byte](t)(os.ReadFile(models + "fastvit-tiny/config.json"))))
+		for _, depth := range []int{1, 3, 5} {
+			cfg.Vision.Layers = arch.Layers{1, depth, 1, 1}
+			set := must[*weights.Set](t)(weights.Load(t.Context(), d, cfg, checkpoint.RandomSource(cfg, 1), "fp32"))
+			r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: n, Texts: n}))
+			size := cfg.Vision.ImageSize
+			must[[]float32](t)(r.Images(t.Context(), make([]float32, n*3*size*size), n))
+			set.Free()
+		}
+		return
+	}
+	devicetest.Need(t, "xla")
+	for _, devices := range []int{1, 2} {
 		dir := t.TempDir()
 		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
-		cmd.Env = append(os.Environ(), dumpHere+"=1", "XLA_FLAGS=--xla_backend_optimization_level=0 --xla_dump_hlo_as_text --xla_dump_to="+dir)
+		cmd.Env = append(os.Environ(), devicesHere+"="+strconv.Itoa(devices), "XLA_FLAGS=--xla_backend_optimization_level=0 --xla_dump_hlo_as_text --xla_dump_to="+dir)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		var sizes []float64
+		var calls []int
 		for _, name := range must[[]string](t)(filepath.Glob(dir + "/*image_tower.cpu_after_optimizations.txt")) {
-			sizes = append(sizes, float64(bytes.Count(must[[]byte](t)(os.ReadFile(name)), []byte(" multiply("))))
+			text := must[[]byte](t)(os.ReadFile(name))
+			sizes = append(sizes, float64(bytes.Count(text, []byte(" multiply("))))
+			calls = append(calls, bytes.Count(text, []byte(`custom_call_target="evatool_depthwise"`)))
 		}
 		if len(sizes) != 3 {
 			t.Fatalf("%d programs, want 3", len(sizes))
 		}
 		if more := (sizes[2] - sizes[1]) / (sizes[1] - sizes[0]); !(more < 1.1) {
-			t.Errorf("%v multiplications at depths 1, 3 and 5: blocks 4 and 5 take %.3g times those of blocks 2 and 3", sizes, more)
+			t.Errorf("%d devices: %v multiplications at depths 1, 3 and 5: blocks 4 and 5 take %.3g times those of blocks 2 and 3", devices, sizes, more)
 		}
-		return
-	}
-	d := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 1, CompileCache: "off"})
-	defer d.Close()
-	cfg := must[*arch.Config](t)(arch.Parse(must[[]byte](t)(os.ReadFile(models + "fastvit-tiny/config.json"))))
-	for _, depth := range []int{1, 3, 5} {
-		cfg.Vision.Layers = arch.Layers{1, depth, 1, 1}
-		set := must[*weights.Set](t)(weights.Load(t.Context(), d, cfg, checkpoint.RandomSource(cfg, 1), "fp32"))
-		r := must[*Runner](t)(NewRunner(d, set, RunnerOptions{Images: 1, Texts: 1}))
-		size := cfg.Vision.ImageSize
-		must[[]float32](t)(r.Images(t.Context(), make([]float32, 3*size*size), 1))
-		set.Free()
+		// A block has two: one that mixes cells, one in front of its MLP.
+		if ours := calls[1]-calls[0] == 4 && calls[2]-calls[1] == 4; ours != (devices == 1) {
+			t.Errorf("%d devices: %v convolutions are calls of our kernel at depths 1, 3 and 5", devices, calls)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package clip
 
 import (
+	"github.com/evatool/evatool/internal/device"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/gobackend"
@@ -64,15 +65,21 @@ func cells(x *Node, k int) *Node {
 }
 
 // depthwise is the convolution of x [B,H,W,in] with w [in·m,1,k,k]: output
-// channel i sees input channel i/m. It is a sum of shifted maps: XLA's own
-// convolution takes up to twenty times as long where channels are apart, the Go
-// backend's about as long.
+// channel i sees input channel i/m. Where the device has no fast one of its own
+// it is a sum of shifted maps: XLA's CPU compiler takes up to twenty times as
+// long where channels are apart, the Go backend about as long.
 func depthwise(x, w *Node, stride, pad int) *Node {
 	out, k := w.Shape().Dim(0), w.Shape().Dim(2)
 	d := x.Shape().Dimensions
 	if m := out / d[3]; m > 1 {
 		x = graph.BroadcastToDims(graph.InsertAxes(x, -1), d[0], d[1], d[2], d[3], m)
 		x = graph.Reshape(x, d[0], d[1], d[2], out)
+	}
+	if device.Depthwise(x.Graph().Backend()) {
+		w = to(graph.TransposeAllAxes(w, 2, 3, 1, 0), dtypes.Float32)
+		y := graph.Convolve(to(x, dtypes.Float32), w).ChannelsAxis(images.ChannelsLast).ChannelGroupCount(out).
+			StridePerAxis(stride, stride).PaddingPerDim([][2]int{{pad, pad}, {pad, pad}}).Done()
+		return to(y, x.DType())
 	}
 	taps := stored(graph.TransposeAllAxes(graph.Reshape(w, out, k*k), 1, 0))
 	var sum *Node

@@ -4,6 +4,7 @@ package pjrt
 
 import (
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,9 +27,10 @@ const Built = true
 type Client struct {
 	Backend *xla.Backend
 
-	plugin *Plugin
-	cache  *cache         // nil when there is none
-	handle unsafe.Pointer // the plugin's client, known from the first compilation on
+	plugin  *Plugin
+	threads int
+	cache   *cache         // nil when there is none
+	handle  unsafe.Pointer // the plugin's client, known from the first compilation on
 }
 
 // NewClient opens the plugin's devices. It panics where go-xla does.
@@ -66,7 +68,11 @@ func (p *Plugin) NewClient(o Options) (*Client, error) {
 	if err != nil {
 		return nil, Explain(err)
 	}
-	return &Client{Backend: b, plugin: p, cache: openCache(o, p)}, nil
+	threads := o.Threads
+	if threads == 0 {
+		threads = runtime.NumCPU()
+	}
+	return &Client{Backend: b, plugin: p, threads: threads, cache: openCache(o, p)}, nil
 }
 
 var envMu sync.Mutex

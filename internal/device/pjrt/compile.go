@@ -77,6 +77,15 @@ func evatoolCompile(slot C.int, args unsafe.Pointer) unsafe.Pointer {
 	now := &loaded[slot].now
 	now.Fused = bytes.Count(unsafe.Slice((*byte)(unsafe.Pointer(a.program.code)), a.program.code_size), []byte("__cudnn$fmha"))
 	now.client.handle = a.client
+	if theirs := *a.program; now.client.plugin.depthwise {
+		code := callDepthwise(C.GoBytes(unsafe.Pointer(theirs.code), C.int(theirs.code_size)), now.client.threads)
+		ours := C.CBytes(code)
+		a.program.code, a.program.code_size = (*C.char)(ours), C.size_t(len(code))
+		defer func() {
+			C.free(ours)
+			*a.program = theirs
+		}()
+	}
 	plain, size := a.options, a.options_size
 	defer func() { a.options, a.options_size = plain, size }()
 	var e unsafe.Pointer

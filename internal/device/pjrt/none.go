@@ -41,6 +41,9 @@ func (*Client) Compile(bool, func() error) (Compiled, error) {
 func (*Client) Memory() (inUse, peak, limit int64, ok bool) { return 0, 0, 0, false }
 func (*Client) Close()                                      {}
 
+// Depthwise knows no kernels.
+func Depthwise(compute.Backend) bool { return false }
+
 // PlainMemory changes nothing.
 func PlainMemory() {}
 

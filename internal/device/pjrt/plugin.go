@@ -12,6 +12,7 @@ package pjrt
 /*
 #cgo LDFLAGS: -ldl
 #include <stdlib.h>
+#include "depthwise.h"
 #include "table.h"
 */
 import "C"
@@ -37,6 +38,7 @@ type Plugin struct {
 	Waits   bool   // an execution is over when its call returns
 
 	path      string
+	depthwise bool   // programs can call our convolution
 	slot      int    // of its table
 	name      string // under which go-xla knows it
 	libraries string // what identifies the versions of NVIDIA's libraries
@@ -113,6 +115,7 @@ func Load(path, kind string) (_ *Plugin, err error) {
 			return nil, fault.Envf("%s: is a plugin for %q; give one for cpu or cuda", path, platform)
 		}
 	}
+	p.depthwise = p.Kind == plugins.CPU && major == 0 && minor == ffiMinor && C.register_depthwise(slot) != 0
 	p.Keeps = p.Kind == plugins.CPU && !plainMemory.Load() && C.keep_memory(slot) != 0
 	// Where memory is kept, executions are waited for: the next one would take
 	// its own before this one has freed.
