@@ -65,9 +65,8 @@ func cells(x *Node, k int) *Node {
 }
 
 // depthwise is the convolution of x [B,H,W,in] with w [in·m,1,k,k]: output
-// channel i sees input channel i/m. Where the device has no fast one of its own
-// it is a sum of shifted maps: XLA's CPU compiler takes up to twenty times as
-// long where channels are apart, the Go backend about as long.
+// channel i sees input channel i/m. Where the device has no kernel for it, it is
+// a sum of shifted maps, which XLA's CPU compiler needs to be told to compute once.
 func depthwise(x, w *Node, stride, pad int) *Node {
 	out, k := w.Shape().Dim(0), w.Shape().Dim(2)
 	d := x.Shape().Dimensions

@@ -270,8 +270,8 @@ func TestParts(t *testing.T) {
 			t.Errorf("batch %d in parts of %d, want %d", batch, got, part)
 		}
 	}
-	r.cache = 6 * row
-	if got := r.part(32, row); got != 4 { // six would compute 36 rows
+	r.cache = cacheBytes
+	if got := r.part(32, 197*2048*4); got != 4 { // EVA02-CLIP-B-16; seven would compute 35 rows
 		t.Errorf("batch 32 in parts of %d, want 4", got)
 	}
 	r.cache = row // less than a text needs

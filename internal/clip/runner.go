@@ -136,8 +136,8 @@ func (r *Runner) imageBytes() int {
 
 // part is the number of rows of a batch that are computed at once, when each
 // takes the given bytes. All parts have the same size, so that one program does:
-// the largest that fits, or down to two thirds of it where that saves a
-// twentieth of the rows (the last part is padded).
+// the largest that fits or, where that saves a twentieth of the rows (the last
+// part is padded), a smaller one, down to half of it and two.
 func (r *Runner) part(batch, bytes int) int {
 	if r.cache == 0 {
 		return batch
@@ -148,7 +148,7 @@ func (r *Runner) part(batch, bytes int) int {
 	most := (each + parts - 1) / parts
 	best := most
 	padded := func(rows int) int { return (each + rows - 1) / rows * rows }
-	for rows := most - 1; rows >= (2*most+2)/3; rows-- {
+	for rows := most - 1; rows >= max(2, (most+1)/2); rows-- {
 		if 20*padded(rows) <= 19*padded(best) {
 			best = rows
 		}

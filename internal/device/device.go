@@ -257,10 +257,9 @@ func (d *Device) Close() error {
 	})
 }
 
-// Depthwise says whether b computes float32 convolutions [B,H,W,C] by [kh,kw,1,C]
-// with a group for each channel as fast as others do; XLA's own for a CPU are ten
-// times slower.
-func Depthwise(b compute.Backend) bool { return pjrt.Depthwise(b) }
+// Depthwise says whether b computes float32 convolutions of [B,H,W,C] by [h,w,1,C]
+// in C groups with a kernel of ours; without one they are many times slower.
+func Depthwise(b compute.Backend) bool { return pjrt.Depthwise(b) || goexec.Uses(b) }
 
 // Info says what was opened and why.
 func (d *Device) Info() Info { return d.info }

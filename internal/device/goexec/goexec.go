@@ -23,5 +23,8 @@ import (
 // anything yet; call Release when it is closed.
 func Use(b compute.Backend, threads int) bool { return use(b, kernels.Threads(threads)) }
 
+// Uses says whether a backend runs these executors.
+func Uses(b compute.Backend) bool { return uses(b) }
+
 // Release forgets a backend.
 func Release(b compute.Backend) { release(b) }

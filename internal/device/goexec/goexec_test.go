@@ -12,6 +12,7 @@ import (
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/gobackend"
 	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors/images"
 	"github.com/gomlx/gomlx/ml/layers/activation"
 	"github.com/gomlx/gomlx/ml/nn"
 
@@ -71,6 +72,29 @@ func TestTwins(t *testing.T) {
 		"one element and a scalar": func(x, y, v n) n {
 			one, scalar := graph.Slice(x, graph.AxisElem(3), graph.AxisElem(5)), graph.ReduceAllSum(v)
 			return graph.Concatenate([]n{graph.Mul(one, scalar), graph.Sub(scalar, one), graph.Div(one, scalar)}, 0)
+		},
+		"depthwise convolutions": func(x, y, v n) n {
+			var all []n
+			for _, c := range []struct{ height, width, channels, high, wide, stride, top, bottom, left, right int }{
+				{5, 13, 37, 7, 7, 1, 3, 3, 3, 3}, {37, 5, 13, 5, 3, 2, 2, 2, 1, 1}, {65, 37, 1, 3, 7, 1, 0, 1, 6, 2}, {13, 37, 5, 1, 2, 3, 0, 0, 0, 0},
+			} {
+				w := graph.Slice(graph.Reshape(y, -1), graph.AxisRange(0, c.high*c.wide*c.channels))
+				all = append(all, graph.Reshape(graph.Convolve(graph.Reshape(x, 1, c.height, c.width, c.channels), graph.Reshape(w, c.high, c.wide, 1, c.channels)).
+					ChannelsAxis(images.ChannelsLast).ChannelGroupCount(c.channels).StridePerAxis(c.stride, c.stride).
+					PaddingPerDim([][2]int{{c.top, c.bottom}, {c.left, c.right}}).Done(), -1))
+			}
+			return graph.Concatenate(all, 0)
+		},
+		"other convolutions": func(x, y, v n) n {
+			conv := func(w n) *graph.ConvolutionBuilder {
+				return graph.Convolve(graph.Reshape(x, 1, 37, 13, 5), w).ChannelsAxis(images.ChannelsLast)
+			}
+			w := graph.Reshape(graph.Slice(graph.Reshape(y, -1), graph.AxisRange(0, 180)), 3, 3, 1, 20)
+			return graph.Concatenate([]n{
+				graph.Reshape(conv(w).ChannelGroupCount(5).Done(), -1), // four outputs for each channel
+				graph.Reshape(conv(graph.Reshape(w, 3, 3, 5, 4)).Done(), -1),
+				graph.Reshape(conv(graph.Slice(w, graph.AxisRange(), graph.AxisRange(), graph.AxisRange(), graph.AxisRange(0, 5))).ChannelGroupCount(5).Dilations(2).Done(), -1),
+			}, 0)
 		},
 		"exp":                          func(x, y, v n) n { return graph.Exp(x) },
 		"erf":                          func(x, y, v n) n { return graph.Erf(x) },

@@ -9,4 +9,6 @@ import (
 
 func use(compute.Backend, kernels.Threads) bool { return false }
 
+func uses(compute.Backend) bool { return false }
+
 func release(compute.Backend) {}

@@ -3,6 +3,7 @@
 package goexec
 
 import (
+	"reflect"
 	"slices"
 
 	"github.com/gomlx/compute"
@@ -13,6 +14,7 @@ import (
 // executors run a node, or return false before they have changed anything.
 var executors = [compute.OpTypeLast]func(c *call) bool{
 	compute.OpTypeDotGeneral:     dotGeneral,
+	compute.OpTypeConvGeneral:    depthwise,
 	compute.OpTypeAdd:            binary(kernels.Add),
 	compute.OpTypeSub:            binary(kernels.Sub),
 	compute.OpTypeMul:            binary(kernels.Mul),
@@ -43,6 +45,46 @@ func dotGeneral(c *call) bool {
 	out, ok := c.out()
 	if ok && len(out.flat) == p.Batch*p.M*p.N {
 		c.threads.MatMul(out.flat, a.flat, b.flat, p)
+	}
+	return true
+}
+
+// depthwise is the convolution of [B,H,W,C] with [h,w,1,C] in C groups, without
+// dilations.
+func depthwise(c *call) bool {
+	x, ok1 := c.in(0)
+	w, ok2 := c.in(1)
+	if !ok1 || !ok2 || len(x.dims) != 4 || len(w.dims) != 4 {
+		return false
+	}
+	channels := x.dims[3]
+	at := func(v reflect.Value, i int) int { return int(v.Index(i).Int()) }
+	axes := c.field("axes")
+	for name, want := range map[string][]int{"InputSpatial": {1, 2}, "KernelSpatial": {0, 1}, "OutputSpatial": {1, 2}} {
+		if v := axes.FieldByName(name); v.Len() != 2 || at(v, 0) != want[0] || at(v, 1) != want[1] {
+			return false
+		}
+	}
+	for name, want := range map[string]int64{"InputBatch": 0, "InputChannels": 3, "KernelInputChannels": 2, "KernelOutputChannels": 3, "OutputBatch": 0, "OutputChannels": 3} {
+		if axes.FieldByName(name).Int() != want {
+			return false
+		}
+	}
+	if c.field("channelGroupCount").Int() != int64(channels) || c.field("batchGroupCount").Int() != 1 || w.dims[2] != 1 || w.dims[3] != channels ||
+		c.field("hasInputDilations").Bool() || c.field("hasKernelDilations").Bool() {
+		return false
+	}
+	pads, strides := c.field("paddings"), c.field("strides")
+	top, left := at(pads.Index(0), 0), at(pads.Index(1), 0)
+	if top < 0 || left < 0 {
+		return false
+	}
+	out, ok := c.out()
+	if ok && len(out.flat) > 0 {
+		c.threads.Depthwise(out.flat, x.flat, w.flat, kernels.Depthwise{
+			Batch: x.dims[0], Height: x.dims[1], Width: x.dims[2], Channels: channels, KernelHeight: w.dims[0], KernelWidth: w.dims[1],
+			OutHeight: out.dims[1], OutWidth: out.dims[2], Top: top, Left: left, StrideY: at(strides, 0), StrideX: at(strides, 1),
+		})
 	}
 	return true
 }

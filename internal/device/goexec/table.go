@@ -85,6 +85,11 @@ func use(b compute.Backend, threads kernels.Threads) bool {
 	return true
 }
 
+func uses(b compute.Backend) bool {
+	v := reflect.ValueOf(b)
+	return v.Kind() == reflect.Pointer && userOf(v.UnsafePointer()) != nil
+}
+
 func release(b compute.Backend) {
 	usersMu.Lock()
 	defer usersMu.Unlock()

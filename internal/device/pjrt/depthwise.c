@@ -55,13 +55,22 @@ typedef struct {
   depthwise_geometry g;
   row_fn* row;
   int tile;
-  int64_t band_rows, bands, blocks, pieces;
+  int64_t band_rows, bands, blocks, pieces, threads;
   int64_t columns; // of a band, with its zeros
+  float* scratch;   // of each that works at the job
+  atomic_int seats; // how many have theirs
   atomic_llong next, done;
   atomic_int users;
 } job;
 
-static void plan(job* j, const depthwise_geometry* g, int simd) {
+static size_t scratch_floats(const job* j) {
+  return LANES * (((j->band_rows - 1) * j->g.sy + j->g.kh) * j->columns + j->g.kh * j->g.kw);
+}
+
+// plan makes a job for at most so many threads; NULL when there is no memory.
+static job* plan(const depthwise_geometry* g, int simd, int64_t threads) {
+  job* j = calloc(1, sizeof *j);
+  if (!j) return NULL;
   j->g = *g;
   j->row = row_plain;
 #ifdef __x86_64__
@@ -78,6 +87,20 @@ static void plan(job* j, const depthwise_geometry* g, int simd) {
   j->bands = (g->out_height + j->band_rows - 1) / j->band_rows;
   j->blocks = (g->channels + LANES - 1) / LANES;
   j->pieces = g->batch * j->blocks * j->bands;
+  j->threads = threads < j->pieces ? threads : j->pieces;
+  j->users = 1;
+  j->scratch = malloc(j->threads * scratch_floats(j) * sizeof(float));
+  if (!j->scratch && j->pieces > 0) {
+    free(j);
+    return NULL;
+  }
+  return j;
+}
+
+static void leave(job* j) {
+  if (atomic_fetch_sub(&j->users, 1) > 1) return;
+  free(j->scratch);
+  free(j);
 }
 
 static void copy_lanes(float* to, const float* from, int lanes) {
@@ -86,10 +109,6 @@ static void copy_lanes(float* to, const float* from, int lanes) {
     memset(to, 0, LANES * sizeof(float));
     memcpy(to, from, lanes * sizeof(float));
   }
-}
-
-static size_t scratch_floats(const job* j) {
-  return LANES * (((j->band_rows - 1) * j->g.sy + j->g.kh) * j->columns + j->g.kh * j->g.kw);
 }
 
 static void piece(const job* j, int64_t i, float* scratch) {
@@ -124,23 +143,19 @@ static void piece(const job* j, int64_t i, float* scratch) {
 
 static void work(job* j) {
   if (atomic_load(&j->next) >= j->pieces) return;
-  float* scratch = malloc(scratch_floats(j) * sizeof(float));
-  if (!scratch) abort(); // 100 kB: as the plugin does
+  float* scratch = j->scratch + atomic_fetch_add(&j->seats, 1) * scratch_floats(j);
   for (int64_t i; (i = atomic_fetch_add(&j->next, 1)) < j->pieces;) {
     piece(j, i, scratch);
     atomic_fetch_add(&j->done, 1);
   }
-  free(scratch);
 }
 
-void depthwise(const depthwise_geometry* g, int simd) {
-  job j = {0};
-  plan(&j, g, simd);
-  work(&j);
-}
-
-static void leave(job* j) {
-  if (atomic_fetch_sub(&j->users, 1) == 1) free(j);
+int depthwise(const depthwise_geometry* g, int simd) {
+  job* j = plan(g, simd, 1);
+  if (!j) return 0;
+  work(j);
+  leave(j);
+  return 1;
 }
 
 static void help(void* data) {
@@ -173,12 +188,9 @@ static void* handler(ffi_frame* f) {
   if (w->dims[2] != 1 || w->dims[3] != g.channels || y->dims[3] != g.channels || y->dims[0] != g.batch || g.top < 0 || g.left < 0 ||
       g.sy < 1 || g.sx < 1)
     return refuse(f, "evatool_depthwise: shapes that do not fit");
-  job* j = calloc(1, sizeof *j);
+  job* j = plan(&g, depthwise_simd(), n[4] > 1 ? n[4] : 1);
   if (!j) return refuse(f, "evatool_depthwise: no memory");
-  plan(j, &g, depthwise_simd());
-  int64_t helpers = (n[4] < j->pieces ? n[4] : j->pieces) - 1;
-  atomic_store(&j->users, 1);
-  for (int64_t i = 0; i < helpers; i++) {
+  for (int64_t i = 1; i < j->threads; i++) {
     ffi_schedule_args s = {sizeof s, NULL, f->context, help, j};
     atomic_fetch_add(&j->users, 1);
     void* e = f->api->schedule(&s);

@@ -9,13 +9,13 @@
 // zeros are below and on the right. 0 when the plugin has no such calls.
 int register_depthwise(int slot);
 
-// What the call computes, for tests; simd is 0 (none), 1 (AVX2) or 2 (AVX-512),
+// What the call computes, for tests (0: no memory); simd is 0 (none), 1 (AVX2) or 2 (AVX-512),
 // at most what depthwise_simd says that the processor has.
 typedef struct {
   const float *x, *w;
   float* y;
   int64_t batch, height, width, channels, kh, kw, out_height, out_width, top, left, sy, sx;
 } depthwise_geometry;
-void depthwise(const depthwise_geometry* g, int simd);
+int depthwise(const depthwise_geometry* g, int simd);
 int depthwise_simd(void);
 #endif

@@ -6,7 +6,7 @@
 // A plugin hands out a table of C functions. go-xla gets a copy of it in which
 // three are ours (table.c): Compile, and on a GPU Execute and Event_Await. The
 // CPU plugin's large blocks of memory are kept from one execution to the next
-// (blocks.h).
+// (blocks.h), and its programs call our depthwise convolution (depthwise.h).
 package pjrt
 
 /*
