@@ -14,6 +14,10 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
+// maxMessage bounds one message of one rank to all others, in bytes: no MPI's
+// count overflows, and copies on the host stay small. Tests lower it.
+var maxMessage = 64 << 20
+
 // Comm is one rank's place among Size() ranks. An exchange is collective: all
 // ranks make the same calls in the same order, with the same lengths. All
 // methods but Abort are for one goroutine at a time.

@@ -20,10 +20,6 @@ import (
 	"github.com/evatool/evatool/internal/fault"
 )
 
-// maxMessage bounds one message of one rank to all others, in bytes: no MPI's
-// count overflows, and copies on the host stay small. Tests lower it.
-var maxMessage = 64 << 20
-
 // mpi is a rank of an MPI world. Its calls run on one thread, the one that
 // called MPI_Init_thread (MPI_THREAD_FUNNELED).
 type mpi struct {
