@@ -19,7 +19,7 @@ import (
 )
 
 // XLA's CPU compiler computes a convolution that keeps the channels apart one
-// channel at a time, at a tenth of PyTorch's speed. Programs call ours instead
+// channel at a time, 15 to 20 times slower than PyTorch. Programs call ours instead
 // (depthwise.c), by XLA's interface for such calls.
 
 // ffiMinor is the version of the plugins whose registration of calls is known
