@@ -56,8 +56,8 @@ type LaneOptions struct {
 	// Gap decides about a new one; its error ends the lane. nil: the gap's
 	// cause ends it.
 	Gap func(g Gap, cause error) error
-	// More is told of a tar with more samples than the plan says. It may be
-	// nil.
+	// More is told of a tar with more samples than the plan says, in each pass.
+	// It may be nil.
 	More func(shard string, n int64)
 }
 

@@ -395,7 +395,9 @@ func TestLaneFaults(t *testing.T) {
 		p := m.plan()
 		p.counts, p.total = []int32{300, 300, 200, 300, 300, 300, 300, 300}, 2300
 		var more []string
-		if _, err := sequence(t, p, 0, 1, 0, 2300, LaneOptions{More: func(name string, n int64) { more = append(more, fmt.Sprint(name, n)) }}); err != nil || !slices.Equal(more, []string{"00002.tar200"}) {
+		_, err := sequence(t, p, 0, 1, 0, 2300, LaneOptions{More: func(name string, n int64) { more = append(more, fmt.Sprint(name, n)) }})
+		// The lane reads ahead, perhaps as far as the same tar in the next pass.
+		if err != nil || len(more) > 2 || !slices.Equal(slices.Compact(more), []string{"00002.tar200"}) {
 			t.Error(err, more)
 		}
 	})
