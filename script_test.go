@@ -65,11 +65,14 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// progressLine is what a long command writes every half minute.
+var progressLine = regexp.MustCompile(`^[a-z ]+: \d.*\n$`)
+
 // oneline: the last command said what is wrong in one line, after its log.
 func oneline(ts *testscript.TestScript, neg bool, args []string) {
 	var said []string
 	for line := range strings.Lines(ts.ReadFile("stderr")) {
-		if !strings.HasPrefix(line, "t=") {
+		if !strings.HasPrefix(line, "t=") && !progressLine.MatchString(line) {
 			said = append(said, line)
 		}
 	}

@@ -733,7 +733,15 @@ func TestEvaluation(t *testing.T) {
 	set := fmt.Sprintf("eval=[{every_steps: 4, benchmark: folder, data: %s/test-twemoji.tar, classnames: %s/classnames.txt, templates: %s/templates.txt, limit: 40}]", emoji, emoji, emoji)
 	whole, cut := filepath.Join(dir, "whole"), filepath.Join(dir, "cut")
 	var phases []string
-	res := mustRun(t, tiny(t, set), Options{Out: whole, Phase: func(s string) { phases = append(phases, s) }})
+	const long = time.Second // of an evaluation, at least
+	res := mustRun(t, tiny(t, set), Options{Out: whole, Phase: func(s string) {
+		if phases = append(phases, s); strings.HasPrefix(s, "evaluating") {
+			time.Sleep(long)
+		}
+	}})
+	if after := min(res.Curve[4].Seconds, res.Curve[8].Seconds); after >= long.Seconds() {
+		t.Errorf("the steps after an evaluation took %.2g s or more; its own time counts", after)
+	}
 	if got := strings.Join(phases, ","); got != "opening,,compiling,,evaluating folder,,evaluating folder,,evaluating folder," {
 		t.Errorf("phases %q", got)
 	}
