@@ -422,13 +422,19 @@ func (r *run) sum() {
 	res.Loss = lastLoss(res.Curve)
 }
 
-// lastLoss is the mean of the last 10 steps.
-func lastLoss(curve []Step) (sum float64) {
-	n := min(10, len(curve))
-	for _, c := range curve[len(curve)-n:] {
-		sum += c.Loss / float64(n)
+// lastLoss is the mean of the last 10 steps, without those of fp16 whose loss
+// overflowed; 0 if there are no others.
+func lastLoss(curve []Step) (mean float64) {
+	var last []float64
+	for _, c := range curve[max(0, len(curve)-10):] {
+		if !math.IsNaN(c.Loss) && !math.IsInf(c.Loss, 0) {
+			last = append(last, c.Loss)
+		}
 	}
-	return sum
+	for _, v := range last {
+		mean += v / float64(len(last))
+	}
+	return mean
 }
 
 // interim writes the report of a run that stops early.

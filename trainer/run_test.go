@@ -977,6 +977,24 @@ lr: {vision: 0, text: 0, other: 0}
 	}
 }
 
+// TestOverflowAtTheEnd: steps of fp16 whose loss overflows are null in metrics.jsonl,
+// and the run ends with a result whether or not it was resumed among them.
+func TestOverflowAtTheEnd(t *testing.T) {
+	sets := []string{"precision=fp16", "lr=1e30", "steps=3", "warmup_steps=0"}
+	whole, again := t.TempDir(), t.TempDir()
+	res := mustRun(t, tiny(t, sets...), Options{Out: whole})
+	if n := len(res.Curve); n != 3 || !math.IsNaN(res.Curve[2].Loss) {
+		t.Fatalf("curve %+v; want a last step that overflows", res.Curve)
+	}
+	if res.Loss != res.Curve[0].Loss {
+		t.Errorf("loss %v; want that of the only step that has one, %v", res.Loss, res.Curve[0].Loss)
+	}
+	mustRun(t, tiny(t, sets...), Options{Out: again, StopAfter: 2})
+	if got := mustRun(t, tiny(t, sets...), Options{Out: again}); got.Loss != res.Loss || !math.IsNaN(got.Curve[1].Loss) {
+		t.Errorf("resumed: loss %v, step 2 %v; want %v and NaN", got.Loss, got.Curve[1].Loss, res.Loss)
+	}
+}
+
 // TestStepTimes: every step has its own time, the last one too.
 func TestStepTimes(t *testing.T) {
 	for _, backend := range []string{"go", "xla"} {

@@ -146,6 +146,27 @@ func (s Step) MarshalJSON() ([]byte, error) {
 	}{plain(s), loss, norm})
 }
 
+// UnmarshalJSON reads what MarshalJSON writes: null is NaN.
+func (s *Step) UnmarshalJSON(text []byte) error {
+	type plain Step
+	v := struct {
+		*plain
+		Loss     *float64 `json:"loss"`
+		GradNorm *float64 `json:"grad_norm"`
+	}{plain: (*plain)(s)}
+	if err := json.Unmarshal(text, &v); err != nil {
+		return err
+	}
+	number := func(v *float64) float64 {
+		if v == nil {
+			return math.NaN()
+		}
+		return *v
+	}
+	s.Loss, s.GradNorm = number(v.Loss), number(v.GradNorm)
+	return nil
+}
+
 // Eval is one evaluation: a line of metrics.jsonl.
 type Eval struct {
 	Step      int64   `json:"step"`
