@@ -97,6 +97,52 @@ func TestReadErrors(t *testing.T) {
 	})
 }
 
+// TestDataGone: a tar that is gone, or another one, since the run started is no bad
+// sample, however many max_bad allows: the run stops with a checkpoint, and with the
+// tar back it resumes to the same bits.
+func TestDataGone(t *testing.T) {
+	dir := t.TempDir()
+	text, err := os.ReadFile("../testdata/emoji/train-fxemoji.tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tar := filepath.Join(dir, "x.tar")
+	restore := func() {
+		if err := os.WriteFile(tar, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore()
+	recipe := func() *Recipe {
+		return tiny(t, "data=[{source: "+tar+"}, {source: ../testdata/emoji/train-emojione.tar}]", "max_bad=1")
+	}
+	whole := filepath.Join(dir, "whole")
+	mustRun(t, recipe(), Options{Out: whole})
+	for name, spoil := range map[string]func() error{
+		"gone":   func() error { return os.Remove(tar) },
+		"cut":    func() error { return os.Truncate(tar, 1000) },
+		"zeroes": func() error { return os.WriteFile(tar, bytes.Repeat([]byte{1}, len(text)), 0o644) },
+	} {
+		restore()
+		out := filepath.Join(dir, name)
+		_, err := Run(t.Context(), recipe(), Options{Out: out, Backend: "go", Workers: 1,
+			Progress: func(s Step) {
+				if s.Step == 2 {
+					if err := spoil(); err != nil {
+						t.Error(err)
+					}
+				}
+			},
+			fakes: fakes{reading: reading{open: dataset.Open, pause: time.Microsecond}}})
+		if err == nil || fault.Code(err) != 4 || !strings.Contains(err.Error(), "since the run started") || !strings.Contains(err.Error(), "the state after step") {
+			t.Errorf("%s: error %v has exit status %d", name, err, fault.Code(err))
+		}
+		restore()
+		mustRun(t, recipe(), Options{Out: out})
+		sameRun(t, out, whole)
+	}
+}
+
 // cut is a data set in which every third picture is truncated.
 type cut struct{ dataset.Dataset }
 

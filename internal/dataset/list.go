@@ -142,7 +142,7 @@ func readImage(ctx context.Context, st storage, f file, shown string) (string, [
 		return shown, nil, fault.Inputf("%s: %d bytes; an image may have at most %d", fault.Name(shown), size, maxImage)
 	}
 	data, err := st.read(ctx, f.path, f.off, size)
-	return shown, data, err
+	return shown, data, lost(f.path, err)
 }
 
 // fingerprint is a hash that cannot confuse ("ab","c") with ("a","bc").

@@ -410,7 +410,7 @@ func (d *parquetSet) Read(i int) (Example, error) {
 	ex.Image, err = c.read(int64(r.row))
 	switch {
 	case err != nil:
-		return ex, fault.As(fault.Input, fmt.Errorf("%s: row %d: %w", fault.Name(c.f.name), r.row+1, err))
+		return ex, lost(c.f.name, fault.As(fault.Input, fmt.Errorf("%s: row %d: %w", fault.Name(c.f.name), r.row+1, err)))
 	case ex.Image != nil:
 		return ex, nil
 	case r.file.path == c.f.name: // no path either

@@ -387,7 +387,7 @@ func (s bucketStore) explain(name string, err error) error {
 	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
 		return fault.Envf("%s: access denied (%s); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials", name, r.Code)
 	case r.Code == "InvalidRange" || r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
-		return fault.Inputf("%s: shorter than when it was indexed; it has changed since the run started", name)
+		return fault.Inputf("%s: shorter than when it was indexed; %w", name, errChanged)
 	}
 	if idle.Stalled(err) {
 		return fault.Envf("%s: storage at %s: no answer to %d requests, %s each: %w", name, s.endpoint, requestAttempts, idleLimit, os.ErrDeadlineExceeded)

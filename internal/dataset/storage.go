@@ -185,9 +185,24 @@ func changed(shown string) error {
 	return fault.Inputf("%s: changed while it was being read; start again", shown)
 }
 
+// errChanged ends the errors about files that are no longer what was indexed.
+var errChanged = errors.New("it has changed since the run started")
+
+// lost makes the errors about a file that was there when it was indexed, and is gone
+// or another one now, the environment's: they say nothing about the sample.
+func lost(name string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.Because(fault.Environment, err, "%s: is gone since the run started; restore it", fault.Name(name))
+	case errors.Is(err, errChanged):
+		return fault.Because(fault.Environment, err, "%v", err)
+	}
+	return err
+}
+
 func readError(name string, off, n int64, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fault.Inputf("%s: ends before offset %d; it has changed since the run started", fault.Name(name), off+n)
+		return fault.Inputf("%s: ends before offset %d; %w", fault.Name(name), off+n, errChanged)
 	}
 	var named *fs.PathError // repeats the name as it is
 	if errors.As(err, &named) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"regexp"
@@ -228,7 +229,7 @@ func unpack(span []byte, each func(ext string, data []byte) error) (key string, 
 		}
 		at := int64(len(span) - in.Len())
 		if err != nil || at+h.Size > int64(len(span)) {
-			return key, errors.New("not the tar entries that were indexed; the file has changed since the run started")
+			return key, fmt.Errorf("not the tar entries that were indexed; %w", errChanged)
 		}
 		k, ext, ok := splitKey(path.Clean(h.Name))
 		if !ok || h.Typeflag != tar.TypeReg {

@@ -124,7 +124,7 @@ func (s webStore) get(ctx context.Context, name string, off, n int64, stamp stri
 		if sizeErr == nil && size == 0 {
 			return nil, errEmpty
 		}
-		return nil, fault.Inputf("%s: ends before offset %d; it has changed since the run started", shown, off+n)
+		return nil, fault.Inputf("%s: ends before offset %d; %w", shown, off+n, errChanged)
 	case http.StatusNotFound, http.StatusGone:
 		return nil, fmt.Errorf("%s: %w", shown, fs.ErrNotExist)
 	case http.StatusUnauthorized, http.StatusForbidden:

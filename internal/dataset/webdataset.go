@@ -166,7 +166,7 @@ func (d *webDataset) Read(i int) (Example, error) {
 	ex := Example{Index: i, Label: -1}
 	span, err := d.st.read(d.ctx, name, s.off, int64(s.size))
 	if err != nil {
-		return ex, err
+		return ex, lost(name, err)
 	}
 	m := members{example: &ex, labels: d.labels[s.tar], o: d.o}
 	ex.Key, err = unpack(span, m.add)
@@ -175,7 +175,7 @@ func (d *webDataset) Read(i int) (Example, error) {
 		err = m.finish()
 	}
 	if err != nil {
-		return ex, fault.Inputf("%s: %s at offset %d: %w", fault.Name(name), fault.Name(ex.Key), s.off, err)
+		return ex, lost(name, fault.Inputf("%s: %s at offset %d: %w", fault.Name(name), fault.Name(ex.Key), s.off, err))
 	}
 	return ex, nil
 }
