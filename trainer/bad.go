@@ -1,8 +1,11 @@
 package trainer
 
 import (
+	"encoding/json"
 	"log/slog"
 	"math"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,19 +29,21 @@ func (b *badSample) String() string {
 }
 
 // badSamples counts and lists the examples that could not be used. Each is
-// listed once, however often it is drawn.
+// listed once, however often it is drawn, and in how many processes of the run.
 type badSamples struct {
 	path  string
 	limit float64 // fraction of the samples drawn
 	log   *slog.Logger
 
-	mu    sync.Mutex
-	first int64 // position of the run at which counting starts
-	ranks int64 // processes that share the positions
-	n     int64
-	seen  map[string]bool
-	lines *runlog.Metrics
-	mute  bool // the list could not be written: no more lines
+	mu     sync.Mutex
+	first  int64   // position of the run at which this process starts
+	ranks  int64   // processes that share the positions
+	n      int64   // of this process
+	before int64   // of the steps so far, those of earlier processes included
+	ahead  []int64 // positions that are not in before
+	seen   map[string]bool
+	lines  *runlog.Metrics
+	mute   bool // the list could not be written: no more lines
 }
 
 // badAllowance is how many bad samples are tolerated however short the run is.
@@ -52,6 +57,7 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.n++
+	b.ahead = append(b.ahead, pos)
 	b.note(source, why)
 	// For every bad one another was drawn.
 	if drawn := (pos-b.first)/b.ranks + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
@@ -69,33 +75,60 @@ func (b *badSamples) list(source string, why *badSample) {
 
 // note writes a line. A failure does not end the run: the count is in the state.
 func (b *badSamples) note(source string, why *badSample) {
-	if b.seen[why.path] || len(b.seen) >= 1<<16 || b.mute {
+	if b.seen[why.path] || b.mute {
+		return
+	}
+	err := b.open()
+	if err == nil && (b.seen[why.path] || len(b.seen) >= 1<<16) {
 		return
 	}
 	b.seen[why.path] = true
-	if err := b.write(source, why); err != nil {
+	if err == nil {
+		err = b.lines.Write(badLine{source, why.path, fault.Line(why.err)})
+	}
+	if err != nil {
 		b.log.Warn("cannot write the list of bad samples; this process adds no more to it", "error", err)
 		b.mute = true
 	}
 }
 
-func (b *badSamples) write(source string, why *badSample) (err error) {
-	if b.lines == nil {
-		if b.lines, err = runlog.OpenMetrics(b.path, math.MaxInt64); err != nil {
-			return err
-		}
-	}
-	return b.lines.Write(struct {
-		Source  string `json:"source"`
-		Example string `json:"example"`
-		Why     string `json:"why"`
-	}{source, why.path, fault.Line(why.err)})
+// badLine is a line of the list.
+type badLine struct {
+	Source  string `json:"source"`
+	Example string `json:"example"`
+	Why     string `json:"why"`
 }
 
-func (b *badSamples) count() int64 {
+// open opens the list, if it is not open yet, and reads what is in it.
+func (b *badSamples) open() (err error) {
+	if b.lines != nil {
+		return nil
+	}
+	if b.lines, err = runlog.OpenMetrics(b.path, math.MaxInt64); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(b.path)
+	for line := range strings.Lines(string(text)) {
+		var there badLine
+		if json.Unmarshal([]byte(line), &there) == nil {
+			b.seen[there.Example] = true
+		}
+	}
+	return err
+}
+
+// count is how many of the run's first samples could not be used; later calls are
+// for more samples. Batches are made ahead: what they found belongs to later steps.
+func (b *badSamples) count(samples int64) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.n
+	b.ahead = slices.DeleteFunc(b.ahead, func(pos int64) bool {
+		if pos < samples {
+			b.before++
+		}
+		return pos < samples
+	})
+	return b.before
 }
 
 func (b *badSamples) close() {

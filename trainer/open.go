@@ -177,6 +177,9 @@ func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
 	}
 	reading := o.fakes.reading
 	if b.from.state != nil {
+		if r.leads() {
+			r.bad.before = b.from.state.Bad
+		}
 		reading.gaps = b.from.state.Gaps
 	}
 	return r.inTurn(func() (err error) { b.source, err = r.openData(ctx, b.to, reading); return err })

@@ -339,7 +339,7 @@ func (r *run) checkpoint(ctx context.Context) error {
 }
 
 func (r *run) position() savedState {
-	st := savedState{Step: r.step, Samples: r.samples(r.step), Recipe: r.recipe.identity(), Bad: r.bad.count(), Data: r.data, Parts: r.machine.plan.accumulation()}
+	st := savedState{Step: r.step, Samples: r.samples(r.step), Recipe: r.recipe.identity(), Bad: r.bad.count(r.samples(r.step)), Data: r.data, Parts: r.machine.plan.accumulation()}
 	if r.pairs != nil {
 		st.Sources, st.Gaps = r.pairs.given(st.Samples), r.pairs.gapsNow()
 	}
@@ -417,7 +417,7 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 // sum completes the result as it is after the last step.
 func (r *run) sum() {
 	res := r.result
-	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), max(r.bad.count(), r.badTogether)
+	res.Checkpoint, res.Steps, res.Samples, res.Bad = r.saver.newest(), r.step, r.samples(r.step), max(r.bad.count(r.samples(r.step)), r.badTogether)
 	res.Seconds = time.Since(r.started).Seconds()
 	res.Loss = lastLoss(res.Curve)
 }

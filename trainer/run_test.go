@@ -499,8 +499,15 @@ func badSamplesOf(t *testing.T, read string, more ...string) {
 	}
 	again := filepath.Join(dir, "again")
 	mustRun(t, tiny(t, sets...), Options{Out: again, StopAfter: 5, Workers: 4})
-	mustRun(t, tiny(t, sets...), Options{Out: again, Workers: 1})
+	resumed := mustRun(t, tiny(t, sets...), Options{Out: again, Workers: 1})
 	sameRun(t, again, out)
+	if n := strings.Count(string(readFile(t, again, badFile)), "\n"); resumed.Bad != res.Bad || n != 2 {
+		t.Errorf("resumed: %d bad samples, %d of them listed; want %d and 2", resumed.Bad, n, res.Bad)
+	}
+	state := filepath.Join(checkpointDir, "step-10", stateFile)
+	if got, want := readFile(t, again, state), readFile(t, out, state); !bytes.Equal(got, want) {
+		t.Errorf("state of the resumed run:\n%s\nwant:\n%s", got, want)
+	}
 	sets[1] = "max_bad=0.01"
 	_, err := Run(t.Context(), tiny(t, sets...), Options{Out: filepath.Join(dir, "strict"), Backend: "go"})
 	if err == nil || !strings.Contains(err.Error(), "more than max_bad 0.01 allows") || fault.Code(err) != 3 ||
