@@ -166,6 +166,9 @@ func (r *Recipe) check(name string) error {
 	if r.Init.Model != "" && (r.Init.Vision != "" || r.Init.Text != "") {
 		return bad("init", "give either model, or vision and text")
 	}
+	if len(r.Init.Skip) > 0 && r.Init.Vision == "" && r.Init.Text == "" {
+		return bad("init.skip", "names tensors of init.vision and init.text, and neither is given; leave it out")
+	}
 	cfg, err := r.config()
 	if err != nil {
 		return fault.Usagef("%s: model: %v", name, err)

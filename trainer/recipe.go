@@ -202,10 +202,10 @@ func (r *Recipe) set(s string) error {
 		}
 	}
 	// steps and samples determine each other: the one given last counts.
-	switch key {
-	case "steps":
+	switch {
+	case key == "steps" && r.Steps != 0:
 		r.Samples = 0
-	case "samples":
+	case key == "samples" && r.Samples != 0:
 		r.Steps = 0
 	}
 	return nil

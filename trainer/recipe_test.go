@@ -56,6 +56,8 @@ func TestRecipeErrors(t *testing.T) {
 		"set outside":     {text: goodRecipe, set: "data.7.weight=1", want: `data: "7" is not an index of this list of 2 items`},
 		"contradiction":   {text: goodRecipe + "steps: 7\n", want: "give only one of steps and samples"},
 		"two inits":       {text: goodRecipe + "init: {model: a, vision: b}\n", want: "either model, or vision and text"},
+		"skip of a model": {text: goodRecipe + "init: {model: a, skip: [logit_scale]}\n", want: "init.skip: names tensors of init.vision and init.text, and neither is given"},
+		"skip of nothing": {text: goodRecipe, set: "init.skip=[logit_scale]", want: "init.skip: names tensors"},
 		"two sources":     {text: strings.Replace(goodRecipe, "source: b.csv,", "source: b.csv, tensors: c,", 1), want: "exactly one of source and tensors"},
 		"duplicate":       {text: goodRecipe + "batch: 65\n", want: "batch"},
 		"config unknown":  {text: strings.Replace(goodRecipe, "model: EVA02-CLIP-B-16", "model: {embed_dim: 8, wat: 1, vision_cfg: {}, text_cfg: {}}", 1), want: "wat"},
@@ -94,6 +96,19 @@ func TestRecipeErrors(t *testing.T) {
 				t.Errorf("error %q is not a usage error", err)
 			}
 		})
+	}
+}
+
+// TestStepsOrSamples: null brings back the default of steps or samples, which is to
+// follow from the other.
+func TestStepsOrSamples(t *testing.T) {
+	both := goodRecipe + "steps: 100\n"
+	for text, sets := range map[string][]string{goodRecipe: {"steps=null", "steps=", "samples=6400"}, both: {"samples=null", "steps=null", "steps=100"}} {
+		for _, set := range sets {
+			if r, err := ParseRecipe("r.yaml", []byte(text), set); err != nil || r.Steps != 100 {
+				t.Errorf("%s: %+v, %v; want 100 steps", set, r, err)
+			}
+		}
 	}
 }
 
