@@ -140,6 +140,9 @@ func (p *pairs) openPools(ctx context.Context, how reading) error {
 			p.pools = append(p.pools, pool{source: i, plan: plan, n: plan.Len()})
 			continue
 		}
+		if s.MissingShards == missingSkip {
+			return fault.Usagef("data.%d.missing_shards: skip needs read: stream; the index of read: random needs every tar", i)
+		}
 		d, err := how.open(ctx, path, o)
 		if err != nil {
 			return p.recipe.missingData(fmt.Errorf("data.%d: %w", i, err))
