@@ -226,3 +226,27 @@ type parquetNamed struct {
 	Image []byte `parquet:"image"`
 	Label string `parquet:"label"`
 }
+
+// TestCaptionKey: a key that the caller names is where a tar's captions are, and no
+// .txt takes its place.
+func TestCaptionKey(t *testing.T) {
+	src := writeTar(t, filepath.Join(t.TempDir(), "t.tar"), []entry{
+		{"a.jpg", "x"}, {"a.txt", "caf\xe9"}, {"a.json", `{"alt": "by key", "caption": "usual"}`},
+		{"b.jpg", "x"}, {"b.json", `{"caption": "usual"}`}, {"b.txt", "beside"},
+		{"c.jpg", "x"}, {"c.txt", "beside"},
+	})
+	d, err := Open(t.Context(), src, Options{CaptionColumn: "alt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for i, want := range [][]string{{"by key"}, nil, nil} {
+		ex, err := d.Read(i)
+		if err != nil || !slices.Equal(ex.Captions, want) {
+			t.Errorf("example %d: captions %q, %v; want %q", i, ex.Captions, err, want)
+		}
+		if hint := fmt.Sprintf("%s has no \"alt\" in a .json", ex.Key); want == nil && ex.Hint != hint {
+			t.Errorf("example %d: hint %q, want %q", i, ex.Hint, hint)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -206,9 +207,11 @@ func (m *members) add(ext string, data []byte) (err error) {
 			ex.Image, m.plain = data, simple
 		}
 	case ext == "txt" || ext == "caption":
-		if m.o.CaptionLines {
+		switch {
+		case m.o.CaptionColumn != "": // it is a key of the .json
+		case m.o.CaptionLines:
 			ex.Captions, err = captionLines(string(data))
-		} else {
+		default:
 			ex.Captions, err = oneCaption(string(data))
 		}
 	case ext == "json":
@@ -233,6 +236,9 @@ func (m *members) finish() (err error) {
 	if err == nil && !m.plain && len(m.images) > 1 {
 		err = fmt.Errorf("several images (%s) and no plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(m.images, ", ")))
 	}
+	if c := m.o.CaptionColumn; c != "" && ex.Captions == nil {
+		ex.Hint = fmt.Sprintf("%s has no %s in a .json", fault.Name(path.Base(ex.Key)), fault.Name(strconv.Quote(c)))
+	}
 	if len(m.dotted) > 0 && (ex.Captions == nil || ex.Label < 0) {
 		ex.Hint = fmt.Sprintf("WebDataset ends a key at the first dot: %s is the %q of the key %s; rename the members so that the key has no dot",
 			fault.Name(path.Base(ex.Key)+"."+m.dotted[0]), fault.Name(m.dotted[0]), fault.Name(ex.Key))
@@ -253,7 +259,7 @@ func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 	if err := json.Unmarshal(data, &fields); err != nil {
 		return fmt.Errorf(".json: %w", err)
 	}
-	if raw, name := pick(fields, o.CaptionColumn, captionNames); raw != nil && (ex.Captions == nil || o.CaptionColumn != "") {
+	if raw, name := pick(fields, o.CaptionColumn, captionNames); raw != nil && ex.Captions == nil {
 		texts, err := jsonTexts(raw)
 		if err != nil {
 			return fmt.Errorf(".json: %s: %w", fault.Name(name), err)
