@@ -262,7 +262,7 @@ func (v *saver) complete(tmp, name string) error {
 		return fmt.Errorf("checkpoint %s: %w", final, err)
 	}
 	v.last.Store(&final)
-	return v.prune(root)
+	return v.prune(root, final)
 }
 
 func (v *saver) fill(dir string, s *snapshot) error {
@@ -354,13 +354,19 @@ func (v *saver) model(path string, s *snapshot) error {
 	return f.Commit()
 }
 
-// prune removes the oldest checkpoints and what a killed run left behind.
-func (v *saver) prune(root string) error {
+// prune removes the oldest checkpoints, those that the run went back behind when it
+// was resumed from an older one, and what a killed run left behind. newest is the one
+// just written.
+func (v *saver) prune(root, newest string) error {
 	list, err := listCheckpoints(v.dir)
 	if err != nil {
 		return err
 	}
-	for _, c := range list[:max(0, len(list)-v.keep)] {
+	end := 1 + slices.IndexFunc(list, func(c checkpointAt) bool { return c.path == newest })
+	if end == 0 {
+		return fmt.Errorf("%s: gone since it was written; another program has changed %s", newest, root)
+	}
+	for _, c := range slices.Concat(list[:max(0, end-v.keep)], list[end:]) {
 		// Rename first: a checkpoint is complete or absent.
 		gone := filepath.Join(root, temporary+filepath.Base(c.path))
 		if err := os.Rename(c.path, gone); err != nil {

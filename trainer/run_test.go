@@ -198,6 +198,16 @@ func TestResume(t *testing.T) {
 	// From an older checkpoint on purpose.
 	mustRun(t, tiny(t), Options{Out: parts, Resume: filepath.Join(parts, checkpointDir, "step-9")})
 	sameRun(t, parts, whole)
+	// The checkpoints that it goes back behind give way to the new one, whose steps
+	// metrics.jsonl has.
+	back := filepath.Join(dir, "back")
+	mustRun(t, tiny(t), Options{Out: back, StopAfter: 8})
+	mustRun(t, tiny(t, "checkpoint.keep=1"), Options{Out: back, StopAfter: 1, Resume: filepath.Join(back, checkpointDir, "step-6")})
+	if list, err := listCheckpoints(back); err != nil || len(list) != 1 || list[0].step != 7 {
+		t.Errorf("checkpoints %v, want that of step 7; %v", list, err)
+	}
+	mustRun(t, tiny(t), Options{Out: back})
+	sameRun(t, back, whole)
 	// A finished run stays as it is: nothing is written again, and the result is the
 	// same.
 	files := []string{reportFile, runFile, finalFile, metricsFile, recipeFile}
