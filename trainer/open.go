@@ -222,6 +222,9 @@ func (r *run) openData(ctx context.Context, to int64, how reading) (feed, error)
 func (r *Recipe) inputs() (list []string) {
 	for _, p := range []string{r.Init.Model, r.Init.Vision, r.Init.Text} {
 		list = append(list, r.path(p))
+		if p != "" { // the folder of a run
+			list = append(list, filepath.Join(r.path(p), finalFile))
+		}
 	}
 	for _, d := range r.Data {
 		list = append(append(list, dataset.Local(r.path(d.Source))...), r.path(d.Tensors))
