@@ -92,7 +92,7 @@ func (r *Recipe) check(name string) error {
 		r.Steps = max(1, r.Samples/perStep)
 	case r.Steps > maxSamples/perStep:
 		return bad("steps", "%d steps of %d pairs are more than %d samples; give fewer", r.Steps, perStep, int64(maxSamples))
-	case r.Samples != 0 && r.Samples/perStep != r.Steps:
+	case r.Samples != 0 && max(1, r.Samples/perStep) != r.Steps:
 		return bad("steps", "%d steps of %d pairs are not %d samples; give only one of steps and samples", r.Steps, perStep, r.Samples)
 	}
 	if r.WarmupSteps > r.Steps {

@@ -110,6 +110,14 @@ func TestStepsOrSamples(t *testing.T) {
 			}
 		}
 	}
+	// Fewer samples than a batch are one step; the recipe.yaml that says so can be read.
+	r, err := ParseRecipe("r.yaml", []byte(goodRecipe), "samples=3", "warmup_steps=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := ParseRecipe("recipe.yaml", r.YAML()); err != nil || again.Steps != 1 {
+		t.Errorf("written and read: %+v, %v; want 1 step", again, err)
+	}
 }
 
 func TestRecipeSet(t *testing.T) {
