@@ -1023,8 +1023,8 @@ func TestStepTimes(t *testing.T) {
 			for _, s := range steps {
 				times = append(times, s.Seconds)
 			}
-			usual := slices.Sorted(slices.Values(times))[len(times)/2]
-			if last := times[len(times)-1]; last < usual/5 {
+			// A busy machine slows some steps down, but speeds none up.
+			if last, least := times[len(times)-1], slices.Min(times[:len(times)-1]); last < least/5 {
 				t.Errorf("the last step took %.2g s, the others %.2g", last, times[:len(times)-1])
 			}
 		})
