@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -22,6 +23,7 @@ import (
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
+	tt "github.com/evatool/evatool/internal/torchfile/torchtest"
 )
 
 const formats = "../testdata/formats/"
@@ -296,6 +298,29 @@ func TestNoTensorsAtAll(t *testing.T) {
 	}
 	if _, err := Run(context.Background(), Options{Sources: []string{src}, Output: filepath.Join(t.TempDir(), "x.safetensors")}); fault.Code(err) != int(fault.Input) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestEmptyBehindStorage: a slice without elements may begin behind its storage, and
+// behind the end of the file.
+func TestEmptyBehindStorage(t *testing.T) {
+	storage := tt.Storage(tensorfile.U8, "0", 24)
+	pickled := tt.Pickle(tt.Dict{
+		{Key: "all", Value: tt.View(storage, 0, []int64{24}, []int64{1})},
+		{Key: "none", Value: tt.View(storage, 1<<20, []int64{0, 3}, []int64{3, 1})},
+	}, 2)
+	path := filepath.Join(t.TempDir(), "x.pt")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := tt.WriteZip(f, []tt.Member{{Name: "data.pkl", Data: bytes.NewReader(pickled)}, {Name: "data/0", Data: bytes.NewReader(make([]byte, 24))}}); err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, Options{Sources: []string{path}, Layout: "source"})
+	if len(r.Tensors) != 2 || r.Bytes != 24 {
+		t.Errorf("%d tensors of %d bytes; want 2 of 24", len(r.Tensors), r.Bytes)
 	}
 }
 

@@ -118,10 +118,13 @@ func newTensorOf(seen, owner *storage, d dtype, offset, size, stride any) (any, 
 	return t, t.inside(seen.elems)
 }
 
-// inside checks that every element lies in a storage of n elements.
+// inside checks that every element lies in a storage of n elements. A tensor without
+// elements may begin anywhere, even behind its storage (an empty slice of an empty
+// slice does), so it is moved to the start.
 func (t *tensor) inside(n int64) error {
 	for _, d := range t.shape {
 		if d == 0 {
+			t.offset = 0
 			return nil
 		}
 	}
