@@ -14,6 +14,9 @@ import (
 // hfModel is the file name that transformers looks for in a folder.
 const hfModel = "model.safetensors"
 
+// largestID is the eos_token_id with which transformers pools at the largest id.
+const largestID = 2
+
 // hfConfig is the config.json of transformers' CLIPModel; if that model cannot run
 // this one, why says what it lacks.
 func hfConfig(c *arch.Config) (content []byte, why string) {
@@ -29,10 +32,11 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 		return nil, "another kind of pooling"
 	case !c.Text.AttnMask:
 		return nil, "text attention without a causal mask"
+	case c.PoolsEOS() && c.Text.EOS == largestID:
+		return nil, "texts that end at token 2, which stands for the largest id there"
 	}
-	// As in the published files: with 2, transformers pools at the largest id, which
-	// is how CLIP finds the end of a text.
-	eos := 2
+	// As in the published files, as CLIP finds the end of a text at the largest id.
+	eos := largestID
 	if c.PoolsEOS() {
 		eos = c.Text.EOS
 	}
