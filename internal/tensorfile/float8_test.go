@@ -65,6 +65,8 @@ func TestMistaken(t *testing.T) {
 		"PK\x03\x04and so on":                                                 "torch.save",
 		"":                                                                    "empty file",
 		strings.Repeat("\x00", 100):                                           "zero bytes",
+		// A file that is cut off, whose header is as long as '<' is in ASCII.
+		"<\x00\x00\x00\x00\x00\x00\x00" + `{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}      `: "cut off",
 		// Valid, except for a type that is read elsewhere.
 		"\x3a\x00\x00\x00\x00\x00\x00\x00" + `{"x":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}     ` + "\x00": "smaller than a byte",
 	} {

@@ -376,7 +376,9 @@ func OpenReaderAt(r io.ReaderAt, size int64, name string) (*File, error) {
 	if err != nil {
 		head := make([]byte, 512)
 		n, _ := r.ReadAt(head, 0)
-		if what := Mistaken(head[:n], size); what != "" {
+		// The length of a header may begin with any bytes, also those of other formats.
+		header := n > 8 && head[8] == '{' && bytes.Equal(head[4:8], make([]byte, 4))
+		if what := Mistaken(head[:n], size); what != "" && !header {
 			return nil, fault.Inputf("%s: %s; give a safetensors file", name, what)
 		}
 		return nil, fault.Inputf("%s: not a valid safetensors file: %w; download or write it again", name, err)
