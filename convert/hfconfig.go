@@ -32,13 +32,13 @@ func hfConfig(c *arch.Config) (content []byte, why string) {
 		return nil, "another kind of pooling"
 	case !c.Text.AttnMask:
 		return nil, "text attention without a causal mask"
-	case c.PoolsEOS() && c.Text.EOS == largestID:
+	case c.PoolsEOS() && *c.Text.EOS == largestID:
 		return nil, "texts that end at token 2, which stands for the largest id there"
 	}
 	// As in the published files, as CLIP finds the end of a text at the largest id.
 	eos := largestID
 	if c.PoolsEOS() {
-		eos = c.Text.EOS
+		eos = *c.Text.EOS
 	}
 	act := "gelu"
 	if c.QuickGELU {

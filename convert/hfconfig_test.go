@@ -93,7 +93,7 @@ func TestNoConfigWhereItWouldLie(t *testing.T) {
 		"pool":   func(c *arch.Config) { c.Vision.PoolType = "avg" },
 		"ln_pre": func(c *arch.Config) { c.Vision.NoLnPre = true },
 		"mask":   func(c *arch.Config) { c.Text.AttnMask = false },
-		"eos":    func(c *arch.Config) { c.Text.PoolType, c.Text.EOS = "eos", 2 },
+		"eos":    func(c *arch.Config) { c.Text.PoolType, c.Text.EOS = "eos", new(2) },
 	} {
 		c, _ := arch.Named("openclip-ViT-B-32")
 		change(c)

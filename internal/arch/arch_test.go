@@ -221,10 +221,12 @@ func TestParseVariants(t *testing.T) {
 	b32, _ := Named("openai-ViT-B-32")
 	eos, _ := Named("openai-ViT-B-32")
 	odd, _ := Named("openai-ViT-B-32")
-	odd.Text.VocabSize, odd.Text.PoolType, odd.Text.EOS = 130, "eos", 7
+	odd.Text.VocabSize, odd.Text.PoolType, odd.Text.EOS = 130, "eos", new(7)
+	zero, _ := Named("openai-ViT-B-32")
+	zero.Text.PoolType, zero.Text.EOS = "eos", new(0)
 	small, _ := Named("openai-ViT-B-32")
 	small.Text.VocabSize = 130
-	eos.Text.PoolType, eos.Text.EOS = "eos", 49407
+	eos.Text.PoolType, eos.Text.EOS = "eos", new(49407)
 	eva, _ := Named("EVA02-CLIP-B-16")
 	for _, tt := range []struct {
 		name, json string
@@ -233,6 +235,7 @@ func TestParseVariants(t *testing.T) {
 		{"hugging face, all defaults", `{"model_type": "clip", "text_config": null, "vision_config": {"top_k": 50}}`, eos},
 		{"hugging face, from before its eos_token_id counted", `{"text_config": {"eos_token_id": 2}, "vision_config": {"image_size": [224, 224]}}`, b32},
 		{"hugging face, another end of the text", `{"text_config": {"eos_token_id": 7, "vocab_size": 130}, "vision_config": {}}`, odd},
+		{"hugging face, 0 as the end of the text", `{"text_config": {"eos_token_id": 0}, "vision_config": {}}`, zero},
 		{"hugging face, a small vocabulary without its end", `{"text_config": {"vocab_size": 130}, "vision_config": {}}`, small},
 		{"hugging face, the older key counts, with the defaults for the rest", `{"text_config": {"hidden_size": 64, "eos_token_id": 9}, "text_config_dict": {"eos_token_id": 2}, "vision_config_dict": null, "vision_config": {}}`, b32},
 		{"open_clip_config.json", `{"model_cfg": {"embed_dim": 512, "quick_gelu": true, "vision_cfg": {"image_size": [224, 224], "layers": 12, "width": 768, "patch_size": 32}, "text_cfg": {}}}`, b32},
@@ -246,6 +249,13 @@ func TestParseVariants(t *testing.T) {
 			}
 			if d := cmp.Diff(tt.want, c); d != "" {
 				t.Error(d)
+			}
+			again, err := Parse(c.JSON())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(c, again); d != "" {
+				t.Errorf("read back: %s", d)
 			}
 		})
 	}
@@ -312,8 +322,12 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := Parse(c.JSON()); err != nil {
-			t.Errorf("canonical form of %q is refused: %v", data, err)
+		again, err := Parse(c.JSON())
+		if err != nil {
+			t.Fatalf("canonical form of %q is refused: %v", data, err)
+		}
+		if !again.SameModel(c) {
+			t.Errorf("canonical form of %q is read back as %s, not %s", data, again.JSON(), c.JSON())
 		}
 	})
 }

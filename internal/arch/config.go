@@ -83,9 +83,9 @@ type Text struct {
 
 	// PoolType is where the feature is taken: argmax (or empty), at the first
 	// largest token id; eos, at the first token EOS, or at the first token if there
-	// is none; last, at the last token of the context.
+	// is none; last, at the last token of the context. EOS is nil without eos.
 	PoolType string `json:"pool_type,omitempty"`
-	EOS      int    `json:"eos_id,omitempty"`
+	EOS      *int   `json:"eos_id,omitempty"`
 
 	// EmbedCLS: a learned token follows the text, and the feature is taken there.
 	EmbedCLS bool `json:"embed_cls,omitempty"`
@@ -251,7 +251,7 @@ func (c *Config) EndOfText(tokens []int32) int {
 		}
 		return end
 	case c.PoolsEOS():
-		return max(0, slices.Index(tokens, int32(c.Text.EOS)))
+		return max(0, slices.Index(tokens, int32(*c.Text.EOS)))
 	case c.PoolsLast(), c.Text.EmbedCLS:
 		return len(tokens) - 1
 	}
@@ -337,8 +337,8 @@ func (c *Config) model() *Config {
 		m.LogitBias = &some
 	}
 	v.MLPRatio, t.MLPRatio = ratio(c.VisionHidden(), v.Width), ratio(c.TextHidden(), t.Width)
-	if m.PoolsEOS() && m.Text.EOS == m.Text.VocabSize-1 {
-		m.Text.PoolType, m.Text.EOS = "", 0
+	if m.PoolsEOS() && *m.Text.EOS == m.Text.VocabSize-1 {
+		m.Text.PoolType, m.Text.EOS = "", nil
 	}
 	return &m
 }
@@ -390,7 +390,7 @@ func (c *Config) check() error {
 		{"text_cfg.mlp_ratio", t.MLPRatio, 1e-6, 64},
 	}
 	if c.PoolsEOS() {
-		bounds = append(bounds, bound{"text_cfg.eos_id", float64(t.EOS), 0, 1 << 31})
+		bounds = append(bounds, bound{"text_cfg.eos_id", float64(*t.EOS), 0, 1 << 31})
 	}
 	for _, l := range v.Layers {
 		bounds = append(bounds, bound{"vision_cfg.layers", float64(l), 1, 1024})

@@ -516,9 +516,9 @@ func parseHF(top object) (*Config, error) {
 	// older than the key's default, or the default is not one of its ids.
 	switch {
 	case text.EOS == nil && c.Text.VocabSize >= bpe.VocabSize:
-		c.Text.PoolType, c.Text.EOS = "eos", bpe.VocabSize-1
+		c.Text.PoolType, c.Text.EOS = "eos", new(bpe.VocabSize-1)
 	case text.EOS != nil && *text.EOS != 2:
-		c.Text.PoolType, c.Text.EOS = "eos", *text.EOS
+		c.Text.PoolType, c.Text.EOS = "eos", text.EOS
 	}
 	return c, nil
 }

@@ -117,7 +117,7 @@ func TestConfigurationFollowsTheWeights(t *testing.T) {
 			want = arch.Preprocess{Size: 32, Mean: half, Std: half, Interpolation: "bicubic", ResizeMode: arch.Shortest, Resize: [2]int{40, 40}, Floor: true}
 		}
 		if filepath.Base(in.Files[0]) != tt.read || p.Config.QuickGELU == tt.hf || p.Config.PoolsEOS() != tt.hf || p.Config.Preprocess() != want || p.Assumed != "" {
-			t.Errorf("%s: %s, quick %v, end %d, %v, %q", tt.name, in.Files[0], p.Config.QuickGELU, p.Config.Text.EOS, p.Config.Preprocess(), p.Assumed)
+			t.Errorf("%s: %s, quick %v, ends %v, %v, %q", tt.name, in.Files[0], p.Config.QuickGELU, p.Config.PoolsEOS(), p.Config.Preprocess(), p.Assumed)
 		}
 	}
 }

@@ -110,7 +110,7 @@ func (t *tower) text(tokens *Node) *Node {
 
 	ends := tokens // largest where the text ends; the first counts
 	if t.cfg.PoolsEOS() {
-		ends = to(graph.Equal(tokens, graph.Scalar(g, dtypes.Int32, t.cfg.Text.EOS)), dtypes.Int32)
+		ends = to(graph.Equal(tokens, graph.Scalar(g, dtypes.Int32, *t.cfg.Text.EOS)), dtypes.Int32)
 	}
 	end := graph.InsertAxes(graph.ArgMax(ends, 1, dtypes.Int32), -1) // [B,1]
 	columns := graph.Iota(g, shapeI32(1, n), 1)
