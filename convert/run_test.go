@@ -301,23 +301,38 @@ func TestNoTensorsAtAll(t *testing.T) {
 	}
 }
 
+// TestNestedIsReported: what lies deeper in a state dict is not left out in silence.
+func TestNestedIsReported(t *testing.T) {
+	one := tt.View(tt.Storage(tensorfile.U8, "0", 1), 0, []int64{1}, []int64{1})
+	path := writeTorch(t, tt.Dict{{Key: "a", Value: one}, {Key: "head", Value: tt.Dict{{Key: "weight", Value: one}}}}, 1)
+	r := run(t, Options{Sources: []string{path}, Layout: "source"})
+	if len(r.Tensors) != 1 || len(r.Dropped) != 1 || r.Dropped[0].Name != "head" {
+		t.Errorf("%d tensors, dropped %q", len(r.Tensors), r.Dropped)
+	}
+}
+
+// writeTorch writes a file of torch.save with a storage of n bytes.
+func writeTorch(t *testing.T, root any, n int) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tt.WriteZip(&b, []tt.Member{{Name: "data.pkl", Data: bytes.NewReader(tt.Pickle(root, 2))}, {Name: "data/0", Data: bytes.NewReader(make([]byte, n))}}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "x.pt")
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // TestEmptyBehindStorage: a slice without elements may begin behind its storage, and
 // behind the end of the file.
 func TestEmptyBehindStorage(t *testing.T) {
 	storage := tt.Storage(tensorfile.U8, "0", 24)
-	pickled := tt.Pickle(tt.Dict{
+	path := writeTorch(t, tt.Dict{
 		{Key: "all", Value: tt.View(storage, 0, []int64{24}, []int64{1})},
 		{Key: "none", Value: tt.View(storage, 1<<20, []int64{0, 3}, []int64{3, 1})},
-	}, 2)
-	path := filepath.Join(t.TempDir(), "x.pt")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := tt.WriteZip(f, []tt.Member{{Name: "data.pkl", Data: bytes.NewReader(pickled)}, {Name: "data/0", Data: bytes.NewReader(make([]byte, 24))}}); err != nil {
-		t.Fatal(err)
-	}
+	}, 24)
 	r := run(t, Options{Sources: []string{path}, Layout: "source"})
 	if len(r.Tensors) != 2 || r.Bytes != 24 {
 		t.Errorf("%d tensors of %d bytes; want 2 of 24", len(r.Tensors), r.Bytes)

@@ -35,6 +35,7 @@ type Input struct {
 	beside beside            // what the files beside the weights say
 	sha256 string            // of the file, if it is only one and the hash is known
 
+	left    []Dropped // entries of the state dict that hold numbers, but are no tensors
 	missing string    // the shards that were not given, or empty
 	act     string    // the activation that a tower's config.json states, or empty
 	outside []Dropped // tensors that Under left out
@@ -123,6 +124,9 @@ func (in *Input) openFile(path, key string) (tensorfile.Source, error) {
 	}
 	in.Container, in.Key, in.Prefix = c.Container(), c.StateDictKey(), c.StripPrefix()
 	in.all = append(in.all, c.AllTensors()...)
+	for _, l := range c.Left() {
+		in.left = append(in.left, Dropped(l))
+	}
 	for _, e := range c.Other() {
 		in.Other = append(in.Other, Entry{e.Path, e.Kind, e.Value})
 	}

@@ -137,7 +137,7 @@ func (in *Input) Plan(o PlanOptions) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.in, p.Dropped = in, append(slices.Clone(in.outside), p.Dropped...)
+	p.in, p.Dropped = in, slices.Concat(in.left, in.outside, p.Dropped)
 	for _, it := range p.Items {
 		it.from = in
 	}

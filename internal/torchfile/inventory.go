@@ -253,6 +253,34 @@ func flat(state any) ([]named, error) {
 	return out, nil
 }
 
+// leftOf finds what Left lists; c.all and c.key must be known.
+func (c *Checkpoint) leftOf(state any) (left []Left) {
+	below := map[string]int{} // tensors, by the paths above them
+	root := c.key
+	if root != "" {
+		root += "/"
+	}
+	for _, t := range c.all {
+		path, inside := strings.CutPrefix(t.name, root)
+		for i := range len(path) {
+			if inside && path[i] == '/' {
+				below[path[:i]]++
+			}
+		}
+	}
+	e, _ := entries(state)
+	for _, x := range e {
+		name := keyText(x.Key)
+		switch n := below[name]; {
+		case kind(x.Value) == "numpy.ndarray":
+			left = append(left, Left{name, "a numpy.ndarray, not a tensor"})
+		case n > 0 && kind(x.Value) != "torch.Tensor":
+			left = append(left, Left{name, fmt.Sprintf("a %s, not a tensor; %d below it", kind(x.Value), n)})
+		}
+	}
+	return left
+}
+
 // strip removes "module.", which DistributedDataParallel leaves, from the names if
 // the first one has it.
 func strip(tensors []named) string {

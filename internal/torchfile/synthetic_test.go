@@ -133,6 +133,21 @@ func TestStateDict(t *testing.T) {
 	}
 }
 
+// TestLeft: what a state dict holds besides tensors is named if it has weights.
+func TestLeft(t *testing.T) {
+	array := tt.Reduce{Func: tt.Global{Module: "numpy.core.multiarray", Name: "_reconstruct"}, Args: tt.Tuple{}}
+	state := tt.Dict{
+		{Key: "a", Value: one}, {Key: "b", Value: tt.Dict{{Key: "c", Value: one}, {Key: "d", Value: tt.List{one}}}}, {Key: "x/y", Value: tt.List{one}},
+		{Key: "array", Value: array}, {Key: "epoch", Value: 3}, {Key: "args", Value: tt.Dict{{Key: "lr", Value: 1}}},
+	}
+	want := []Left{{"b", "a dict, not a tensor; 2 below it"}, {"x/y", "a list, not a tensor; 1 below it"}, {"array", "a numpy.ndarray, not a tensor"}}
+	for key, root := range map[string]tt.Dict{"": state, "net": {{Key: "net", Value: state}, {Key: "b", Value: tt.List{one}}}} {
+		if got := mustOpen(t, zipOf(t, tt.Pickle(root, 2), count(24)), key).Left(); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", key, got, want)
+		}
+	}
+}
+
 // TestKeyIsUsage: a wrong Key is the caller's fault, not the file's.
 func TestKeyIsUsage(t *testing.T) {
 	_, err := openBytes(zipOf(t, tt.Pickle(tt.Dict{{Key: "a", Value: one}}, 2), count(24)), "b")

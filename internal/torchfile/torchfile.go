@@ -39,6 +39,12 @@ type Entry struct {
 	Value string // as short text
 }
 
+// Left is an entry of the state dict that is no tensor, but holds what may be weights.
+type Left struct {
+	Name   string
+	Reason string // such as "a numpy.ndarray, not a tensor"
+}
+
 // Checkpoint is an opened PyTorch file, as a source of its state dict's tensors.
 // It is safe for concurrent use.
 type Checkpoint struct {
@@ -52,6 +58,7 @@ type Checkpoint struct {
 	index     map[string]*tensor
 	all       []named
 	other     []Entry
+	left      []Left
 }
 
 var _ tensorfile.Source = (*Checkpoint)(nil)
@@ -193,6 +200,7 @@ func (c *Checkpoint) take(root any, opt Options) error {
 		var state any
 		if state, c.key, err = stateDict(root, opt.Key); err == nil {
 			c.tensors, err = flat(state)
+			c.left = c.leftOf(state)
 		}
 		c.prefix = strip(c.tensors)
 	}
@@ -234,6 +242,10 @@ func (c *Checkpoint) StripPrefix() string { return c.prefix }
 // AllTensors lists every tensor of the file, including those of the state dict,
 // under its path, such as "optimizer/state/0/exp_avg".
 func (c *Checkpoint) AllTensors() []tensorfile.Info { return infos(c.all) }
+
+// Left lists the entries of the state dict that are left out although they are or
+// hold arrays of numbers.
+func (c *Checkpoint) Left() []Left { return c.left }
 
 // Other lists what is not a tensor.
 func (c *Checkpoint) Other() []Entry { return c.other }
