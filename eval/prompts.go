@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
@@ -260,24 +261,44 @@ func (o Options) readWords(suite bool) (Options, error) {
 	return o, nil
 }
 
-// Words reads the files of class names and templates that o names into o, as
-// ZeroShot does, so that a wrong one is found early. classes are what the data
-// calls its classes, for the benchmark folder; nil where that is not known.
-func (o Options) Words(classes []string) (_ Options, err error) {
-	defer fault.Public(context.Background(), &err)
+// Ready finds what is wrong about the data and the words of an evaluation before
+// there is a model to score: a file that is missing, class names that do not fit,
+// a first image without a label, or with one that has no name. size is the width of
+// the model's images, in pixels; ctx ends it early.
+func (o Options) Ready(ctx context.Context, size int) (err error) {
+	defer fault.Public(ctx, &err)
 	if o, err = o.readWords(false); err != nil {
-		return o, err
+		return err
 	}
-	w, err := promptsFor(o)
-	if err != nil {
-		return o, err
+	r := &run{o: o, pre: arch.Preprocess{Size: size}}
+	if r.w, err = promptsFor(o); err != nil {
+		return err
 	}
-	if len(w.names) == 0 {
-		for _, f := range classes {
-			w.names = append(w.names, spoken(f))
+	if err := r.w.fromData(ctx, o); err != nil {
+		return err
+	}
+	if r.data, err = r.source(ctx); err != nil {
+		return err
+	}
+	defer r.data.Close()
+	if r.w.fromFeatures() {
+		return nil
+	}
+	if err := r.nameClasses(); err != nil {
+		return err
+	}
+	switch data := r.data.(type) {
+	case *tensorSource:
+		r.choose()
+		return r.checkLabels()
+	case *pictures:
+		ex, err := data.Read(0)
+		if err == nil && r.w.kind != dataset.MultiLabel {
+			_, err = r.label(sample{Key: ex.Key, Label: ex.Label, Hint: ex.Hint})
 		}
+		return err
 	}
-	return o, w.complete()
+	return nil
 }
 
 // classNamesOf reads a list as ClassNames does, or JSON: a list of names, or

@@ -241,15 +241,7 @@ func (r *run) settle(ctx context.Context) error {
 		r.name()
 		return nil
 	}
-	if len(r.w.names) == 0 {
-		for _, f := range r.data.Classes() {
-			r.w.names = append(r.w.names, spoken(f))
-		}
-	}
-	if len(r.w.names) == 0 {
-		return fault.Usagef("%s: has no class names of its own; give Options.ClassNames, one a line", r.o.Data)
-	}
-	if err := r.w.complete(); err != nil {
+	if err := r.nameClasses(); err != nil {
 		return err
 	}
 	if tok, err := r.tokenizer(ctx); err == nil {
@@ -263,6 +255,20 @@ func (r *run) settle(ctx context.Context) error {
 	}
 	r.name()
 	return nil
+}
+
+// nameClasses takes the data's own names where no others are given, and completes
+// the words.
+func (r *run) nameClasses() error {
+	if len(r.w.names) == 0 {
+		for _, f := range r.data.Classes() {
+			r.w.names = append(r.w.names, spoken(f))
+		}
+	}
+	if len(r.w.names) == 0 {
+		return fault.Usagef("%s: has no class names of its own; give Options.ClassNames, one a line", r.o.Data)
+	}
+	return r.w.complete()
 }
 
 // name makes the key of the run: all that its rows depend on.

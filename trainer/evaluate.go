@@ -3,7 +3,6 @@ package trainer
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -86,28 +85,18 @@ func (r *Recipe) scoring(e Evaluation) eval.Options {
 	return o
 }
 
-// checkEvaluations finds a wrong name, path or list of words before the training
-// starts, not hours later.
+// checkEvaluations finds a wrong name, path, list of words or label before the
+// training starts, not hours later.
 func (r *run) checkEvaluations(ctx context.Context) error {
+	cfg, err := r.recipe.config()
+	if err != nil {
+		return err
+	}
 	for i, e := range r.recipe.Eval {
 		if _, ok := dataset.LookupBenchmark(e.Benchmark); !ok && e.Benchmark != "folder" {
 			return fault.Usagef("eval.%d.benchmark: unknown benchmark %q; evatool zeroshot list prints the names, and folder takes any labelled set", i, e.Benchmark)
 		}
-		o := r.recipe.scoring(e)
-		var classes []string
-		if filepath.Ext(o.Data) == ".safetensors" {
-			if err := fault.RegularFile(o.Data, "ready images and labels"); err != nil {
-				return fmt.Errorf("eval.%d: %w", i, err)
-			}
-		} else {
-			d, err := dataset.Open(ctx, o.Data, dataset.Options{})
-			if err != nil {
-				return fmt.Errorf("eval.%d: %w", i, err)
-			}
-			classes = d.Classes()
-			d.Close()
-		}
-		if _, err := o.Words(classes); err != nil {
+		if err := r.recipe.scoring(e).Ready(ctx, cfg.Vision.ImageSize); err != nil {
 			return fault.Because(fault.Kind(fault.Code(err)), err, "eval.%d: %s", i, evalField.ReplaceAllStringFunc(err.Error(), inRecipe))
 		}
 	}

@@ -395,20 +395,22 @@ func TestRunRefuses(t *testing.T) {
 		want   string
 		kind   fault.Kind
 	}{
-		"other recipe":   {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr.vision was 0.001 and is now 0.002; to continue with the change, give Options.Resume " + filepath.Join(done, checkpointDir, "step-3"), fault.Usage},
-		"never":          {tiny(t), Options{Out: done, Resume: "never"}, "holds a run up to step 3", fault.Usage},
-		"no checkpoint":  {tiny(t), Options{Out: done, Resume: done}, "not a checkpoint; want auto", fault.Input},
-		"damaged":        {tiny(t), Options{Out: damaged}, "damaged (its SHA-256", fault.Input},
-		"missing tar":    {tiny(t, "data.1.source=../testdata/emoji/{train-emojione,train-none}.tar"), Options{Out: filepath.Join(dir, "a")}, "train-none.tar", fault.Input},
-		"missing source": {tiny(t, "data.0.source=nowhere.tar"), Options{Out: filepath.Join(dir, "b")}, "data.0: nowhere.tar", fault.Input},
-		"NaN":            {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops; its last good state is", fault.Input},
-		"changed data":   {tiny(t, ofSource...), Options{Out: changed}, "not the data that " + filepath.Join(changed, checkpointDir, "step-1"), fault.Input},
-		"other size":     {tiny(t, append(ofSource, "model.vision_cfg.image_size=48", "init.model="+start)...), Options{Out: filepath.Join(dir, "h")}, "takes images of 32 pixels, but the recipe's model takes 48; evatool convert " + start + " --image-size 48 -o FILE", fault.Input},
-		"other width":    {tiny(t, append(ofSource, "model.vision_cfg.width=32", "init.model="+start)...), Options{Out: filepath.Join(dir, "i")}, "another architecture than the recipe's model", fault.Input},
-		"missing model":  {tiny(t, "init.model=none.safetensors"), Options{Out: filepath.Join(dir, "d")}, "none.safetensors", fault.Input},
-		"eval data":      {tiny(t, "eval=[{every_steps: 1, benchmark: folder, data: nowhere}]"), Options{Out: filepath.Join(dir, "e")}, "nowhere", fault.Input},
-		"eval name":      {tiny(t, "eval=[{every_steps: 1, benchmark: imagenot, data: nowhere}]"), Options{Out: filepath.Join(dir, "g")}, `unknown benchmark "imagenot"`, fault.Usage},
-		"micro batch":    {tiny(t, "micro_batch=3"), Options{Out: filepath.Join(dir, "f")}, "batch 8 is not a multiple of 1 devices × micro_batch 3", fault.Usage},
+		"other recipe":    {tiny(t, "lr.vision=2e-3"), Options{Out: done}, "holds a run of another recipe: lr.vision was 0.001 and is now 0.002; to continue with the change, give Options.Resume " + filepath.Join(done, checkpointDir, "step-3"), fault.Usage},
+		"never":           {tiny(t), Options{Out: done, Resume: "never"}, "holds a run up to step 3", fault.Usage},
+		"no checkpoint":   {tiny(t), Options{Out: done, Resume: done}, "not a checkpoint; want auto", fault.Input},
+		"damaged":         {tiny(t), Options{Out: damaged}, "damaged (its SHA-256", fault.Input},
+		"missing tar":     {tiny(t, "data.1.source=../testdata/emoji/{train-emojione,train-none}.tar"), Options{Out: filepath.Join(dir, "a")}, "train-none.tar", fault.Input},
+		"missing source":  {tiny(t, "data.0.source=nowhere.tar"), Options{Out: filepath.Join(dir, "b")}, "data.0: nowhere.tar", fault.Input},
+		"NaN":             {tiny(t, "lr.vision=1e30", "lr.text=1e30", "warmup_steps=0", emoji), Options{Out: filepath.Join(dir, "c")}, "the run stops; its last good state is", fault.Input},
+		"changed data":    {tiny(t, ofSource...), Options{Out: changed}, "not the data that " + filepath.Join(changed, checkpointDir, "step-1"), fault.Input},
+		"other size":      {tiny(t, append(ofSource, "model.vision_cfg.image_size=48", "init.model="+start)...), Options{Out: filepath.Join(dir, "h")}, "takes images of 32 pixels, but the recipe's model takes 48; evatool convert " + start + " --image-size 48 -o FILE", fault.Input},
+		"other width":     {tiny(t, append(ofSource, "model.vision_cfg.width=32", "init.model="+start)...), Options{Out: filepath.Join(dir, "i")}, "another architecture than the recipe's model", fault.Input},
+		"missing model":   {tiny(t, "init.model=none.safetensors"), Options{Out: filepath.Join(dir, "d")}, "none.safetensors", fault.Input},
+		"eval data":       {tiny(t, "eval=[{every_steps: 1, benchmark: folder, data: nowhere}]"), Options{Out: filepath.Join(dir, "e")}, "nowhere", fault.Input},
+		"eval unlabelled": {tiny(t, fmt.Sprintf("eval=[{benchmark: folder, data: %s/train-noto.tar}]", filepath.Join(testdata, "emoji"))), Options{Out: filepath.Join(dir, "j")}, "eval.0: ", fault.Input},
+		"eval labels":     {tiny(t, fmt.Sprintf("eval=[{benchmark: cifar10, data: %s/test-twemoji.tar}]", filepath.Join(testdata, "emoji"))), Options{Out: filepath.Join(dir, "k")}, "eval.0: ", fault.Input},
+		"eval name":       {tiny(t, "eval=[{every_steps: 1, benchmark: imagenot, data: nowhere}]"), Options{Out: filepath.Join(dir, "g")}, `unknown benchmark "imagenot"`, fault.Usage},
+		"micro batch":     {tiny(t, "micro_batch=3"), Options{Out: filepath.Join(dir, "f")}, "batch 8 is not a multiple of 1 devices × micro_batch 3", fault.Usage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.o.Backend = "go"
