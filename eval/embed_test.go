@@ -126,6 +126,13 @@ func TestReadTexts(t *testing.T) {
 			t.Errorf("%s: %q %v", from, got, err)
 		}
 	}
+	// Latin-1, UTF-16 with and without its mark: never read as something else.
+	for _, text := range []string{"ok\ncaf\xe9\n", "\xff\xfeh\x00i\x00\n\x00", "h\x00i\x00\n\x00"} {
+		write(t, path, []byte(text))
+		if got, err := readTexts(path, nil); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "not UTF-8") {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
 }
 
 func TestWrongTensors(t *testing.T) {

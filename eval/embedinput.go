@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -62,6 +63,9 @@ func readTexts(path string, stdin io.Reader) ([]string, error) {
 	}
 	var out []string
 	for line := range strings.Lines(strings.TrimPrefix(string(b), "\ufeff")) {
+		if !utf8.ValidString(line) || strings.IndexByte(line, 0) >= 0 {
+			return nil, fault.Inputf("%s: line %d: not UTF-8; save the texts as UTF-8, one a line", fault.Name(path), len(out)+1)
+		}
 		out = append(out, strings.TrimRight(line, "\r\n"))
 	}
 	if len(out) == 0 {

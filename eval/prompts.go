@@ -359,6 +359,9 @@ func wordsOf(path, what, set string, suite bool) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !utf8.Valid(b) { // encoding/json would take it
+		return nil, fault.Inputf("%s: not UTF-8; save %s as UTF-8", fault.Name(path), what)
+	}
 	whole := bytes.TrimSpace(bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")))
 	if bytes.HasPrefix(whole, []byte("[")) {
 		return whole, nil

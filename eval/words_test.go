@@ -48,6 +48,7 @@ func TestWordFiles(t *testing.T) {
 		{file("b.json", `{"ant": ["x", " "]}`), "", false, nil, 0, "number 1 is blank"},
 		{file("o.json", `{"ant": "x"}`), "", false, nil, 0, "want a list of texts"},
 		{file("e.json", `{}`), "", false, nil, 0, "empty"},
+		{file("l.json", "[\"caf\xe9 {c}\"]"), "", false, nil, 0, "not UTF-8"},
 		{file("x.json", `{"ant": [`), "", false, nil, 0, "want JSON"},
 	} {
 		templates, prompts, err := templatesOf(c.path, c.set, c.suite)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +46,11 @@ HTML entities are repaired, white space is collapsed, letters become lower case.
 					return err
 				}
 			}
+			for i, s := range texts {
+				if !utf8.ValidString(s) {
+					return fault.Inputf("text %d, %.80q: not UTF-8; give the texts as UTF-8", i+1, s)
+				}
+			}
 			return printTokens(app, tokenizeAll(texts, context, app.Threads))
 		},
 	}
@@ -55,8 +62,15 @@ HTML entities are repaired, white space is collapsed, letters become lower case.
 // readTexts reads texts, one per line or as one JSON array of strings.
 func readTexts(in io.Reader, asJSON bool) ([]string, error) {
 	if asJSON {
+		b, err := io.ReadAll(in)
+		if err != nil {
+			return nil, fault.Inputf("standard input: %w", err)
+		}
+		if !utf8.Valid(b) { // encoding/json would take it
+			return nil, fault.Inputf("standard input: not UTF-8; give the texts as UTF-8")
+		}
 		var texts []string
-		dec := json.NewDecoder(in)
+		dec := json.NewDecoder(bytes.NewReader(b))
 		if err := dec.Decode(&texts); err != nil {
 			return nil, fault.Inputf("standard input: want a JSON array of strings: %w", err)
 		}

@@ -60,6 +60,9 @@ func TestTokenizeErrors(t *testing.T) {
 	}{
 		{"{}", []string{"--json-input"}, fault.Input},
 		{`["a"] ["b"]`, []string{"--json-input"}, fault.Input},
+		{"ok\ncaf\xe9\n", nil, fault.Input},
+		{"[\"caf\xe9\"]", []string{"--json-input"}, fault.Input},
+		{"", []string{"caf\xe9"}, fault.Input},
 		{"", []string{"--json-input", "a"}, fault.Usage},
 		{"", []string{"--context", "1", "a"}, fault.Usage},
 	} {
