@@ -343,6 +343,7 @@ func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
 	var mine [][]int // rows of an image's captions
 	var owner []int  // row of a caption's image
 	var ranks []imageRanks
+	first := map[string]int{} // caption → its first row
 	for _, e := range entries {
 		if e.Bad != "" {
 			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})
@@ -352,9 +353,17 @@ func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
 		images.rows = append(images.rows, e.Found.Image...)
 		captions.rows = append(captions.rows, e.Found.Texts...)
 		own := make([]int, len(e.Found.Captions))
-		for i := range own {
+		for i, text := range e.Found.Captions {
 			own[i] = len(owner)
 			owner = append(owner, len(mine))
+			// The last bits of a feature depend on its place in a batch: equal
+			// captions, of which one counts, tie exactly all the same.
+			if at, again := first[text]; again {
+				dim := captions.dim
+				copy(captions.rows[own[i]*dim:(own[i]+1)*dim], captions.rows[at*dim:])
+			} else {
+				first[text] = own[i]
+			}
 		}
 		mine = append(mine, own)
 		ranks = append(ranks, imageRanks{index: e.Index, key: e.Key})

@@ -149,3 +149,26 @@ func TestRetrieval(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Equal captions tie exactly, although a model's last bits depend on a text's
+// place in its batch: the lower one ranks first.
+func TestEqualCaptionsTie(t *testing.T) {
+	one := func(i int, image, text []float32, caption string) entry {
+		return entry{row: row{Index: i}, Found: &found{Image: image, Captions: []string{caption}, Texts: text}}
+	}
+	res := &RetrievalResult{}
+	ranks, err := res.count([]entry{
+		one(0, []float32{1, 0}, []float32{0.6, 0.8}, "a dog"),
+		one(1, []float32{0, 1}, []float32{0.8, 0.6}, "a cat"),
+		one(2, []float32{1, 0}, []float32{0.60000002, 0.8}, "a dog"),
+		one(3, []float32{0, 1}, []float32{0.6, 0.80000007}, "a dog"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{1, 3, 2, 2} {
+		if ranks[i].image != want {
+			t.Errorf("image %d finds its caption at place %d, want %d", i, ranks[i].image, want)
+		}
+	}
+}
