@@ -317,14 +317,14 @@ func (r *Run) evaluation(path string) error {
 		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: filepath.Base(m.Model.File)})
 	}
 	switch {
+	case res.Shard != nil: // of a suite too
+		return fault.Inputf("%s: only part of an evaluation; merge the parts first (evatool zeroshot merge)", fault.Name(path))
 	case res.Suite != "":
 		for _, m := range append(res.Models, res.model) {
 			for _, s := range m.Sets {
 				add(m, s)
 			}
 		}
-	case res.Shard != nil:
-		return fault.Inputf("%s: only part of an evaluation; merge the parts first (evatool zeroshot merge)", fault.Name(path))
 	case res.Set != "":
 		add(res.model, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.N, CI95: res.MeanCI95})
 	case res.Probe != nil:
