@@ -74,7 +74,7 @@ func (id identity) differs(held identity) string {
 		{"different part", id.Shard == held.Shard},
 		{"different dtype", id.DType == held.DType},
 		{"different backend", id.Backend == held.Backend || id.Backend == ""},
-		{"different classes, templates, preprocessing or settings", id.Key == held.Key},
+		{"different classes, templates, preprocessing or settings, or other pictures of the same names", id.Key == held.Key},
 	} {
 		if !c.same {
 			return c.what

@@ -311,8 +311,8 @@ func (p *probe) features(ctx context.Context, dir, label, src string, order *[]s
 			p.names = append(p.names, spoken(f))
 		}
 	}
-	r.key = contentKey("features 2", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), r.o.DType, r.backend,
-		r.data.Fingerprint(), contentKey(*order...), strconv.Itoa(p.perFile))
+	r.key = contentKey("features 3", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), r.o.DType, r.backend,
+		identityOf(ctx, r.data), sampleOf(r.data), contentKey(*order...), strconv.Itoa(p.perFile))
 	set, err := r.store(ctx, dir, label, p.perFile, label == "test")
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -264,5 +265,31 @@ func TestProbeRefuses(t *testing.T) {
 		if err == nil || fault.Code(err) != c.status || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want status %d and %q", c.what, err, c.status, c.want)
 		}
+	}
+}
+
+// Sets whose names, sizes and labels are the same still differ in their pictures.
+func TestFeaturesOfOtherPictures(t *testing.T) {
+	table := func(shade uint8) string {
+		dir := t.TempDir()
+		list := "path,label\n"
+		for i := range 8 {
+			name := string(rune('a'+i)) + ".png"
+			writeFilled(t, filepath.Join(dir, name), color.RGBA{uint8(30 * i), shade, 7, 255})
+			list += name + "," + strconv.Itoa(i%4) + "\n"
+		}
+		write(t, filepath.Join(dir, "list.csv"), []byte(list))
+		return filepath.Join(dir, "list.csv")
+	}
+	enc := newFake()
+	features := t.TempDir()
+	one, other := table(9), table(8)
+	for _, data := range []string{other, one} {
+		if _, err := probed(t, enc, ProbeOptions{Train: one, Data: data, Features: features, L2: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := enc.images.Load(); n != 8+8 {
+		t.Errorf("%d images encoded, want those of either set once", n)
 	}
 }

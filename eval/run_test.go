@@ -1,10 +1,14 @@
 package eval
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
+	"image/png"
 	"os"
 	"path/filepath"
 	"slices"
@@ -384,5 +388,38 @@ func TestInterrupt(t *testing.T) {
 	_, err := ZeroShotWith(ctx, public{enc}, Options{Data: pictureFolder(t, 40), OpenOptions: OpenOptions{Batch: 4}})
 	if fault.Code(err) != int(fault.Interrupted) {
 		t.Errorf("status %d: %v", fault.Code(err), err)
+	}
+}
+
+// A table only names its pictures: with other pictures of the same names it is
+// another run, as it is for folders.
+func TestTableOfOtherPictures(t *testing.T) {
+	dir := t.TempDir()
+	list := "path,label\n"
+	for i := range 6 {
+		name := fmt.Sprintf("%d.png", i)
+		writeFilled(t, filepath.Join(dir, name), color.RGBA{uint8(40 * i), 9, 7, 255})
+		list += fmt.Sprintf("%s,%d\n", name, i%3)
+	}
+	write(t, filepath.Join(dir, "list.csv"), []byte(list))
+	enc := newFake()
+	o := Options{Data: filepath.Join(dir, "list.csv"), ClassNames: []string{"ant", "bee", "cat"}, Out: t.TempDir(), ModelID: "fake"}
+	score(t, enc, o)
+	score(t, enc, o)
+	if n := enc.images.Load(); n != 6 {
+		t.Fatalf("%d images encoded, want 6 and none again", n)
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewRGBA(image.Rect(0, 0, 30, 40))); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "3.png"), b.Bytes())
+	if _, err := ZeroShotWith(context.Background(), public{enc}, o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "other pictures of the same names") {
+		t.Errorf("other pictures in the place of a finished run: %v", err)
+	}
+	o.Force = true
+	score(t, enc, o)
+	if n := enc.images.Load(); n != 12 {
+		t.Errorf("%d images encoded after one had been replaced, want all 6 again", n)
 	}
 }

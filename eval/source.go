@@ -96,6 +96,49 @@ type pictures struct {
 	transform
 }
 
+// identityOf is the fingerprint of data, with the sizes of pictures that it only
+// names: other pictures of the same names are other data.
+func identityOf(ctx context.Context, data source) string {
+	p, ok := data.(*pictures)
+	if !ok {
+		return data.Fingerprint()
+	}
+	sizes := dataset.Sizes(ctx, p.Dataset)
+	if k, ok := p.Dataset.(*karpathy); ok {
+		for _, im := range k.images {
+			size := int64(-1)
+			if st, err := os.Stat(im.path); err == nil {
+				size = st.Size()
+			}
+			sizes = append(sizes, size)
+		}
+	}
+	if len(sizes) == 0 {
+		return data.Fingerprint()
+	}
+	return contentKey(data.Fingerprint(), fmt.Sprint(sizes))
+}
+
+// sampleOf is a hash of the bytes of some pictures from all over the data: sets
+// whose names, sizes and labels are the same may still differ.
+func sampleOf(data source) string {
+	p, ok := data.(*pictures)
+	if !ok {
+		return ""
+	}
+	const few = 16
+	var parts []string
+	n := data.Len()
+	for i := range min(n, few) {
+		ex, err := p.Read(i * n / min(n, few))
+		if err != nil {
+			ex.Image = nil // it is skipped, or the run ends, when it is its turn
+		}
+		parts = append(parts, string(ex.Image))
+	}
+	return contentKey(parts...)
+}
+
 func (p *pictures) Load(i int, dst []float32) (sample, error) {
 	ex, err := p.Read(i)
 	if err != nil {

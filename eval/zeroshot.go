@@ -238,7 +238,7 @@ func (r *run) source(ctx context.Context) (source, error) {
 func (r *run) settle(ctx context.Context) error {
 	if r.w.fromFeatures() {
 		r.choose()
-		r.name()
+		r.name(ctx)
 		return nil
 	}
 	if err := r.nameClasses(); err != nil {
@@ -253,7 +253,7 @@ func (r *run) settle(ctx context.Context) error {
 	if err := r.checkLabels(); err != nil {
 		return err
 	}
-	r.name()
+	r.name(ctx)
 	return nil
 }
 
@@ -272,10 +272,10 @@ func (r *run) nameClasses() error {
 }
 
 // name makes the key of the run: all that its rows depend on.
-func (r *run) name() {
+func (r *run) name(ctx context.Context) {
 	pre, _ := json.Marshal(r.pre)
 	parts := []string{"zeroshot 1", r.w.name, r.model.SHA256, string(r.cfg.JSON()), string(pre), r.o.DType,
-		contentKey(r.w.names...), contentKey(r.w.templates...), r.data.Fingerprint(),
+		contentKey(r.w.names...), contentKey(r.w.templates...), identityOf(ctx, r.data),
 		fmt.Sprint(r.o.Limit, r.o.Spread)}
 	if r.w.own != nil || r.w.matrices != nil {
 		parts = append(parts, contentKey(r.w.key()...))

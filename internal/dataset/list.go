@@ -77,6 +77,29 @@ func (d *list) labels() []int {
 	return out
 }
 
+// Sizes are those of the pictures on a disk whose size the index does not know, as
+// a table only names them; -1 for one that is missing.
+func Sizes(ctx context.Context, ds Dataset) (sizes []int64) {
+	d, ok := ds.(*list)
+	if !ok {
+		return nil
+	}
+	if _, local := d.st.(disk); !local {
+		return nil // a request for each
+	}
+	for _, r := range d.records {
+		if r.file.size >= 0 {
+			continue
+		}
+		size, _, err := d.st.stat(ctx, r.file.path)
+		if err != nil {
+			size = -1
+		}
+		sizes = append(sizes, size)
+	}
+	return sizes
+}
+
 func (d *list) Describe() string {
 	s := d.what + ", " + plural(len(d.records), "image")
 	if len(d.classes) > 0 {
