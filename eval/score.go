@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/evatool/evatool/internal/bpe"
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/dataset"
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -183,14 +184,7 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 		return nil, err
 	}
 	parts := append([]string{"classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend}, r.w.key()...)
-	if _, clip := tok.(*bpe.Tokenizer); !clip { // a file beside the weights, which may be another one tomorrow
-		parts = append(parts, "tokens")
-		for _, name := range r.w.names {
-			for _, text := range r.w.texts(name) {
-				parts = append(parts, fmt.Sprint(tok.Encode(text)))
-			}
-		}
-	}
+	parts = append(parts, r.tokens(tok)...)
 	key := contentKey(parts...)
 	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func(part partial) (*classifier, error) {
 		enc, err := r.encoder()
@@ -201,6 +195,21 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 		defer meter.Done()
 		return buildClassifier(ctx, enc, tok, r.w, r.texts, meter, part)
 	})
+}
+
+// tokens tell a tokenizer from others by what it makes of the prompts: it is a file
+// beside the weights, which may be another one tomorrow. CLIP's own is none.
+func (r *run) tokens(tok checkpoint.Tokenizer) (parts []string) {
+	if _, clip := tok.(*bpe.Tokenizer); clip {
+		return nil
+	}
+	parts = append(parts, "tokens")
+	for _, name := range r.w.names {
+		for _, text := range r.w.texts(name) {
+			parts = append(parts, fmt.Sprint(tok.Encode(text)))
+		}
+	}
+	return parts
 }
 
 // found is what a set that is scored from features keeps of an image: its

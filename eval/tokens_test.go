@@ -49,3 +49,21 @@ func TestClassifierOfAnotherTokenizer(t *testing.T) {
 		t.Error("the class vectors of another tokenizer")
 	}
 }
+
+// A tokenizer is a file beside the weights: with another one a run is another run.
+func TestRunOfOtherTokenizer(t *testing.T) {
+	data := pictureFolder(t, 4)
+	key := func(by int32) string {
+		enc := newFake()
+		r := &run{o: Options{Data: data}.defaults(), cfg: enc.cfg, pre: enc.cfg.Preprocess(), texts: 8}
+		r.words = func(context.Context) (checkpoint.Tokenizer, error) { return shifted{bpe.New(), by}, nil }
+		if err := r.prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer r.data.Close()
+		return r.key
+	}
+	if key(1) != key(1) || key(1) == key(2) {
+		t.Errorf("keys %s, %s, %s", key(1), key(1), key(2))
+	}
+}

@@ -280,6 +280,9 @@ func (r *run) name(ctx context.Context) {
 	if r.w.own != nil || r.w.matrices != nil {
 		parts = append(parts, contentKey(r.w.key()...))
 	}
+	if tok, err := r.tokenizer(ctx); err == nil && r.w.matrices == nil {
+		parts = append(parts, r.tokens(tok)...)
+	}
 	if r.evenly != "" {
 		parts = append(parts, r.evenly)
 	}
