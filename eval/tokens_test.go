@@ -63,7 +63,8 @@ func TestRunOfOtherTokenizer(t *testing.T) {
 		defer r.data.Close()
 		return r.key
 	}
-	if key(1) != key(1) || key(1) == key(2) {
-		t.Errorf("keys %s, %s, %s", key(1), key(1), key(2))
+	one, again, other := key(1), key(1), key(2)
+	if one != again || one == other {
+		t.Errorf("keys %s, %s, %s", one, again, other)
 	}
 }
