@@ -197,14 +197,24 @@ func (p *pairs) close() {
 }
 
 // fillABatch refuses fewer samples than a batch has rows: a picture that comes twice
-// in a batch is its own negative, and the loss stays near ln(batch).
+// in a batch is its own negative, and the loss stays near ln(batch). Of a source that
+// its weight draws more often than it has samples it warns.
 func (p *pairs) fillABatch() error {
 	var n int64
+	var weights float64
 	for i := range p.pools {
 		n += p.pools[i].n
+		weights += p.recipe.Data[p.pools[i].source].Weight
 	}
-	if b := int64(p.recipe.Batch); n < b {
+	b := int64(p.recipe.Batch)
+	if n < b {
 		return fault.Inputf("data: %d samples do not fill a batch of %d: a pair would be in it several times, as its own negative; give more data, or set batch=%d", n, b, n)
+	}
+	for i := range p.pools {
+		of := p.pools[i].source
+		if rows := p.recipe.Data[of].Weight / weights * float64(b); weights > 0 && rows > float64(p.pools[i].n) {
+			p.log.Warn("a source has fewer samples than its share of a batch: pairs are in it several times, as their own negatives", "source", of, "samples", p.pools[i].n, "rows", int64(rows))
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -241,6 +242,20 @@ func TestStart(t *testing.T) {
 		checkSays(t, ready, err)
 		if name != "a file" && name != "taken" && exists(c.out) {
 			t.Errorf("%s: left its folder", name)
+		}
+	}
+	for weight, warns := range map[int]bool{1: true, 9: false} { // 4 and 0.8 of 8 rows, of 3 samples
+		var log strings.Builder
+		three := filepath.Join(dir, "three.csv")
+		if err := os.WriteFile(three, []byte("image,caption\n"+strings.Repeat(filepath.Join(dir, "none.png")+",one\n", 3)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r := tiny(t, fmt.Sprintf("data=[{source: %s, weight: %d}, {source: %s, weight: 1}]", few, weight, three), "batch=8")
+		if ready := Check(t.Context(), r, Options{Out: filepath.Join(dir, "c"), Backend: "go", Log: slog.New(slog.NewTextHandler(&log, nil))}); ready.Problems != nil {
+			t.Fatal(ready.Problems)
+		}
+		if got := strings.Contains(log.String(), "fewer samples than its share of a batch"); got != warns {
+			t.Errorf("weight %d: %s", weight, log.String())
 		}
 	}
 	if v := []float32{1, 0, float32(math.Inf(1))}; notANumber(v) != 2 || notANumber(v[:2]) != -1 {
