@@ -201,7 +201,7 @@ func (e *embedding) collect(out *tensorList, imf, txf *features) error {
 	logits := make([]float32, a.n()*b.n())
 	for i := range a.n() {
 		for j := range b.n() {
-			logits[i*b.n()+j] = float32(scale*dot(a.rows[i*a.dim:(i+1)*a.dim], b.rows[j*b.dim:(j+1)*b.dim]) + bias)
+			logits[i*b.n()+j] = float32(scale*dot(a.row(i), b.row(j)) + bias)
 		}
 	}
 	out.add("logits_per_image", logits, a.n(), b.n())

@@ -21,11 +21,13 @@ type features struct {
 
 func (f *features) n() int { return len(f.rows) / f.dim }
 
+func (f *features) row(i int) []float32 { return f.rows[i*f.dim : (i+1)*f.dim] }
+
 // unit is a copy with rows of length 1.
 func (f *features) unit() (*features, error) {
 	u := &features{rows: slices.Clone(f.rows), dim: f.dim, keys: f.keys}
 	for i := range u.n() {
-		if !normalize(u.rows[i*u.dim : (i+1)*u.dim]) {
+		if !normalize(u.row(i)) {
 			return nil, fault.Inputf("%s: the model's output is zero or not finite; check the weights", f.key(i))
 		}
 	}

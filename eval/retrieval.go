@@ -335,6 +335,22 @@ func hasKarpathy(o RetrievalOptions) bool {
 	return err == nil && st.IsDir()
 }
 
+// captionAt is a caption and its row.
+type captionAt struct {
+	row  int
+	text string
+}
+
+// nearly says whether two features differ by rounding alone, at most.
+func nearly(a, b []float32) bool {
+	var length, apart float64
+	for i, v := range a {
+		length += float64(v) * float64(v)
+		apart += float64(v-b[i]) * float64(v-b[i])
+	}
+	return apart <= 1e-8*length // half precision differs by more, and so do other texts
+}
+
 // count ranks all captions for every image and all images for every caption. A
 // part is only counted, as it lacks the candidates of the other parts.
 func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
@@ -343,7 +359,7 @@ func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
 	var mine [][]int // rows of an image's captions
 	var owner []int  // row of a caption's image
 	var ranks []imageRanks
-	first := map[string]int{} // caption → its first row
+	first := map[string]captionAt{}
 	for _, e := range entries {
 		if e.Bad != "" {
 			res.Skipped = append(res.Skipped, Skipped{e.Index, e.Key, e.Bad})
@@ -356,13 +372,15 @@ func (res *RetrievalResult) count(entries []entry) ([]imageRanks, error) {
 		for i, text := range e.Found.Captions {
 			own[i] = len(owner)
 			owner = append(owner, len(mine))
-			// The last bits of a feature depend on its place in a batch: equal
-			// captions, of which one counts, tie exactly all the same.
-			if at, again := first[text]; again {
-				dim := captions.dim
-				copy(captions.rows[own[i]*dim:(own[i]+1)*dim], captions.rows[at*dim:])
-			} else {
-				first[text] = own[i]
+			// The last bits of a feature depend on its place in a batch: captions
+			// that are the same to the model, of which one counts, tie exactly all
+			// the same. Most tokenizers ignore case and the width of spaces.
+			key := strings.ToLower(strings.Join(strings.Fields(text), " "))
+			f, again := first[key]
+			if !again {
+				first[key] = captionAt{own[i], text}
+			} else if mine, its := captions.row(own[i]), captions.row(f.row); text == f.text || nearly(mine, its) {
+				copy(mine, its)
 			}
 		}
 		mine = append(mine, own)
@@ -472,9 +490,9 @@ func bestRanks(queries, found *features, right func(q int) []int) []int {
 		wg.Go(func() {
 			scores := make([]float32, found.n())
 			for q := w; q < len(ranks); q += workers {
-				v := queries.rows[q*queries.dim : (q+1)*queries.dim]
+				v := queries.row(q)
 				for i := range scores {
-					scores[i] = float32(dot(v, found.rows[i*found.dim:(i+1)*found.dim]))
+					scores[i] = float32(dot(v, found.row(i)))
 				}
 				ranks[q] = bestRank(scores, right(q))
 			}

@@ -161,12 +161,13 @@ func TestEqualCaptionsTie(t *testing.T) {
 		one(0, []float32{1, 0}, []float32{0.6, 0.8}, "a dog"),
 		one(1, []float32{0, 1}, []float32{0.8, 0.6}, "a cat"),
 		one(2, []float32{1, 0}, []float32{0.60000002, 0.8}, "a dog"),
-		one(3, []float32{0, 1}, []float32{0.6, 0.80000007}, "a dog"),
+		one(3, []float32{0, 1}, []float32{0.6, 0.80000007}, "A  dog"),
+		one(4, []float32{1, 0}, []float32{0.1, 0.99}, "A Dog"), // as for a tokenizer that heeds case
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range []int{1, 3, 2, 2} {
+	for i, want := range []int{1, 4, 2, 3, 4} {
 		if ranks[i].image != want {
 			t.Errorf("image %d finds its caption at place %d, want %d", i, ranks[i].image, want)
 		}
