@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -252,11 +253,16 @@ func (s bucketStore) readOnce(ctx context.Context, name string, off int64, buf [
 			return 0, etag, err
 		}
 	}
-	body, info, _, err := minio.Core{Client: s.client}.GetObject(ctx, bucket, key, o)
+	body, info, header, err := minio.Core{Client: s.client}.GetObject(ctx, bucket, key, o)
 	if err != nil {
 		return 0, etag, s.explain(name, err)
 	}
 	defer body.Close()
+	// Not every storage sends parts: Google's does not of an object that it decompresses.
+	sent, first := header.Get("Content-Range"), int64(0)
+	if _, err := fmt.Sscanf(sent, "bytes %d-", &first); sent != "" && err != nil || first != off {
+		return 0, etag, fault.Inputf("%s: the storage sent %s instead of %d bytes from offset %d; store the object as it is, without a Content-Encoding, where parts of it can be read", fault.Name(name), fault.Name(strconv.Quote(sent)), len(buf), off)
+	}
 	if etag != "" && info.ETag != etag { // not every storage honours the condition
 		return 0, etag, changed(fault.Name(name))
 	}

@@ -113,6 +113,24 @@ func TestStalledStorage(t *testing.T) {
 	}
 }
 
+// A storage that sends the whole object where a part was asked for is refused,
+// not taken at its word, except where the part begins the object.
+func TestWholeObjects(t *testing.T) {
+	s := datasettest.StartBucket(t)
+	s.Whole.Store(true)
+	write(t, filepath.Join(s.Dir, "a.jpg"), "0123456789")
+	st, err := openBuckets(s3Scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := st.read(t.Context(), "s3://data/a.jpg", 0, 3); err != nil || string(b) != "012" {
+		t.Errorf("the beginning: %q, %v", b, err)
+	}
+	if b, err := st.read(t.Context(), "s3://data/a.jpg", 5, 3); err == nil || fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), `a.jpg: the storage sent "" instead of 3 bytes from offset 5`) {
+		t.Errorf("a part: %q, %v", b, err)
+	}
+}
+
 func TestS3Errors(t *testing.T) {
 	shorter(t, time.Minute, time.Millisecond)
 	s := datasettest.StartBucket(t)

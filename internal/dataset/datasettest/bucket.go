@@ -33,6 +33,7 @@ type Bucket struct {
 	asked   sync.Map
 
 	Untagged atomic.Bool // no ETag is sent, none is heeded
+	Whole    atomic.Bool // objects are sent whole, whatever part is asked for
 }
 
 type listResult struct {
@@ -118,6 +119,9 @@ func (s *Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if w.Header().Set("ETag", fmt.Sprintf(`"%x"`, tag)); s.Untagged.Load() {
 			w.Header().Del("ETag")
 			r.Header.Del("If-Match")
+		}
+		if s.Whole.Load() {
+			r.Header.Del("Range")
 		}
 		w.Header().Set("Last-Modified", st.ModTime().UTC().Format(http.TimeFormat))
 		if r.Method == http.MethodGet && s.Cut.Add(-1) >= 0 {
