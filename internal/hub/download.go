@@ -75,7 +75,8 @@ func (c *client) get(ctx context.Context, r ref, name string, tries int) (at, co
 // take puts a file into the cache; m is what the hub states of it.
 func (c *client) take(ctx context.Context, r ref, name string, m meta) (string, error) {
 	pointer := c.pointer(r.repo, m.commit, name)
-	if blobOf(pointer) == m.etag && c.intact(ctx, pointer, m.etag) == nil {
+	// Where there are no links, the file itself lies there.
+	if to := blobOf(pointer); (to == m.etag || to == "") && c.intact(ctx, pointer, m.etag) == nil {
 		if err := c.remember(r, m.commit); err != nil {
 			c.Log.Debug("the cache was not updated", "because", fault.Line(err))
 		}
@@ -96,7 +97,10 @@ func (c *client) take(ctx context.Context, r ref, name string, m meta) (string, 
 		return "", err
 	}
 	defer unlock()
-	if c.intact(ctx, blob, m.etag) != nil {
+	if err := c.intact(ctx, blob, m.etag); err != nil {
+		if ctx.Err() != nil { // it was not read to its end
+			return "", ctx.Err()
+		}
 		os.Remove(blob) // damaged
 		d := download{client: c, what: r.file(name), label: path.Base(name), at: m.url, part: blob + ".incomplete", size: m.size, etag: m.etag,
 			explain: func(err error) error { return c.explain(r, name, err) }}
@@ -331,6 +335,8 @@ func (d *download) place(resp *http.Response) error {
 		}
 		if d.size < 0 {
 			d.size = resp.ContentLength
+		} else if n := resp.ContentLength; n >= 0 && n != d.size { // what has arrived is kept
+			return fault.Envf("%s: %s sends %d bytes instead of the file's %d, such as the page of a proxy; check HF_ENDPOINT, the proxy and the firewall", d.what, resp.Request.URL.Host, n, d.size)
 		}
 		if d.have > 0 {
 			return d.restart()

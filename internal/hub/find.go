@@ -368,6 +368,9 @@ func (c *client) list(ctx context.Context, r ref, tries int) (names []string, co
 		}
 		return nil, "", errNoList
 	}
+	if isSHA1(r.revision) && o.SHA != r.revision {
+		return nil, "", fault.Envf("%s: %s answers with commit %s instead of %s; check HF_ENDPOINT", r.file(""), c.endpoint.Host, o.SHA, r.revision)
+	}
 	names = []string{}
 	for _, s := range o.Siblings {
 		if local(s.Name) {
@@ -505,6 +508,9 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 		return "", err
 	}
 	defer unlock()
+	if at, _ := c.elsewhereCached(w); at != "" && c.intact(ctx, at, blobOf(at)) == nil { // another process has fetched it meanwhile
+		return at, nil
+	}
 	explain := func(err error) error {
 		if errors.Is(err, context.Canceled) {
 			return err

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -123,14 +124,23 @@ func hfHome() (string, error) {
 	return filepath.Join(home, ".cache", "huggingface"), nil
 }
 
-// expand replaces ~ and $NAME, as huggingface_hub does.
+// variable matches $NAME and ${NAME}.
+var variable = regexp.MustCompile(`\$(\w+|\{[^}]*\})`)
+
+// expand replaces ~ and $NAME, as huggingface_hub does: a variable that is not set
+// stays as it is.
 func expand(path string) string {
 	if rest, ok := strings.CutPrefix(path, "~"); ok && (rest == "" || rest[0] == '/') {
 		if home, err := os.UserHomeDir(); err == nil {
 			path = home + rest
 		}
 	}
-	return os.ExpandEnv(path)
+	return variable.ReplaceAllStringFunc(path, func(s string) string {
+		if v, ok := os.LookupEnv(strings.Trim(s, "${}")); ok {
+			return v
+		}
+		return s
+	})
 }
 
 // token is the user's token, found where huggingface_hub looks for it.

@@ -260,6 +260,71 @@ func TestIncomplete(t *testing.T) {
 	}
 }
 
+// A page that comes in place of the file, as a proxy's for logging in does, is not
+// taken for it, and what has arrived before is kept.
+func TestPage(t *testing.T) {
+	h := hubtest.New(t, repo, modelFiles())
+	b := h.Files["open_clip_model.safetensors"]
+	h.HandleCDN = func(w http.ResponseWriter, r *http.Request) bool {
+		fmt.Fprint(w, "<html>Who are you?</html>")
+		return true
+	}
+	for _, part := range [][]byte{nil, b[:1000]} {
+		t.Setenv("HF_HOME", t.TempDir())
+		at := filepath.Join(os.Getenv("HF_HOME"), "hub", "models--some--model", "blobs", hubtest.ETag("x.bin", b)+".incomplete")
+		os.MkdirAll(filepath.Dir(at), 0o755)
+		os.WriteFile(at, part, 0o644)
+		h.Asked = nil
+		failing(t, "hf:"+repo, Options{}, fault.Environment, "sends 25 bytes instead of the file's 3145728", "proxy")
+		if got, err := os.ReadFile(at); !bytes.Equal(got, part) {
+			t.Errorf("%d bytes are kept of %d, %v", len(got), len(part), err)
+		}
+		if n := h.Count("cdn"); n != 1 {
+			t.Errorf("%d requests", n)
+		}
+	}
+}
+
+// On a file system without links the file lies in the snapshot itself. It is verified
+// there by the hash that the hub states, not fetched again.
+func TestWithoutLinks(t *testing.T) {
+	h := hubtest.New(t, repo, modelFiles())
+	f := find(t, "hf:"+repo, Options{})
+	blob, err := filepath.EvalSymlinks(f.Path)
+	if err == nil {
+		err = os.Rename(blob, f.Path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Asked = nil
+	if g := find(t, "hf:"+repo, Options{}); g.Path != f.Path || h.Count("cdn") != 0 {
+		t.Errorf("%s, asked %v", g.Path, h.Asked)
+	}
+	b := h.Files["open_clip_model.safetensors"]
+	os.WriteFile(f.Path, noise(8, len(b)), 0o644)
+	find(t, "hf:"+repo, Options{})
+	if got, _ := os.ReadFile(f.Path); !bytes.Equal(got, b) {
+		t.Error("a broken file was not replaced")
+	}
+}
+
+// A mirror that has another commit than the one asked for is not believed.
+func TestOtherCommit(t *testing.T) {
+	h := hubtest.New(t, repo, modelFiles())
+	h.Commit = later
+	h.Handle = func(w http.ResponseWriter, r *http.Request) bool {
+		r.URL.Path = strings.Replace(r.URL.Path, commit, "main", 1)
+		return false
+	}
+	for _, h.NoList = range []bool{false, true} {
+		for _, file := range []string{"", "/model.safetensors"} {
+			failing(t, "hf:"+repo+"@"+commit+file, Options{}, fault.Environment, "answers with commit "+later+" instead of "+commit)
+		}
+	}
+	find(t, "hf:"+repo+"@"+later, Options{})
+}
+
 // A file that differs from what the hub states is rejected and removed.
 func TestCorrupt(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())

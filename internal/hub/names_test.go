@@ -172,6 +172,7 @@ func TestToken(t *testing.T) {
 	}
 	for _, c := range []struct{ name, value, want string }{
 		{"XDG_CACHE_HOME", dir, dir + "/huggingface/hub"}, {"HF_HOME", dir + "/home", dir + "/home/hub"}, {"HF_HUB_CACHE", "$HF_HOME/../here", dir + "/home/../here"},
+		{"HF_HUB_CACHE", "/a$none/${HF_HOME}/${none}/$1$", "/a$none/" + dir + "/home/${none}/$1$"},
 	} {
 		t.Setenv(c.name, c.value)
 		if got, err := cacheFolder(); got != c.want || err != nil {
@@ -227,6 +228,20 @@ func TestElsewhere(t *testing.T) {
 		if blobOf(at) != sum {
 			t.Errorf("blob %s", blobOf(at))
 		}
+		// Several that want it at once fetch it once.
+		c.Cache, asked = t.TempDir(), 0
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				if _, err := c.elsewhere(t.Context(), "openai:ViT-B-32", w); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if all.Wait(); asked != 1 {
+			t.Errorf("fetched %d times", asked)
+		}
+		at = filepath.Join(c.Cache, "models--models.example--ViT-B-32", "snapshots", sum[:40], "ViT-B-32.pt")
 		asked, c.Offline = 0, true
 		if again, err := c.elsewhere(t.Context(), "openai:ViT-B-32", w); err != nil || again != at || asked != 0 {
 			t.Errorf("offline: %s, %v, %d requests", again, err, asked)

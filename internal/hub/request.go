@@ -53,6 +53,9 @@ func (c *client) head(ctx context.Context, r ref, name string, tries int) (m met
 	if m.commit == "" {
 		return m, fault.Envf("%s: the answer of %s lacks the hub's X-Repo-Commit header; check HF_ENDPOINT, the proxy and the firewall", r.file(name), c.endpoint.Host)
 	}
+	if at := r.at(); isSHA1(at) && m.commit != at {
+		return m, fault.Envf("%s: %s answers with commit %s instead of %s; check HF_ENDPOINT", r.file(name), c.endpoint.Host, m.commit, at)
+	}
 	if !isSHA256(m.etag) && !isSHA1(m.etag) {
 		return m, fault.Envf("%s: %s states no hash for it (ETag %q), so it cannot be verified and is not fetched; download it yourself and give its path", r.file(name), c.endpoint.Host, m.etag)
 	}
