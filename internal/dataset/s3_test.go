@@ -37,7 +37,7 @@ func shorter(t *testing.T, idle, pause time.Duration) {
 // while: a read goes on where it stopped, then the error says object, offset
 // and time.
 func TestStalledStorage(t *testing.T) {
-	shorter(t, 100*time.Millisecond, time.Millisecond)
+	shorter(t, 250*time.Millisecond, time.Millisecond)
 	s := datasettest.StartBucket(t)
 	body := strings.Repeat("0123456789", 1000)
 	write(t, filepath.Join(s.Dir, "a.jpg"), body)
@@ -61,7 +61,7 @@ func TestStalledStorage(t *testing.T) {
 	s.Stall.Store(1 << 20)
 	start := time.Now()
 	_, err = read()
-	if err == nil || !strings.Contains(err.Error(), "s3://data/a.jpg: storage at http://127.0.0.1") || !strings.Contains(err.Error(), "no data for 100ms at offset 90") || !strings.Contains(err.Error(), ", after ") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
+	if err == nil || !strings.Contains(err.Error(), "s3://data/a.jpg: storage at http://127.0.0.1") || !strings.Contains(err.Error(), "no data for 250ms at offset 90") || !strings.Contains(err.Error(), ", after ") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
 		t.Errorf("endless stalls: %v, status %d", err, fault.Code(err))
 	}
 	if took := time.Since(start); took > 15*time.Second {
@@ -80,7 +80,7 @@ func TestStalledStorage(t *testing.T) {
 		s.Mute.Store(1 << 20)
 		start := time.Now()
 		err := do()
-		if err == nil || !strings.Contains(err.Error(), "no answer to 3 requests, 100ms each") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
+		if err == nil || !strings.Contains(err.Error(), "no answer to 3 requests, 250ms each") || fault.Code(err) != int(fault.Environment) || !fault.FromEnvironment(err) {
 			t.Errorf("%s without an answer: %v", what, err)
 		}
 		if took := time.Since(start); took > 10*time.Second {

@@ -24,7 +24,7 @@ type Bucket struct {
 	Cut     atomic.Int32           // the next n bodies break off
 	Stall   atomic.Int32           // the next n bodies stall after half of what was asked for
 	Mute    atomic.Int32           // the next n requests get no answer
-	Drip    atomic.Int32           // the next n bodies come in ten pieces, 30 ms apart
+	Drip    atomic.Int32           // the next n bodies come in ten pieces, 40 ms apart
 	Busy    atomic.Int32           // the next n requests are told to slow down
 	Gets    atomic.Int32           // bodies sent
 	Tags    atomic.Int32           // objects change after n bodies, when it is not 0
@@ -175,7 +175,7 @@ func (d *dripper) Flush() { d.ResponseWriter.(http.Flusher).Flush() }
 
 func (d *dripper) Write(p []byte) (n int, err error) {
 	for part := range slices.Chunk(p, len(p)/10+1) {
-		time.Sleep(30 * time.Millisecond)
+		time.Sleep(40 * time.Millisecond)
 		m, err := d.ResponseWriter.Write(part)
 		d.ResponseWriter.(http.Flusher).Flush()
 		if n += m; err != nil {
