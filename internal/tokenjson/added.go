@@ -51,6 +51,9 @@ func (a *added) cut(text string, f func(id int32, part string, at int)) {
 		if p.token.RStrip {
 			stop = len(text) - len(strings.TrimLeftFunc(text[stop:], unicode.IsSpace))
 		}
+		if start >= stop { // white space that the one before has taken
+			continue
+		}
 		if from < start {
 			f(-1, text[from:start], from)
 		}

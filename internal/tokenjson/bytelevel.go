@@ -18,7 +18,7 @@ var contractions = []string{"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}
 
 func (b byteLevel) split(pieces []string, _ bool) (out []string) {
 	for _, p := range pieces {
-		if b.prefix && !strings.HasPrefix(p, " ") {
+		if b.prefix && p != "" && !strings.HasPrefix(p, " ") {
 			p = " " + p
 		}
 		for p != "" {

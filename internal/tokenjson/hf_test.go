@@ -2,6 +2,7 @@ package tokenjson
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -84,5 +85,33 @@ func TestByteLevel(t *testing.T) {
 	}
 	if got := (byteLevel{prefix: true}).split([]string{"a b", " c"}, true); !slices.Equal(got, []string{"ĠaĠb", "Ġc"}) {
 		t.Errorf("with a blank in front, whole: %q", got)
+	}
+	// White space in front of the first word is nothing that a blank belongs to.
+	if got := (byteLevel{prefix: true, words: true}).split(words{}.split([]string{"\na b"}, true), true); !slices.Equal(got, []string{"Ġa", "Ġb"}) {
+		t.Errorf("after a cut at white space: %q", got)
+	}
+}
+
+// Added tokens that take the white space around them, as the library tokenizers
+// finds them.
+func TestAddedStrips(t *testing.T) {
+	const file = `{"added_tokens": [%s], "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, " ": 7, "\n": 8}, "merges": []}}`
+	for _, c := range []struct {
+		tokens, text string
+		want         []int32
+	}{
+		{`{"id": 9, "content": "\n\n", "lstrip": true, "rstrip": true}`, "a\n\n\n\n\nb", []int32{0, 9, 1}},
+		{`{"id": 9, "content": "\n\n", "lstrip": true, "rstrip": true}`, "\n\n \n\nc", []int32{9, 2}},
+		{`{"id": 9, "content": "x", "rstrip": true}, {"id": 10, "content": "y", "lstrip": true}`, "ax  y b", []int32{0, 9, 10, 7, 1}},
+		{`{"id": 9, "content": "x", "rstrip": true}, {"id": 10, "content": " y"}`, "ax yb", []int32{0, 9, 10, 1}},
+		{`{"id": 9, "content": "x", "rstrip": true}`, "ax \n b", []int32{0, 9, 1}},
+	} {
+		tok, err := Parse(fmt.Appendf(nil, file, c.tokens), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tok.Encode(c.text); !slices.Equal(got, c.want) {
+			t.Errorf("%s in %q: %v, want %v", c.tokens, c.text, got, c.want)
+		}
 	}
 }

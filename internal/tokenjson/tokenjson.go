@@ -145,9 +145,10 @@ func parse(data []byte, o Options) (*Tokenizer, error) {
 		t.largest = max(t.largest, int32(a.ID))
 		if a.Normalized {
 			content := t.normalized(a.Content)
-			if content != "" {
-				t.normal.add(content, a)
+			if content == "" { // which would be found everywhere
+				return nil, fmt.Errorf("added_tokens: the normalizer leaves nothing of %.40q; set its normalized to false", a.Content)
 			}
+			t.normal.add(content, a)
 		} else {
 			t.added.add(a.Content, a)
 		}
