@@ -287,6 +287,14 @@ func TestVerifyForgeries(t *testing.T) {
 	})})
 	pairs, _ := run(Options{Benchmark: "winoground", Data: winoground(t, 6)})
 	run(Options{Benchmark: "winoground", Data: pairs.Data, Limit: 4})
+	// More pictures that do not decode than rows are drawn.
+	damaged := winoground(t, 30)
+	for i := 20; i < 30; i++ {
+		write(t, filepath.Join(damaged, "images", fmt.Sprintf("ex_%d_img_0.png", i)), []byte("not a picture"))
+	}
+	few, _ := run(Options{Benchmark: "winoground", Data: damaged, MaxBad: 10})
+	few.Sample = 2
+	refused(t, "nothing forged, pictures that do not decode", few, 0, "")
 
 	const key, label, top1, logits = 1, 2, 3, 11
 	wrong := func(rows [][]string) int {
@@ -345,6 +353,15 @@ func TestVerifyForgeries(t *testing.T) {
 			})
 			f.recount()
 		}, fault.CheckFailed, "the best logit is not shared"},
+		{"a value without its interval", plain, func(f forged) {
+			result(f, func(res *Result) { res.Value, res.CI95.Value = 0.99, [2]float64{} })
+		}, fault.Input, "value"},
+		{"an interval of average precision", several, func(f forged) {
+			result(f, func(res *Result) { res.CI95.Value[0] += 0.01 })
+		}, fault.Input, "ci95"},
+		{"an interval of choices", pairs, func(f forged) {
+			result(f, func(res *Result) { res.CI95.Top1[1] = res.Top1 })
+		}, fault.Input, "ci95"},
 		{"logits that average precision follows from", several, func(f forged) {
 			f.rows(func(rows [][]string) [][]string {
 				list := strings.Fields(rows[2][logits])

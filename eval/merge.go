@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -396,8 +397,18 @@ func (res *Result) differs(again *Result) string {
 			return fmt.Sprint(mine[i][0])
 		}
 	}
-	if res.Value != again.Value && res.CI95.Value != [2]float64{} { // older results have neither
+	older := res.Value == 0 && res.CI95.Value == [2]float64{} // which have neither
+	if res.Value != again.Value && !older {
 		return "value"
+	}
+	for _, ci := range []struct{ was, is [2]float64 }{
+		{res.CI95.Top1, again.CI95.Top1}, {res.CI95.Top5, again.CI95.Top5},
+		{res.CI95.MeanPerClass, again.CI95.MeanPerClass}, {res.CI95.Value, again.CI95.Value},
+	} {
+		// Some processors round a product and a sum once.
+		if near := math.Abs(ci.was[0]-ci.is[0]) < 1e-9 && math.Abs(ci.was[1]-ci.is[1]) < 1e-9; !near && !older {
+			return "ci95"
+		}
 	}
 	return ""
 }

@@ -242,7 +242,8 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 	}
 	v.Rows = len(p.answers)
 	var sample []answer
-	ids := skipped[:min(len(skipped), o.Sample)]
+	skipped = skipped[:min(len(skipped), o.Sample)]
+	ids := slices.Clone(skipped)
 	for _, i := range o.draw(len(p.answers)) {
 		a := p.answers[i]
 		sample = append(sample, a)
@@ -251,7 +252,6 @@ func (r *run) verifyChoices(ctx context.Context, p part, o VerifyOptions, v *Ver
 			ids = append(ids, q.Images...)
 		}
 	}
-	skipped = skipped[:min(len(skipped), o.Sample)]
 	slices.Sort(ids)
 	again, err := r.anew(ctx, slices.Compact(ids))
 	if err != nil {
