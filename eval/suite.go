@@ -411,6 +411,14 @@ func (s *SuiteSet) images() int {
 	return s.result.Data.N
 }
 
+// words says what is not the benchmark's own, as Result.Words does.
+func (s *SuiteSet) words() string {
+	if s.result == nil {
+		return ""
+	}
+	return s.result.Words
+}
+
 func (s *SuiteSet) ofRetrieval(res *RetrievalResult) {
 	s.Value, s.CI95, s.N, s.retrieval = res.MeanRecall1, res.MeanCI95, res.Images, res
 }
@@ -440,7 +448,10 @@ func (m *SuiteModel) compare(whole bool) {
 		if !ok {
 			continue
 		}
-		if s.NotCompared = otherImages(s.Benchmark, s.images()); s.NotCompared != "" {
+		if s.NotCompared = s.words(); s.NotCompared == "" {
+			s.NotCompared = otherImages(s.Benchmark, s.images())
+		}
+		if s.NotCompared != "" {
 			continue
 		}
 		in := inside(v, s.CI95)

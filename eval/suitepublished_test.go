@@ -74,6 +74,12 @@ func TestSuitePublished(t *testing.T) {
 			t.Errorf("table.csv, %s: inside_ci95 %q, want %q", line[3], got, want)
 		}
 	}
+	worded := &SuiteModel{Model: known.Model, Sets: []SuiteSet{known.Sets[0]}}
+	set := &worded.Sets[0]
+	set.Published, set.InsideCI, set.result = nil, nil, &Result{N: set.N, Data: DataInfo{N: set.N}, Words: "other templates"}
+	if worded.compare(true); set.Published != nil || set.NotCompared != "other templates" || worded.PublishedSame != nil {
+		t.Errorf("a set of other templates: %+v", set)
+	}
 	res := &SuiteResult{Suite: DataComp, Models: []*SuiteModel{known}}
 	dir := t.TempDir()
 	if err := res.finish(dir); err != nil {
