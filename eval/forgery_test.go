@@ -356,6 +356,14 @@ func TestVerifyForgeries(t *testing.T) {
 		{"a value without its interval", plain, func(f forged) {
 			result(f, func(res *Result) { res.Value, res.CI95.Value = 0.99, [2]float64{} })
 		}, fault.Input, "value"},
+		{"another metric", plain, func(f forged) {
+			result(f, func(res *Result) {
+				res.Metric, res.Value, res.CI95.Value = dataset.MeanPerClass, res.MeanPerClass, res.CI95.MeanPerClass
+			})
+		}, fault.Input, "is scored by top1"},
+		{"the worst group of none", plain, func(f forged) {
+			result(f, func(res *Result) { res.Metric = dataset.WorstGroupTop1 })
+		}, fault.Input, "of which groups nowhere"},
 		{"an interval of average precision", several, func(f forged) {
 			result(f, func(res *Result) { res.CI95.Value[0] += 0.01 })
 		}, fault.Input, "ci95"},

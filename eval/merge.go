@@ -307,6 +307,9 @@ func readRowsOf(dir string) (part, error) {
 	if p.res.Key == "" || len(p.res.PerClass) == 0 && p.res.Kind != dataset.Choice {
 		return p, fault.Inputf("%s: not the result of a zero-shot run", path)
 	}
+	if m := p.res.Metric; p.res.Group == nil && (m == dataset.WorstGroupTop1 || m == dataset.WorstGroupTop5) {
+		return p, fault.Inputf("%s: reports %s and says of which groups nowhere; run the evaluation again", path, m)
+	}
 	if p.res.Kind == dataset.Choice {
 		if p.res.Shard == nil { // a part has no rows
 			p.answers, err = p.res.recountChoices(dir)

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -141,6 +142,9 @@ func (o VerifyOptions) set() (verification, error) {
 			return nil, err
 		}
 		defer r.data.Close()
+		if err := r.reports(p); err != nil {
+			return nil, err
+		}
 		r.warnOther(p.res.Model, p.res.Data.Fingerprint)
 		v := o.begin(r)
 		if p.res.Kind == dataset.Choice {
@@ -154,6 +158,18 @@ func (o VerifyOptions) set() (verification, error) {
 		v.AtMost = atMost(v.Rows, v.Sample, v.Differs, alpha)
 		return v, nil
 	}, nil
+}
+
+// reports says whether a result is of the benchmark's own metric and groups.
+func (r *run) reports(p part) error {
+	was := cmp.Or(p.res.Metric, dataset.Top1)
+	switch g := p.res.Group; {
+	case was != r.w.metric || p.res.Kind != r.w.kind:
+		return fault.Inputf("%s: reports %s, but %s is scored by %s; run the evaluation again", filepath.Join(p.dir, resultFile), fault.Name(was), r.w.name, r.w.metric)
+	case g != nil && (r.w.group == nil || g.Column != r.w.group.Column || g.Name != r.w.group.Name):
+		return fault.Inputf("%s: its groups, %s, are not those of %s; run the evaluation again", filepath.Join(p.dir, resultFile), fault.Name(g.Name), r.w.name)
+	}
+	return nil
 }
 
 func (o VerifyOptions) begin(r *run) *Verification {
