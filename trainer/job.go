@@ -258,7 +258,7 @@ type meter struct {
 	seconds float64
 	bytes   int64 // sent; as many were received
 
-	since atomic.Int64 // when the exchange in progress started, in nanoseconds; 0: none
+	since atomic.Pointer[time.Time] // when the exchange in progress started; nil: none
 }
 
 func (m *meter) Allgather(dst, src []byte) error {
@@ -273,9 +273,9 @@ func (m *meter) Alltoall(dst, src []byte) error {
 
 func (m *meter) timed(f func() error) error {
 	start := time.Now()
-	m.since.Store(start.UnixNano())
+	m.since.Store(&start)
 	err := f()
-	m.since.Store(0)
+	m.since.Store(nil)
 	m.seconds += time.Since(start).Seconds()
 	return err
 }

@@ -228,11 +228,12 @@ func TestJobRefuses(t *testing.T) {
 	}
 }
 
-// TestWatch: what a rank's watch concludes from the others' files.
+// TestWatch: what a rank's watch concludes from the others' files, on hosts whose
+// clocks differ by an hour.
 func TestWatch(t *testing.T) {
 	world := comm.Memory(3)
 	j := &job{Comm: world[0], measured: &meter{Comm: world[0]}, hosts: []string{"a", "b", "c"}}
-	w := &watch{j: j, timeout: time.Minute, dir: t.TempDir(), here: "here"}
+	w := &watch{j: j, timeout: time.Minute, dir: t.TempDir(), here: "here", seen: map[int]sight{}}
 	j.watch = w
 	j.at(atStep, 7)
 	w.first.Store(true)
@@ -241,6 +242,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	dead := gone.Process.Pid
+	skew := []time.Duration{0, time.Hour, -time.Hour}
 	ago := func(s int) time.Time { return time.Now().Add(-time.Duration(s) * time.Second) }
 	for _, c := range []struct {
 		waits  int // seconds
@@ -258,6 +260,10 @@ func TestWatch(t *testing.T) {
 	} {
 		for i, p := range c.others {
 			p.Rank = i + 1
+			found := p.Now
+			p.Spent = p.Now.Sub(p.Since).Seconds()
+			p.Since, p.Now = p.Since.Add(skew[p.Rank]), p.Now.Add(skew[p.Rank])
+			w.seen[p.Rank] = sight{p, found}
 			text, err := json.Marshal(p)
 			if err == nil {
 				err = os.WriteFile(w.path(p.Rank), text, 0o644)
@@ -266,16 +272,47 @@ func TestWatch(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		j.measured.since.Store(ago(c.waits).UnixNano())
+		since := ago(c.waits)
+		j.measured.since.Store(&since)
 		if got := w.trouble(); got != c.want && (c.want == "" || !strings.Contains(got, c.want)) {
 			t.Errorf("after %d s: %q, want %q", c.waits, got, c.want)
 		}
 	}
 	w.first.Store(false) // programs are compiled
-	j.measured.since.Store(ago(61).UnixNano())
+	since := ago(61)
+	j.measured.since.Store(&since)
 	os.Remove(w.path(1))
 	if got := w.trouble(); got != "" {
 		t.Errorf("before the end of the first step: %q", got)
+	}
+}
+
+// TestPulse: a rank that cannot write another file, as on a full disk, still says
+// where it is; half a file is as good as the one before.
+func TestPulse(t *testing.T) {
+	dir := t.TempDir()
+	var ranks []*watch
+	for _, c := range comm.Memory(2) {
+		j := &job{Comm: c, measured: &meter{Comm: c}, hosts: []string{"a", "b"}}
+		j.watch = &watch{j: j, timeout: time.Minute, dir: dir, seen: map[int]sight{}}
+		ranks = append(ranks, j.watch)
+	}
+	w := ranks[1]
+	for step, phase := range []string{atCheckpoint, atSpace, atData} {
+		w.j.at(phase, int64(step))
+		w.write()
+		if got := ranks[0].read(); len(got) != 1 || got[0].Phase != phase || got[0].Step != int64(step) {
+			t.Errorf("read %+v, want phase %q of step %d", got, phase, step)
+		}
+		if err := os.MkdirAll(w.path(1)+".new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Truncate(w.path(1), 10); err != nil {
+		t.Fatal(err)
+	}
+	if got := ranks[0].read(); len(got) != 1 || got[0].Phase != atData {
+		t.Errorf("half a file: %+v", got)
 	}
 }
 

@@ -58,6 +58,14 @@ type pulse struct {
 	Step  int64     `json:"step"`
 	Since time.Time `json:"since"` // start of the phase
 	Now   time.Time `json:"now"`
+	Spent float64   `json:"spent"` // seconds in the phase, however the clock was set
+}
+
+// sight is the newest pulse of another rank, and when this one found it. Clocks
+// differ between hosts, and are set: how long a rank is silent is measured here.
+type sight struct {
+	pulse
+	found time.Time
 }
 
 // watch is one rank's watch over the others.
@@ -70,6 +78,7 @@ type watch struct {
 
 	dir  string
 	here string
+	seen map[int]sight // of the others
 	stop chan struct{}
 	wg   sync.WaitGroup
 }
@@ -87,7 +96,7 @@ func (j *job) startWatch(out string, timeout time.Duration) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	w := &watch{j: j, timeout: timeout, dir: filepath.Join(out, pulseDir), here: machineID(), stop: make(chan struct{})}
+	w := &watch{j: j, timeout: timeout, dir: filepath.Join(out, pulseDir), here: machineID(), seen: map[int]sight{}, stop: make(chan struct{})}
 	j.watch = w
 	j.at(atOpening, 0)
 	w.write()
@@ -153,34 +162,53 @@ func (w *watch) path(rank int) string { return filepath.Join(w.dir, fmt.Sprintf(
 func (w *watch) now() pulse {
 	p := *w.place.Load()
 	p.Now = time.Now()
-	if since := w.j.measured.since.Load(); since > 0 {
-		p.Phase, p.Since = atExchange, time.Unix(0, since)
+	if since := w.j.measured.since.Load(); since != nil {
+		p.Phase, p.Since = atExchange, *since
 	} else if w.full.Load() > 0 {
 		p.Phase = atSpace
 	}
+	p.Spent = p.Now.Sub(p.Since).Seconds()
 	return p
 }
 
-// write writes the rank's state for the others. Trouble with the disk is reported
-// elsewhere.
+// write writes the rank's state for the others. A full disk has no room for a new
+// file, but still has that of the old one: a rank that waits for space must not fall
+// silent. Other trouble with the disk is reported elsewhere.
 func (w *watch) write() {
 	text, err := json.Marshal(w.now())
 	if err != nil {
 		return
 	}
-	tmp := w.path(w.j.Rank()) + ".new"
-	if os.WriteFile(tmp, text, 0o644) == nil {
-		_ = os.Rename(tmp, w.path(w.j.Rank()))
+	path := w.path(w.j.Rank())
+	tmp := path + ".new"
+	if os.WriteFile(tmp, text, 0o644) == nil && os.Rename(tmp, path) == nil {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(text, 0); err == nil {
+		_ = f.Truncate(int64(len(text)))
 	}
 }
 
 // read returns the known states of the other ranks.
-func (w *watch) read() (list []pulse) {
+func (w *watch) read() (list []sight) {
 	for rank := range w.j.Size() {
-		var p pulse
 		text, err := os.ReadFile(w.path(rank))
-		if rank != w.j.Rank() && err == nil && json.Unmarshal(text, &p) == nil && p.Rank == rank {
-			list = append(list, p)
+		if rank == w.j.Rank() || err != nil {
+			continue
+		}
+		var p pulse
+		s, known := w.seen[rank]
+		if json.Unmarshal(text, &p) == nil && p.Rank == rank && !(known && p.Now.Equal(s.Now)) {
+			s, known = sight{p, time.Now()}, true
+			w.seen[rank] = s
+		}
+		if known {
+			list = append(list, s)
 		}
 	}
 	return list
@@ -211,12 +239,12 @@ func (w *watch) trouble() string {
 	}
 	var late []string
 	for _, p := range others {
-		silent := own.Now.Sub(p.Now)
+		silent := own.Now.Sub(p.found)
 		switch {
 		case p.Phase == atSpace && silent < w.silence():
 			return "" // it says so itself, and continues when there is space
 		case silent > w.silence() || p.Phase != atExchange:
-			late = append(late, fmt.Sprintf("%s has been in phase %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, own.Now.Sub(p.Since).Seconds()))
+			late = append(late, fmt.Sprintf("%s has been in phase %q of step %d for %.0f s", w.j.name(p.Rank), p.Phase, p.Step, p.Spent+max(0, silent).Seconds()))
 		}
 	}
 	if len(late) == 0 {
