@@ -191,15 +191,17 @@ func float32Tensor(name string, v []float32, shape ...int64) tensorfile.Tensor {
 }
 
 // prepare creates the folder that the parts of a checkpoint are written to.
-func (v *saver) prepare(step int64) error {
+func (v *saver) prepare(ctx context.Context, step int64) error {
 	tmp := v.unfinished(step)
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(tmp, 0o755); err != nil {
-		return fault.File(tmp, "a folder for checkpoints", err)
-	}
-	return nil
+	return v.patiently(ctx, "checkpoint", func() error {
+		if err := os.MkdirAll(tmp, 0o755); err != nil {
+			return fault.File(tmp, "a folder for checkpoints", err)
+		}
+		return nil
+	})
 }
 
 // unfinished is the folder of a checkpoint that is being written.
@@ -252,15 +254,17 @@ func (v *saver) partDone() (*partSnapshot, map[string]string, error) {
 }
 
 // publish turns the parts that all processes have written into a checkpoint.
-func (v *saver) publish(s *partSnapshot) error {
+func (v *saver) publish(ctx context.Context, s *partSnapshot) error {
 	dir := v.unfinished(s.state.Step)
 	text, err := json.MarshalIndent(s.state, "", " ")
 	if err != nil {
 		return err
 	}
-	if err := v.file(filepath.Join(dir, stateFile), func(w io.Writer) error {
-		_, err := w.Write(append(text, '\n'))
-		return err
+	if err := v.patiently(ctx, "checkpoint", func() error {
+		return v.file(filepath.Join(dir, stateFile), func(w io.Writer) error {
+			_, err := w.Write(append(text, '\n'))
+			return err
+		})
 	}); err != nil {
 		return err
 	}

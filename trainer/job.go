@@ -131,6 +131,7 @@ func (j *job) name(rank int) string { return fmt.Sprintf("rank %d (%s)", rank, j
 type jobError struct {
 	err  error
 	said bool // another rank reports it
+	left bool // a rank has left with it: those that remain cannot meet again
 }
 
 func (e *jobError) Error() string { return e.err.Error() }
@@ -151,6 +152,7 @@ const (
 	wordBytes = 1024
 	flagStop  = 1 // the process was told to stop
 	flagSaved = 2 // its part of the checkpoint in progress is written
+	flagLeave = 4 // it leaves the job with its error
 )
 
 func (w *word) text() string { return string(bytes.TrimRight(w.Text[:], "\x00")) }
@@ -159,7 +161,7 @@ func (w *word) text() string { return string(bytes.TrimRight(w.Text[:], "\x00"))
 // has an error, all get one.
 func (j *job) meet(err error, w word) ([]word, error) {
 	if err != nil {
-		w = word{Code: int64(max(1, fault.Code(err)))}
+		w = word{Code: int64(max(1, fault.Code(err))), Flags: w.Flags & flagLeave}
 		copy(w.Text[:], fault.Line(err))
 	}
 	own := make([]byte, wordBytes)
@@ -176,12 +178,13 @@ func (j *job) meet(err error, w word) ([]word, error) {
 			return nil, e
 		}
 	}
+	left := slices.ContainsFunc(words, func(w word) bool { return w.Flags&flagLeave != 0 })
 	for rank, x := range words {
 		if x.Code != 0 {
 			if err == nil {
 				err = fault.As(fault.Kind(x.Code), fmt.Errorf("%s: %s", j.name(rank), x.text()))
 			}
-			return nil, &jobError{err, j.Rank() != 0}
+			return nil, &jobError{err: err, said: j.Rank() != 0, left: left}
 		}
 	}
 	return words, nil
@@ -237,7 +240,7 @@ func (j *job) leave(err *error) {
 	var known *jobError
 	if *err != nil && !errors.As(*err, &known) {
 		if !j.inStep {
-			*err = j.agree(*err)
+			_, *err = j.meet(*err, word{Flags: flagLeave})
 		}
 		if !errors.As(*err, &known) {
 			j.log.Error("the job ends: "+fault.Line(*err), "at", j.name(j.Rank()))
@@ -371,8 +374,8 @@ func (j *job) compare(list []alike) error {
 		for i, a := range first {
 			if i >= len(other) || other[i] != a {
 				// Every rank finds it.
-				return &jobError{fault.Usagef("%s: on %s it is %s, on %s %s; all processes of a job need the same",
-					a.Name, j.name(rank), brief(other[min(i, len(other)-1)].Value), j.name(0), brief(a.Value)), j.Rank() != 0}
+				return &jobError{err: fault.Usagef("%s: on %s it is %s, on %s %s; all processes of a job need the same",
+					a.Name, j.name(rank), brief(other[min(i, len(other)-1)].Value), j.name(0), brief(a.Value)), said: j.Rank() != 0}
 			}
 		}
 	}
@@ -461,7 +464,7 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 			return r.interruptedTogether(ctx)
 		}
 		if !slices.ContainsFunc(words, func(w word) bool { return w.Flags&flagSaved == 0 }) {
-			if err := r.commit(); err != nil {
+			if err := r.commit(ctx); err != nil {
 				return err
 			}
 		}
@@ -519,7 +522,7 @@ func (r *run) checkpointTogether(ctx context.Context) error {
 	if err := r.together(fault.As(fault.Environment, err)); err != nil {
 		return err
 	}
-	if err := r.commit(); err != nil {
+	if err := r.commit(ctx); err != nil {
 		return err
 	}
 	state, err := r.positionTogether()
@@ -530,7 +533,7 @@ func (r *run) checkpointTogether(ctx context.Context) error {
 	if err := r.together(err); err != nil {
 		return err
 	}
-	if err := r.alone(func() error { return r.saver.prepare(state.Step) }); err != nil {
+	if err := r.alone(func() error { return r.saver.prepare(ctx, state.Step) }); err != nil {
 		return err
 	}
 	r.saved = r.step
@@ -568,7 +571,7 @@ func (r *run) positionTogether() (savedState, error) {
 
 // commit completes the checkpoint in progress, if there is one: it counts only if
 // all parts are written.
-func (r *run) commit() error {
+func (r *run) commit(ctx context.Context) error {
 	if r.saver.part == nil {
 		return nil
 	}
@@ -590,7 +593,7 @@ func (r *run) commit() error {
 				return err
 			}
 		}
-		return r.saver.publish(s)
+		return r.saver.publish(ctx, s)
 	}); err != nil {
 		return err
 	}
@@ -602,13 +605,13 @@ func (r *run) commit() error {
 // rescueTogether is rescue for a job; err is one that all ranks know.
 func (r *run) rescueTogether(ctx context.Context, err error) error {
 	var known *jobError
-	if r.step == r.first || !errors.As(err, &known) {
+	if r.step == r.first || !errors.As(err, &known) || known.left {
 		return err
 	}
 	if e := r.checkpointTogether(ctx); e != nil {
 		return errors.Join(err, e)
 	}
-	if e := r.commit(); e != nil {
+	if e := r.commit(ctx); e != nil {
 		return errors.Join(err, e)
 	}
 	if r.leads() {
@@ -624,18 +627,18 @@ func (r *run) interruptedTogether(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.commit(); err != nil {
+	if err := r.commit(ctx); err != nil {
 		return err
 	}
 	if r.leads() {
 		r.interim()
 	}
-	return &jobError{stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}, !r.leads()}
+	return &jobError{err: stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}, said: !r.leads()}
 }
 
 // finishTogether is finish for a job: rank 0 writes the model and the report.
 func (r *run) finishTogether(ctx context.Context) (*Result, error) {
-	if err := r.commit(); err != nil {
+	if err := r.commit(ctx); err != nil {
 		return nil, err
 	}
 	st, err := r.positionTogether()

@@ -362,31 +362,108 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// TestJobFullDisk: when a disk has no space for one rank's part, all wait; then the
-// run ends as if nothing had happened.
+// TestJobFullDisk: when a disk has no space for one rank's part, or for the state, all
+// wait; then the run ends as if nothing had happened.
 func TestJobFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	recipe := func(int) *Recipe { return tiny(t, "drop_path=0", "steps=6") }
 	whole, full := filepath.Join(dir, "whole"), filepath.Join(dir, "full")
 	mustRunRanks(t, 2, whole, 0, recipe(0))
-	var refused atomic.Int32
+	var refused, refusedState atomic.Int32
 	_, errs := runRanks(t, 2, full, recipe, func(rank int, o *Options) {
 		o.fakes.retry = time.Millisecond
 		o.fakes.create = func(path string) (io.WriteCloser, error) {
-			if rank == 1 && refused.Add(1) < 5 {
+			if rank == 1 && refused.Add(1) < 5 || filepath.Base(path) == stateFile && refusedState.Add(1) < 5 {
 				return nil, &os.PathError{Op: "open", Path: path, Err: syscall.ENOSPC}
 			}
 			return os.Create(path)
 		}
 	})
-	if err := errors.Join(errs...); err != nil || refused.Load() < 5 {
-		t.Fatalf("%v, refused %d times", err, refused.Load())
+	if err := errors.Join(errs...); err != nil || refused.Load() < 5 || refusedState.Load() < 5 {
+		t.Fatalf("%v, refused %d and %d times", err, refused.Load(), refusedState.Load())
 	}
 	if !bytes.Equal(readFile(t, full, finalFile), readFile(t, whole, finalFile)) {
 		t.Error("other bits")
 	}
 	if list, err := listCheckpoints(full); err != nil || len(list) != 2 {
 		t.Errorf("checkpoints %v, %v", list, err)
+	}
+}
+
+// failingLines is metrics.jsonl on storage that fails after some lines.
+type failingLines struct {
+	jsonLines
+	room *int
+}
+
+func (l failingLines) Write(v any) error {
+	if *l.room--; *l.room < 0 {
+		return fmt.Errorf("write: %w", syscall.EIO)
+	}
+	return l.jsonLines.Write(v)
+}
+
+// TestJobLineFails: a line of metrics.jsonl that rank 0 cannot write ends the job,
+// also when rank 0 is told to stop while it waits for space: the others do not go on
+// to a checkpoint without it.
+func TestJobLineFails(t *testing.T) {
+	dir := t.TempDir()
+	recipe := func(int) *Recipe { return tiny(t, "drop_path=0") }
+	for name, want := range map[string]int{"full": 130, "broken": 4} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		room := 3 // the fourth line is written while the fifth step is taken
+		errs := make([]error, 2)
+		var wg sync.WaitGroup
+		for i, c := range comm.Memory(2) {
+			o := Options{Out: filepath.Join(dir, name), Backend: "go", fakes: fakes{world: c, retry: time.Millisecond}}
+			its := t.Context()
+			if i == 0 {
+				its = ctx
+				o.fakes.lines = func(path string, keep int64) (jsonLines, error) {
+					l, err := openLines(path, keep)
+					if name == "broken" {
+						return failingLines{l, &room}, err
+					}
+					return fullLines{l, &room, cancel}, err
+				}
+			}
+			wg.Go(func() { _, errs[i] = Run(its, recipe(i), o) })
+		}
+		done := make(chan struct{})
+		go func() { wg.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: the job hangs", name)
+		}
+		for i, err := range errs {
+			var e interface{ Said() bool }
+			if fault.Code(err) != want || !errors.As(err, &e) || e.Said() != (i == 1) || strings.Contains(err.Error(), "has left") {
+				t.Errorf("%s, rank %d: %d, %v", name, i, fault.Code(err), err)
+			}
+		}
+	}
+}
+
+// TestJobOverflows: a run that cannot go on names the checkpoint that was still being
+// written, and completes it.
+func TestJobOverflows(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	_, errs := runRanks(t, 2, out, func(int) *Recipe { return tiny(t, "lr=1e30", "checkpoint.every_steps=1") }, func(rank int, o *Options) {
+		o.fakes.create = func(path string) (io.WriteCloser, error) {
+			time.Sleep(time.Duration(rank) * 500 * time.Millisecond)
+			return os.Create(path)
+		}
+	})
+	list, err := listCheckpoints(out)
+	if err != nil || len(list) == 0 {
+		t.Fatalf("checkpoints %v, %v; %v", list, err, errs)
+	}
+	for i, err := range errs {
+		if fault.Code(err) != 3 || !strings.Contains(err.Error(), list[len(list)-1].path) {
+			t.Errorf("rank %d: %v", i, err)
+		}
 	}
 }
 

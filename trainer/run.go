@@ -250,7 +250,7 @@ func (r *run) read(ctx context.Context, p *pendingStep) error {
 	r.last = now
 	s.Rate = float64(r.recipe.Batch) / s.Seconds
 	if v[metricFinite] != 1 {
-		if err := r.overflowed(s); err != nil {
+		if err := r.overflowed(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -285,11 +285,15 @@ func (r *run) scalars(step int64, values map[string]float64) {
 
 // overflowed handles a step whose gradients are not finite: fp16 skips it and
 // halves the loss scale; otherwise the run cannot continue.
-func (r *run) overflowed(s Step) error {
+func (r *run) overflowed(ctx context.Context, s Step) error {
 	if r.recipe.Precision == "fp16" && s.LossScale > scaleMin {
 		return nil
 	}
-	if err := r.saver.wait(); err != nil {
+	if r.job != nil { // all ranks find the same
+		if err := r.commit(ctx); err != nil {
+			return err
+		}
+	} else if err := r.saver.wait(); err != nil {
 		return err
 	}
 	what := fmt.Sprintf("loss is %v, gradient norm %v", s.Loss, s.GradNorm)

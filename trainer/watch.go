@@ -184,6 +184,7 @@ func (w *watch) write() {
 	if os.WriteFile(tmp, text, 0o644) == nil && os.Rename(tmp, path) == nil {
 		return
 	}
+	os.Remove(tmp)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return
