@@ -22,6 +22,7 @@ import (
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/comm"
 	"github.com/evatool/evatool/internal/fault"
+	"github.com/evatool/evatool/internal/runlog"
 )
 
 // runRanks runs a recipe on ranks of goroutines; change may be nil.
@@ -119,6 +120,30 @@ func TestJobResumesElsewhere(t *testing.T) {
 			}
 		}
 		nearRun(t, out, whole)
+	}
+}
+
+// TestJobSaysItsSize: a run that continues with another number of processes says that
+// its last bits differ, and one with the same number does not.
+func TestJobSaysItsSize(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	for _, c := range []struct {
+		ranks int
+		want  string
+	}{{2, ""}, {2, ""}, {4, `before="go × 1, 2 processes" now="go × 1, 4 processes"`}} {
+		var log bytes.Buffer
+		_, errs := runRanks(t, c.ranks, out, func(int) *Recipe { return tiny(t, "drop_path=0") }, func(rank int, o *Options) {
+			o.StopAfter = 2
+			if rank == 0 {
+				o.Log = runlog.NewLogger(&log, false, false)
+			}
+		})
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		if text := log.String(); strings.Contains(text, "last bits differ") != (c.want != "") || !strings.Contains(text, c.want) {
+			t.Errorf("%d processes: want %q\n%s", c.ranks, c.want, text)
+		}
 	}
 }
 

@@ -271,6 +271,15 @@ func (r *run) finished(from *start) bool {
 	return true
 }
 
+// on says what the process, or all those of a job, ran on.
+func (s *session) on() string {
+	text := fmt.Sprintf("%s × %d", s.Backend.Kind, s.Backend.Devices)
+	if s.Ranks > 1 {
+		text += fmt.Sprintf(", %d processes", s.Ranks)
+	}
+	return text
+}
+
 // writeRunFile records the processes of the run and what they read.
 func (r *run) writeRunFile(done bool) error {
 	var f record
@@ -282,14 +291,13 @@ func (r *run) writeRunFile(done bool) error {
 	if done {
 		f.Result = r.result
 	} else {
-		info := r.machine.dev.Info()
-		if n := len(f.Sessions); n > 0 && (f.Sessions[n-1].Backend.Kind != info.Kind || f.Sessions[n-1].Backend.Devices != info.Devices) {
-			r.log.Warn("the run continues on another backend or number of devices: the result stays correct, but its last bits differ",
-				"before", fmt.Sprintf("%s × %d", f.Sessions[n-1].Backend.Kind, f.Sessions[n-1].Backend.Devices), "now", fmt.Sprintf("%s × %d", info.Kind, info.Devices))
-		}
-		s := session{Started: r.started, FromStep: r.first, Backend: info, Versions: runlog.Versions()}
+		s := session{Started: r.started, FromStep: r.first, Backend: r.machine.dev.Info(), Versions: runlog.Versions()}
 		if r.job != nil {
 			s.Ranks = r.job.Size()
+		}
+		if n := len(f.Sessions); n > 0 && f.Sessions[n-1].on() != s.on() {
+			r.log.Warn("the run continues on another backend or number of devices or processes: the result stays correct, but its last bits differ",
+				"before", f.Sessions[n-1].on(), "now", s.on())
 		}
 		f.Sessions = append(f.Sessions, s)
 	}
