@@ -197,13 +197,17 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 	})
 }
 
-// tokens tell a tokenizer from others by what it makes of the prompts: it is a file
-// beside the weights, which may be another one tomorrow. CLIP's own is none.
+// tokens tell a tokenizer from others by what it makes of the prompts, or by its
+// file: that lies beside the weights and may be another one tomorrow. CLIP's own is
+// none.
 func (r *run) tokens(tok checkpoint.Tokenizer) (parts []string) {
 	if _, clip := tok.(*bpe.Tokenizer); clip {
 		return nil
 	}
 	parts = append(parts, "tokens")
+	if file, ok := tok.(interface{ Key() string }); ok && r.w.fromFeatures() {
+		return append(parts, file.Key()) // the texts come with the pictures
+	}
 	for _, name := range r.w.names {
 		for _, text := range r.w.texts(name) {
 			parts = append(parts, fmt.Sprint(tok.Encode(text)))

@@ -2,12 +2,16 @@ package eval
 
 import (
 	"context"
+	"image/color"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/checkpoint"
+	"github.com/evatool/evatool/internal/tokenjson"
 )
 
 // shifted is a tokenizer.json's tokenizer that another one took the place of.
@@ -66,5 +70,28 @@ func TestRunOfOtherTokenizer(t *testing.T) {
 	one, again, other := key(1), key(1), key(2)
 	if one != again || one == other {
 		t.Errorf("keys %s, %s, %s", one, again, other)
+	}
+}
+
+// The texts of a retrieval come with its pictures: its tokenizer counts by its file.
+func TestRetrievalOfOtherTokenizer(t *testing.T) {
+	dir := t.TempDir()
+	writeFilled(t, filepath.Join(dir, "0.png"), color.RGBA{A: 255})
+	write(t, filepath.Join(dir, "list.csv"), []byte("path,caption\n0.png,a cat\n"))
+	key := func(file, pad string) string {
+		r := &run{o: Options{Data: filepath.Join(dir, "list.csv")}.defaults(), cfg: newFake().cfg, pre: newFake().cfg.Preprocess(), texts: 8}
+		r.words = func(context.Context) (checkpoint.Tokenizer, error) {
+			return tokenjson.Parse([]byte(file), tokenjson.Options{Pad: pad})
+		}
+		if err := r.captioned(t.Context(), RetrievalOptions{Set: "csv", Data: r.o.Data}); err != nil {
+			t.Fatal(err)
+		}
+		defer r.data.Close()
+		return r.key
+	}
+	const one = `{"model": {"type": "WordPiece", "unk_token": "u", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9, "vocab": {"u": 0, "p": 1, "cat": 2, "a": 3}}}`
+	other := strings.Replace(one, `"cat": 2, "a": 3`, `"cat": 3, "a": 2`, 1)
+	if key(one, "p") != key(one, "p") || key(one, "p") == key(other, "p") || key(one, "p") == key(one, "u") {
+		t.Error("the run of another tokenizer")
 	}
 }

@@ -6,6 +6,7 @@
 package tokenjson
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -34,7 +35,12 @@ type Tokenizer struct {
 	after     []int32
 	largest   int32
 	whole     bool // sentencepiece's way
+	key       string
 }
+
+// Key is equal for equal files that are read alike: a hash of the file and of the
+// options without Clean.
+func (t *Tokenizer) Key() string { return t.key }
 
 // model cuts a piece of text into tokens.
 type model interface {
@@ -71,6 +77,11 @@ func Parse(data []byte, o Options) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fault.As(fault.Input, err)
 	}
+	around := ""
+	if o.Around != nil {
+		around = fmt.Sprintf("%q", *o.Around)
+	}
+	t.key = fmt.Sprintf("%x %q %s %t %t %t %t", sha256.Sum256(data), o.Pad, around, o.Blank, o.Lower, o.ExactScores, o.SentencePiece)
 	return t, nil
 }
 
