@@ -55,11 +55,18 @@ type Recipe struct {
 
 // Init says where the initial weights come from; empty means random.
 type Init struct {
-	Model  string   `yaml:"model,omitempty"`  // a whole model
-	Vision string   `yaml:"vision,omitempty"` // an EVA vision tower
-	Text   string   `yaml:"text,omitempty"`   // a CLIP text tower
-	Skip   []string `yaml:"skip,omitempty"`   // globs of names that stay as initialised
+	Model  string `yaml:"model,omitempty"`  // a whole model
+	Vision string `yaml:"vision,omitempty"` // an EVA vision tower
+	Text   string `yaml:"text,omitempty"`   // a CLIP text tower
+	Skip   Skip   `yaml:"skip,omitempty"`   // what stays as initialised
 }
+
+// Skip lists globs of the names of tensors in the towers' files that are not loaded;
+// nil is EVA-CLIP's list, an empty one is none.
+type Skip []string
+
+// IsZero tells the YAML encoder that only nil may be left out.
+func (s Skip) IsZero() bool { return s == nil }
 
 // Source is one data set of the mix.
 type Source struct {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -203,6 +204,26 @@ func TestRecipePath(t *testing.T) {
 	} {
 		if got := r.path(in); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestSkipIsWritten: the resolved recipe starts a run from the same weights, also if
+// it leaves out no tensor of the towers.
+func TestSkipIsWritten(t *testing.T) {
+	for given, want := range map[string]Skip{"": nil, "skip: []": {}, "skip: [text_projection]": {"text_projection"}} {
+		r, err := ParseRecipe("r.yaml", []byte(goodRecipe+"init: {vision: a.pt, text: b.pt, "+given+"}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := ParseRecipe("recipe.yaml", r.YAML())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []*Recipe{r, again} {
+			if !reflect.DeepEqual(r.Init.Skip, want) {
+				t.Errorf("%q: init.skip is %#v, want %#v", given, r.Init.Skip, want)
+			}
 		}
 	}
 }
