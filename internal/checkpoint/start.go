@@ -159,7 +159,9 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 		s.warn("%s: was trained with %s, but the architecture %s has %s", file, in.act, s.Name, map[bool]string{true: "quick_gelu", false: "gelu"}[s.config.QuickGELU])
 	}
 	var items []*Item
+	there := map[string]bool{}
 	for _, it := range m.items {
+		there[it.EVA] = true
 		inTower, ok := strings.CutPrefix(it.EVA, tower)
 		src, shape, want := it.parts[0].src.Name, it.Out.Shape, shapes[it.EVA]
 		switch {
@@ -194,7 +196,25 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 	if len(items) == 0 {
 		return fault.Inputf("%s takes none of its tensors: their names are those of %s, but none is in the %s tower of the architecture %s; give a checkpoint of that tower", flag, m.family.name, strings.TrimSuffix(tower, "."), s.Name)
 	}
+	s.lacks(file, tower, there, o)
 	return onlyKernel(items)
+}
+
+// lacks warns of tensors of the tower that are not in its file and were not to be skipped.
+func (s *Start) lacks(file, tower string, there map[string]bool, o StartOptions) {
+	var names []string
+	for _, p := range s.config.Params() {
+		if inTower, ok := strings.CutPrefix(p.Name, tower); ok && !there[p.Name] && !matchAny(o.Skip, inTower) {
+			names = append(names, p.Name)
+		}
+	}
+	if len(names) > 0 {
+		stay := "keep their initial values"
+		if o.Base != "" {
+			stay = "are the base's"
+		}
+		s.warn("%s: has no %s, which the architecture %s has; they %s", file, list(names), s.Name, stay)
+	}
 }
 
 func (s *Start) skipped(name, reason string) {

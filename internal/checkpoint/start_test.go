@@ -1,6 +1,8 @@
 package checkpoint
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
@@ -47,7 +49,31 @@ func TestStart(t *testing.T) {
 	if _, err := OpenStart(StartOptions{Config: c, Vision: dir + "visual_mim.pt", Base: "missing"}); err == nil {
 		t.Error("a base that is not there")
 	}
+	if len(s.Warnings) > 0 {
+		t.Errorf("warnings %q", s.Warnings)
+	}
 	if _, ok := arch.Named(s.Name); ok || s.Name != Custom {
 		t.Errorf("called %s", s.Name)
+	}
+}
+
+// A tower whose file has fewer blocks than the architecture starts with random ones,
+// which is said.
+func TestStartFromFewerBlocks(t *testing.T) {
+	const dir = "../../testdata/init/a_eva02_same_grid_openai_text/"
+	c, _, _, err := chosenConfig(nil, dir+"config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := c.Layers(arch.VisualTower)
+	c.Vision.Layers = arch.Layers{have + 1}
+	s, err := OpenStart(StartOptions{Config: c, Vision: dir + "visual_mim.pt"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	want := fmt.Sprintf("has no visual.blocks.%d.norm1.weight, ", have)
+	if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], want) || !strings.HasSuffix(s.Warnings[0], "they keep their initial values") {
+		t.Errorf("warnings %q, want one with %q", s.Warnings, want)
 	}
 }
