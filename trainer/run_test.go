@@ -996,6 +996,20 @@ lr: {vision: 0, text: 0, other: 0}
 	}
 }
 
+// TestFrozenStatistics: a run warns that training leaves BatchNorm's statistics alone.
+func TestFrozenStatistics(t *testing.T) {
+	for model, want := range map[string]bool{
+		"model={embed_dim: 32, vision_cfg: {image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 32}, text_cfg: {context_length: 16, vocab_size: 49408, width: 16, heads: 2, layers: 1}}": true,
+		"steps=12": false,
+	} {
+		var log bytes.Buffer
+		mustRun(t, tiny(t, model, "patch_dropout=0", "drop_path=0", "eval=[]"), Options{Out: filepath.Join(t.TempDir(), "run"), StopAfter: 1, Log: runlog.NewLogger(&log, false, false)})
+		if got := strings.Contains(log.String(), "BatchNorm keeps the means and variances"); got != want {
+			t.Errorf("%s: warning %v, want %v:\n%s", model, got, want, &log)
+		}
+	}
+}
+
 // TestOverflowAtTheEnd: steps of fp16 whose loss overflows are null in metrics.jsonl,
 // and the run ends with a result whether or not it was resumed among them.
 func TestOverflowAtTheEnd(t *testing.T) {
