@@ -155,8 +155,13 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 		shapes[p.Name] = p.Shape
 	}
 	s.Skipped = append(s.Skipped, m.dropped...)
-	if quick := in.act == "quick_gelu"; in.act != "" && quick != s.config.QuickGELU {
-		s.warn("%s: was trained with %s, but the architecture %s has %s", file, in.act, s.Name, map[bool]string{true: "quick_gelu", false: "gelu"}[s.config.QuickGELU])
+	acts := map[bool]string{true: "quick_gelu", false: "gelu"}
+	act := in.act
+	if c := in.stated(); c != nil && (tower == "text." || c.HidesQuickGELU()) { // EVA's vision tower has neither
+		act = acts[c.QuickGELU]
+	}
+	if quick := act == "quick_gelu"; act != "" && quick != s.config.QuickGELU {
+		s.warn("%s: was trained with %s, but the architecture %s has %s", file, act, s.Name, acts[s.config.QuickGELU])
 	}
 	var items []*Item
 	there := map[string]bool{}
@@ -215,6 +220,19 @@ func (s *Start) lacks(file, tower string, there map[string]bool, o StartOptions)
 		}
 		s.warn("%s: has no %s, which the architecture %s has; they %s", file, list(names), s.Name, stay)
 	}
+}
+
+// stated is the architecture that the file, or one beside it, says it has, nil if none does.
+func (in *Input) stated() *arch.Config {
+	meta := in.Metadata()
+	if meta[metaConfig] == "" || meta[metaActivation] == "assumed" {
+		return in.beside.config
+	}
+	c, err := arch.ParseStored([]byte(meta[metaConfig]), []byte(meta[metaPreprocess]))
+	if err != nil {
+		return nil
+	}
+	return c
 }
 
 func (s *Start) skipped(name, reason string) {

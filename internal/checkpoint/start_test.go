@@ -2,6 +2,8 @@ package checkpoint
 
 import (
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,5 +77,49 @@ func TestStartFromFewerBlocks(t *testing.T) {
 	want := fmt.Sprintf("has no visual.blocks.%d.norm1.weight, ", have)
 	if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], want) || !strings.HasSuffix(s.Warnings[0], "they keep their initial values") {
 		t.Errorf("warnings %q, want one with %q", s.Warnings, want)
+	}
+}
+
+// A tower that its file says was trained with another GELU is warned about, unless it
+// is EVA's vision tower, which has no choice.
+func TestStartWithAnotherGELU(t *testing.T) {
+	parse := func(vision string, quick bool) *arch.Config {
+		c, err := arch.Parse(fmt.Appendf(nil, `{"embed_dim": 8, "quick_gelu": %v, "vision_cfg": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 16, "head_width": 8%s},
+			"text_cfg": {"context_length": 4, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}}`, quick, vision))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	const eva = `, "eva_model_name": "x"`
+	for _, c := range []struct {
+		vision, tower string
+		file, want    bool // QuickGELU of the file and of the architecture
+		warns         bool
+	}{
+		{"", "vision", true, false, true}, {"", "text", true, false, true}, {"", "text", false, true, true}, {"", "vision", true, true, false},
+		{eva, "vision", true, false, false}, {eva, "text", true, false, true}, {eva, "text", false, false, false},
+	} {
+		from := parse(c.vision, c.file)
+		var list []tensorfile.Tensor
+		for _, info := range RandomSource(from, 1).Tensors() {
+			list = append(list, tensorfile.Tensor{Info: info, Data: make([]byte, info.NumBytes())})
+		}
+		path := filepath.Join(t.TempDir(), "model.safetensors")
+		if err := tensorfile.WriteFile(path, list, ModelMetadata(from)); err != nil {
+			t.Fatal(err)
+		}
+		o := StartOptions{Config: parse(c.vision, c.want), Vision: path}
+		if c.tower == "text" {
+			o.Vision, o.Text = "", path
+		}
+		s, err := OpenStart(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		if got := slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "was trained with") }); got != c.warns {
+			t.Errorf("%+v: warnings %q", c, s.Warnings)
+		}
 	}
 }
