@@ -97,15 +97,15 @@ func (r *run) checkEvaluations(ctx context.Context) error {
 			return fault.Usagef("eval.%d.benchmark: unknown benchmark %q; evatool zeroshot list prints the names, and folder takes any labelled set", i, e.Benchmark)
 		}
 		if err := r.recipe.scoring(e).Ready(ctx, cfg.Vision.ImageSize); err != nil {
-			return fault.Because(fault.Kind(fault.Code(err)), err, "eval.%d: %s", i, evalField.ReplaceAllStringFunc(err.Error(), inRecipe))
+			return fault.Because(fault.Kind(fault.Code(err)), err, "eval.%d: %s", i, optionField.ReplaceAllStringFunc(err.Error(), inRecipe))
 		}
 	}
 	return nil
 }
 
-// evalField is how package eval names a field; its key in a recipe is the field's
-// name in lower case.
-var evalField = regexp.MustCompile(`Options\.[A-Z]\w*`)
+// optionField is how other packages name a field. The key of one of package eval in a
+// recipe is the field's name in lower case.
+var optionField = regexp.MustCompile(`Options\.[A-Z]\w*`)
 
 func inRecipe(field string) string { return strings.ToLower(strings.TrimPrefix(field, "Options.")) }
 

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -59,7 +60,7 @@ func (r *run) openInit(ctx context.Context, o Options, b *beginning) error {
 			Config: cfg, Vision: in.Vision, Text: in.Text, Skip: in.Skip, Seed: uint64(r.recipe.Seed),
 		})
 		if err != nil {
-			return fmt.Errorf("init: %w", err)
+			return fault.Because(fault.Kind(fault.Code(err)), err, "init: %s", optionField.ReplaceAllStringFunc(err.Error(), initKey))
 		}
 		for _, w := range s.Warnings {
 			r.log.Warn(w)
@@ -69,6 +70,12 @@ func (r *run) openInit(ctx context.Context, o Options, b *beginning) error {
 	}
 	return nil
 }
+
+// initKeys are the recipe's keys for the fields that package checkpoint names.
+var initKeys = map[string]string{"vision": "init.vision", "text": "init.text", "skip": "init.skip", "config": "model"}
+
+// initKey is the key for a field, which stays if there is none.
+func initKey(field string) string { return cmp.Or(initKeys[inRecipe(field)], field) }
 
 // findInit returns the recipe's init as paths; names are fetched. A run that is only
 // checked fetches nothing: what is not in the cache, or is a bundled recipe's
