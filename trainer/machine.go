@@ -2,6 +2,8 @@ package trainer
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -89,6 +91,24 @@ func describeMachine(dev *device.Device, r *Recipe, pixels, replay bool, parts i
 		return nil, err
 	}
 	return m, r.computable(cfg, dev.N(), parts, replay)
+}
+
+// warn says where training differs from what the model's configuration suggests.
+func (m *machine) warn(log *slog.Logger) {
+	if len(m.frozen) > 0 {
+		log.Warn("BatchNorm keeps the means and variances that the run starts with, and normalises with them: training updates only its weights and biases; start from trained weights (init.model)")
+	}
+	for _, k := range []struct {
+		key, inModel  string
+		recipe, model float64
+	}{
+		{"patch_dropout", "patch_dropout", m.recipe.PatchDropout, m.cfg.Vision.PatchDrop},
+		{"drop_path", "drop_path_rate", m.recipe.DropPath, m.cfg.Vision.DropPath},
+	} {
+		if k.recipe == 0 && k.model > 0 {
+			log.Warn(fmt.Sprintf("the model's configuration has vision_cfg.%s %v, which has no effect; set the recipe's %s to train with it", k.inModel, k.model, k.key))
+		}
+	}
 }
 
 // computable refuses a recipe that n devices cannot compute, with a batch in so many

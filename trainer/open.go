@@ -100,8 +100,8 @@ func (r *run) open(ctx context.Context, o Options, b *beginning) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(r.machine.frozen) > 0 {
-		r.log.Warn("BatchNorm keeps the means and variances that the run starts with, and normalises with them: training updates only its weights and biases; start from trained weights (init.model)")
+	if r.leads() {
+		r.machine.warn(r.log)
 	}
 	r.machine.plan.log(r.log, r.recipe.Batch, r.machine.blockLoss().tile)
 	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }

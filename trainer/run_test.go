@@ -999,16 +999,28 @@ lr: {vision: 0, text: 0, other: 0}
 	}
 }
 
-// TestFrozenStatistics: a run warns that training leaves BatchNorm's statistics alone.
-func TestFrozenStatistics(t *testing.T) {
-	for model, want := range map[string]bool{
-		"model={embed_dim: 32, vision_cfg: {image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 32}, text_cfg: {context_length: 16, vocab_size: 49408, width: 16, heads: 2, layers: 1}}": true,
-		"steps=12": false,
+// TestWarnings: a run warns of what its model's configuration suggests and training
+// does not do.
+func TestWarnings(t *testing.T) {
+	const resnet = "model={embed_dim: 32, vision_cfg: {image_size: 32, layers: [1, 1, 1, 1], width: 8, head_width: 32}, text_cfg: {context_length: 16, vocab_size: 49408, width: 16, heads: 2, layers: 1}}"
+	const keeps, patches, path = "BatchNorm keeps the means and variances", "vision_cfg.patch_dropout 0.25, which has no effect", "vision_cfg.drop_path_rate 0.4, which has no effect"
+	for name, c := range map[string]struct {
+		sets []string
+		want string
+	}{
+		"none":                   {[]string{"steps=12"}, ""},
+		"ResNet":                 {[]string{resnet, "patch_dropout=0", "drop_path=0"}, keeps},
+		"patch dropout":          {[]string{"model.vision_cfg.patch_dropout=0.25", "patch_dropout=0"}, patches},
+		"patch dropout, both":    {[]string{"model.vision_cfg.patch_dropout=0.25"}, ""},
+		"stochastic depth":       {[]string{"model.vision_cfg.drop_path_rate=0.4", "drop_path=0"}, path},
+		"stochastic depth, both": {[]string{"model.vision_cfg.drop_path_rate=0.4"}, ""},
 	} {
 		var log bytes.Buffer
-		mustRun(t, tiny(t, model, "patch_dropout=0", "drop_path=0", "eval=[]"), Options{Out: filepath.Join(t.TempDir(), "run"), StopAfter: 1, Log: runlog.NewLogger(&log, false, false)})
-		if got := strings.Contains(log.String(), "BatchNorm keeps the means and variances"); got != want {
-			t.Errorf("%s: warning %v, want %v:\n%s", model, got, want, &log)
+		mustRun(t, tiny(t, c.sets...), Options{Out: filepath.Join(t.TempDir(), "run"), StopAfter: 1, Log: runlog.NewLogger(&log, false, false)})
+		for _, w := range []string{keeps, patches, path} {
+			if got := strings.Contains(log.String(), w); got != (w == c.want) {
+				t.Errorf("%s: warning %q: %v\n%s", name, w, got, &log)
+			}
 		}
 	}
 }
