@@ -32,7 +32,8 @@ type InitOptions struct {
 
 // DefaultSkip is the skip list of the recipe. Globs match names as they are in
 // the vision file (so head.* is the head of a bare tower, not the projection
-// visual.head of a CLIP checkpoint), and names within the text tower.
+// visual.head of a CLIP checkpoint), names within the text tower, and those of the
+// eva layout.
 var DefaultSkip = checkpoint.DefaultSkip
 
 // InitReport says where every tensor of the starting model comes from.

@@ -25,7 +25,8 @@ type StartOptions struct {
 
 // DefaultSkip is the skip list of the recipe. Globs match names as they are in the
 // vision file (so head.* is the head of a bare tower, not the projection
-// visual.head of a CLIP checkpoint), and names within the text tower.
+// visual.head of a CLIP checkpoint), names within the text tower, and those of the
+// eva layout.
 var DefaultSkip = []string{"head.*", "lm_head.*", "mask_token", "text_projection", "logit_scale"}
 
 // Start is a starting model: a vision tower and a text tower, with the tensors of
@@ -175,7 +176,7 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 				s.skipped(src, "belongs to no tower")
 			}
 			continue
-		case matchAny(o.Skip, m.bare(src)), tower == "text." && matchAny(o.Skip, inTower):
+		case matchAny(o.Skip, m.bare(src)), matchAny(o.Skip, it.EVA), tower == "text." && matchAny(o.Skip, inTower):
 			s.skipped(src, "skipped as asked")
 			continue
 		case want == nil:
@@ -209,7 +210,7 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 func (s *Start) lacks(file, tower string, there map[string]bool, o StartOptions) {
 	var names []string
 	for _, p := range s.config.Params() {
-		if inTower, ok := strings.CutPrefix(p.Name, tower); ok && !there[p.Name] && !matchAny(o.Skip, inTower) {
+		if inTower, ok := strings.CutPrefix(p.Name, tower); ok && !there[p.Name] && !matchAny(o.Skip, inTower) && !matchAny(o.Skip, p.Name) {
 			names = append(names, p.Name)
 		}
 	}

@@ -123,3 +123,17 @@ func TestStartWithAnotherGELU(t *testing.T) {
 		}
 	}
 }
+
+// What is skipped may also be named as in the model, whatever it is called in the file.
+func TestStartSkipsByTheModelsNames(t *testing.T) {
+	const dir = "../../testdata/init/a_eva02_same_grid_openai_text/"
+	s, err := OpenStart(StartOptions{ConfigName: dir + "config.json", Vision: dir + "visual_mim.pt", Text: dir + "text_openai_jit.pt",
+		Skip: []string{"text.text_projection", "visual.pos_embed", "visual.head.*"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if want := []string{"logit_scale", "visual.pos_embed", "visual.head.weight", "visual.head.bias", "text.text_projection"}; !slices.Equal(s.Random, want) || len(s.Warnings) > 0 {
+		t.Errorf("random %q, want %q; warnings %q", s.Random, want, s.Warnings)
+	}
+}

@@ -19,10 +19,10 @@ modelling or CLIP), the text tower from a CLIP checkpoint (OpenAI, OpenCLIP,
 EVA-CLIP or Hugging Face, whatever the container). What neither provides comes
 from --base, or is drawn from --seed as the original initialises it.
 
---skip lists the tensors not to load, by their names in the tower (a
-trailing * matches any rest); --skip '' skips nothing. The original reads the
-wrong file for OpenCLIP text towers and cannot read Hugging Face ones; here every
-file is read as what it is.` + exitStatus,
+--skip lists the tensors not to load, by their names in the tower or in the
+result (a trailing * matches any rest); --skip '' skips nothing. The original
+reads the wrong file for OpenCLIP text towers and cannot read Hugging Face ones;
+here every file is read as what it is.` + exitStatus,
 		Example: `  evatool init --config EVA02-CLIP-B-16 --vision EVA02_B_psz14to16.pt --text ViT-B-16.pt -o start.safetensors
   evatool init --config EVA01-CLIP-g-14-plus --vision EVA01_g_psz14.pt --text open_clip_pytorch_model.bin --seed 4096 -o start.safetensors`,
 		Args: cobra.NoArgs,
