@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -305,6 +306,24 @@ func (c *Config) CheckTexts() error {
 // id that is the largest id anyway.
 func (c *Config) SameModel(o *Config) bool {
 	return string(c.model().JSON()) == string(o.model().JSON())
+}
+
+// Contradiction names a key of a tower that has another value in o although the tensors
+// do not show it, such as the number of heads; empty if there is none.
+func (c *Config) Contradiction(o *Config, t Tower) string {
+	section, x, y := "vision_cfg.", reflect.ValueOf(c.model().Vision), reflect.ValueOf(o.model().Vision)
+	if t == TextTower {
+		section, x, y = "text_cfg.", reflect.ValueOf(c.model().Text), reflect.ValueOf(o.model().Text)
+	}
+	for i := range x.NumField() {
+		key, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("json"), ",")
+		// The tensors show these; intp_freq only allows a grid other than pt_hw_seq_len.
+		shown := slices.Contains([]string{"image_size", "patch_size", "layers", "ls_init_value", "intp_freq"}, key)
+		if a, b := x.Field(i), y.Field(i); !shown && !reflect.DeepEqual(a.Interface(), b.Interface()) {
+			return fmt.Sprintf("%s%s is %#v and not %#v", section, key, reflect.Indirect(b), reflect.Indirect(a))
+		}
+	}
+	return ""
 }
 
 func (c *Config) model() *Config {

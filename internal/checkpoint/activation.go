@@ -188,8 +188,19 @@ func (inv *inventory) weights(c *arch.Config) (w *published.Weights, how, warn s
 	return w, fmt.Sprintf(" and the file's name: %s", w.Name()), ""
 }
 
-// doubt warns if another source contradicts the activation of the configuration in
-// use: the user's, called name if it has one, or the one beside the file.
+// stated is the architecture that the file, or one beside it, says it has; nil if none
+// does.
+func (inv *inventory) stated() *arch.Config {
+	if b := inv.metadata[metaConfig]; b != "" {
+		if c, err := arch.ParseStored([]byte(b), []byte(inv.metadata[metaPreprocess])); err == nil {
+			return c
+		}
+	}
+	return inv.beside.config
+}
+
+// doubt warns if another source contradicts the configuration in use: the user's,
+// called name if it has one, or the one beside the file.
 func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool) {
 	type saying struct {
 		who   string
@@ -214,6 +225,13 @@ func (m *mapping) doubt(a *architecture, inv *inventory, name string, users bool
 		}
 		if from, evidence := origin(m, inv); from == openAI && users {
 			said = append(said, saying{"the file, which has" + strings.TrimPrefix(evidence, " and") + ",", true})
+		}
+	}
+	if c := inv.stated(); c != nil && users {
+		for _, t := range []arch.Tower{arch.VisualTower, arch.TextTower} {
+			if d := a.config.Contradiction(c, t); d != "" {
+				a.warnings = append(a.warnings, fmt.Sprintf("the configuration in use (%s) is not the one that the file states: its %s; if that is right, the features are wrong", a.how, d))
+			}
 		}
 	}
 	word := map[bool]string{true: "QuickGELU", false: "GELU"}

@@ -158,8 +158,15 @@ func (s *Start) load(file, tower, flag string, o StartOptions) error {
 	s.Skipped = append(s.Skipped, m.dropped...)
 	acts := map[bool]string{true: "quick_gelu", false: "gelu"}
 	act := in.act
-	if c := in.stated(); c != nil && (tower == "text." || c.HidesQuickGELU()) { // EVA's vision tower has neither
-		act = acts[c.QuickGELU]
+	if c := in.inventory().stated(); c != nil {
+		assumed := in.Metadata()[metaActivation] == "assumed"
+		if !assumed && (tower == "text." || c.HidesQuickGELU()) { // EVA's vision tower has neither
+			act = acts[c.QuickGELU]
+		}
+		which := map[string]arch.Tower{"visual.": arch.VisualTower, "text.": arch.TextTower}[tower]
+		if d := s.config.Contradiction(c, which); d != "" {
+			s.warn("%s: was trained as another architecture than %s: its %s", file, s.Name, d)
+		}
 	}
 	if quick := act == "quick_gelu"; act != "" && quick != s.config.QuickGELU {
 		s.warn("%s: was trained with %s, but the architecture %s has %s", file, act, s.Name, acts[s.config.QuickGELU])
@@ -221,19 +228,6 @@ func (s *Start) lacks(file, tower string, there map[string]bool, o StartOptions)
 		}
 		s.warn("%s: has no %s, which the architecture %s has; they %s", file, list(names), s.Name, stay)
 	}
-}
-
-// stated is the architecture that the file, or one beside it, says it has, nil if none does.
-func (in *Input) stated() *arch.Config {
-	meta := in.Metadata()
-	if meta[metaConfig] == "" || meta[metaActivation] == "assumed" {
-		return in.beside.config
-	}
-	c, err := arch.ParseStored([]byte(meta[metaConfig]), []byte(meta[metaPreprocess]))
-	if err != nil {
-		return nil
-	}
-	return c
 }
 
 func (s *Start) skipped(name, reason string) {

@@ -137,3 +137,53 @@ func TestStartSkipsByTheModelsNames(t *testing.T) {
 		t.Errorf("random %q, want %q; warnings %q", s.Random, want, s.Warnings)
 	}
 }
+
+// Tensors do not show the number of heads and the like: a file that states others than
+// the architecture in use is warned about, as a tower and as a model.
+func TestContradiction(t *testing.T) {
+	parse := func(vision, text string) *arch.Config {
+		c, err := arch.Parse(fmt.Appendf(nil, `{"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 1, "width": 16, "eva_model_name": "x", "rope": true, "intp_freq": true, %s},
+			"text_cfg": {"context_length": 4, "vocab_size": 16, "width": 8, "layers": 1, %s}}`, vision, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	const vision, text = `"head_width": 8, "pt_hw_seq_len": 4`, `"heads": 1`
+	from := parse(vision+`, "intp_freq": false`, text)
+	var list []tensorfile.Tensor
+	for _, info := range RandomSource(from, 1).Tensors() {
+		list = append(list, tensorfile.Tensor{Info: info, Data: make([]byte, info.NumBytes())})
+	}
+	path := filepath.Join(t.TempDir(), "model.safetensors")
+	if err := tensorfile.WriteFile(path, list, ModelMetadata(from)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ vision, text, want string }{
+		{vision, text, ""},
+		{vision + `, "drop_path_rate": 0.1`, text, ""},
+		{`"head_width": 16, "pt_hw_seq_len": 4`, text, "vision_cfg.head_width is 8 and not 16"},
+		{`"head_width": 8, "pt_hw_seq_len": 16`, text, "vision_cfg.pt_hw_seq_len is 4 and not 16"},
+		{vision + `, "postnorm": true`, text, "vision_cfg.postnorm is false and not true"},
+		{vision, `"heads": 2`, "text_cfg.heads is 1 and not 2"},
+		{vision, `"heads": 1, "no_causal_mask": true`, "text_cfg.attn_mask is true and not false"},
+		{vision, `"heads": 1, "pool_type": "eos", "eos_id": 3`, `text_cfg.pool_type is "" and not "eos"`},
+	} {
+		use := parse(c.vision, c.text)
+		s, err := OpenStart(StartOptions{Config: use, Vision: path, Text: path, Skip: []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		m, err := OpenModel(t.Context(), path, ModelOptions{Config: use})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		for how, warnings := range map[string][]string{"towers": s.Warnings, "model": m.Warnings} {
+			if c.want == "" && len(warnings) > 0 || c.want != "" && (len(warnings) != 1 || !strings.Contains(warnings[0], c.want)) {
+				t.Errorf("%s: warnings %q, want %q", how, warnings, c.want)
+			}
+		}
+	}
+}
