@@ -36,6 +36,10 @@ func TestMaskBesideImage(t *testing.T) {
 		{{"a.seg.png", "mask"}, {"a.jpg", "picture"}, {"a.cls", "0"}},
 		{{"a.jpg", "picture"}, {"a.seg.png", "mask"}, {"a.cls", "0"}},
 		{{"a.img.png", "picture"}, {"a.cls", "0"}},
+		// Of several plain ones that of OpenCLIP's "jpg;png;jpeg;webp" that comes first there.
+		{{"a.jpeg", "other"}, {"a.jpg", "picture"}, {"a.png", "other"}, {"a.txt", "x"}},
+		{{"a.webp", "other"}, {"a.png", "picture"}, {"a.jpeg", "other"}, {"a.txt", "x"}},
+		{{"a.gif", "other"}, {"a.webp", "picture"}, {"a.seg.png", "mask"}, {"a.txt", "x"}},
 	} {
 		name := filepath.Join(t.TempDir(), "t.tar")
 		write(t, name, string(tarBytes(t, entries)))

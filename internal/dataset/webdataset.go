@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -188,7 +189,24 @@ type members struct {
 	o              Options
 	meta           []byte
 	images, dotted []string // compound extensions: of images, of captions and labels
-	plain          bool     // a.seg.png is the image only when there is no a.jpg
+	rank           int      // of the image, as imageRank has it
+}
+
+// otherImages is the rank of extensions such as seg.png, which are the image only
+// when there is no a.jpg.
+const otherImages = 9
+
+// imageRank says which of several images under a key is taken: OpenCLIP's first of
+// "jpg;png;jpeg;webp", wherever in the tar it stands, then any other plain one.
+func imageRank(ext string) int {
+	if strings.Contains(ext, ".") {
+		return otherImages
+	}
+	usual := []string{"jpg", "png", "jpeg", "webp"}
+	if i := slices.Index(usual, ext); i >= 0 {
+		return i
+	}
+	return len(usual)
 }
 
 // wanted says whether a member's bytes are needed.
@@ -203,8 +221,8 @@ func (m *members) add(ext string, data []byte) (err error) {
 		if strings.Contains(ext, ".") {
 			m.images = append(m.images, ext)
 		}
-		if simple := !strings.Contains(ext, "."); ex.Image == nil || !m.plain && simple {
-			ex.Image, m.plain = data, simple
+		if rank := imageRank(ext); ex.Image == nil || rank < m.rank {
+			ex.Image, m.rank = data, rank
 		}
 	case ext == "txt" || ext == "caption":
 		switch {
@@ -233,7 +251,7 @@ func (m *members) finish() (err error) {
 	if m.meta != nil {
 		err = ex.addJSON(m.meta, m.labels, m.o)
 	}
-	if err == nil && !m.plain && len(m.images) > 1 {
+	if err == nil && m.rank == otherImages && len(m.images) > 1 {
 		err = fmt.Errorf("several images (%s) and no plain one: WebDataset ends a key at the first dot, so they are one sample; rename the members so that the key has no dot", fault.Name(strings.Join(m.images, ", ")))
 	}
 	if c := m.o.CaptionColumn; c != "" && ex.Captions == nil {
