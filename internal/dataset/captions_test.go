@@ -250,3 +250,28 @@ func TestCaptionKey(t *testing.T) {
 		}
 	}
 }
+
+// A .json as Python writes it, NaN and all, is read; one that nothing is needed from
+// is not.
+func TestPythonJSON(t *testing.T) {
+	src := writeTar(t, filepath.Join(t.TempDir(), "t.tar"), []entry{
+		{"a.jpg", "x"}, {"a.json", `{"similarity": NaN, "caption": "a \"NaN\" here", "x": [-Infinity, Infinity], "label": 3}`},
+		{"b.jpg", "x"}, {"b.json", `{"caption": NaN}`}, {"b.txt", "beside"}, {"b.cls", "4"},
+		{"c.jpg", "x"}, {"c.json", "not JSON"}, {"c.txt", "beside"}, {"c.cls", "5"},
+		{"d.jpg", "x"}, {"d.json", `{"caption": "x", "y": NaNs}`},
+	})
+	d, err := Open(t.Context(), src, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for i, want := range []string{`3 a "NaN" here`, "4 beside", "5 beside"} {
+		ex, err := d.Read(i)
+		if got := fmt.Sprintf("%d %s", ex.Label, strings.Join(ex.Captions, "|")); err != nil || got != want {
+			t.Errorf("example %d: %q, %v; want %q", i, got, err, want)
+		}
+	}
+	if ex, err := d.Read(3); err == nil {
+		t.Errorf("%q: no error", ex.Captions)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -248,7 +249,7 @@ func (m *members) add(ext string, data []byte) (err error) {
 
 func (m *members) finish() (err error) {
 	ex := m.example
-	if m.meta != nil {
+	if m.meta != nil && (ex.Captions == nil || m.labels != nil && ex.Label < 0) {
 		err = ex.addJSON(m.meta, m.labels, m.o)
 	}
 	if err == nil && m.rank == otherImages && len(m.images) > 1 {
@@ -274,7 +275,7 @@ func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 	if !utf8.Valid(data) { // encoding/json would take it
 		return errors.New(".json: not UTF-8; write it as UTF-8")
 	}
-	if err := json.Unmarshal(data, &fields); err != nil {
+	if err := json.Unmarshal(plainJSON(data), &fields); err != nil {
 		return fmt.Errorf(".json: %w", err)
 	}
 	if raw, name := pick(fields, o.CaptionColumn, captionNames); raw != nil && ex.Captions == nil {
@@ -302,6 +303,21 @@ func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 		}
 	}
 	return nil
+}
+
+// pythonNumber is a number that Python's json writes and reads though JSON has none,
+// or a string, in which it is none.
+var pythonNumber = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b`)
+
+// plainJSON has null in place of such numbers: tables of web pictures have them where
+// a score is missing.
+func plainJSON(data []byte) []byte {
+	return pythonNumber.ReplaceAllFunc(data, func(m []byte) []byte {
+		if m[0] == '"' {
+			return m
+		}
+		return []byte("null")
+	})
 }
 
 func pick(fields map[string]json.RawMessage, want string, usual []string) (json.RawMessage, string) {
