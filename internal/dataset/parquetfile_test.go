@@ -317,3 +317,12 @@ func TestRuns(t *testing.T) {
 		}
 	}
 }
+
+// A page of nulls alone has nothing to unpack; parquet-java writes no bytes for it.
+func TestUnpackNothing(t *testing.T) {
+	for _, codec := range []format.CompressionCodec{format.Snappy, format.Gzip, format.Brotli, format.Zstd, format.Lz4Raw} {
+		if err := unpackPage(codec, nil, nil); err != nil {
+			t.Errorf("%s: %v", codec, err)
+		}
+	}
+}

@@ -23,6 +23,9 @@ var errUnpack = errors.New("does not unpack; fetch the file again")
 // unpackPage unpacks a page to exactly the bytes of out, never more.
 func unpackPage(codec format.CompressionCodec, out, packed []byte) error {
 	n, got := len(out), len(out)
+	if n+len(packed) == 0 { // of nulls alone, as parquet-java packs them
+		return nil
+	}
 	var err error
 	switch codec {
 	case format.Snappy:
@@ -61,7 +64,7 @@ func readExactly(r io.Reader, out []byte) error {
 	if _, err := io.ReadFull(r, out); err != nil {
 		return err
 	}
-	if n, err := r.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+	if _, err := io.ReadFull(r, make([]byte, 1)); !errors.Is(err, io.EOF) { // Read may return nothing before the end
 		return errors.New("it is longer than it says, or broken at its end")
 	}
 	return nil

@@ -41,6 +41,8 @@ CASES["small-pages"] = dict(data_page_size=64, write_batch_size=4, dictionary_pa
 CASES["page-index"] = dict(data_page_size=64, write_batch_size=4, write_page_index=True)
 CASES["checksums"] = dict(data_page_size=64, write_batch_size=4, write_page_checksum=True)
 CASES["row-groups"] = dict(row_group_size=7)
+# Row groups of one row: where that is null the dictionary is empty.
+CASES["nulls-brotli"] = dict(row_group_size=1, compression="brotli")
 
 
 def main():
