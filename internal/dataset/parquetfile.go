@@ -130,6 +130,7 @@ func openParquetFile(ctx context.Context, st storage, name string, size int64) (
 func (f *parquetFile) place(meta *format.FileMetaData, end int64) error {
 	limit := f.size*rowsPerByte + spareRows
 	rows := int64(0)
+	meta.RowGroups = slices.DeleteFunc(meta.RowGroups, func(g format.RowGroup) bool { return g.NumRows == 0 }) // their chunks may lie nowhere
 	for i := range meta.RowGroups {
 		g := &meta.RowGroups[i]
 		if g.NumRows < 0 || g.NumRows > limit-rows {

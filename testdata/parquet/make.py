@@ -44,6 +44,8 @@ CASES["row-groups"] = dict(row_group_size=7)
 # Row groups of one row: where that is null the dictionary is empty.
 CASES["nulls-brotli"] = dict(row_group_size=1, compression="brotli")
 
+CASES["empty-group"] = dict(compression="zstd")  # as a part of a table that no row was written to
+
 
 def main():
     values = {}
@@ -51,7 +53,11 @@ def main():
         n = 40 if "page" in name or name in ("checksums", "row-groups") else 12
         data = rows(n)
         options = {"compression": "snappy", **options}
-        pq.write_table(pa.table(data, schema=SCHEMA), os.path.join(HERE, name + ".parquet"), **options)
+        table = pa.table(data, schema=SCHEMA)
+        with pq.ParquetWriter(os.path.join(HERE, name + ".parquet"), SCHEMA, **{k: v for k, v in options.items() if k != "row_group_size"}) as w:
+            if name == "empty-group":
+                w.write_table(table[:0])
+            w.write_table(table, options.get("row_group_size"))
         back = pq.read_table(os.path.join(HERE, name + ".parquet")).to_pylist()
         values[name] = [{
             "caption": [c for c in r["caption"] if c.strip()], "label": -1 if r["label"] is None else r["label"],
