@@ -264,11 +264,18 @@ func findColumns(schema *parquet.Schema, o Options) (columns, error) {
 	if image == "" {
 		return c, missing("image", "", top, imageNames)
 	}
+	var noCaption, noLabel error
 	if caption != "" {
-		c.caption = leaf(caption)
+		c.caption, noCaption = oneValue(schema, leaf(caption))
 	}
 	if label != "" {
-		c.label = leaf(label)
+		c.label, noLabel = oneValue(schema, leaf(label))
+	}
+	switch { // what nobody asked for may be anything
+	case noCaption != nil && (o.CaptionColumn != "" || c.label < 0):
+		return c, noCaption
+	case noLabel != nil && (o.LabelColumn != "" || c.caption < 0):
+		return c, noLabel
 	}
 	switch i := leaf(image); {
 	case len(leaves[i]) > 1 && leaf(image, "bytes", "path") >= 0:
@@ -294,6 +301,31 @@ func findColumns(schema *parquet.Schema, o Options) (columns, error) {
 		return c, fmt.Errorf("column %s: has neither bytes nor path", image)
 	}
 	return c, nil
+}
+
+// oneValue is a leaf whose values are a text or a number each; -1 with the reason for
+// one of several parts, or of numbers that are not what is stored.
+func oneValue(schema *parquet.Schema, leaf int) (int, error) {
+	leaves := schema.Columns()
+	name := leaves[leaf][0]
+	var parts []string
+	for _, l := range leaves {
+		if l[0] == name {
+			parts = append(parts, fault.Name(brief(l[len(l)-1])))
+		}
+	}
+	if len(parts) > 1 {
+		return -1, fmt.Errorf("column %s: has the fields %s; want one text or number, or a list of texts", fault.Name(name), strings.Join(parts, ", "))
+	}
+	l, _ := schema.Lookup(leaves[leaf]...)
+	t := l.Node.Type()
+	if logical := t.LogicalType(); logical != nil {
+		d, ok := logical.Value.(*format.DecimalType)
+		if ok && (d.Scale != 0 || t.Kind() != parquet.Int32 && t.Kind() != parquet.Int64) {
+			return -1, fmt.Errorf("column %s: type %s; write it as whole numbers or as text", fault.Name(name), t)
+		}
+	}
+	return leaf, nil
 }
 
 // columnNames are the names of the columns at the top.

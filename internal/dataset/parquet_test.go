@@ -127,3 +127,50 @@ func TestParquetClassNames(t *testing.T) {
 		t.Errorf("label without a name: %v", err)
 	}
 }
+
+// A column whose values are not one text or number each is refused, not read as the
+// first of its parts or as its bytes; one that nobody asked for is passed over.
+func TestParquetColumnKinds(t *testing.T) {
+	type parts struct {
+		File string `parquet:"file"`
+		Raw  string `parquet:"raw"`
+	}
+	type row[L, C any] struct {
+		Image []byte `parquet:"image"`
+		Label L      `parquet:"label"`
+		Text  C      `parquet:"text"`
+	}
+	type decimals struct {
+		Image []byte `parquet:"image"`
+		Label int64  `parquet:"label,decimal(2:10)"`
+	}
+	dir := t.TempDir()
+	for i, tt := range []struct {
+		src     string
+		options Options
+		want    string // the error, or label and captions of the last row
+	}{
+		{writeParquet(t, filepath.Join(dir, "0.parquet"), []decimals{{[]byte("a"), 300}}, 1), Options{}, "column label: type DECIMAL(10,2)"},
+		{writeParquet(t, filepath.Join(dir, "1.parquet"), []row[int64, parts]{{[]byte("a"), 3, parts{"f", "dog"}}}, 1), Options{}, "3 []"},
+		{writeParquet(t, filepath.Join(dir, "2.parquet"), []row[int64, parts]{{[]byte("a"), 3, parts{"f", "dog"}}}, 1), Options{CaptionColumn: "text"}, "column text: has the fields file, raw"},
+		{writeParquet(t, filepath.Join(dir, "2l.parquet"), []row[int64, parts]{{[]byte("a"), 3, parts{"f", "dog"}}}, 1), Options{LabelColumn: "label"}, "3 []"},
+		{writeParquet(t, filepath.Join(dir, "3.parquet"), []row[parts, string]{{[]byte("a"), parts{"0", "dog"}, "x"}}, 1), Options{}, "-1 [x]"},
+		{writeParquet(t, filepath.Join(dir, "4.parquet"), []row[parts, parts]{{[]byte("a"), parts{"0", "dog"}, parts{"f", "dog"}}}, 1), Options{}, "column text: has the fields file, raw"},
+		{writeParquet(t, filepath.Join(dir, "5.parquet"), []row[int64, map[string]string]{{[]byte("a"), 3, map[string]string{"en": "dog"}}}, 1), Options{CaptionColumn: "text"}, "column text: has the fields key, value"},
+	} {
+		d, err := Open(t.Context(), tt.src, tt.options)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			ex, err := d.Read(d.Len() - 1)
+			got = fmt.Sprint(ex.Label, ex.Captions)
+			if err != nil {
+				t.Errorf("%d: %v", i, err)
+			}
+		}
+		if !strings.Contains(got, tt.want) {
+			t.Errorf("%d: %s; want %s", i, got, tt.want)
+		}
+	}
+}
