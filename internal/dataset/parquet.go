@@ -171,8 +171,9 @@ func parquetRows(f *parquetFile, st storage, name string, c columns) ([]row, err
 		err = eachRow(f, c.label, func(i int, values []parquet.Value) error {
 			r := at(i)
 			r.hasLabel = true
-			if !values[0].IsNull() {
-				r.label = values[0].String()
+			number := values[0].Kind() == parquet.Float || values[0].Kind() == parquet.Double
+			if s := values[0].String(); !values[0].IsNull() && !(number && s == "NaN") { // which stands for null
+				r.label = s
 			}
 			return nil
 		})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -144,6 +145,7 @@ func TestParquetColumnKinds(t *testing.T) {
 		Image []byte `parquet:"image"`
 		Label int64  `parquet:"label,decimal(2:10)"`
 	}
+	nan := math.NaN()
 	dir := t.TempDir()
 	for i, tt := range []struct {
 		src     string
@@ -157,6 +159,7 @@ func TestParquetColumnKinds(t *testing.T) {
 		{writeParquet(t, filepath.Join(dir, "3.parquet"), []row[parts, string]{{[]byte("a"), parts{"0", "dog"}, "x"}}, 1), Options{}, "-1 [x]"},
 		{writeParquet(t, filepath.Join(dir, "4.parquet"), []row[parts, parts]{{[]byte("a"), parts{"0", "dog"}, parts{"f", "dog"}}}, 1), Options{}, "column text: has the fields file, raw"},
 		{writeParquet(t, filepath.Join(dir, "5.parquet"), []row[int64, map[string]string]{{[]byte("a"), 3, map[string]string{"en": "dog"}}}, 1), Options{CaptionColumn: "text"}, "column text: has the fields key, value"},
+		{writeParquet(t, filepath.Join(dir, "6.parquet"), []row[float64, string]{{[]byte("a"), 2, "x"}, {[]byte("b"), nan, "x"}}, 1), Options{ClassNames: classes}, "the label is null or empty"},
 	} {
 		d, err := Open(t.Context(), tt.src, tt.options)
 		got := ""
