@@ -161,7 +161,7 @@ func parquetRows(f *parquetFile, st storage, name string, c columns) ([]row, err
 				if v.IsNull() {
 					continue
 				}
-				more, bad := oneCaption(v.String())
+				more, bad := cellCaptions(v.String())
 				r.captions, r.bad = append(r.captions, more...), cmp.Or(r.bad, bad)
 			}
 			return nil

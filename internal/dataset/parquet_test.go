@@ -160,6 +160,7 @@ func TestParquetColumnKinds(t *testing.T) {
 		{writeParquet(t, filepath.Join(dir, "4.parquet"), []row[parts, parts]{{[]byte("a"), parts{"0", "dog"}, parts{"f", "dog"}}}, 1), Options{}, "column text: has the fields file, raw"},
 		{writeParquet(t, filepath.Join(dir, "5.parquet"), []row[int64, map[string]string]{{[]byte("a"), 3, map[string]string{"en": "dog"}}}, 1), Options{CaptionColumn: "text"}, "column text: has the fields key, value"},
 		{writeParquet(t, filepath.Join(dir, "6.parquet"), []row[float64, string]{{[]byte("a"), 2, "x"}, {[]byte("b"), nan, "x"}}, 1), Options{ClassNames: classes}, "the label is null or empty"},
+		{writeParquet(t, filepath.Join(dir, "7.parquet"), []row[float64, string]{{[]byte("b"), nan, "x"}, {[]byte("a"), 3, `["x", "y"]`}}, 1), Options{}, "3 [x y]"},
 	} {
 		d, err := Open(t.Context(), tt.src, tt.options)
 		got := ""
