@@ -209,7 +209,7 @@ func namesOf(parts []part) []string {
 				seen[name] = true
 				names = append(names, name)
 				_, number := classNumber(name)
-				numeric = numeric && (number || name == "-1")
+				numeric = numeric && (number || name == "-1" || strings.EqualFold(name, "nan")) // a number that is missing
 			}
 		}
 	}

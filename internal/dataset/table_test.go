@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -80,6 +81,16 @@ func TestCaptionLinesOfTars(t *testing.T) {
 		}
 		if ex, err := d.Read(0); err != nil || !slices.Equal(ex.Captions, tt.want) {
 			t.Errorf("lines %v: %q, %v; want %q", tt.lines, ex.Captions, err, tt.want)
+		}
+	}
+}
+
+// A number that is missing does not make names of the others.
+func TestMissingNumber(t *testing.T) {
+	for _, nan := range []string{"nan", "NaN"} {
+		src := write(t, filepath.Join(t.TempDir(), "t.csv"), "path,label\na.jpg,10\nb.jpg,2.0\nc.jpg,"+nan+"\n")
+		if d, err := Open(t.Context(), src, Options{}); err == nil || !strings.Contains(err.Error(), "line 4: c.jpg: label \""+nan+"\" is not a class number") {
+			t.Errorf("%s: %v, %v", nan, d, err)
 		}
 	}
 }
