@@ -475,18 +475,15 @@ func (t *tarReader) advance() error {
 			return t.explain(err)
 		}
 		from, off := t.at, t.stream.pos
-		size := h.Size
-		if h.Typeflag != tar.TypeReg {
-			size = 0
-		}
+		size := bytesBehind(h)
 		switch {
-		case h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "":
+		case sparse(h):
 			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", t.name(), fault.Name(h.Name), from)
 		case size > t.stream.size-off: // the sum may not be a number
 			return fault.Inputf("%s: truncated: the file ends at offset %d, but %s at offset %d says that it has %d bytes; copy it again", t.name(), t.stream.size, fault.Name(h.Name), from, size)
 		}
 		t.at = member{off: off, size: size}.end()
-		if h.Typeflag != tar.TypeReg {
+		if !regular(h) {
 			continue
 		}
 		if key, ext, ok := splitKey(path.Clean(h.Name)); ok {

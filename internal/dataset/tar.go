@@ -64,23 +64,38 @@ func scanTar(ctx context.Context, st storage, name string, each func(member) err
 			return fault.Inputf("%s: not a tar header at offset %d (%v); give an uncompressed tar", fault.Name(name), at, err)
 		}
 		off, _ := sec.Seek(0, io.SeekCurrent)
-		m := member{name: path.Clean(h.Name), header: at, off: off, size: h.Size}
-		if h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" {
+		m := member{name: path.Clean(h.Name), header: at, off: off, size: bytesBehind(h)}
+		if sparse(h) {
 			return fault.Inputf("%s: %s at offset %d is stored sparse; write the tar again without --sparse", fault.Name(name), fault.Name(h.Name), at)
-		}
-		if h.Typeflag != tar.TypeReg {
-			m.size = 0
 		}
 		if m.size > size-m.off { // the sum may not be a number
 			return fault.Inputf("%s: truncated: the file ends at offset %d, but %s at offset %d says that it has %d bytes; copy it again", fault.Name(name), size, fault.Name(h.Name), at, m.size)
 		}
-		if h.Typeflag == tar.TypeReg {
+		if regular(h) {
 			if err := each(m); err != nil {
 				return err
 			}
 		}
 		at = m.end()
 	}
+}
+
+// regular says that an entry is a file; TypeCont, too, as Python's tarfile has it.
+func regular(h *tar.Header) bool { return h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont }
+
+// bytesBehind is how many bytes follow an entry's header. A link may have a size
+// without them, and a kind that is not known has them.
+func bytesBehind(h *tar.Header) int64 {
+	switch h.Typeflag {
+	case tar.TypeLink, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeDir, tar.TypeFifo:
+		return 0
+	}
+	return h.Size
+}
+
+// sparse says that an entry's bytes are not one after the other.
+func sparse(h *tar.Header) bool {
+	return h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
 }
 
 // endOfTar checks the zero block that ends a tar, without which a cut file
@@ -228,11 +243,11 @@ func unpack(span []byte, each func(ext string, data []byte) error) (key string, 
 			return key, nil
 		}
 		at := int64(len(span) - in.Len())
-		if err != nil || at+h.Size > int64(len(span)) {
+		if err != nil || at+bytesBehind(h) > int64(len(span)) {
 			return key, fmt.Errorf("not the tar entries that were indexed; %w", errChanged)
 		}
 		k, ext, ok := splitKey(path.Clean(h.Name))
-		if !ok || h.Typeflag != tar.TypeReg {
+		if !ok || !regular(h) {
 			continue
 		}
 		key = k
