@@ -104,13 +104,15 @@ func endOfTar(sec *section, name string, at int64) error {
 	if at+512 > sec.size {
 		return fault.Inputf("%s: truncated: the file ends at offset %d without the end-of-archive block; copy it again", fault.Name(name), sec.size)
 	}
-	tail := make([]byte, min(sec.size-at, 64<<10))
-	if _, err := sec.ReadAt(tail, at); err != nil {
-		return err
-	}
-	for i, b := range tail {
-		if b != 0 {
-			return fault.Inputf("%s: data after the end-of-archive block, at offset %d; two tars in one file must be split", fault.Name(name), at+int64(i))
+	for ; at < sec.size; at += 64 << 10 {
+		tail := make([]byte, min(sec.size-at, 64<<10))
+		if _, err := sec.ReadAt(tail, at); err != nil {
+			return err
+		}
+		for i, b := range tail {
+			if b != 0 {
+				return fault.Inputf("%s: data after the end-of-archive block, at offset %d; two tars in one file must be split", fault.Name(name), at+int64(i))
+			}
 		}
 	}
 	return nil

@@ -70,3 +70,12 @@ func TestTarSparse(t *testing.T) {
 		}
 	}
 }
+
+// Nothing may follow the end of a tar, however far behind.
+func TestTarAfterEnd(t *testing.T) {
+	data := tarBytes(t, []entry{{"a.jpg", "x"}, {"a.txt", "cat"}})
+	src := write(t, filepath.Join(t.TempDir(), "t.tar"), string(data)+strings.Repeat("\x00", 256<<10)+string(data))
+	if _, err := Open(t.Context(), src, Options{}); err == nil || !strings.Contains(err.Error(), "data after the end-of-archive block, at offset 265216") {
+		t.Errorf("%v", err)
+	}
+}
