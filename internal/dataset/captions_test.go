@@ -145,6 +145,9 @@ func TestWebDatasetKeys(t *testing.T) {
 		{"labels at the end", []entry{{"a.jpg", "x"}, {"a.txt", "cat"}, {"b.jpg", "x"}, {"b.txt", "dog"}, {"a.cls", "1"}}, "a.cls at offset 4096"},
 		{"captions first", []entry{{"a.txt", "cat"}, {"b.txt", "dog"}, {"a.jpg", "x"}, {"b.jpg", "x"}}, "a.txt is at offset 0, a.jpg at offset 2048"},
 		{"underscores", []entry{{"__1.jpg", "x"}, {"__1.cls", "4"}}, "__1 4 "},
+		{"a .caption after the .txt", []entry{{"a.jpg", "x"}, {"a.txt", "cat"}, {"a.caption", "dog"}}, "a -1 cat"},
+		{"a .caption before the .txt", []entry{{"a.caption", "dog"}, {"a.jpg", "x"}, {"a.txt", "cat"}}, "a -1 cat"},
+		{"a mark before the .json", []entry{{"a.jpg", "x"}, {"a.json", "\ufeff{\"caption\": \"cat\"}"}}, "a -1 cat"},
 		{"its own files", []entry{{"__meta__/a.txt", "x"}, {"a.jpg", "x"}, {"a.cls", "4"}, {"__last__", "x"}}, "a 4 "},
 	} {
 		d, err := Open(context.Background(), writeTar(t, filepath.Join(t.TempDir(), "x.tar"), tt.entries), Options{})

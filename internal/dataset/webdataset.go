@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -189,6 +190,7 @@ type members struct {
 	labels         *labels  // nil: not looked at
 	o              Options
 	meta           []byte
+	txt            bool     // there is a .txt
 	images, dotted []string // compound extensions: of images, of captions and labels
 	rank           int      // of the image, as imageRank has it
 }
@@ -226,8 +228,10 @@ func (m *members) add(ext string, data []byte) (err error) {
 			ex.Image, m.rank = data, rank
 		}
 	case ext == "txt" || ext == "caption":
+		m.txt = m.txt || ext == "txt"
 		switch {
 		case m.o.CaptionColumn != "": // it is a key of the .json
+		case ext == "caption" && m.txt: // OpenCLIP reads the .txt
 		case m.o.CaptionLines:
 			ex.Captions, err = captionLines(string(data))
 		default:
@@ -309,10 +313,10 @@ func (ex *Example) addJSON(data []byte, l *labels, o Options) error {
 // or a string, in which it is none.
 var pythonNumber = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b`)
 
-// plainJSON has null in place of such numbers: tables of web pictures have them where
-// a score is missing.
+// plainJSON has null in place of such numbers, which tables of web pictures have where
+// a score is missing, and no mark before it.
 func plainJSON(data []byte) []byte {
-	return pythonNumber.ReplaceAllFunc(data, func(m []byte) []byte {
+	return pythonNumber.ReplaceAllFunc(bytes.TrimPrefix(data, []byte("\ufeff")), func(m []byte) []byte {
 		if m[0] == '"' {
 			return m
 		}
