@@ -548,7 +548,7 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 	var doc struct {
 		Images []struct {
 			FilePath, FileName, Split string
-			Sentences                 []struct{ Raw string }
+			Sentences                 []struct{ Raw *string }
 		}
 	}
 	if !utf8.Valid(b) { // encoding/json would take it
@@ -569,7 +569,10 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 		}
 		e := karpathyImage{path: path}
 		for _, s := range im.Sentences {
-			e.captions = append(e.captions, s.Raw)
+			if s.Raw == nil {
+				return nil, fault.Inputf("%s: image %s has a sentence without \"raw\"; give the file as Karpathy published it", fault.Name(file), fault.Name(im.FileName))
+			}
+			e.captions = append(e.captions, *s.Raw)
 		}
 		k.images = append(k.images, e)
 	}

@@ -173,3 +173,16 @@ func TestEqualCaptionsTie(t *testing.T) {
 		}
 	}
 }
+
+// A sentence without its text is an error, not an empty caption that is searched for.
+func TestKarpathyWithoutText(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"a.jpg": "x", "dataset_coco.json": `{"images": [{"filename": "a.jpg", "split": "test", "sentences": [{"caption": "a dog"}]}]}`} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := openKarpathy(dir, "coco", ""); err == nil || !strings.Contains(err.Error(), `image a.jpg has a sentence without "raw"`) {
+		t.Errorf("%v", err)
+	}
+}
