@@ -59,7 +59,11 @@ func newFolders(ctx context.Context, st storage, where string, files []file, o O
 		}
 		files := perClass[d]
 		baseSorted(files)
-		for _, f := range files {
+		for i, f := range files {
+			if i > 0 && f.name == files[i-1].name && f.path == files[i-1].path { // of a tar
+				at := []int64{f.off, files[i-1].off}
+				return nil, fault.Inputf("%s: %s is in it twice, with its bytes at offsets %d and %d; unpacking keeps the last one: do so and give the folder", fault.Name(f.path), fault.Name(f.name), slices.Min(at), slices.Max(at))
+			}
 			records = append(records, record{file: f, key: f.name, label: label})
 		}
 	}

@@ -79,3 +79,17 @@ func TestTarAfterEnd(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A picture that a tar of class folders holds twice, as after tar --append, is not
+// counted twice; pictures of one name in two tars are two.
+func TestTarFoldersTwice(t *testing.T) {
+	dir := t.TempDir()
+	once := writeTar(t, filepath.Join(dir, "1.tar"), []entry{{"x/cat/1.jpg", "a"}, {"x/dog/2.jpg", "b"}})
+	if d, err := Open(t.Context(), once+"::"+writeTar(t, filepath.Join(dir, "2.tar"), []entry{{"x/cat/1.jpg", "c"}}), Options{}); err != nil || d.Len() != 3 {
+		t.Errorf("two tars: %v", err)
+	}
+	twice := writeTar(t, filepath.Join(dir, "3.tar"), []entry{{"x/cat/1.jpg", "a"}, {"x/dog/2.jpg", "b"}, {"x/cat/1.jpg", "new"}})
+	if _, err := Open(t.Context(), twice, Options{}); err == nil || !strings.Contains(err.Error(), "3.tar: cat/1.jpg is in it twice, with its bytes at offsets 512 and 2560") {
+		t.Errorf("%v", err)
+	}
+}
