@@ -316,7 +316,11 @@ var pythonNumber = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b`
 // plainJSON has null in place of such numbers, which tables of web pictures have where
 // a score is missing, and no mark before it.
 func plainJSON(data []byte) []byte {
-	return pythonNumber.ReplaceAllFunc(bytes.TrimPrefix(data, []byte("\ufeff")), func(m []byte) []byte {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if !bytes.Contains(data, []byte("NaN")) && !bytes.Contains(data, []byte("Infinity")) {
+		return data
+	}
+	return pythonNumber.ReplaceAllFunc(data, func(m []byte) []byte {
 		if m[0] == '"' {
 			return m
 		}
