@@ -79,8 +79,10 @@ type jpegDecoder struct {
 	data   []byte
 	pos    int
 	marker byte // read but not handled; 0 for none
-	acc    uint64
-	n      int // valid low bits of acc
+	// missing is how many bytes of the current segment the file does not have.
+	missing int
+	acc     uint64
+	n       int // valid low bits of acc
 
 	w, h           int
 	progressive    bool
@@ -310,7 +312,7 @@ func (d *jpegDecoder) readByte() (byte, error) {
 	return d.data[d.pos-1], nil
 }
 
-// segment reads a marker's parameters.
+// segment reads a marker's parameters, as far as they are there.
 func (d *jpegDecoder) segment() ([]byte, error) {
 	if d.pos+2 > len(d.data) {
 		return nil, errTruncated
@@ -320,12 +322,20 @@ func (d *jpegDecoder) segment() ([]byte, error) {
 		// libjpeg reads on past the length.
 		n = 2
 	}
-	if d.pos+n > len(d.data) {
-		return nil, errTruncated
-	}
-	s := d.data[d.pos+2 : d.pos+n]
-	d.pos += n
+	end := min(d.pos+n, len(d.data))
+	d.missing = d.pos + n - end
+	s := d.data[d.pos+2 : end]
+	d.pos = end
 	return s, nil
+}
+
+// short is err, unless the segment is cut: libjpeg waits for the rest, having
+// refused what is wrong before.
+func (d *jpegDecoder) short(err error) error {
+	if d.missing > 0 {
+		return errTruncated
+	}
+	return err
 }
 
 // nextMarker finds the next marker, skipping what is not one.
@@ -391,6 +401,9 @@ func (d *jpegDecoder) readMarkers() (sos bool, err error) {
 			if err := read(d, s, m); err != nil {
 				return false, err
 			}
+			if d.missing > 0 {
+				return false, errTruncated
+			}
 		}
 		d.marker = 0
 		if m == mSOS {
@@ -426,11 +439,11 @@ var segments = func() map[byte]segmentReader {
 }()
 
 func (d *jpegDecoder) readSOF(s []byte, m byte) error {
-	if d.sawSOF {
+	if d.sawSOF && (len(s) >= 6 || d.missing == 0) {
 		return badJPEG("it has two frames")
 	}
 	if len(s) < 6 || len(s) != 6+3*int(s[5]) {
-		return badJPEG("bad frame header of %d bytes", len(s))
+		return d.short(badJPEG("bad frame header of %d bytes", len(s)))
 	}
 	if s[0] != 8 {
 		return otherJPEG("%d-bit samples are", s[0])
@@ -450,17 +463,26 @@ func (d *jpegDecoder) readSOS(s []byte, _ byte) error {
 	if !d.sawSOF {
 		return badJPEG("a scan comes before the frame header")
 	}
-	if len(s) < 1 || s[0] < 1 || s[0] > 4 || len(s) != 4+2*int(s[0]) {
-		return badJPEG("bad scan header of %d bytes", len(s))
+	if len(s) < 1 {
+		return d.short(badJPEG("bad scan header of no bytes"))
+	}
+	if n := len(s) + d.missing; s[0] < 1 || s[0] > 4 || n != 4+2*int(s[0]) {
+		return badJPEG("bad scan header of %d bytes", n)
 	}
 	d.scan = d.scan[:0]
 	for i := range int(s[0]) {
+		if 2+2*i >= len(s) {
+			return errTruncated
+		}
 		c := d.scanComponent(int(s[1+2*i]))
 		if c == nil {
 			return badJPEG("a scan names component %d, which is missing or named twice", s[1+2*i])
 		}
 		c.dcTable, c.acTable = int(s[2+2*i]>>4), int(s[2+2*i]&15)
 		d.scan = append(d.scan, c)
+	}
+	if d.missing > 0 {
+		return errTruncated
 	}
 	p := s[len(s)-3:]
 	d.ss, d.se, d.ah, d.al = int(p[0]), int(p[1]), int(p[2]>>4), int(p[2]&15)
@@ -491,8 +513,11 @@ func (d *jpegDecoder) readDQT(s []byte, _ byte) error {
 		if wide {
 			size = 128
 		}
-		if n > 3 || len(s) < 1+size {
+		if n > 3 {
 			return badJPEG("bad quantization table %d", n)
+		}
+		if len(s) < 1+size {
+			return d.short(badJPEG("bad quantization table %d", n))
 		}
 		if d.quant[n] == nil {
 			d.quant[n] = new([64]uint16)
@@ -511,8 +536,11 @@ func (d *jpegDecoder) readDQT(s []byte, _ byte) error {
 }
 
 func (d *jpegDecoder) readDRI(s []byte, _ byte) error {
-	if len(s) != 2 {
-		return badJPEG("bad restart interval of %d bytes", len(s))
+	if n := len(s) + d.missing; n != 2 {
+		return badJPEG("bad restart interval of %d bytes", n)
+	}
+	if d.missing > 0 {
+		return errTruncated
 	}
 	d.restart = int(s[0])<<8 | int(s[1])
 	return nil
@@ -524,8 +552,12 @@ func (d *jpegDecoder) readDHT(s []byte, _ byte) error {
 		for _, n := range s[1:17] {
 			count += int(n)
 		}
-		if count > 256 || count > len(s)-17 || index&^0x10 > 3 {
+		cut := count > len(s)-17
+		if count > 256 || count > len(s)-17+d.missing || !cut && index&^0x10 > 3 {
 			return badJPEG("bad Huffman table %#x", index)
+		}
+		if cut {
+			return errTruncated
 		}
 		tables := &d.dc
 		if index&0x10 != 0 {
@@ -538,7 +570,7 @@ func (d *jpegDecoder) readDHT(s []byte, _ byte) error {
 		s = s[17+count:]
 	}
 	if len(s) != 0 {
-		return badJPEG("%d bytes too many in the Huffman tables", len(s))
+		return d.short(badJPEG("%d bytes too many in the Huffman tables", len(s)))
 	}
 	return nil
 }

@@ -92,6 +92,35 @@ func TestRareJPEG(t *testing.T) {
 	}
 }
 
+// TestCutSegment ends a picture in a segment that the file does not have all of.
+// PIL accepts it with the pixels that are there, unless libjpeg has seen that the
+// segment is wrong.
+func TestCutSegment(t *testing.T) {
+	data := smallFiles(t)["jpeg_02_2x2.jpg"]
+	pixels := bytes.Index(data, []byte{0xFF, mSOS}) + 114
+	for _, c := range []struct {
+		segment string
+		wrong   bool
+	}{
+		{"ffda", false}, {"ffda7fff", false}, {"ffda000c03", false}, {"ffda000cff", true}, {"ffda7fff03", true}, {"ffda000c03ff00", true},
+		{"ffdd", false}, {"ffdd0004", false}, {"ffdd7fff", true},
+		{"ffc47fff", false}, {"ffc47fff00", false}, {"ffc4001501" + strings.Repeat("ff", 16), true},
+		{"ffdb7fff", false}, {"ffdb7fff04", true},
+		{"ffc07fff0800100010", false}, {"ffc07fff080010001003", true},
+		{"ffe07fff", false}, {"fffe7fff", false},
+	} {
+		segment, err := hex.DecodeString(c.segment)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err = Decode(slices.Concat(data[:pixels], segment)); c.wrong {
+			checkError(t, c.segment, err)
+		} else if err != nil {
+			t.Errorf("%s: %v", c.segment, err)
+		}
+	}
+}
+
 // writeZeros writes n zeros as zlib has them.
 func writeZeros(b *bytes.Buffer, n int) {
 	w := zlib.NewWriter(b)
