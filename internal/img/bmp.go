@@ -117,7 +117,7 @@ func openBMP(data []byte) (*Picture, error) {
 	coded := h.compression == bmpRLE8 || h.compression == bmpRLE4
 	if coded {
 		p.cost = int64(h.w) * int64(h.h)
-	} else if int64(len(rows)) < int64(stride)*int64(h.h) {
+	} else if int64(len(rows)) < int64(stride)*int64(h.h-1)+int64(h.w*h.bits+7)/8 { // the last row needs no padding
 		return nil, badBMP("it is truncated; fetch the file again")
 	}
 	p.decode = func(want span, to sink) error {
@@ -136,7 +136,7 @@ func openBMP(data []byte) (*Picture, error) {
 			if h.topDown {
 				at = y
 			}
-			if src := rows[at*stride : (at+1)*stride]; coded {
+			if src := rows[at*stride : min((at+1)*stride, len(rows))]; coded {
 				copy(b.next(), src)
 			} else {
 				unpack(b.next(), src)

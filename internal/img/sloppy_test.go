@@ -55,6 +55,23 @@ func TestSloppyPNG(t *testing.T) {
 	}
 }
 
+// TestUnpaddedBMP: PIL does not need the padding of the last row.
+func TestUnpaddedBMP(t *testing.T) {
+	for name, padding := range map[string]int{"bmp_1.bmp": 3, "bmp_RGB.bmp": 1} {
+		data := smallFiles(t)[name]
+		want, err := Decode(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := len(data) - padding
+		if got, err := Decode(data[:whole]); err != nil || !bytes.Equal(got.Pix, want.Pix) {
+			t.Errorf("%s without its last %d bytes: %v", name, padding, err)
+		}
+		_, err = Decode(data[:whole-1])
+		checkError(t, name+", a byte too short", err)
+	}
+}
+
 // TestFax: black and white as Pillow writes it, in group 4 codes.
 func TestFax(t *testing.T) {
 	data, err := hex.DecodeString("49492a001200000026bc4c715309800800800900000103000100000010000000010103000100000004000000020103000100000001" +
