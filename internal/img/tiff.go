@@ -72,10 +72,7 @@ type tiffTag struct {
 }
 
 func (t tiffTag) at(i int) int {
-	switch t.size {
-	case 1:
-		return int(t.v[i])
-	case 2:
+	if t.size == 2 {
 		return int(t.order.Uint16(t.v[2*i:]))
 	}
 	return int(t.order.Uint32(t.v[4*i:]))
@@ -116,11 +113,13 @@ func readTIFF(data []byte) (*tiffFile, error) {
 		return nil, short
 	}
 	for e := range slices.Chunk(data[at+2:at+2+12*n], 12) {
-		tag := t.order.Uint16(e)
-		size := map[uint16]int{1: 1, 3: 2, 4: 4}[t.order.Uint16(e[2:])]
-		_, single := tiffDefaults[tag]
-		if size == 0 || t.tags[tag].size != 0 || !single && !slices.Contains(tiffLists, tag) {
+		tag, kind := t.order.Uint16(e), t.order.Uint16(e[2:])
+		if _, single := tiffDefaults[tag]; !single && !slices.Contains(tiffLists, tag) {
 			continue
+		}
+		size := map[uint16]int{3: 2, 4: 4, 8: 2, 9: 4}[kind] // whole numbers; negative ones are too large for anything
+		if size == 0 {
+			return nil, otherTIFF("tag %d of type %d is", tag, kind)
 		}
 		count, v := int(t.order.Uint32(e[4:])), e[8:]
 		if count*size > 4 {
@@ -129,6 +128,11 @@ func readTIFF(data []byte) (*tiffFile, error) {
 				return nil, short
 			}
 			v = data[from:]
+		}
+		v = v[:count*size]
+		// Readers do not agree on which one counts.
+		if first, ok := t.tags[tag]; ok && (first.size != size || !bytes.Equal(first.v, v)) {
+			return nil, badTIFF("it has tag %d twice", tag)
 		}
 		t.tags[tag] = tiffTag{t.order, count, size, v}
 	}

@@ -105,3 +105,36 @@ func TestTIFFLayouts(t *testing.T) {
 		checkError(t, what, err)
 	}
 }
+
+// TestTIFFTags: a tag in an unusual type or given twice is not passed over.
+func TestTIFFTags(t *testing.T) {
+	pixels := []byte{1, 2, 3, 4, 5, 6}
+	data := rawTIFF(binary.LittleEndian, [][]byte{pixels}, map[uint16]uint32{tiffWidth: 3, tiffHeight: 2, tiffBits: 8, tiffPhotometric: 1, tiffOrientation: 3})
+	var at, width int // of the entries
+	for i := 10; i < 10+7*12; i += 12 {
+		switch binary.LittleEndian.Uint16(data[i:]) {
+		case tiffOrientation:
+			at = i
+		case tiffWidth:
+			width = i
+		}
+	}
+	want := []byte{6, 5, 4, 3, 2, 1}
+	for kind := range byte(20) {
+		im, err := Decode(patch(data, at+2, kind))
+		switch kind {
+		case 3, 4, 8, 9: // SHORT, LONG, SSHORT, SLONG
+			if err != nil || !bytes.Equal(im.Pix, want) {
+				t.Errorf("orientation of type %d: %v", kind, err)
+			}
+		default:
+			checkError(t, "orientation of another type", err)
+		}
+	}
+	if im, err := Decode(patch(data, at, data[width:width+12]...)); err != nil || !bytes.Equal(im.Pix, pixels) {
+		t.Errorf("the same width twice: %v", err)
+	}
+	twice := patch(data, at, data[width:width+12]...)
+	_, err := Decode(patch(twice, at+8, 2))
+	checkError(t, "two widths", err)
+}
