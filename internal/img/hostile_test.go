@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -104,6 +105,19 @@ func TestHostile(t *testing.T) {
 	} {
 		_, err := Decode(data)
 		checkError(t, name, err)
+	}
+}
+
+// TestWide: a row that does not fit into memory is refused before it is decoded.
+func TestWide(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"PNG":          slices.Concat(smallFiles(t)["png_0_8.png"][:8], pngChunk("IHDR", []byte{10, 0, 0, 0, 0, 0, 0, 1, 8, 0, 0, 0, 0}), pngChunk("IDAT", nil)),
+		"TIFF, turned": rawTIFF(binary.LittleEndian, [][]byte{nil}, map[uint16]uint32{tiffWidth: 1, tiffHeight: 10 << 24, tiffBits: 8, tiffPhotometric: 1, tiffOrientation: 6}),
+	} {
+		_, err := Parse(data)
+		if checkError(t, name, err); err != nil && !strings.Contains(err.Error(), "167772160 pixels wide") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

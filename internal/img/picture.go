@@ -75,6 +75,9 @@ func Parse(data []byte) (p *Picture, err error) {
 			return nil, fault.As(fault.Input, err)
 		}
 		p.Format = f.name
+		if p.W > maxWidth {
+			return nil, fault.Inputf("%s image is %d pixels wide, over the limit of %d; make it smaller", p.Format, p.W, maxWidth)
+		}
 		if rows := 24 * int64(p.W); rows > 1<<20 { // of the file, of the picture, as RGB
 			p.cost += rows
 		}
@@ -311,6 +314,10 @@ const Decoder = "go"
 // MaxPixels is the largest width x height that Decode accepts: the size at
 // which PIL raises DecompressionBombError.
 const MaxPixels = 2 * 89478485
+
+// maxWidth keeps the rows that are in use at a time, up to 32 bytes a column,
+// within DefaultMemory.
+const maxWidth = 1 << 24
 
 // Image is a decoded image in PIL's mode.
 type Image struct {
