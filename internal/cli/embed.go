@@ -37,6 +37,9 @@ block's output. OUT.npy has only the features, of images or of texts.` + exitSta
 				return app.PrintJSON(rep)
 			}
 			app.Printf("%s  %d images, %d texts, %d dimensions, on %s\n", rep.Out, rep.Images, rep.Texts, rep.Dim, rep.Backend)
+			for _, s := range rep.Skipped { // rows of the output do not say which file they are
+				app.Printf("skipped %s: %s\n", s.Key, s.Reason)
+			}
 			return nil
 		},
 	}

@@ -75,6 +75,9 @@ func printRetrieval(app *App, res *eval.RetrievalResult, out string) error {
 		return nil
 	}
 	app.Printf("%s  %s  %d images, %d captions\n", res.Set, res.Model.File, res.Images, res.Captions)
+	if n := len(res.Skipped); n > 0 {
+		app.Printf("skipped %d images and their captions\n", n)
+	}
 	for _, d := range []struct {
 		name string
 		r    eval.Recall
