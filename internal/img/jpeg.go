@@ -319,6 +319,9 @@ func (d *jpegDecoder) segment() ([]byte, error) {
 	}
 	n := int(d.data[d.pos])<<8 | int(d.data[d.pos+1])
 	if n < 2 {
+		if d.marker == mDHT || d.marker == mDQT {
+			return nil, badJPEG("bad tables of %d bytes", n)
+		}
 		// libjpeg reads on past the length.
 		n = 2
 	}
