@@ -93,6 +93,7 @@ func TestHostile(t *testing.T) {
 		"JPEG, SOF 5":        patch(jpeg, sof+1, 0xC5),
 		"JPEG, codes of -2":  slices.Concat(jpeg[:2], []byte{0xFF, mDHT, 0, 0}, jpeg[2:]),
 		"JPEG, tables of -1": slices.Concat(jpeg[:2], []byte{0xFF, mDQT, 0, 1}, jpeg[2:]),
+		"JPEG, TEM":          slices.Concat(jpeg[:2], []byte{0xFF, mTEM}, jpeg[2:]),
 		"JPEG, sampling 0":   patch(jpeg, sof+11, 0),
 		"PNG of 10^10":       patch(files["png_2_8.png"], 16, append(big, big...)...),
 		"GIF 65535 square":   patch(files["gif_gray.gif"], 6, 0xFF, 0xFF, 0xFF, 0xFF),

@@ -388,7 +388,7 @@ func (d *jpegDecoder) readMarkers() (sos bool, err error) {
 				return false, badJPEG("it starts twice")
 			}
 			d.sawSOI = true
-		case m >= mRST0 && m <= mRST0+7, m == mTEM:
+		case m >= mRST0 && m <= mRST0+7, m == mTEM && d.maxH > 0: // PIL refuses TEM before the first scan
 		default:
 			read, ok := segments[m]
 			if coding := otherCoding[m]; coding != "" {
