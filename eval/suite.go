@@ -441,7 +441,7 @@ func (m *SuiteModel) compare(whole bool) {
 	}
 	m.PublishedWeights, m.PublishedBy, m.PublishedSource = row.Config+"/"+row.Weights, by, published.TableSource
 	m.PublishedAverage = &row.Average
-	same, n := 0.0, 0
+	same := 0.0
 	for i := range m.Sets {
 		s := &m.Sets[i]
 		v, ok := row.Values[s.Key]
@@ -457,12 +457,21 @@ func (m *SuiteModel) compare(whole bool) {
 		in := inside(v, s.CI95)
 		s.Published, s.InsideCI = &v, &in
 		same += v
-		n++
 	}
-	if n > 0 {
+	if n := m.Compared(); n > 0 {
 		same /= float64(n)
 		m.PublishedSame = &same
 	}
+}
+
+// Compared counts the sets that stand beside a published figure.
+func (m *SuiteModel) Compared() (n int) {
+	for _, s := range m.Sets {
+		if s.Published != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // row is the line of OpenCLIP's table for the model: that of the weights that

@@ -80,6 +80,10 @@ func TestSuitePublished(t *testing.T) {
 	if worded.compare(true); set.Published != nil || set.NotCompared != "other templates" || worded.PublishedSame != nil {
 		t.Errorf("a set of other templates: %+v", set)
 	}
+	worded.Of = 38
+	if err := (&SuiteResult{Suite: "imagenet", Models: []*SuiteModel{worded}}).finish(t.TempDir()); err != nil {
+		t.Errorf("none of the sets is compared: %v", err)
+	}
 	res := &SuiteResult{Suite: DataComp, Models: []*SuiteModel{known}}
 	dir := t.TempDir()
 	if err := res.finish(dir); err != nil {

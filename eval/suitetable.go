@@ -133,10 +133,11 @@ func suiteStats(p *runlog.Page, m *SuiteModel) {
 		{Label: "average", Value: percent(m.Average), Note: interval(m.AverageCI95)},
 		{Label: "sets", Value: fmt.Sprintf("%d of %d", m.N, m.Of)},
 	}
+	if m.PublishedSame != nil { // else none of the sets is compared
+		stats = append(stats, runlog.Stat{Label: fmt.Sprintf("published, %d of these sets", m.Compared()), Value: percent(*m.PublishedSame), Note: m.PublishedWeights})
+	}
 	if m.PublishedAverage != nil {
-		stats = append(stats,
-			runlog.Stat{Label: "published, the same sets", Value: percent(*m.PublishedSame), Note: m.PublishedWeights},
-			runlog.Stat{Label: fmt.Sprintf("published, all %d", m.Of), Value: percent(*m.PublishedAverage), Note: "known by " + m.PublishedBy})
+		stats = append(stats, runlog.Stat{Label: fmt.Sprintf("published, all %d", m.Of), Value: percent(*m.PublishedAverage), Note: "known by " + m.PublishedBy})
 	}
 	p.Stats(stats...)
 	if len(m.Missing) > 0 {
@@ -161,7 +162,7 @@ func suiteScores(p *runlog.Page, models []*SuiteModel) {
 	row := []string{fmt.Sprintf("average of %d", len(models[0].Sets)), "", ""}
 	for _, m := range models {
 		line := SuiteSet{Value: m.Average, CI95: m.AverageCI95}
-		if some := slices.ContainsFunc(m.Sets, func(s SuiteSet) bool { return s.Published == nil }); !some { // else it is of other sets
+		if m.Compared() == len(m.Sets) { // else it is of other sets
 			in := inside(*m.PublishedSame, line.CI95)
 			line.Published, line.InsideCI = m.PublishedSame, &in
 		}

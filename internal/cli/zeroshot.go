@@ -302,8 +302,11 @@ func printSuite(app *App, res *eval.SuiteResult, out string) error {
 	}
 	for i, m := range models {
 		app.Printf("model %d  average %s over %d of %d sets, 95 %%: %s to %s\n", i+1, pct(m.Average), m.N, m.Of, pct(m.AverageCI95[0]), pct(m.AverageCI95[1]))
+		if m.PublishedSame != nil {
+			app.Printf("         published %s over %d of these sets, for %s, known by %s; * is outside the interval\n", pct(*m.PublishedSame), m.Compared(), m.PublishedWeights, m.PublishedBy)
+		}
 		if m.PublishedAverage != nil {
-			app.Printf("         published %s over these sets, %s over all, for %s, known by %s; * is outside the interval\n", pct(*m.PublishedSame), pct(*m.PublishedAverage), m.PublishedWeights, m.PublishedBy)
+			app.Printf("         published %s over all %d, for %s\n", pct(*m.PublishedAverage), m.Of, m.PublishedWeights)
 		}
 	}
 	if len(models[0].Missing) > 0 {
