@@ -60,8 +60,9 @@ type SuiteModel struct {
 	Of          int        `json:"of"`
 	// Robustness has ImageNet's relatives, where ImageNet was scored too.
 	Robustness []RobustnessRow `json:"robustness,omitempty"`
-	// PublishedAverage is over all sets of the suite, PublishedSame over those that
-	// are compared. Both are null when nothing is published for the model.
+	// PublishedAverage is over all of DataComp's sets and null for other suites,
+	// PublishedSame over those that are compared. Both are null when nothing is
+	// published for the model.
 	PublishedAverage *float64 `json:"published_average"`
 	PublishedSame    *float64 `json:"published_average_same"`
 	// PublishedWeights says whose figures these are, PublishedBy how that is
@@ -440,7 +441,9 @@ func (m *SuiteModel) compare(whole bool) {
 		return
 	}
 	m.PublishedWeights, m.PublishedBy, m.PublishedSource = row.Config+"/"+row.Weights, by, published.TableSource
-	m.PublishedAverage = &row.Average
+	if m.Of == len(row.Values) { // else it is of other sets: the table's average is over DataComp's
+		m.PublishedAverage = &row.Average
+	}
 	same := 0.0
 	for i := range m.Sets {
 		s := &m.Sets[i]

@@ -74,13 +74,12 @@ func TestSuitePublished(t *testing.T) {
 			t.Errorf("table.csv, %s: inside_ci95 %q, want %q", line[3], got, want)
 		}
 	}
-	worded := &SuiteModel{Model: known.Model, Sets: []SuiteSet{known.Sets[0]}}
+	worded := &SuiteModel{Model: known.Model, Sets: []SuiteSet{known.Sets[0]}, Of: 1}
 	set := &worded.Sets[0]
 	set.Published, set.InsideCI, set.result = nil, nil, &Result{N: set.N, Data: DataInfo{N: set.N}, Words: "other templates"}
-	if worded.compare(true); set.Published != nil || set.NotCompared != "other templates" || worded.PublishedSame != nil {
+	if worded.compare(true); set.Published != nil || set.NotCompared != "other templates" || worded.PublishedSame != nil || worded.PublishedAverage != nil {
 		t.Errorf("a set of other templates: %+v", set)
 	}
-	worded.Of = 38
 	if err := (&SuiteResult{Suite: "imagenet", Models: []*SuiteModel{worded}}).finish(t.TempDir()); err != nil {
 		t.Errorf("none of the sets is compared: %v", err)
 	}
