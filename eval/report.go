@@ -26,6 +26,7 @@ const (
 // writeReport writes report.html. picture gives an image's file, or nil.
 func writeReport(dir string, res *Result, entries []entry, picture func(i int) []byte) error {
 	p := runlog.NewPage("Zero-shot: "+res.Benchmark, fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Data.Source))
+	reportPart(p, res.Shard, res.Data.N)
 	reportValue(p, res)
 	if res.Kind == "" {
 		reportScore(p, res)
@@ -36,6 +37,13 @@ func writeReport(dir string, res *Result, entries []entry, picture func(i int) [
 	reportSpeed(p, res)
 	reportOrigin(p, res)
 	return p.WriteFile(filepath.Join(dir, reportFile))
+}
+
+// reportPart says that a result is of a part of n images.
+func reportPart(p *runlog.Page, s *ShardInfo, n int) {
+	if s != nil {
+		p.Note(fmt.Sprintf("This is part %d of %d: images %d to %d of %d. evatool zeroshot merge makes the whole.", s.Index, s.Count, s.Lo, s.Hi-1, n))
+	}
 }
 
 func percent(v float64) string { return fmt.Sprintf("%.2f %%", 100*v) }
@@ -96,9 +104,6 @@ func reportScore(p *runlog.Page, res *Result) {
 		runlog.Stat{Label: "images", Value: strconv.Itoa(res.N), Note: fmt.Sprintf("%d skipped", len(res.Skipped))},
 		runlog.Stat{Label: "ties", Value: strconv.Itoa(res.Ties), Note: "the lower class index won"},
 	)
-	if res.Shard != nil {
-		p.Note(fmt.Sprintf("This is part %d of %d: images %d to %d of %d.", res.Shard.Index, res.Shard.Count, res.Shard.Lo, res.Shard.Hi-1, res.Data.N))
-	}
 	p.Section("Accuracy")
 	chance := 1 / float64(max(1, res.Data.Classes))
 	chart := runlog.BarChart{Title: "Accuracy with its 95 % interval, beside chance and what is published", Unit: "%", Bars: []runlog.Bar{

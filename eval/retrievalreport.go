@@ -11,6 +11,23 @@ import (
 // writeRetrievalReport writes report.html.
 func writeRetrievalReport(dir string, res *RetrievalResult, ranks []imageRanks) error {
 	p := runlog.NewPage("Retrieval: "+res.Set, fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Source))
+	reportPart(p, res.Shard, res.N)
+	if res.Shard == nil { // a part has no ranks
+		retrievalScores(p, res, ranks)
+	}
+	p.Section("What was scored")
+	pre := res.Model.Preprocess
+	p.Table(nil, [][]string{
+		{"model", res.Model.File}, {"model SHA-256", res.Model.SHA256}, {"architecture", res.Model.Config},
+		{"data", res.Source}, {"layout", res.Layout}, {"data fingerprint", res.Fingerprint},
+		{"preprocessing", fmt.Sprintf("%s, mean %v, std %v", pre.prompts(), pre.Mean, pre.Std)},
+		{"backend", res.Backend + ", " + res.DType}, {"seconds", fmt.Sprintf("%.1f", res.Seconds)}, {"key", res.Key},
+	})
+	return p.WriteFile(filepath.Join(dir, reportFile))
+}
+
+// retrievalScores shows the recalls and ranks.
+func retrievalScores(p *runlog.Page, res *RetrievalResult, ranks []imageRanks) {
 	p.Stats(
 		runlog.Stat{Label: "image to text, R@1", Value: percent(res.ImageToText.R1), Note: interval(res.ImageToText.CI95)},
 		runlog.Stat{Label: "text to image, R@1", Value: percent(res.TextToImage.R1), Note: interval(res.TextToImage.CI95)},
@@ -76,13 +93,4 @@ func writeRetrievalReport(dir string, res *RetrievalResult, ranks []imageRanks) 
 		places = append(places, []string{s.name, strconv.Itoa(toText), strconv.Itoa(toImage)})
 	}
 	p.Table([]string{"place", "images", "captions"}, places)
-	p.Section("What was scored")
-	pre := res.Model.Preprocess
-	p.Table(nil, [][]string{
-		{"model", res.Model.File}, {"model SHA-256", res.Model.SHA256}, {"architecture", res.Model.Config},
-		{"data", res.Source}, {"layout", res.Layout}, {"data fingerprint", res.Fingerprint},
-		{"preprocessing", fmt.Sprintf("%s, mean %v, std %v", pre.prompts(), pre.Mean, pre.Std)},
-		{"backend", res.Backend + ", " + res.DType}, {"seconds", fmt.Sprintf("%.1f", res.Seconds)}, {"key", res.Key},
-	})
-	return p.WriteFile(filepath.Join(dir, reportFile))
 }

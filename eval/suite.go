@@ -505,8 +505,8 @@ func (m *SuiteModel) row() (*published.Row, string) {
 	return &nearest, by
 }
 
-// finish writes table.csv, report.html and, last, result.json, and puts a single
-// model in its place.
+// finish writes table.csv, report.html and, last, result.json, of a part only that,
+// and puts a single model in its place.
 func (res *SuiteResult) finish(out string) error {
 	models := res.Models
 	if len(models) == 1 {
@@ -518,12 +518,11 @@ func (res *SuiteResult) finish(out string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return fault.File(out, "a folder that can be written, as Options.Out", err)
 	}
-	err := writeCSV(filepath.Join(out, tableFile), suiteTable(models))
-	if res.Shard == nil {
-		err = errors.Join(err, writeSuiteReport(out, res, models))
-	}
-	if err != nil {
-		return err
+	if res.Shard == nil { // else the figures are of a part
+		err := errors.Join(writeCSV(filepath.Join(out, tableFile), suiteTable(models)), writeSuiteReport(out, res, models))
+		if err != nil {
+			return err
+		}
 	}
 	return atomicfile.WriteJSON(filepath.Join(out, resultFile), res)
 }

@@ -224,6 +224,16 @@ func TestSuiteParts(t *testing.T) {
 		if _, err := Suite(t.Context(), part); err != nil {
 			t.Fatal(err)
 		}
+		// A part shows no figures that only the whole has.
+		for _, set := range []string{"retrieval-mscoco_2014_5k_test_image_text_retrieval", "misc-winogavil"} {
+			page, err := os.ReadFile(filepath.Join(part.Out, set, reportFile))
+			if text := string(page); err != nil || !strings.Contains(text, fmt.Sprintf("This is part %d of 3", i)) || strings.Contains(text, "95 %") {
+				t.Errorf("%s, part %d: its report shows a score, or does not say that it is of a part: %v", set, i, err)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(part.Out, tableFile)); err == nil {
+			t.Errorf("part %d has a %s", i, tableFile)
+		}
 		dirs = append(dirs, part.Out)
 	}
 	out := t.TempDir()

@@ -207,6 +207,9 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	app.Printf("%s  %s  %d images, %d classes, %d templates\n", res.Benchmark, res.Model.File, res.N, res.Data.Classes, res.Data.Templates)
 	if s := res.Shard; s != nil {
 		app.Printf("part    %d of %d: images %d to %d; merge the parts for the whole\n", s.Index, s.Count, s.Lo, s.Hi-1)
+		if res.Kind == dataset.Choice { // a question's pictures may lie in other parts
+			return nil
+		}
 	}
 	if res.Metric != dataset.Top1 && res.Metric != dataset.MeanPerClass && res.Shard == nil {
 		printValue(app, res)
@@ -277,6 +280,10 @@ func printSuite(app *App, res *eval.SuiteResult, out string) error {
 	}
 	pct := func(v float64) string { return fmt.Sprintf("%6.2f", 100*v) }
 	models := res.All()
+	if s := res.Shard; s != nil {
+		app.Printf("part %d of %d of %d sets, %d models; merge the parts for the whole\n", s.Index, s.Count, len(models[0].Sets), len(models))
+		return nil
+	}
 	for i, m := range models {
 		app.Printf("model %d  %s  %s\n", i+1, m.Model.File, m.Model.Config)
 	}
