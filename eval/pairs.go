@@ -3,7 +3,6 @@ package eval
 import (
 	"fmt"
 	"math"
-	"path/filepath"
 	"strconv"
 )
 
@@ -99,14 +98,18 @@ func (s SuiteSet) right() map[int]bool {
 
 var pairsHead = []string{"set", "A", "B", "pictures", "only A right", "only B right", "B - A", "95 %", "p", ""}
 
-func pairRows(list []Pair) [][]string {
+func pairRows(list []Pair, models []*SuiteModel) [][]string {
+	names := map[string]string{}
+	for i, name := range modelNames(models) {
+		names[models[i].Model.File] = name
+	}
 	var rows [][]string
 	for _, p := range list {
 		mark := ""
 		if p.P < 0.05 {
 			mark = "differ"
 		}
-		rows = append(rows, []string{p.Set, filepath.Base(p.A), filepath.Base(p.B), strconv.Itoa(p.N), strconv.Itoa(p.OnlyA), strconv.Itoa(p.OnlyB),
+		rows = append(rows, []string{p.Set, names[p.A], names[p.B], strconv.Itoa(p.N), strconv.Itoa(p.OnlyA), strconv.Itoa(p.OnlyB),
 			fmt.Sprintf("%+.2f", 100*p.Difference), fmt.Sprintf("%+.2f to %+.2f", 100*p.CI95[0], 100*p.CI95[1]), strconv.FormatFloat(p.P, 'g', 2, 64), mark})
 	}
 	return rows

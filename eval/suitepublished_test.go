@@ -93,3 +93,24 @@ func TestSuitePublished(t *testing.T) {
 		t.Errorf("%d marks, %v", strings.Count(string(page), "OUTSIDE"), err)
 	}
 }
+
+// Models whose files have the same name, as trainings write them, are told apart.
+func TestSuiteOfEqualNames(t *testing.T) {
+	var models []*SuiteModel
+	for _, file := range []string{"a/m.pt", "b/m.pt"} {
+		m := &SuiteModel{Model: ModelInfo{File: file}, Sets: []SuiteSet{{Key: "imagenet", Benchmark: "imagenet"}, {Key: "objectnet", Benchmark: "objectnet"}}}
+		m.compare(false)
+		models = append(models, m)
+	}
+	res := &SuiteResult{Models: models, Pairs: []Pair{newPair("imagenet", models[0].Model.File, models[1].Model.File, 9, 1, 2)}}
+	dir := t.TempDir()
+	if err := res.finish(dir); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(dir, reportFile))
+	for _, m := range models { // in scores, differences, robustness and the list of models
+		if n := strings.Count(string(page), ">"+m.Model.File+"<"); err != nil || n != 4 {
+			t.Errorf("%s is named %d times, want 4: %v", m.Model.File, n, err)
+		}
+	}
+}

@@ -116,7 +116,7 @@ func writeSuiteReport(dir string, res *SuiteResult, models []*SuiteModel) error 
 	if len(res.Pairs) > 0 {
 		p.Section("Differences")
 		p.Note("Models compared on the pictures that both saw. The pictures that only one has right decide: McNemar's exact test, and the normal interval of the difference of paired shares. A p below 0.05 is marked; among many pairs some are by chance.")
-		p.Table(pairsHead, pairRows(res.Pairs))
+		p.Table(pairsHead, pairRows(res.Pairs, models))
 	}
 	suiteRobustness(p, models)
 	p.Section("What was scored")
@@ -145,11 +145,20 @@ func suiteStats(p *runlog.Page, m *SuiteModel) {
 	}
 }
 
+// modelNames are names that tell the models apart.
+func modelNames(models []*SuiteModel) []string {
+	var files []string
+	for _, m := range models {
+		files = append(files, m.Model.File)
+	}
+	return runlog.Names(files)
+}
+
 // suiteScores is the table of all sets.
 func suiteScores(p *runlog.Page, models []*SuiteModel) {
 	head := []string{"set", "metric", "n"}
-	for _, m := range models {
-		head = append(head, filepath.Base(m.Model.File), "95 %", "published")
+	for _, name := range modelNames(models) {
+		head = append(head, name, "95 %", "published")
 	}
 	var rows [][]string
 	for i, s := range models[0].Sets {
@@ -245,8 +254,8 @@ func suiteRobustness(p *runlog.Page, models []*SuiteModel) {
 		return
 	}
 	head := []string{"set"}
-	for _, m := range models {
-		head = append(head, filepath.Base(m.Model.File), "below ImageNet", "effective")
+	for _, name := range modelNames(models) {
+		head = append(head, name, "below ImageNet", "effective")
 	}
 	first := []string{"imagenet"}
 	for _, m := range models {

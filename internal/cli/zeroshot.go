@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -319,8 +318,12 @@ func printSuite(app *App, res *eval.SuiteResult, out string) error {
 	if len(models[0].Missing) > 0 {
 		app.Printf("missing  %s\n", strings.Join(models[0].Missing, ", "))
 	}
+	number := map[string]int{}
+	for i, m := range models {
+		number[m.Model.File] = i + 1
+	}
 	for _, p := range res.Pairs {
-		app.Printf("%-52s %s - %s  %+.2f points, 95 %%: %+.2f to %+.2f, McNemar's p %.2g\n", p.Set, filepath.Base(p.B), filepath.Base(p.A), 100*p.Difference, 100*p.CI95[0], 100*p.CI95[1], p.P)
+		app.Printf("%-52s model %d - model %d  %+.2f points, 95 %%: %+.2f to %+.2f, McNemar's p %.2g\n", p.Set, number[p.B], number[p.A], 100*p.Difference, 100*p.CI95[0], 100*p.CI95[1], p.P)
 	}
 	if out != "" {
 		app.Printf("report  %s/report.html, table.csv\n", strings.TrimSuffix(out, "/"))

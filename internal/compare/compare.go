@@ -85,18 +85,13 @@ type step struct {
 // Load reads the folders of the runs.
 func Load(paths []string) (*Comparison, error) {
 	c := &Comparison{Differences: []Difference{}}
-	names := map[string]int{}
-	for _, p := range paths {
-		names[filepath.Base(filepath.Clean(p))]++
-	}
-	for _, p := range paths {
+	names := runlog.Names(paths)
+	for i, p := range paths {
 		r, err := load(p)
 		if err != nil {
 			return nil, err
 		}
-		if r.Name = filepath.Base(filepath.Clean(p)); names[r.Name] > 1 || r.Name == "." {
-			r.Name = filepath.Clean(p)
-		}
+		r.Name = names[i]
 		c.Runs = append(c.Runs, r)
 	}
 	c.differ()
@@ -313,24 +308,30 @@ func (r *Run) evaluation(path string) error {
 	if err := json.Unmarshal(b, &res); err != nil {
 		return fault.Inputf("%s: not the result of an evaluation: %w; give a folder that zeroshot, retrieval or probe wrote", fault.Name(path), err)
 	}
-	add := func(m model, s set) {
-		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: filepath.Base(m.Model.File)})
+	add := func(model string, s set) {
+		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: model})
 	}
+	only := filepath.Base(res.Model.File)
 	switch {
 	case res.Shard != nil: // of a suite too
 		return fault.Inputf("%s: only part of an evaluation; merge the parts first (evatool zeroshot merge)", fault.Name(path))
 	case res.Suite != "":
-		for _, m := range append(res.Models, res.model) {
-			for _, s := range m.Sets {
-				add(m, s)
+		models := append(res.Models, res.model) // the one, or several and an empty one
+		var files []string
+		for _, m := range models {
+			files = append(files, m.Model.File)
+		}
+		for i, name := range runlog.Names(files) {
+			for _, s := range models[i].Sets {
+				add(name, s)
 			}
 		}
 	case res.Set != "":
-		add(res.model, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.N, CI95: res.MeanCI95})
+		add(only, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.N, CI95: res.MeanCI95})
 	case res.Probe != nil:
-		add(res.model, set{Benchmark: "probe", Metric: "top1", Value: res.Probe.Top1, N: res.Probe.N, CI95: res.Probe.CI95})
+		add(only, set{Benchmark: "probe", Metric: "top1", Value: res.Probe.Top1, N: res.Probe.N, CI95: res.Probe.CI95})
 	case res.Benchmark != "":
-		add(res.model, set{Benchmark: res.Benchmark, Metric: res.Metric, Value: res.Value, N: res.N, CI95: res.CI95.Value})
+		add(only, set{Benchmark: res.Benchmark, Metric: res.Metric, Value: res.Value, N: res.N, CI95: res.CI95.Value})
 	default:
 		return fault.Inputf("%s: not the result of an evaluation; give a folder that zeroshot, retrieval or probe wrote", fault.Name(path))
 	}

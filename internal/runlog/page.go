@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -146,6 +147,22 @@ func (p *Page) add(b block) {
 
 // Blocks is for the template.
 func (p *Page) Blocks() []block { return p.blocks }
+
+// Names are short names for files or folders: the last part of each path, and the
+// whole path where several end alike.
+func Names(paths []string) []string {
+	names, alike := make([]string, len(paths)), map[string]int{}
+	for i, p := range paths {
+		names[i] = filepath.Base(filepath.Clean(p))
+		alike[names[i]]++
+	}
+	for i, p := range paths {
+		if alike[names[i]] > 1 || names[i] == "." {
+			names[i] = filepath.Clean(p)
+		}
+	}
+	return names
+}
 
 //go:embed page.html
 var pageHTML string
