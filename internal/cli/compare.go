@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,11 +57,11 @@ func printComparison(app *App, c *compare.Comparison) {
 	if runs := c.Trainings(); len(runs) > 0 {
 		app.Printf("%-24s %9s %12s %9s %10s\n", "training", "steps", "samples", "loss", "samples/s")
 		for _, r := range runs {
-			loss := 0.0
+			loss := "-"
 			if r.Loss != nil {
-				loss = *r.Loss
+				loss = fmt.Sprintf("%.4f", *r.Loss)
 			}
-			app.Printf("%-24s %9d %12d %9.4f %10.0f\n", r.Name, r.Steps, r.Samples, loss, r.Rate)
+			app.Printf("%-24s %9d %12d %9s %10.0f\n", r.Name, r.Steps, r.Samples, loss, r.Rate)
 		}
 		for _, d := range c.Differences {
 			app.Printf("  %-22s %s\n", d.Key, strings.Join(d.Values, " | "))

@@ -293,6 +293,7 @@ func (r *Run) evaluation(path string) error {
 		Benchmark, Set, Suite, Metric string
 		Value                         float64
 		N                             int
+		Images                        int // of a retrieval, without the skipped ones
 		CI95                          struct{ Value *[2]float64 }
 		MeanRecall1                   float64     `json:"mean_recall1"`
 		MeanCI95                      *[2]float64 `json:"ci95_mean_recall1"`
@@ -327,7 +328,7 @@ func (r *Run) evaluation(path string) error {
 			}
 		}
 	case res.Set != "":
-		add(only, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.N, CI95: res.MeanCI95})
+		add(only, set{Benchmark: res.Set, Metric: "mean_recall1", Value: res.MeanRecall1, N: res.Images, CI95: res.MeanCI95})
 	case res.Probe != nil:
 		add(only, set{Benchmark: "probe", Metric: "top1", Value: res.Probe.Top1, N: res.Probe.N, CI95: res.Probe.CI95})
 	case res.Benchmark != "":
