@@ -3,6 +3,7 @@ package eval
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -153,6 +154,13 @@ func TestLimitTakesClassesEvenly(t *testing.T) {
 	}
 	if res.N != 15 || res.Data.N != 15 {
 		t.Errorf("%d of %d images", res.N, res.Data.N)
+	}
+	page, err := os.ReadFile(filepath.Join(o.Out, reportFile))
+	if err != nil || !strings.Contains(string(page), "a limit took 15 of its 40 images") {
+		t.Errorf("the report does not say that a part was scored: %v", err)
+	}
+	if o.Limit, o.Out = 40, ""; score(t, newFake(), o).Data.Of != 0 {
+		t.Error("a limit that takes all of them makes a part")
 	}
 	if got := classesEvenly([]int{4, 4, 4, 4, 7, 7, 1}, 5); !slices.Equal(got, []int{0, 1, 4, 5, 6}) {
 		t.Error(got)

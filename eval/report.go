@@ -26,7 +26,7 @@ const (
 // writeReport writes report.html. picture gives an image's file, or nil.
 func writeReport(dir string, res *Result, entries []entry, picture func(i int) []byte) error {
 	p := runlog.NewPage("Zero-shot: "+res.Benchmark, fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Data.Source))
-	reportPart(p, res.Shard, res.Data.N)
+	reportPart(p, res.Shard, res.Data.N, res.Data.Of)
 	reportValue(p, res)
 	if res.Kind == "" {
 		reportScore(p, res)
@@ -39,8 +39,11 @@ func writeReport(dir string, res *Result, entries []entry, picture func(i int) [
 	return p.WriteFile(filepath.Join(dir, reportFile))
 }
 
-// reportPart says that a result is of a part of n images.
-func reportPart(p *runlog.Page, s *ShardInfo, n int) {
+// reportPart says that a result is of a part of n images, or these a part of a set.
+func reportPart(p *runlog.Page, s *ShardInfo, n, of int) {
+	if of > 0 {
+		p.Note(fmt.Sprintf("Not the whole set: a limit took %d of its %d images.", n, of))
+	}
 	if s != nil {
 		p.Note(fmt.Sprintf("This is part %d of %d: images %d to %d of %d. evatool zeroshot merge makes the whole.", s.Index, s.Count, s.Lo, s.Hi-1, n))
 	}

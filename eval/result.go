@@ -101,7 +101,8 @@ func (p Preprocess) prompts() string {
 // DataInfo names the images.
 type DataInfo struct {
 	Source  string `json:"source"`
-	N       int    `json:"n"` // images of all shards, skipped ones too
+	N       int    `json:"n"`            // images of all shards, skipped ones too
+	Of      int    `json:"of,omitempty"` // images of the data, where Options.Limit takes N of them
 	Classes int    `json:"classes"`
 	// ClassesWithImages counts the classes of the images that were scored.
 	ClassesWithImages int `json:"classes_with_images"`

@@ -41,7 +41,7 @@ type RetrievalOptions struct {
 	// CaptionColumn is the caption's column of a list.
 	CaptionColumn string
 
-	Limit         int    // search among the first N images only; 0: all
+	Limit         int    // search among N images only, at equal distances; 0: all
 	MaxBad        int    // images that may fail to decode
 	Shard, Shards int    // part i of n, as in Options; a part has features and no recalls
 	Out           string // folder of result.json, rows.csv, report.html and the journal; "": none
@@ -63,7 +63,8 @@ type RetrievalResult struct {
 	MeanRecall1 float64           `json:"mean_recall1"` // mean of both directions' recall at 1
 	MeanCI95    [2]float64        `json:"ci95_mean_recall1"`
 	Shard       *ShardInfo        `json:"shard,omitempty"`
-	N           int               `json:"n"` // images of all parts, skipped ones too
+	N           int               `json:"n"`            // images of all parts, skipped ones too
+	Of          int               `json:"of,omitempty"` // as in DataInfo
 	Fingerprint string            `json:"fingerprint"`
 	Layout      string            `json:"layout"`
 	Key         string            `json:"key"`
@@ -169,7 +170,7 @@ func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResul
 		return nil, err
 	}
 	res := &RetrievalResult{
-		Set: o.Set, Model: r.model, Source: o.Data, N: len(r.scored), Fingerprint: r.data.Fingerprint(), Layout: r.data.Describe(), Key: r.key,
+		Set: o.Set, Model: r.model, Source: o.Data, N: len(r.scored), Of: r.limited(), Fingerprint: r.data.Fingerprint(), Layout: r.data.Describe(), Key: r.key,
 		Backend: r.backend, DType: r.o.DType, Versions: runlog.Versions(), Published: []PublishedFigure{},
 	}
 	if r.o.Shards > 1 {

@@ -11,7 +11,7 @@ import (
 // writeRetrievalReport writes report.html.
 func writeRetrievalReport(dir string, res *RetrievalResult, ranks []imageRanks) error {
 	p := runlog.NewPage("Retrieval: "+res.Set, fmt.Sprintf("%s on %s", filepath.Base(res.Model.File), res.Source))
-	reportPart(p, res.Shard, res.N)
+	reportPart(p, res.Shard, res.N, res.Of)
 	if res.Shard == nil { // a part has no ranks
 		retrievalScores(p, res, ranks)
 	}

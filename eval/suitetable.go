@@ -111,6 +111,9 @@ func writeSuiteReport(dir string, res *SuiteResult, models []*SuiteModel) error 
 	if len(models) == 1 {
 		suiteStats(p, models[0])
 	}
+	if slices.ContainsFunc(models[0].Sets, SuiteSet.limited) {
+		p.Note("Not the whole sets: a limit took a part of their images.")
+	}
 	p.Section("Scores")
 	suiteScores(p, models)
 	if len(res.Pairs) > 0 {
@@ -143,6 +146,11 @@ func suiteStats(p *runlog.Page, m *SuiteModel) {
 	if len(m.Missing) > 0 {
 		p.Note(fmt.Sprintf("The average is over %d of %d sets. Missing: %s.", m.N, m.Of, joinWords(m.Missing)))
 	}
+}
+
+// limited says whether some of the set's images were left out.
+func (s SuiteSet) limited() bool {
+	return s.result != nil && s.result.Data.Of > 0 || s.retrieval != nil && s.retrieval.Of > 0
 }
 
 // modelNames are names that tell the models apart.

@@ -317,6 +317,14 @@ func (r *run) choose() {
 	}
 }
 
+// limited is how many images the data has where a limit leaves some out, else 0.
+func (r *run) limited() int {
+	if n := r.data.Len(); n > len(r.scored) {
+		return n
+	}
+	return 0
+}
+
 // classesEvenly picks k rows, in order: the first of every class, then the
 // second, and so on.
 func classesEvenly(labels []int, k int) []int {
@@ -458,7 +466,7 @@ func (r *run) result(entries []entry) (*Result, error) {
 	res := &Result{
 		Benchmark: r.w.name, Kind: r.w.kind, Metric: r.w.metric, Model: r.model, Key: r.key,
 		Data: DataInfo{
-			Source: r.o.Data, N: len(r.scored), Classes: len(r.w.names), Templates: len(r.w.templates), Prompts: r.w.count(), Language: r.o.Language, Classifiers: r.w.matrices,
+			Source: r.o.Data, N: len(r.scored), Of: r.limited(), Classes: len(r.w.names), Templates: len(r.w.templates), Prompts: r.w.count(), Language: r.o.Language, Classifiers: r.w.matrices,
 			Layout: r.data.Describe(), Fingerprint: r.data.Fingerprint(),
 		},
 		Backend: r.backend, DType: r.o.DType, Decoder: decoder(r.data),

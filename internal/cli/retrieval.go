@@ -57,7 +57,7 @@ have several lines), or WebDataset tars with captions.` + exitStatus,
 	f.StringVar(&o.Split, "split", "test", "split of the Karpathy file")
 	f.StringVar(&o.ImageColumn, "image-column", "", "column of the image path (csv)")
 	f.StringVar(&o.CaptionColumn, "caption-column", "", "column of the caption (csv)")
-	f.IntVar(&o.Limit, "limit", 0, "score only the first `N` images")
+	f.IntVar(&o.Limit, "limit", 0, "search among `N` images only, at equal distances")
 	f.StringVar(&part, "shard", "", "encode part `i/n` of the images (0/8 to 7/8), or auto; \"zeroshot merge\" ranks the whole")
 	f.StringVarP(&o.Out, "out", "o", "", "write result.json, rows.csv and report.html into the folder `DIR`, and the journal from which a run continues")
 	f.BoolVar(&resume, "resume", true, "continue the unfinished run in --out")
@@ -77,6 +77,9 @@ func printRetrieval(app *App, res *eval.RetrievalResult, out string) error {
 	app.Printf("%s  %s  %d images, %d captions\n", res.Set, res.Model.File, res.Images, res.Captions)
 	if n := len(res.Skipped); n > 0 {
 		app.Printf("skipped %d images and their captions\n", n)
+	}
+	if res.Of > 0 {
+		app.Printf("limit   %d of %d images\n", res.N, res.Of)
 	}
 	for _, d := range []struct {
 		name string

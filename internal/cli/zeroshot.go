@@ -204,6 +204,9 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 	}
 	pct := func(v float64) string { return fmt.Sprintf("%6.2f %%", 100*v) }
 	app.Printf("%s  %s  %d images, %d classes, %d templates\n", res.Benchmark, res.Model.File, res.N, res.Data.Classes, res.Data.Templates)
+	if res.Data.Of > 0 {
+		app.Printf("limit   %d of %d images\n", res.Data.N, res.Data.Of)
+	}
 	if s := res.Shard; s != nil {
 		app.Printf("part    %d of %d: images %d to %d; merge the parts for the whole\n", s.Index, s.Count, s.Lo, s.Hi-1)
 		if res.Kind == dataset.Choice { // a question's pictures may lie in other parts
