@@ -72,16 +72,17 @@ func TestPublished(t *testing.T) {
 		"120 images, the set has 50000": func(r *Result) { r.Data.N = 120 },
 		"other templates":               func(r *Result) { r.Words = "other templates" },
 		"part 1 of 2 of the images":     func(r *Result) { r.Shard = &ShardInfo{1, 2, 0, 9} },
+		"50000 of 50001 images":         func(r *Result) { r.Data.Of = 50001 }, // as merged parts have it, too
 	} {
 		r := res("EVA02-CLIP-B-16", "imagenet", 36500, 50000)
 		r.Data.N = 50000
 		change(r)
-		if r.publish(false); r.NotCompared != want || (r.Published == nil) != (want != "") {
+		if r.publish(); r.NotCompared != want || (r.Published == nil) != (want != "") {
 			t.Errorf("%q: %q, %+v", want, r.NotCompared, r.Published)
 		}
 	}
 	r2 := res("", "imagenet", 1, 2)
-	if r2.publish(true); r2.Published != nil || r2.NotCompared != "" {
+	if r2.publish(); r2.Published != nil || r2.NotCompared != "" {
 		t.Error("an unknown model is not compared with anything")
 	}
 	// Three weights of one architecture are published: the nearest counts.

@@ -83,7 +83,7 @@ func merge(dirs []string, out string, force bool) (*Result, error) {
 	if err := count(&res, names, entries); err != nil {
 		return nil, err
 	}
-	res.publish(false)
+	res.publish()
 	res.Versions = runlog.Versions()
 	if out == "" {
 		return &res, nil

@@ -10,9 +10,8 @@ import (
 )
 
 // publish compares the result with what was published, or says why not: only
-// the same images, asked about with the same words, are compared. limited: a part
-// of the data was scored.
-func (res *Result) publish(limited bool) {
+// the same images, asked about with the same words, are compared.
+func (res *Result) publish() {
 	p := publishedFor(res)
 	res.Published, res.NotCompared = nil, ""
 	if p == nil {
@@ -28,8 +27,8 @@ func (res *Result) publish(limited bool) {
 		if res.Kind == dataset.Choice {
 			n = res.N // of questions
 		}
-		if res.NotCompared = otherImages(res.Benchmark, n); res.NotCompared == "" && limited {
-			res.NotCompared = fmt.Sprintf("%d of the images", n)
+		if res.NotCompared = otherImages(res.Benchmark, n); res.NotCompared == "" && res.Data.Of > 0 {
+			res.NotCompared = fmt.Sprintf("%d of %d images", n, res.Data.Of)
 		}
 	}
 	if res.NotCompared == "" {

@@ -141,7 +141,7 @@ func Suite(ctx context.Context, o SuiteOptions) (_ *SuiteResult, err error) {
 			return nil, swapped(err, o.Data)
 		}
 		m.Missing, m.Of = append([]string{}, missing...), len(tasks)+len(missing)
-		m.compare(o.Limit == 0 && res.Shard == nil)
+		m.compare(res.Shard == nil)
 		res.Models = append(res.Models, m)
 	}
 	res.Pairs = pairs(res.Models)
@@ -437,7 +437,7 @@ func (m *SuiteModel) compare(whole bool) {
 	half := math.Sqrt(variance) / float64(m.N) // the sets are independent
 	m.AverageCI95 = [2]float64{max(0, m.Average-half), min(1, m.Average+half)}
 	row, by := m.row()
-	if row == nil || !whole {
+	if row == nil || !whole || slices.ContainsFunc(m.Sets, SuiteSet.limited) {
 		return
 	}
 	m.PublishedWeights, m.PublishedBy, m.PublishedSource = row.Config+"/"+row.Weights, by, published.TableSource

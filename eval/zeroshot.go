@@ -172,7 +172,7 @@ func (r *run) score(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	res.Words = r.w.instead
-	res.publish(r.o.Limit > 0)
+	res.publish()
 	if r.o.Out != "" && r.seen == 0 {
 		keepOld(filepath.Join(r.o.Out, resultFile), res)
 	}
