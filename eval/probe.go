@@ -620,7 +620,7 @@ func (p *probe) writeReport() error {
 	s := res.Probe
 	stats := []runlog.Stat{
 		{Label: "linear probe, top-1", Value: percent(s.Top1), Note: interval(s.CI95)},
-		{Label: "top-5", Value: percent(s.Top5), Note: fmt.Sprintf("%d images", s.N)},
+		{Label: "top-5", Value: percent(s.Top5), Note: fmt.Sprintf("%d images, %d skipped", s.N, len(res.Data.Skipped))},
 		{Label: "mean per class", Value: percent(s.MeanPerClass), Note: fmt.Sprintf("%d classes", res.Classes)},
 		{Label: fmt.Sprintf("%d nearest neighbours", res.Neighbours.K), Value: percent(res.Neighbours.Top1), Note: interval(res.Neighbours.CI95)},
 	}
@@ -628,7 +628,11 @@ func (p *probe) writeReport() error {
 		stats = append(stats, runlog.Stat{Label: "zero-shot, top-1", Value: percent(z.Top1), Note: interval(z.CI95)})
 	}
 	page.Stats(stats...)
-	page.Note(fmt.Sprintf("Logistic regression of %d images, l2 %.4g, loss %.6g after %d steps.", s.NTrain, s.L2, s.Loss, s.Iterations))
+	skipped := len(res.Train.Skipped)
+	if res.Val != nil {
+		skipped += len(res.Val.Skipped)
+	}
+	page.Note(fmt.Sprintf("Logistic regression of %d images (%d skipped), l2 %.4g, loss %.6g after %d steps.", s.NTrain, skipped, s.L2, s.Loss, s.Iterations))
 	if len(res.Shots) > 0 {
 		page.Section("Few images of each class")
 		page.Line(shotChart(res))

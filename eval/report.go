@@ -103,7 +103,7 @@ func reportScore(p *runlog.Page, res *Result) {
 	p.Stats(
 		runlog.Stat{Label: "top-1", Value: percent(res.Top1), Note: interval(res.CI95.Top1)},
 		runlog.Stat{Label: "top-5", Value: percent(res.Top5), Note: interval(res.CI95.Top5)},
-		runlog.Stat{Label: "mean per class", Value: percent(res.MeanPerClass), Note: fmt.Sprintf("%d classes", res.Data.Classes)},
+		runlog.Stat{Label: "mean per class", Value: percent(res.MeanPerClass), Note: fmt.Sprintf("%d of %d classes have images", res.Data.ClassesWithImages, res.Data.Classes)},
 		runlog.Stat{Label: "images", Value: strconv.Itoa(res.N), Note: fmt.Sprintf("%d skipped", len(res.Skipped))},
 		runlog.Stat{Label: "ties", Value: strconv.Itoa(res.Ties), Note: "the lower class index won"},
 	)

@@ -6,6 +6,7 @@ import (
 	"image"
 	"image/png"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -147,4 +148,32 @@ func TestReportsInABrowser(t *testing.T) {
 		}
 		return p.writeReport()
 	})
+}
+
+// What a mean or a share leaves out stands beside it.
+func TestReportsSayWhatIsLeftOut(t *testing.T) {
+	holds := func(dir, text string) {
+		t.Helper()
+		page, err := os.ReadFile(filepath.Join(dir, reportFile))
+		if err != nil || !strings.Contains(string(page), text) {
+			t.Errorf("the report lacks %q: %v", text, err)
+		}
+	}
+	dir := t.TempDir()
+	res, entries := invented()
+	res.Data.ClassesWithImages = 998
+	if err := writeReport(dir, res, entries, nil); err != nil {
+		t.Fatal(err)
+	}
+	holds(dir, "998 of 1000 classes have images")
+	bad := []Skipped{{Index: 1, Key: "a", Reason: "no picture"}}
+	p := &probe{o: ProbeOptions{Out: dir}, res: &ProbeResult{
+		Train: ProbeSet{Skipped: bad}, Val: &ProbeSet{Skipped: bad}, Data: ProbeSet{Skipped: bad},
+		Probe: &ProbeScore{N: 9, NTrain: 20}, Neighbours: &NeighbourScore{},
+	}}
+	if err := p.writeReport(); err != nil {
+		t.Fatal(err)
+	}
+	holds(dir, "9 images, 1 skipped")
+	holds(dir, "20 images (2 skipped)")
 }
