@@ -70,6 +70,9 @@ func reportValue(p *runlog.Page, res *Result) {
 	if res.Published != nil {
 		p.Note(fmt.Sprintf("Published: %s for %s, %s.", percent(res.Published.Value), res.Published.Weights, res.Published.Verdict()))
 	}
+	if res.NotCompared != "" && res.Kind != "" { // else it stands below the chart
+		p.Note("Not compared with what is published: " + res.NotCompared + ".")
+	}
 	var rows [][]string
 	for _, g := range res.Groups {
 		rows = append(rows, []string{strconv.Itoa(g.Group), strconv.Itoa(g.N), percent(ratio(g.Correct, g.N)), percent(ratio(g.Correct5, g.N)), interval(Wilson(g.Correct, g.N))})

@@ -166,6 +166,11 @@ func TestReportsSayWhatIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds(dir, "998 of 1000 classes have images")
+	res.Kind, res.Metric, res.Published, res.NotCompared = dataset.Choice, "text", nil, "3 images, the set has 400"
+	if err := writeReport(dir, res, entries, nil); err != nil {
+		t.Fatal(err)
+	}
+	holds(dir, "Not compared with what is published: 3 images")
 	bad := []Skipped{{Index: 1, Key: "a", Reason: "no picture"}}
 	p := &probe{o: ProbeOptions{Out: dir}, res: &ProbeResult{
 		Train: ProbeSet{Skipped: bad}, Val: &ProbeSet{Skipped: bad}, Data: ProbeSet{Skipped: bad},

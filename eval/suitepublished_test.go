@@ -89,6 +89,9 @@ func TestSuitePublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	page, err := os.ReadFile(filepath.Join(dir, reportFile))
+	if !strings.Contains(string(page), "not compared: 10 images, the set has") {
+		t.Error("the report does not say why a set is not compared")
+	}
 	if err != nil || strings.Count(string(page), "OUTSIDE (&#43;5.00)") != 1 || strings.Count(string(page), "OUTSIDE") != 1 {
 		t.Errorf("%d marks, %v", strings.Count(string(page), "OUTSIDE"), err)
 	}

@@ -191,6 +191,9 @@ func suiteScores(p *runlog.Page, models []*SuiteModel) {
 // shown are a set's cells: the figure, its interval, what was published.
 func (s SuiteSet) shown() []string {
 	pub := ""
+	if s.NotCompared != "" {
+		pub = "not compared: " + s.NotCompared
+	}
 	if s.Published != nil {
 		pub = percent(*s.Published)
 		if !*s.InsideCI {
