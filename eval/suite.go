@@ -312,9 +312,10 @@ func modelSlugs(paths []string) []string {
 	var slugs []string
 	for i, p := range paths {
 		base := filepath.Base(p)
-		name := strings.TrimSuffix(base, filepath.Ext(base))
-		if name == "" || slices.Contains(slugs, name) {
-			name = fmt.Sprintf("%s-%d", name, i+1)
+		stem := strings.TrimSuffix(base, filepath.Ext(base))
+		name := stem
+		for n := i + 1; name == "" || slices.Contains(slugs, name); n++ {
+			name = fmt.Sprintf("%s-%d", stem, n)
 		}
 		slugs = append(slugs, name)
 	}

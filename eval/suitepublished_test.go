@@ -4,6 +4,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,6 +100,9 @@ func TestSuitePublished(t *testing.T) {
 
 // Models whose files have the same name, as trainings write them, are told apart.
 func TestSuiteOfEqualNames(t *testing.T) {
+	if got := modelSlugs([]string{"a/m.pt", "m-3.pt", "b/m.pt", ".pt"}); !slices.Equal(got, []string{"m", "m-3", "m-4", "-4"}) {
+		t.Errorf("folders %q", got)
+	}
 	var models []*SuiteModel
 	for _, file := range []string{"a/m.pt", "b/m.pt"} {
 		m := &SuiteModel{Model: ModelInfo{File: file}, Sets: []SuiteSet{{Key: "imagenet", Benchmark: "imagenet"}, {Key: "objectnet", Benchmark: "objectnet"}}}
