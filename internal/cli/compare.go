@@ -74,7 +74,7 @@ func printComparison(app *App, c *compare.Comparison) {
 				app.Printf("%-24s %-30s %-18s %9s  %s\n", "run", "benchmark", "metric", "value", "95 %")
 				first = false
 			}
-			app.Printf("%-24s %-30s %-18s %7.2f %%", r.Name, s.Benchmark, s.Metric, 100*s.Value)
+			app.Printf("%-24s %-30s %-18s %7.2f %%", r.Name, c.Title(s), s.Metric, 100*s.Value)
 			if s.CI95 != nil {
 				app.Printf("  %.2f to %.2f", 100*s.CI95[0], 100*s.CI95[1])
 			}

@@ -59,7 +59,29 @@ type Score struct {
 	CI95      *[2]float64 `json:"ci95,omitempty"`
 	N         int         `json:"n,omitempty"`
 	Model     string      `json:"model,omitempty"`
+	Data      string      `json:"data,omitempty"` // of an evaluation of one set
 	Step      int64       `json:"step,omitempty"`
+
+	images string // fingerprint of Data
+}
+
+// anyImages are the benchmarks that are not of certain images.
+var anyImages = []string{"folder", "csv", "probe"}
+
+// Title is the benchmark of a score, with its data where another score of such a
+// benchmark is of other images.
+func (c *Comparison) Title(s Score) string {
+	if !slices.Contains(anyImages, s.Benchmark) {
+		return s.Benchmark
+	}
+	for _, r := range c.Runs {
+		for _, o := range r.Scores {
+			if o.Benchmark == s.Benchmark && o.images != s.images && o.images != "" && s.images != "" {
+				return fmt.Sprintf("%s (%s, images %.8s)", s.Benchmark, s.Data, s.images)
+			}
+		}
+	}
+	return s.Benchmark
 }
 
 // Difference is a recipe key and its value in each training run, in order; "" where
@@ -285,6 +307,7 @@ func (r *Run) evaluation(path string) error {
 		N                      int
 		CI95                   *[2]float64
 	}
+	type images struct{ Source, Fingerprint string }
 	type model struct {
 		Model struct{ File string }
 		Sets  []set
@@ -303,14 +326,21 @@ func (r *Run) evaluation(path string) error {
 			CI95 *[2]float64 `json:"ci95_top1"`
 		}
 		Shard  *struct{}
+		Data   json.RawMessage // a suite's is the name of a folder
+		images                 // of a retrieval
 		Models []model
 		model
 	}
 	if err := json.Unmarshal(b, &res); err != nil {
 		return fault.Inputf("%s: not the result of an evaluation: %w; give a folder that zeroshot, retrieval or probe wrote", fault.Name(path), err)
 	}
+	if res.Set == "" && res.Suite == "" && res.Data != nil {
+		if err := json.Unmarshal(res.Data, &res.images); err != nil {
+			return fault.Inputf("%s: not the result of an evaluation: data: %w; give a folder that zeroshot, retrieval or probe wrote", fault.Name(path), err)
+		}
+	}
 	add := func(model string, s set) {
-		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: model})
+		r.Scores = append(r.Scores, Score{Benchmark: cmp.Or(s.Key, s.Benchmark), Metric: s.Metric, Value: s.Value, CI95: s.CI95, N: s.N, Model: model, Data: res.Source, images: res.Fingerprint})
 	}
 	only := filepath.Base(res.Model.File)
 	switch {
@@ -388,8 +418,8 @@ func (c *Comparison) Write(path string) error {
 	var order []string
 	for _, r := range c.Runs {
 		for _, s := range r.Scores {
-			row := []string{s.Benchmark, s.Metric, r.Name, s.Model, fmt.Sprintf("%.2f %%", 100*s.Value), "", strconv.Itoa(s.N)}
-			title := s.Benchmark + ", " + s.Metric
+			row := []string{c.Title(s), s.Metric, r.Name, s.Model, fmt.Sprintf("%.2f %%", 100*s.Value), "", strconv.Itoa(s.N)}
+			title := c.Title(s) + ", " + s.Metric
 			b := bars[title]
 			if b == nil {
 				b = &runlog.BarChart{Title: title, Unit: "%"}
