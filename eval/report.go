@@ -62,9 +62,13 @@ func reportValue(p *runlog.Page, res *Result) {
 		return
 	}
 	p.Section("What the set reports")
+	counted := "images"
+	if res.Kind == dataset.Choice {
+		counted = "questions"
+	}
 	p.Stats(
 		runlog.Stat{Label: res.Metric, Value: percent(res.Value), Note: interval(res.CI95.Value)},
-		runlog.Stat{Label: "n", Value: strconv.Itoa(res.N), Note: fmt.Sprintf("%d skipped", len(res.Skipped))},
+		runlog.Stat{Label: counted, Value: strconv.Itoa(res.N), Note: fmt.Sprintf("%d images skipped", len(res.Skipped))},
 		runlog.Stat{Label: "ties", Value: strconv.Itoa(res.Ties), Note: "whose place an equal score decides"},
 	)
 	if res.Published != nil {

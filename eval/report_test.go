@@ -171,6 +171,8 @@ func TestReportsSayWhatIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	holds(dir, "Not compared with what is published: 3 images")
+	holds(dir, "<span>questions</span>")
+	holds(dir, "1 images skipped")
 	bad := []Skipped{{Index: 1, Key: "a", Reason: "no picture"}}
 	p := &probe{o: ProbeOptions{Out: dir}, res: &ProbeResult{
 		Train: ProbeSet{Skipped: bad}, Val: &ProbeSet{Skipped: bad}, Data: ProbeSet{Skipped: bad},

@@ -203,15 +203,21 @@ func printZeroShot(app *App, res *eval.Result, out string) error {
 		return app.PrintJSON(res)
 	}
 	pct := func(v float64) string { return fmt.Sprintf("%6.2f %%", 100*v) }
-	app.Printf("%s  %s  %d images, %d classes, %d templates\n", res.Benchmark, res.Model.File, res.N, res.Data.Classes, res.Data.Templates)
+	if res.Kind == dataset.Choice && res.Shard != nil { // a question's pictures may lie in other parts
+		s := res.Shard
+		app.Printf("%s  part %d of %d: images %d to %d encoded; merge the parts for the whole\n", res.Benchmark, s.Index, s.Count, s.Lo, s.Hi-1)
+		return nil
+	}
+	if res.Kind == dataset.Choice {
+		app.Printf("%s  %s  %d questions about %d images\n", res.Benchmark, res.Model.File, res.N, res.Data.N)
+	} else {
+		app.Printf("%s  %s  %d images, %d classes, %d templates\n", res.Benchmark, res.Model.File, res.N, res.Data.Classes, res.Data.Templates)
+	}
 	if res.Data.Of > 0 {
 		app.Printf("limit   %d of %d images\n", res.Data.N, res.Data.Of)
 	}
 	if s := res.Shard; s != nil {
 		app.Printf("part    %d of %d: images %d to %d; merge the parts for the whole\n", s.Index, s.Count, s.Lo, s.Hi-1)
-		if res.Kind == dataset.Choice { // a question's pictures may lie in other parts
-			return nil
-		}
 	}
 	if res.Metric != dataset.Top1 && res.Metric != dataset.MeanPerClass && res.Shard == nil {
 		printValue(app, res)
