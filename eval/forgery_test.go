@@ -433,3 +433,13 @@ func recountChoices(f forged) {
 		res.choose(list)
 	})
 }
+
+func TestTheWorstGroupFollows(t *testing.T) {
+	a, b := &Result{Group: &GroupInfo{Name: "region", Worst: 1}}, &Result{Group: &GroupInfo{Name: "region", Worst: 2}}
+	if what := a.differs(b); what != "group" {
+		t.Errorf("another worst group: %q", what)
+	}
+	if what := a.differs(a); what != "" {
+		t.Errorf("the same: %q", what)
+	}
+}

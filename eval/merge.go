@@ -389,7 +389,7 @@ func (res *Result) differs(again *Result) string {
 	counts := func(r *Result) [][2]any {
 		return [][2]any{
 			{"correct5", r.Correct5}, {"ties", r.Ties}, {"top1 and top5", [2]float64{r.Top1, r.Top5}},
-			{"mean_per_class", r.MeanPerClass}, {"per_class", r.PerClass}, {"groups", r.Groups}, {"choice", r.Choice}, {"confused", r.Confused},
+			{"mean_per_class", r.MeanPerClass}, {"per_class", r.PerClass}, {"group", r.Group}, {"groups", r.Groups}, {"choice", r.Choice}, {"confused", r.Confused},
 		}
 	}
 	mine, theirs := counts(res), counts(again)
