@@ -516,6 +516,8 @@ func count(res *Result, names []string, entries []entry) error {
 		rows = append(rows, e.row)
 	}
 	switch {
+	case len(rows) == 0 && len(res.Skipped) > 0 && res.Shard == nil:
+		return fault.Inputf("no image decodes; the first is %s: %s", res.Skipped[0].Key, res.Skipped[0].Reason)
 	case res.Kind == dataset.Choice && res.Shard != nil:
 		// a question's pictures may lie in other parts
 		res.PerClass, res.Confused = []ClassRow{}, []Confusion{}

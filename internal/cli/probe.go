@@ -77,12 +77,12 @@ func printProbe(app *App, res *eval.ProbeResult, out string) error {
 	}
 	s := res.Probe
 	app.Printf("%s  %d images to learn from, %d to score, %d classes\n", res.Model.File, s.NTrain, s.N, res.Classes)
-	learn := len(res.Train.Skipped)
+	learn, score := len(res.Train.Skipped), len(res.Data.Skipped)
 	if res.Val != nil {
 		learn += len(res.Val.Skipped)
 	}
-	if a, b := learn, len(res.Data.Skipped); a+b > 0 {
-		app.Printf("skipped       %d images to learn from, %d to score\n", a, b)
+	if learn+score > 0 {
+		app.Printf("skipped       %d images to learn from, %d to score\n", learn, score)
 	}
 	app.Printf("linear probe  top-1 %6.2f %%  95 %%: %.2f to %.2f  top-5 %6.2f %%  mean per class %6.2f %%\n", 100*s.Top1, 100*s.CI95[0], 100*s.CI95[1], 100*s.Top5, 100*s.MeanPerClass)
 	app.Printf("              l2 %.4g, loss %.8g after %d steps\n", s.L2, s.Loss, s.Iterations)

@@ -143,7 +143,10 @@ func openWebP(data []byte) (*Picture, error) {
 	if w == 0 || h == 0 || !fits {
 		return nil, badWebP("a picture of %d x %d at %d, %d does not fit the canvas of %d x %d", w, h, f.x, f.y, p.W, p.H)
 	}
-	p.cost = 4 * int64(w) * int64(h) // of VP8L, and of VP8 with alpha and what its reader holds
+	p.cost = 4 * int64(w) * int64(h) // of VP8L, and of VP8 with what its reader holds
+	if alpha {
+		p.cost = 7 * int64(w) * int64(h) // VP8's alpha is unpacked as a VP8L picture
+	}
 	p.decode = func(want span, to sink) error {
 		src, err := webp.Decode(f.still(w, h))
 		if err != nil {
