@@ -36,7 +36,7 @@ type identity struct {
 
 func (r *run) identity() identity {
 	id := identity{
-		Benchmark: r.w.name, Model: r.model.File, SHA256: r.model.SHA256, Data: r.o.Data, Fingerprint: r.data.Fingerprint(),
+		Benchmark: r.w.name, Model: r.model.File, SHA256: r.model.SHA256, Data: fault.Masked(r.o.Data), Fingerprint: r.data.Fingerprint(),
 		N: len(r.scored), DType: r.o.DType, Backend: r.backend, Key: r.key,
 	}
 	if r.o.Shards > 1 {

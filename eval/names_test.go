@@ -8,10 +8,14 @@ import (
 	"image/color"
 	"log/slog"
 	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -174,5 +178,39 @@ func TestNoLabelIsExplained(t *testing.T) {
 	_, _, _, err := scored(t, Options{Data: "../testdata/huggingface/null-label.parquet", ClassNames: []string{"a", "b", "c", "d"}})
 	if err == nil || !strings.Contains(err.Error(), "row 2: null-label.parquet#1: the label is null or empty") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A password in the address of the data stands in nothing that a run shows or writes.
+func TestPasswordOfAnAddress(t *testing.T) {
+	tarFile, err := os.ReadFile(filepath.Join(tarred(t, 4, func(i int) map[string][]byte { return map[string][]byte{"cls": {byte('0' + i%2)}} }), "test", "0.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/0.tar" {
+			http.NotFound(w, r)
+			return
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(tarFile))
+	}))
+	defer srv.Close()
+	base := strings.Replace(srv.URL, "//", "//me:pass@word@", 1)
+	o := Options{Data: base + "/0.tar", ClassNames: []string{"cat", "dog"}, Templates: []string{"a {c}"}, Out: t.TempDir()}
+	score(t, newFake(), o)
+	files, err := filepath.Glob(filepath.Join(o.Out, "*"))
+	if err != nil || len(files) < 3 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if b, _ := os.ReadFile(f); bytes.Contains(b, []byte("word@")) {
+			t.Errorf("%s holds the password", filepath.Base(f))
+		}
+	}
+	for _, data := range []string{base + "/none.tar", base + "/0.txt", base + "/dir/"} {
+		o := Options{Data: data, ClassNames: o.ClassNames, Templates: o.Templates, ModelID: "fake"}
+		if _, err := ZeroShotWith(t.Context(), public{newFake()}, o); err == nil || strings.Contains(err.Error(), "word@") {
+			t.Errorf("%s: %v", data, err)
+		}
 	}
 }

@@ -284,7 +284,7 @@ func (p *probe) claim() error {
 	if what == "" || held != nil && held.Benchmark == probeName && held.Key == p.res.Key && held.Backend == r.backend && held.DType == r.o.DType {
 		return nil
 	}
-	mine := identity{Benchmark: probeName, Model: r.model.File, SHA256: r.model.SHA256, Data: o.Data}
+	mine := identity{Benchmark: probeName, Model: r.model.File, SHA256: r.model.SHA256, Data: fault.Masked(o.Data)}
 	why := "different data or settings"
 	switch {
 	case held == nil || held.Benchmark != probeName:
@@ -323,7 +323,7 @@ func (p *probe) features(ctx context.Context, dir, label, src string, order *[]s
 		}
 		p.res.Classes = max(p.res.Classes, l+1, len(*order))
 	}
-	*into = ProbeSet{Source: src, N: set.Len(), Fingerprint: r.data.Fingerprint(), Skipped: append([]Skipped{}, set.skipped...)}
+	*into = ProbeSet{Source: fault.Masked(src), N: set.Len(), Fingerprint: r.data.Fingerprint(), Skipped: append([]Skipped{}, set.skipped...)}
 	return set, nil
 }
 

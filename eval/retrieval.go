@@ -170,7 +170,7 @@ func (r *run) retrieve(ctx context.Context, o RetrievalOptions) (*RetrievalResul
 		return nil, err
 	}
 	res := &RetrievalResult{
-		Set: o.Set, Model: r.model, Source: o.Data, N: len(r.scored), Of: r.limited(), Fingerprint: r.data.Fingerprint(), Layout: r.data.Describe(), Key: r.key,
+		Set: o.Set, Model: r.model, Source: fault.Masked(o.Data), N: len(r.scored), Of: r.limited(), Fingerprint: r.data.Fingerprint(), Layout: r.data.Describe(), Key: r.key,
 		Backend: r.backend, DType: r.o.DType, Versions: runlog.Versions(), Published: []PublishedFigure{},
 	}
 	if r.o.Shards > 1 {

@@ -123,7 +123,7 @@ func Suite(ctx context.Context, o SuiteOptions) (_ *SuiteResult, err error) {
 	if err := o.claim(ctx, keys); err != nil {
 		return nil, err
 	}
-	res := &SuiteResult{Suite: strings.Join(o.Sets, ","), Data: o.Data, Versions: runlog.Versions()}
+	res := &SuiteResult{Suite: strings.Join(o.Sets, ","), Data: fault.Masked(o.Data), Versions: runlog.Versions()}
 	if o.Shards > 1 {
 		res.Shard = &ShardInfo{Index: o.Shard, Count: o.Shards}
 	}
@@ -324,7 +324,7 @@ func modelSlugs(paths []string) []string {
 
 // set scores one set with an open model.
 func (o Options) set(ctx context.Context, m *Model, t task, dir string) (*SuiteSet, error) {
-	s := &SuiteSet{Key: t.Key, Title: t.Title, Benchmark: t.Benchmark, Metric: t.MainMetric, Source: t.data}
+	s := &SuiteSet{Key: t.Key, Title: t.Title, Benchmark: t.Benchmark, Metric: t.MainMetric, Source: fault.Masked(t.data)}
 	one := o
 	one.Benchmark, one.Data, one.NoDiagnosis = t.Benchmark, t.data, true
 	if o.Out != "" {

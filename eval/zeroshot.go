@@ -466,7 +466,7 @@ func (r *run) result(entries []entry) (*Result, error) {
 	res := &Result{
 		Benchmark: r.w.name, Kind: r.w.kind, Metric: r.w.metric, Model: r.model, Key: r.key,
 		Data: DataInfo{
-			Source: r.o.Data, N: len(r.scored), Of: r.limited(), Classes: len(r.w.names), Templates: len(r.w.templates), Prompts: r.w.count(), Language: r.o.Language, Classifiers: r.w.matrices,
+			Source: fault.Masked(r.o.Data), N: len(r.scored), Of: r.limited(), Classes: len(r.w.names), Templates: len(r.w.templates), Prompts: r.w.count(), Language: r.o.Language, Classifiers: r.w.matrices,
 			Layout: r.data.Describe(), Fingerprint: r.data.Fingerprint(),
 		},
 		Backend: r.backend, DType: r.o.DType, Decoder: decoder(r.data),

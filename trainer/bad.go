@@ -75,16 +75,17 @@ func (b *badSamples) list(source string, why *badSample) {
 
 // note writes a line. A failure does not end the run: the count is in the state.
 func (b *badSamples) note(source string, why *badSample) {
-	if b.seen[why.path] || b.mute {
+	name := fault.Masked(why.path)
+	if b.seen[name] || b.mute {
 		return
 	}
 	err := b.open()
-	if err == nil && (b.seen[why.path] || len(b.seen) >= 1<<16) {
+	if err == nil && (b.seen[name] || len(b.seen) >= 1<<16) {
 		return
 	}
-	b.seen[why.path] = true
+	b.seen[name] = true
 	if err == nil {
-		err = b.lines.Write(badLine{source, why.path, fault.Line(why.err)})
+		err = b.lines.Write(badLine{fault.Masked(source), name, fault.Line(why.err)})
 	}
 	if err != nil {
 		b.log.Warn("cannot write the list of bad samples; this process adds no more to it", "error", err)

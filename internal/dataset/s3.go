@@ -68,7 +68,7 @@ func openBuckets(scheme string) (storage, error) {
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fault.Usagef("%s=%q: want http://host:port or https://host", variables[0], endpoint)
+		return nil, fault.Usagef("%s=%q: want http://host:port or https://host", variables[0], endpoint[strings.LastIndexByte(endpoint, '@')+1:])
 	}
 	chain := []credentials.Provider{
 		&credentials.EnvAWS{},

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,7 +56,7 @@ type Error struct {
 	err    error
 }
 
-func (e *Error) Error() string { return e.err.Error() }
+func (e *Error) Error() string { return Masked(e.err.Error()) }
 
 // Kind is the status as a word, as the errors of the public packages return it.
 func (e *Error) Kind() string { return e.Status.Word() }
@@ -152,6 +153,18 @@ func Public(ctx context.Context, err *error) {
 	}
 }
 
+// password matches the name and password of an address up to the @.
+var password = regexp.MustCompile(`(://[^/?#\s:@]*):[^/?#\s]*@`)
+
+// Masked is s without the passwords of the addresses in it, as
+// [url.URL.Redacted] writes them.
+func Masked(s string) string {
+	if !strings.Contains(s, "://") {
+		return s
+	}
+	return password.ReplaceAllString(s, "$1:xxxxx@")
+}
+
 // Line is err as one line that is safe to show on a terminal: what comes from a
 // file or a server is escaped unless it is quoted already.
 func Line(err error) string {
@@ -162,6 +175,7 @@ func Line(err error) string {
 // that are not UTF-8, as Go escapes. Line breaks, tabs and the joiners of letters
 // and emoji stay.
 func Escape(s string) string {
+	s = Masked(s)
 	var b strings.Builder
 	from := 0 // start of what is not in b yet
 	for i := 0; i < len(s); {
@@ -191,6 +205,7 @@ func Escape(s string) string {
 // characters, marks that change the direction of writing, zero-width characters,
 // or bytes that are not UTF-8 is quoted, with those escaped.
 func Name(s string) string {
+	s = Masked(s)
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		if r == utf8.RuneError && n == 1 || obeyed(r) {

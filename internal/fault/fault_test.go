@@ -207,3 +207,17 @@ func TestEscape(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestMasked(t *testing.T) {
+	for in, want := range map[string]string{
+		"GET https://me:pass@h/x.tar?q=a:b@c: refused": "GET https://me:xxxxx@h/x.tar?q=a:b@c: refused",
+		"http://me:p@ss@h and http://:t@h":             "http://me:xxxxx@h and http://:xxxxx@h",
+		"s3://bucket/a:b@c":                            "s3://bucket/a:b@c",
+		"https://h:80/x@y":                             "https://h:80/x@y",
+		"hf:a/b@main/x:y":                              "hf:a/b@main/x:y",
+	} {
+		if got := Masked(in); got != want {
+			t.Errorf("Masked(%q) = %q, want %q", in, got, want)
+		}
+	}
+}

@@ -85,7 +85,7 @@ func newClient(ctx context.Context, o Options) (*client, error) {
 	address := strings.TrimRight(cmp.Or(os.Getenv("HF_ENDPOINT"), "https://huggingface.co"), "/")
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fault.Usagef("HF_ENDPOINT=%q: want https://HOST", fault.Name(address))
+		return nil, fault.Usagef("HF_ENDPOINT=%q: want https://HOST", fault.Name(address[strings.LastIndexByte(address, '@')+1:]))
 	}
 	c.endpoint = u
 	t := &http.Transport{

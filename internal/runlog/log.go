@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/evatool/evatool/internal/fault"
 )
 
 // NewLogger returns a logger that writes "level message key=value" lines.
@@ -29,6 +31,9 @@ func NewLogger(w io.Writer, verbose, quiet bool) *slog.Logger {
 			// Seconds since the start say more than a date in a short run.
 			if a.Key == slog.TimeKey && len(groups) == 0 {
 				return slog.String("t", fmt.Sprintf("%.1fs", time.Since(start).Seconds()))
+			}
+			if a.Value.Kind() == slog.KindString {
+				a.Value = slog.StringValue(fault.Masked(a.Value.String()))
 			}
 			return a
 		},

@@ -259,3 +259,11 @@ func TestPageEscapes(t *testing.T) {
 		t.Error("control or bidirectional characters in the page")
 	}
 }
+
+func TestLogMasksPasswords(t *testing.T) {
+	var b strings.Builder
+	NewLogger(&b, false, false).Info("reading", "source", "https://me:secret@h/x.tar")
+	if s := b.String(); strings.Contains(s, "secret") || !strings.Contains(s, "https://me:xxxxx@h/x.tar") {
+		t.Error(s)
+	}
+}
