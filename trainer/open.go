@@ -42,13 +42,7 @@ func (r *run) open(ctx context.Context, o Options, b *beginning) (err error) {
 	if err := r.folderFits(); err != nil {
 		return err
 	}
-	var made []string
-	defer func() {
-		if err != nil && len(made) > 0 {
-			r.vacate(made)
-		}
-	}()
-	if err := r.alone(func() error { return r.takeFolder(&made) }); err != nil {
+	if err := r.alone(r.takeFolder); err != nil {
 		return err
 	}
 	if r.job != nil {

@@ -29,6 +29,7 @@ type run struct {
 
 	dev     *device.Device
 	lock    *flock.Flock
+	made    []string // what claiming the folder created, innermost first
 	machine *machine
 	pairs   *pairs // nil for ready tensors
 	feed    feed
@@ -103,6 +104,7 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 		return nil, err
 	}
 	r := newRun(recipe, o)
+	defer r.leaveFolder() // after the other processes of a job have left it
 	if r.job, err = o.join(r.log); err != nil {
 		return nil, err
 	}
@@ -129,6 +131,7 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 		}
 		return r.result, nil
 	}
+	r.made = nil
 	r.phase("")
 	if r.job != nil {
 		if err := r.loopTogether(ctx, b.to); err != nil {
@@ -479,8 +482,5 @@ func (r *run) close() {
 	}
 	if r.bad != nil {
 		r.bad.close()
-	}
-	if r.lock != nil {
-		_ = r.lock.Unlock()
 	}
 }

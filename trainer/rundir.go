@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,67 +28,69 @@ const (
 )
 
 // takeFolder creates the run folder, locks it and removes what a killed process
-// left; made are the folders that it created.
-func (r *run) takeFolder(made *[]string) (err error) {
-	if *made, err = r.claim(); err != nil {
+// left.
+func (r *run) takeFolder() error {
+	if err := r.claim(); err != nil {
 		return err
 	}
 	r.sweep()
 	if r.job != nil {
-		if err := os.Mkdir(filepath.Join(r.out, pulseDir), 0o755); err != nil {
+		pulses := filepath.Join(r.out, pulseDir)
+		if err := os.Mkdir(pulses, 0o755); err != nil {
 			return fault.File(r.out, "a run folder", err)
 		}
+		r.made = append([]string{pulses}, r.made...)
 	}
 	return nil
 }
 
-// claim creates the run folder, locks it and tries to write into it. made are the
-// folders that it created, innermost first.
-func (r *run) claim() (made []string, err error) {
+// claim creates the run folder, locks it and tries to write into it.
+func (r *run) claim() error {
 	for dir := filepath.Clean(r.out); !exists(dir) && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
-		made = append(made, dir)
+		r.made = append(r.made, dir)
 	}
-	defer func() {
-		if err != nil {
-			r.vacate(made)
-		}
-	}()
 	unfit := func(err error) error {
+		r.leaveFolder()
 		return fault.Envf("%s: cannot be used as a run folder: %w; give another Options.Out", r.out, err)
 	}
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
-		return made, unfit(err)
+		return unfit(err)
 	}
 	lock := flock.New(filepath.Join(r.out, lockFile))
+	if !exists(lock.Path()) {
+		r.made = append([]string{lock.Path()}, r.made...)
+	}
 	if ok, err := lock.TryLock(); err != nil {
-		return made, unfit(err)
+		return unfit(err)
 	} else if !ok {
-		return nil, fault.Envf("%s: another evatool train is using this folder; wait for it, or use another Options.Out", r.out)
+		r.made = nil // the other process needs them
+		return fault.Envf("%s: another evatool train is using this folder; wait for it, or use another Options.Out", r.out)
 	}
 	r.lock = lock
 	probe := filepath.Join(r.out, temporary+"probe")
 	if err := os.WriteFile(probe, nil, 0o644); err != nil {
-		return made, unfit(err)
+		return unfit(err)
 	}
-	return made, os.Remove(probe)
+	return os.Remove(probe)
+}
+
+// leaveFolder unlocks the run folder. What was created for a run that did not start
+// is removed; a folder that is not empty stays.
+func (r *run) leaveFolder() {
+	for _, path := range r.made {
+		os.Remove(path)
+	}
+	if r.made = nil; r.lock != nil {
+		_ = r.lock.Unlock()
+		r.lock = nil
+	}
 }
 
 // tryFolder finds out whether the run could use its folder, and leaves everything
 // as it was.
 func (r *run) tryFolder() error {
-	lock := filepath.Join(r.out, lockFile)
-	locked := exists(lock)
-	made, err := r.claim()
-	if r.lock == nil {
-		return err
-	}
-	if !locked {
-		os.Remove(lock)
-	}
-	_ = r.lock.Unlock()
-	r.lock = nil
-	r.vacate(made)
-	return err
+	defer r.leaveFolder()
+	return r.claim()
 }
 
 // badList is the file of the samples that this process could not use.
@@ -126,21 +127,6 @@ type noLines struct{}
 func (noLines) Write(any) error { return nil }
 func (noLines) Sync() error     { return nil }
 func (noLines) Close() error    { return nil }
-
-// vacate removes the folders that were created for a run that did not start.
-func (r *run) vacate(made []string) {
-	if len(made) == 0 {
-		return
-	}
-	left, err := os.ReadDir(r.out)
-	if err == nil && slices.ContainsFunc(left, func(e os.DirEntry) bool { return e.Name() != lockFile }) {
-		return
-	}
-	os.Remove(filepath.Join(r.out, lockFile))
-	for _, dir := range made {
-		os.Remove(dir) // one that is not empty stays
-	}
-}
 
 // sweep removes what a killed process of the run left half written; atomicfile
 // cleans up its own files.

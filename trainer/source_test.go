@@ -244,6 +244,20 @@ func TestStart(t *testing.T) {
 			t.Errorf("%s: left its folder", name)
 		}
 	}
+	there := t.TempDir()
+	_, err := Run(t.Context(), tiny(t, "data=[{source: "+few+"}]", "batch=9"), Options{Out: there, Backend: "go"})
+	if left, _ := os.ReadDir(there); err == nil || len(left) > 0 {
+		t.Errorf("a folder that was there: %v, holds %v", err, left)
+	}
+	for _, out := range []string{filepath.Join(dir, "job", "run"), there} {
+		_, errs := runRanks(t, 2, out, func(int) *Recipe { return tiny(t, "data=[{source: "+few+"}]", "batch=10") }, nil)
+		if errs[0] == nil || errs[1] == nil {
+			t.Fatal(errs)
+		}
+	}
+	if left, _ := os.ReadDir(there); len(left) > 0 || exists(filepath.Join(dir, "job")) {
+		t.Errorf("a job left %v", left)
+	}
 	for weight, warns := range map[int]bool{1: true, 9: false} { // 4 and 0.8 of 8 rows, of 3 samples
 		var log strings.Builder
 		three := filepath.Join(dir, "three.csv")
