@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -419,9 +420,40 @@ func readState(path string) (*savedState, error) {
 	file := filepath.Join(path, stateFile)
 	text, err := fault.ReadFile(file, "a checkpoint of evatool train", 16<<20)
 	if err != nil {
-		return nil, err
+		return nil, lost(file, err)
 	}
 	return parseState(file, text)
+}
+
+// lost explains the error of a checkpoint's file that is not there: a checkpoint
+// appears complete.
+func lost(file string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.Because(fault.Input, err, "%s: missing; resume from an older checkpoint with Options.Resume", fault.Name(file))
+	}
+	return err
+}
+
+// orOlder names, in the error of a checkpoint that is damaged, the next older one of
+// its run.
+func orOlder(path string, err error) error {
+	if err == nil || fault.Code(err) != int(fault.Input) {
+		return err
+	}
+	list, _ := listCheckpoints(filepath.Join(path, "..", ".."))
+	older := ""
+	for _, c := range list {
+		if filepath.Base(c.path) == filepath.Base(path) {
+			break
+		}
+		if exists(filepath.Join(c.path, stateFile)) {
+			older = c.path
+		}
+	}
+	if older == "" {
+		return err
+	}
+	return fmt.Errorf("%w (the next older one is %s)", err, fault.Name(older))
 }
 
 // parseState parses the text of a state.json; file is used in messages.
@@ -510,7 +542,7 @@ func (c *checkpointFile) read(sl slot) (*tensors.Tensor, error) {
 func checkHash(path, want string) error {
 	got, _, err := digest.File(context.Background(), path, "a file of the checkpoint")
 	if err != nil {
-		return err
+		return lost(path, err)
 	}
 	if got != want {
 		return fault.Inputf("%s: damaged (its SHA-256 is %.12s…, not %.12s… as written); resume from an older checkpoint with Options.Resume", path, got, want)

@@ -100,7 +100,7 @@ func (r *run) open(ctx context.Context, o Options, b *beginning) (err error) {
 	r.machine.plan.log(r.log, r.recipe.Batch, r.machine.blockLoss().tile)
 	r.machine.fused = func(n int) { r.log.Info("step compiled", "fused_attention_ops", n) }
 	if b.from.state != nil {
-		err = r.machine.restore(b.from.path, b.from.state)
+		err = orOlder(b.from.path, r.machine.restore(b.from.path, b.from.state))
 		if err == nil && b.from.fork.of(b.from.state) {
 			err = r.machine.rescale()
 		}

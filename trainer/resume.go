@@ -175,7 +175,7 @@ func (r *run) resumeFrom(resume string) (*start, error) {
 func openStart(path string, origin *fork) (*start, error) {
 	state, err := readState(path)
 	if err != nil {
-		return nil, err
+		return nil, orOlder(path, err)
 	}
 	s := &start{path: path, state: state, fork: origin}
 	// A checkpoint of an older evatool has its recipe in the run folder only.

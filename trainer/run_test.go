@@ -237,6 +237,45 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestDamagedCheckpoint: a run never goes back by itself from a checkpoint that is
+// damaged; its error names the older one that is not.
+func TestDamagedCheckpoint(t *testing.T) {
+	whole := t.TempDir()
+	mustRun(t, tiny(t), Options{Out: whole, StopAfter: 8})
+	for name, c := range map[string]struct {
+		file   string
+		damage func(path string) error
+		want   string
+	}{
+		"no state":    {stateFile, os.Remove, "state.json: missing; "},
+		"half a one":  {stateFile, func(path string) error { return os.Truncate(path, 40) }, "unexpected end of JSON input; "},
+		"no weights":  {modelFile, os.Remove, "model.safetensors: missing; "},
+		"cut weights": {modelFile, func(path string) error { return os.Truncate(path, 4000) }, "damaged (its SHA-256 is "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := t.TempDir()
+			if err := os.CopyFS(out, os.DirFS(whole)); err != nil {
+				t.Fatal(err)
+			}
+			list, err := listCheckpoints(out)
+			if err != nil || len(list) != 2 {
+				t.Fatal(list, err)
+			}
+			if err := c.damage(filepath.Join(list[1].path, c.file)); err != nil {
+				t.Fatal(err)
+			}
+			ready := Check(t.Context(), tiny(t), Options{Out: out, Backend: "go"})
+			_, err = Run(t.Context(), tiny(t), Options{Out: out, Backend: "go"})
+			next := "Options.Resume (the next older one is " + list[0].path + ")"
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasSuffix(err.Error(), next) || fault.Code(err) != 3 {
+				t.Errorf("error %v", err)
+			}
+			checkSays(t, ready, err)
+			mustRun(t, tiny(t), Options{Out: out, Resume: list[0].path})
+		})
+	}
+}
+
 // TestInterrupt stops a run in the middle as Ctrl-C does.
 func TestInterrupt(t *testing.T) {
 	dir := t.TempDir()

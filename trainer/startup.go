@@ -99,7 +99,7 @@ func (r *run) checkWeights(ctx context.Context, b *beginning) error {
 	if b.from.state != nil {
 		model, opt, err := (&machine{cfg: cfg}).openCheckpoint(b.from.path, b.from.state, 0, 1)
 		if err != nil {
-			return err
+			return orOlder(b.from.path, err)
 		}
 		opt.close()
 		return model.Close()
