@@ -118,7 +118,10 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 		SilenceErrors: true,
 		Args:          noCommand,
 		Version:       runlog.Versions()["evatool"],
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
+			if err := notEmpty(cmd, args); err != nil {
+				return err
+			}
 			if !slices.Contains([]string{"auto", "off"}, app.HugePages) {
 				return fault.Usagef("--huge-pages %q: want auto or off", app.HugePages)
 			}
@@ -186,6 +189,25 @@ func noCommand(cmd *cobra.Command, args []string) error {
 		near = "; did you mean " + strings.Join(like, " or ") + "?"
 	}
 	return fault.Usagef("unknown command %q for %q%s; %s --help lists them", args[0], cmd.CommandPath(), near, cmd.CommandPath())
+}
+
+// notEmpty refuses an empty argument, and an empty model or data, as that of a variable
+// that is not set: joined to the name of a file it would mean the current folder. An
+// empty text is a text, and a shell that completes a word may have none yet.
+func notEmpty(cmd *cobra.Command, args []string) (err error) {
+	if i := slices.Index(args, ""); i >= 0 && !slices.Contains([]string{"tokenize", cobra.ShellCompRequestCmd, cobra.ShellCompNoDescRequestCmd}, cmd.Name()) {
+		return fault.Usagef("argument %d of %s is empty; see %s --help", i+1, cmd.CommandPath(), cmd.CommandPath())
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		given := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			given = list.GetSlice()
+		}
+		if (f.Name == "model" || f.Name == "data") && slices.Contains(given, "") {
+			err = fault.Usagef("--%s is empty; see %s --help", f.Name, cmd.CommandPath())
+		}
+	})
+	return err
 }
 
 // plain says what is wrong with a flag's value without naming Go's functions.
