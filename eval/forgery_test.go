@@ -443,3 +443,48 @@ func TestTheWorstGroupFollows(t *testing.T) {
 		t.Errorf("the same: %q", what)
 	}
 }
+
+// What a suite says beside the figures of its sets follows from them, too.
+func TestForgedSuite(t *testing.T) {
+	out := t.TempDir()
+	data := pictureFolder(t, 40)
+	models := []*SuiteModel{{Model: ModelInfo{File: "a"}}, {Model: ModelInfo{File: "b"}}}
+	for i, m := range models {
+		for _, name := range []string{"imagenet", "imagenet-v2"} {
+			s := SuiteSet{Key: name, Benchmark: name, Dir: filepath.Join(m.Model.File, name)}
+			s.ofResult(score(t, newFake(), Options{Data: data, Templates: []string{[]string{"a {c}", "no {c} at all"}[i] + name}, Out: filepath.Join(out, s.Dir)}))
+			figure, in := s.Value+0.001, true
+			s.Published, s.InsideCI = &figure, &in
+			m.Sets = append(m.Sets, s)
+		}
+		m.compare(false)
+		m.PublishedAverage, m.PublishedSame = m.Sets[0].Published, m.Sets[0].Published
+	}
+	res := &SuiteResult{Suite: "imagenet,imagenet-v2", Models: models, Pairs: pairs(models)}
+	if err := res.finish(out); err != nil {
+		t.Fatal(err)
+	}
+	if p := res.Pairs[0]; p.OnlyA+p.OnlyB == 0 || models[0].Robustness == nil {
+		t.Fatalf("%+v: this data cannot show a difference", res)
+	}
+	refused(t, "nothing forged", VerifyOptions{Dir: out, Options: Options{Data: data, Model: "none"}}, fault.Input, "none: no such file")
+	for what, forge := range map[string]func(res *SuiteResult){
+		"comparisons": func(res *SuiteResult) { res.Pairs[0].P /= 2 },
+		"inside_ci":   func(res *SuiteResult) { *res.Models[1].Sets[0].InsideCI = false },
+		"robustness":  func(res *SuiteResult) { res.Models[0].Robustness[0].Below -= 0.01 },
+		"of the same ": func(res *SuiteResult) {
+			m := res.Models[1]
+			m.Sets, m.Average = m.Sets[:1], 0
+			m.compare(false)
+		},
+	} {
+		f := copyOf(t, out)
+		result(f, forge)
+		refused(t, what, VerifyOptions{Dir: f.dir, Options: Options{Data: data, Model: "none"}}, fault.Input, what)
+	}
+	f := forged{t, copyOf(t, filepath.Join(out, models[0].Sets[0].Dir)).dir}
+	result(f, func(res *Result) { res.Published = &Published{Figure: Figure{Value: 0.999, InsideCI: true}} })
+	if _, err := readRowsOf(f.dir); err == nil || !strings.Contains(err.Error(), "published") {
+		t.Errorf("a set: %v", err)
+	}
+}

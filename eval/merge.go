@@ -354,6 +354,7 @@ func (res *Result) recount(dir string) ([]entry, error) {
 	if what := res.differs(&again); what != "" {
 		return nil, fault.Inputf("%s: its figures for %s do not follow from %s; run the evaluation again", filepath.Join(dir, resultFile), what, rowsFile)
 	}
+	res.rightAt = again.rightAt
 	return entries, nil
 }
 
@@ -381,6 +382,7 @@ func (res *Result) recountChoices(dir string) ([]answer, error) {
 	if what != "" {
 		return nil, fault.Inputf("%s: its figures for %s do not follow from %s; run the evaluation again", filepath.Join(dir, resultFile), what, rowsFile)
 	}
+	res.rightAt = again.rightAt
 	return found, nil
 }
 
@@ -403,6 +405,13 @@ func (res *Result) differs(again *Result) string {
 	older := res.Value == 0 && res.CI95.Value == [2]float64{} // which have neither
 	if res.Value != again.Value && !older {
 		return "value"
+	}
+	if p := res.Published; p != nil && !older {
+		for _, f := range append([]Figure{p.Figure}, p.Others...) {
+			if f.InsideCI != inside(f.Value, res.CI95.Value) {
+				return "published"
+			}
+		}
 	}
 	for _, ci := range []struct{ was, is [2]float64 }{
 		{res.CI95.Top1, again.CI95.Top1}, {res.CI95.Top5, again.CI95.Top5},

@@ -35,6 +35,15 @@ func newPair(set, a, b string, n, onlyA, onlyB int) Pair {
 	return p
 }
 
+// same says whether two comparisons are equal, apart from rounding.
+func (p Pair) same(q Pair) bool {
+	return p.Set == q.Set && p.A == q.A && p.B == q.B && p.N == q.N && p.OnlyA == q.OnlyA && p.OnlyB == q.OnlyB &&
+		near(p.Difference, q.Difference) && near(p.CI95[0], q.CI95[0]) && near(p.CI95[1], q.CI95[1]) && near(p.P, q.P)
+}
+
+// near leaves room for the rounding of another processor.
+func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9+1e-6*max(math.Abs(a), math.Abs(b)) }
+
 // mcNemar is the two-sided exact p: how likely b and c are to differ at least as
 // much if a coin toss decides which model has each of these pictures right.
 func mcNemar(b, c int) float64 {

@@ -365,7 +365,32 @@ func taskFor(s SuiteSet) published.Task {
 	return published.Task{Key: s.Key, Title: s.Title, Benchmark: s.Benchmark, MainMetric: s.Metric}
 }
 
-// follows says whether a model's table follows from the results of its sets.
+// follows says whether the tables of the models follow from the results of their
+// sets, and these from their rows.
+func (res *SuiteResult) follows(dir string) error {
+	models := res.All()
+	keys := func(m *SuiteModel) (list []string) {
+		for _, s := range m.Sets {
+			list = append(list, s.Key)
+		}
+		return list
+	}
+	for _, m := range models {
+		if err := m.follows(dir); err != nil {
+			return err
+		}
+		if !slices.Equal(keys(m), keys(models[0])) {
+			return fault.Inputf("%s: its models are not of the same sets; run the suite again", filepath.Join(dir, resultFile))
+		}
+	}
+	// Older results have none.
+	if res.Pairs != nil && !slices.EqualFunc(res.Pairs, pairs(models), Pair.same) {
+		return fault.Inputf("%s: the comparisons of its models do not follow from the rows; run the suite again", filepath.Join(dir, resultFile))
+	}
+	return nil
+}
+
+// follows is the part of it that is of one model.
 func (m *SuiteModel) follows(dir string) error {
 	again := &SuiteModel{Model: m.Model}
 	for _, s := range m.Sets {
@@ -381,20 +406,28 @@ func (m *SuiteModel) follows(dir string) error {
 			}
 			now.ofRetrieval(res)
 		} else {
-			res := &Result{}
-			if err := readJSON(path, "the result of a set", res); err != nil {
+			p, err := readRowsOf(filepath.Join(dir, s.Dir))
+			if err != nil {
 				return err
 			}
-			now.ofResult(res)
+			now.ofResult(&p.res)
 		}
 		if now.Value != s.Value || now.N != s.N || now.CI95 != s.CI95 {
 			return fault.Inputf("%s: the figures of %s do not follow from %s; run the suite again", filepath.Join(dir, resultFile), s.Key, path)
+		}
+		if in := s.Published != nil && inside(*s.Published, s.CI95); in != (s.InsideCI != nil && *s.InsideCI) {
+			return fault.Inputf("%s: inside_ci of %s does not follow from its interval; run the suite again", filepath.Join(dir, resultFile), s.Key)
 		}
 		again.Sets = append(again.Sets, now)
 	}
 	if again.compare(false); again.Average != m.Average || again.N != m.N || again.AverageCI95 != m.AverageCI95 {
 		return fault.Inputf("%s: the average does not follow from the sets; run the suite again", filepath.Join(dir, resultFile))
 	}
+	// Older results have none.
+	if m.Robustness != nil && !slices.EqualFunc(m.Robustness, again.Robustness, RobustnessRow.same) {
+		return fault.Inputf("%s: robustness does not follow from the sets; run the suite again", filepath.Join(dir, resultFile))
+	}
+	m.Sets = again.Sets
 	return nil
 }
 

@@ -259,6 +259,12 @@ func (m *SuiteModel) robustness() (rows []RobustnessRow) {
 	return rows
 }
 
+// same says whether two rows are equal, apart from rounding.
+func (r RobustnessRow) same(q RobustnessRow) bool {
+	optional := func(a, b *float64) bool { return a == b || a != nil && b != nil && near(*a, *b) }
+	return r.Set == q.Set && near(r.Value, q.Value) && near(r.Below, q.Below) && optional(r.Line, q.Line) && optional(r.Effective, q.Effective)
+}
+
 // suiteRobustness shows ImageNet beside its relatives.
 func suiteRobustness(p *runlog.Page, models []*SuiteModel) {
 	if len(models[0].Robustness) == 0 {

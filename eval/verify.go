@@ -490,10 +490,8 @@ func (o VerifyOptions) suite() (verification, error) {
 	if res.Shard != nil {
 		return nil, fault.Usagef("%s: is part of a suite; merge the parts, then verify the whole", fault.Name(o.Dir))
 	}
-	for _, m := range res.All() {
-		if err := m.follows(o.Dir); err != nil {
-			return nil, err
-		}
+	if err := res.follows(o.Dir); err != nil {
+		return nil, err
 	}
 	return func(ctx context.Context, m *Model, alpha float64) (*Verification, error) {
 		i := slices.IndexFunc(res.All(), func(s *SuiteModel) bool { return s.Model.SHA256 == m.info().SHA256 })
