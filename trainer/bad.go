@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -37,9 +38,11 @@ type badSamples struct {
 
 	mu     sync.Mutex
 	first  int64   // position of the run at which this process starts
-	ranks  int64   // processes that share the positions
+	lists  string  // names the files of all processes of the run
+	shared bool    // with other processes: tooMany is asked with all their numbers
 	n      int64   // of this process
-	before int64   // of the steps so far, those of earlier processes included
+	old    int64   // of the run's earlier processes
+	before int64   // of the steps so far, old ones included
 	ahead  []int64 // positions that are not in before
 	seen   map[string]bool
 	lines  *runlog.Metrics
@@ -50,7 +53,7 @@ type badSamples struct {
 const badAllowance = 10
 
 func newBadSamples(path string, limit float64, first int64, log *slog.Logger) *badSamples {
-	return &badSamples{path: path, limit: limit, first: first, ranks: 1, log: log, seen: map[string]bool{}}
+	return &badSamples{path: path, lists: path, limit: limit, first: first, log: log, seen: map[string]bool{}}
 }
 
 func (b *badSamples) add(source string, why *badSample, pos int64) error {
@@ -59,11 +62,31 @@ func (b *badSamples) add(source string, why *badSample, pos int64) error {
 	b.n++
 	b.ahead = append(b.ahead, pos)
 	b.note(source, why)
-	// For every bad one another was drawn.
-	if drawn := (pos-b.first)/b.ranks + b.n; b.n > badAllowance && float64(b.n) > b.limit*float64(drawn) {
-		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows (last: %s); %s lists them: repair the data, or raise max_bad", b.n, drawn, b.limit, why, b.path)
+	if b.shared {
+		return nil
+	}
+	return b.tooMany(b.n, pos-b.first, fmt.Sprintf(" (last: %s)", why))
+}
+
+// tooMany is the error of more bad samples, beside so many good ones, than max_bad
+// allows. For every bad one another was drawn.
+func (b *badSamples) tooMany(n, good int64, last string) error {
+	if drawn := good + n; n > badAllowance && float64(n) > b.limit*float64(drawn) {
+		return fault.Inputf("%d of %d samples drawn cannot be used, more than max_bad %v allows%s; %s lists them: repair the data, or raise max_bad", n, drawn, b.limit, last, b.lists)
 	}
 	return nil
+}
+
+// found is how many of the run's first samples this process could not use.
+func (b *badSamples) found(samples int64) (n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, pos := range b.ahead {
+		if pos < samples {
+			n++
+		}
+	}
+	return n + b.before - b.old
 }
 
 // list lists something unusable that does not count as a sample.

@@ -449,7 +449,7 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 		}
 		r.job.at(atData, r.step+1)
 		b, wait, err := r.feed.next(ctx)
-		w := word{Numbers: [6]float64{wait.Seconds()}}
+		w := word{Numbers: [6]float64{wait.Seconds(), float64(r.bad.found(r.samples(r.step + 1)))}}
 		if ctx.Err() != nil {
 			w.Flags, err = flagStop, nil
 		}
@@ -462,6 +462,13 @@ func (r *run) loopTogether(ctx context.Context, to int64) error {
 		}
 		if slices.ContainsFunc(words, func(w word) bool { return w.Flags&flagStop != 0 }) {
 			return r.interruptedTogether(ctx)
+		}
+		bad := 0.0
+		for _, w := range words {
+			bad += w.Numbers[1]
+		}
+		if err := r.bad.tooMany(int64(bad), r.samples(r.step+1)-r.seen, ""); err != nil { // every rank finds it
+			return r.rescueTogether(ctx, &jobError{err: err, said: !r.leads()})
 		}
 		if !slices.ContainsFunc(words, func(w word) bool { return w.Flags&flagSaved == 0 }) {
 			if err := r.commit(ctx); err != nil {

@@ -526,3 +526,26 @@ func TestExamples(t *testing.T) {
 		t.Errorf("%d workers, mpirun %s", workers.Replicas, args)
 	}
 }
+
+// TestBadSamplesOfAJob: max_bad is of the job, whose processes have few bad samples
+// each; the error names the files of all.
+func TestBadSamplesOfAJob(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	path := filepath.Join(t.TempDir(), "bad.tar")
+	badTar(t, path)
+	for limit, status := range map[string]int{"0.01": 3, "0.9": 0} {
+		out := t.TempDir()
+		_, errs := runRanks(t, 4, out, func(int) *Recipe {
+			return tiny(t, "data=[{source: "+path+"}]", "max_bad="+limit)
+		}, nil)
+		lists := filepath.Join(out, badFiles)
+		for _, err := range errs {
+			if fault.Code(err) != status || status != 0 && (!strings.Contains(err.Error(), "samples drawn cannot be used, more than max_bad 0.01 allows; "+lists+" lists them") || !strings.Contains(err.Error(), "the state after step")) {
+				t.Errorf("max_bad %s: %v", limit, err)
+			}
+		}
+		if found, err := filepath.Glob(lists); err != nil || len(found) < 2 {
+			t.Errorf("max_bad %s: lists %v, %v", limit, found, err)
+		}
+	}
+}

@@ -170,12 +170,12 @@ func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
 	}
 	r.bad = newBadSamples(list, r.recipe.MaxBad, r.seen, r.log)
 	if r.job != nil {
-		r.bad.ranks = int64(r.job.Size())
+		r.bad.shared, r.bad.lists = true, filepath.Join(r.out, badFiles)
 	}
 	reading := o.fakes.reading
 	if b.from.state != nil {
 		if r.leads() {
-			r.bad.before = b.from.state.Bad
+			r.bad.old, r.bad.before = b.from.state.Bad, b.from.state.Bad
 		}
 		reading.gaps = b.from.state.Gaps
 	}

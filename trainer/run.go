@@ -413,7 +413,7 @@ func (r *run) finish(ctx context.Context) (*Result, error) {
 	}
 	r.sum()
 	if res.Bad > 0 {
-		r.log.Warn("some samples could not be used", "count", res.Bad, "list", r.bad.path)
+		r.log.Warn("some samples could not be used", "count", res.Bad, "list", r.bad.lists)
 	}
 	if err := r.report(); err != nil {
 		return nil, err

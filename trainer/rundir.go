@@ -24,6 +24,7 @@ const (
 	finalFile   = "final.safetensors"
 	reportFile  = "report.html"
 	badFile     = "bad_samples.jsonl"
+	badFiles    = "bad_samples*.jsonl" // of the processes of a job
 	lockFile    = ".lock"
 )
 

@@ -257,7 +257,7 @@ func (p *pairs) fill(ctx context.Context, d draw, pixels []uint8, tokens []int32
 			d.example = r.Int64N(pool.n)
 		}
 	}
-	return fault.Inputf("data: %d examples in a row cannot be used; bad_samples.jsonl lists them: check the source", substitutes)
+	return fault.Inputf("data: %d examples in a row cannot be used; %s lists them: check the source", substitutes, p.bad.path)
 }
 
 // example returns the example of a draw; a bad one is an error.
