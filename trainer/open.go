@@ -164,6 +164,11 @@ func (r *run) openSources(ctx context.Context, o Options, b *beginning) error {
 		r.unchecked("data", "placeholders of %s; set data.0.source to your own data", r.recipe.bundled)
 		return nil
 	}
+	if b.from.state == nil { // a run that has begun with them goes on
+		if err := r.recipe.noEffect(ctx); err != nil {
+			return err
+		}
+	}
 	list := filepath.Join(r.out, r.badList())
 	if r.dry {
 		list = ""

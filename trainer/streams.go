@@ -88,6 +88,26 @@ func (r *Recipe) settleReading(ctx context.Context) *Recipe {
 	return &out
 }
 
+// noEffect refuses keys that the sources, as they are read, make no use of.
+func (r *Recipe) noEffect(ctx context.Context) error {
+	for i, s := range r.Data {
+		if s.Count != "" && s.Read != readStream {
+			return fault.Usagef("data.%d.count: %s needs read: stream; read: random counts by its index: leave it out", i, s.Count)
+		}
+		if s.Image == "" && s.Caption == "" {
+			continue
+		}
+		if s.Tensors != "" {
+			return fault.Usagef("data.%d: tensors have no columns; leave out image and caption", i)
+		}
+		tars, err := dataset.Tars(ctx, r.path(s.Source)) // opening it will report the error
+		if err == nil && len(tars) > 0 && s.Image != "" {
+			return fault.Usagef("data.%d.image: %q is a column of a table, and tars have none; leave it out", i, s.Image)
+		}
+	}
+	return nil
+}
+
 // draws gives the samples of rows, one after another.
 type draws interface {
 	next(ctx context.Context) (draw, error)

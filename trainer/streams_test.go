@@ -436,6 +436,9 @@ func TestStreamSettled(t *testing.T) {
 		{few, nil, "not a list or a folder of .tar files", 3},
 		{"pipe:aws s3 cp s3://b/{00..11}.tar -", nil, "cannot be read in pieces or twice; give s3://b/{00..11}.tar itself", 2},
 		{filepath.Join(dir, "{07..09}.tar"), nil, "no such file", 3},
+		{source, []string{"data.0.image=jpg"}, `data.0.image: "jpg" is a column of a table, and tars have none`, 2},
+		{source, []string{"data.0.read=random", "data.0.count=headers"}, "data.0.count: headers needs read: stream", 2},
+		{source, []string{"data.0.read=random", "data.0.image=jpg"}, "data.0.image", 2},
 		{source, []string{"lanes=8", "batch=16", "data.0.weight=1"}, "10 samples do not fill a batch of 16", 3},
 	} {
 		_, err := Run(t.Context(), streamed(t, c.source, c.sets...), Options{Out: filepath.Join(dir, "out"), Backend: "go"})
