@@ -156,6 +156,21 @@ func blobOf(pointer string) string {
 	return filepath.Base(to)
 }
 
+// blobsLike are the names of a repository's blobs that are as long as a file.
+func (c *client) blobsLike(repo, at string) (list []string) {
+	st, err := os.Stat(at)
+	if err != nil {
+		return nil
+	}
+	entries, _ := os.ReadDir(c.blob(repo, ""))
+	for _, e := range entries {
+		if b, err := e.Info(); err == nil && b.Size() == st.Size() && (isSHA256(e.Name()) || isSHA1(e.Name())) {
+			list = append(list, e.Name())
+		}
+	}
+	return list
+}
+
 // local reports whether a name from a server is that of a file inside a folder.
 func local(name string) bool {
 	return name != "" && path.Clean(name) == name && filepath.IsLocal(filepath.FromSlash(name)) && !strings.ContainsAny(name, "\\:\x00")

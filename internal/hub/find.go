@@ -218,17 +218,45 @@ func (t *target) label() string {
 
 // fromCache takes a model from the cache, if all of it is there and intact.
 func (c *client) fromCache(ctx context.Context, t *target, file, commit string) (Found, error) {
+	unknown := slices.DeleteFunc(t.before(file), func(name string) bool {
+		_, err := os.Stat(c.absent(t.repo, commit, name))
+		return err == nil
+	})
+	if len(unknown) > 0 {
+		c.Log.Warn("the cache does not say whether the repository has a file that would be chosen before this one; run evatool fetch while online, or name the file",
+			"name", t.name, "chosen", t.file(file), "before it", strings.Join(unknown, " "))
+	}
 	there := c.cachedFiles(t.repo, commit)
 	return c.gather(t, file, commit, there, func(name string) (string, error) {
 		at := c.pointer(t.repo, commit, name)
 		if _, err := os.Stat(at); err != nil {
 			return "", fault.Envf("%s: %s is not in the cache (%s); run evatool fetch while online", t.label(), fault.Name(name), fault.Name(c.Cache))
 		}
-		if err := c.intact(ctx, at, blobOf(at)); err != nil {
+		if err := c.whole(ctx, t, at); err != nil {
 			return "", fault.As(fault.Input, fmt.Errorf("%s: the file in the cache cannot be verified: %w; run evatool fetch while online to replace it", fault.Name(at), err))
 		}
 		return at, nil
 	})
+}
+
+// whole returns nil if a file of a snapshot has the hash of its blob. Where the links
+// were followed by what copied the cache, that is one of the blobs of the file's size;
+// a file that no blob speaks for is taken as it is.
+func (c *client) whole(ctx context.Context, t *target, at string) error {
+	if to := blobOf(at); to != "" {
+		return c.intact(ctx, at, to)
+	}
+	hashes := c.blobsLike(t.repo, at)
+	if len(hashes) == 0 {
+		c.Log.Warn("a file of the cache is neither a link nor a copy of a blob, so its hash is not known", "file", at)
+	}
+	var err error
+	for _, hash := range hashes {
+		if err = c.intact(ctx, at, hash); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // online takes a model from the hub, using files that the cache already has.
@@ -244,7 +272,26 @@ func (c *client) online(ctx context.Context, t *target, tries int) (Found, error
 	if err != nil {
 		return Found{}, err
 	}
+	for _, name := range t.before(file) { // for the same choice without the list
+		c.noteAbsent(t.repo, commit, name)
+	}
 	return c.fetch(ctx, t, file, commit, names, tries)
+}
+
+// before are the usual names that would have been chosen instead of the file, had the
+// repository had them; none for a file that was given.
+func (t *target) before(file string) (list []string) {
+	if slices.Contains(t.files, file) {
+		return nil
+	}
+	for _, u := range usual {
+		if name := path.Join(strings.Join(t.files, ""), u); name != file {
+			list = append(list, name)
+			continue
+		}
+		break
+	}
+	return list
 }
 
 // fetch takes a file and those that belong to it. names are the commit's files.
@@ -481,9 +528,10 @@ func orNothing(s string) string {
 
 // elsewhere fetches weights from an address outside the hub if their hash is public.
 func (c *client) elsewhere(ctx context.Context, name string, w *published.Weights) (string, error) {
-	at, broken := c.elsewhereCached(w)
+	at, sum := c.elsewhereCached(w)
+	var broken error
 	if at != "" {
-		if broken = c.intact(ctx, at, blobOf(at)); broken == nil {
+		if broken = c.intact(ctx, at, sum); broken == nil {
 			return at, nil
 		}
 	}
@@ -508,7 +556,7 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 		return "", err
 	}
 	defer unlock()
-	if at, _ := c.elsewhereCached(w); at != "" && c.intact(ctx, at, blobOf(at)) == nil { // another process has fetched it meanwhile
+	if at, sum := c.elsewhereCached(w); at != "" && c.intact(ctx, at, sum) == nil { // another process has fetched it meanwhile
 		return at, nil
 	}
 	explain := func(err error) error {
@@ -550,19 +598,25 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 }
 
 // elsewhereCached returns the cache's file of weights from an address outside the
-// hub, going by the name of its blob; empty if there is none.
-func (c *client) elsewhereCached(w *published.Weights) (at string, err error) {
+// hub, and the name of its blob, which begins with the hash in the table; empty if
+// there is none.
+func (c *client) elsewhereCached(w *published.Weights) (at, sum string) {
 	repo := w.CacheRepo()
-	if repo == "" {
-		return "", nil
+	if repo == "" || w.SHA256 == "" {
+		return "", ""
 	}
 	commit := c.cachedCommit(ref{repo: repo, revision: mainRevision})
 	if commit == "" {
-		return "", nil
+		return "", ""
 	}
 	at = c.pointer(repo, commit, path.Base(w.URL))
-	if _, err := os.Stat(at); err != nil || w.SHA256 == "" || !strings.HasPrefix(blobOf(at), w.SHA256) {
-		return "", nil
+	blobs := []string{blobOf(at)}
+	if blobs[0] == "" {
+		blobs = c.blobsLike(repo, at)
 	}
-	return at, nil
+	i := slices.IndexFunc(blobs, func(b string) bool { return strings.HasPrefix(b, w.SHA256) })
+	if _, err := os.Stat(at); err != nil || i < 0 {
+		return "", ""
+	}
+	return at, blobs[i]
 }

@@ -309,6 +309,53 @@ func TestWithoutLinks(t *testing.T) {
 	}
 }
 
+// A cache that was copied with its links followed works offline; a file is still
+// verified by the blob that it is a copy of.
+func TestCopiedCache(t *testing.T) {
+	h := hubtest.New(t, repo, modelFiles())
+	f := find(t, "hf:"+repo, Options{})
+	for _, at := range f.Files {
+		b, err := os.ReadFile(at)
+		if err == nil {
+			err = os.Remove(at)
+		}
+		if err == nil {
+			err = os.WriteFile(at, b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.Asked = nil
+	if g := find(t, "hf:"+repo, Options{Offline: true}); g.Path != f.Path || len(g.Files) != len(f.Files) || len(h.Asked) != 0 {
+		t.Errorf("%+v, asked %v", g, h.Asked)
+	}
+	os.WriteFile(f.Path, noise(8, 3<<20), 0o644)
+	failing(t, "hf:"+repo, Options{Offline: true}, fault.Input, "cannot be verified", "its hash is")
+}
+
+// Offline the choice is that of the repository's list, if the cache has been told; else
+// there is a warning that names what may be missing.
+func TestChoiceOffline(t *testing.T) {
+	files := modelFiles()
+	delete(files, "open_clip_model.safetensors")
+	hubtest.New(t, repo, files)
+	for name, warns := range map[string]bool{"hf:" + repo: false, "hf:" + repo + "/model.safetensors": true} {
+		cache := t.TempDir()
+		find(t, name, Options{Cache: cache})
+		var log strings.Builder
+		f := find(t, "hf:"+repo, Options{Cache: cache, Offline: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if got := strings.Contains(log.String(), "open_clip_pytorch_model.bin"); got != warns || warns != strings.HasSuffix(f.Path, "/model.safetensors") {
+			t.Errorf("%s: %s, log %q", name, f.Path, log.String())
+		}
+		log.Reset()
+		find(t, name, Options{Cache: cache, Offline: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if log.Len() > 0 {
+			t.Errorf("%s: %s", name, log.String())
+		}
+	}
+}
+
 // A mirror that has another commit than the one asked for is not believed.
 func TestOtherCommit(t *testing.T) {
 	h := hubtest.New(t, repo, modelFiles())
