@@ -605,6 +605,18 @@ func (k *karpathy) Classes() []string { return nil }
 func (k *karpathy) Describe() string  { return k.name }
 func (k *karpathy) Close() error      { return nil }
 
+// Sizes implements dataset.Sized.
+func (k *karpathy) Sizes(context.Context) (sizes []int64) {
+	for _, im := range k.images {
+		size := int64(-1)
+		if st, err := os.Stat(im.path); err == nil {
+			size = st.Size()
+		}
+		sizes = append(sizes, size)
+	}
+	return sizes
+}
+
 func (k *karpathy) Fingerprint() string {
 	var parts []string
 	for _, im := range k.images {

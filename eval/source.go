@@ -99,24 +99,14 @@ type pictures struct {
 // identityOf is the fingerprint of data, with the sizes of pictures that it only
 // names: other pictures of the same names are other data.
 func identityOf(ctx context.Context, data source) string {
-	p, ok := data.(*pictures)
-	if !ok {
-		return data.Fingerprint()
-	}
-	sizes := dataset.Sizes(ctx, p.Dataset)
-	if k, ok := p.Dataset.(*karpathy); ok {
-		for _, im := range k.images {
-			size := int64(-1)
-			if st, err := os.Stat(im.path); err == nil {
-				size = st.Size()
+	if p, ok := data.(*pictures); ok {
+		if d, ok := p.Dataset.(dataset.Sized); ok {
+			if sizes := d.Sizes(ctx); len(sizes) > 0 {
+				return contentKey(data.Fingerprint(), fmt.Sprint(sizes))
 			}
-			sizes = append(sizes, size)
 		}
 	}
-	if len(sizes) == 0 {
-		return data.Fingerprint()
-	}
-	return contentKey(data.Fingerprint(), fmt.Sprint(sizes))
+	return data.Fingerprint()
 }
 
 // sampleOf is a hash of the bytes of some pictures from all over the data: sets

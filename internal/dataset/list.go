@@ -77,13 +77,14 @@ func (d *list) labels() []int {
 	return out
 }
 
-// Sizes are those of the pictures on a disk whose size the index does not know, as
-// a table only names them; -1 for one that is missing.
-func Sizes(ctx context.Context, ds Dataset) (sizes []int64) {
-	d, ok := ds.(*list)
-	if !ok {
-		return nil
-	}
+// Sized is a dataset that only names some of its pictures, as a table does. Sizes are
+// those of the ones on a disk, -1 for one that is missing.
+type Sized interface {
+	Sizes(ctx context.Context) []int64
+}
+
+// Sizes implements Sized.
+func (d *list) Sizes(ctx context.Context) (sizes []int64) {
 	if _, local := d.st.(disk); !local {
 		return nil // a request for each
 	}
