@@ -232,7 +232,9 @@ func (c *client) fromCache(ctx context.Context, t *target, file, commit string) 
 		if _, err := os.Stat(at); err != nil {
 			return "", fault.Envf("%s: %s is not in the cache (%s); run evatool fetch while online", t.label(), fault.Name(name), fault.Name(c.Cache))
 		}
-		if err := c.whole(ctx, t, at); err != nil {
+		if err := c.whole(ctx, t, at); ctx.Err() != nil { // it was not read to its end
+			return "", ctx.Err()
+		} else if err != nil {
 			return "", fault.As(fault.Input, fmt.Errorf("%s: the file in the cache cannot be verified: %w; run evatool fetch while online to replace it", fault.Name(at), err))
 		}
 		return at, nil
@@ -534,6 +536,9 @@ func (c *client) elsewhere(ctx context.Context, name string, w *published.Weight
 		if broken = c.intact(ctx, at, sum); broken == nil {
 			return at, nil
 		}
+	}
+	if ctx.Err() != nil { // it was not read to its end
+		return "", ctx.Err()
 	}
 	host, file := hostOf(w.URL), path.Base(w.URL)
 	what := fmt.Sprintf("%s (%s)", fault.Name(name), w.URL)

@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/hub/hubtest"
+	"github.com/evatool/evatool/internal/published"
 )
 
 const (
@@ -306,6 +308,51 @@ func TestWithoutLinks(t *testing.T) {
 	find(t, "hf:"+repo, Options{})
 	if got, _ := os.ReadFile(f.Path); !bytes.Equal(got, b) {
 		t.Error("a broken file was not replaced")
+	}
+}
+
+// An interruption while a file of the cache is being verified says nothing about the
+// file, which stays.
+func TestInterruptedVerification(t *testing.T) {
+	h := hubtest.New(t, repo, modelFiles())
+	f := find(t, "hf:"+repo, Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c, err := newClient(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Base(f.Path)
+	m := meta{commit: commit, etag: blobOf(f.Path), size: 3 << 20, url: h.URL}
+	if _, err := c.take(ctx, ref{repo: repo, revision: mainRevision}, name, m); err != context.Canceled {
+		t.Errorf("online: %v", err)
+	}
+	if _, err := Find(ctx, "hf:"+repo, Options{Offline: true}); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "cannot be verified") {
+		t.Errorf("offline: %v", err)
+	}
+	b := h.Files[name]
+	sum := hubtest.ETag(name, b)
+	w := &published.Weights{Architecture: "ViT-B-32", Tag: "openai", URL: "https://models.example/clip/" + sum + "/ViT-B-32.pt", SHA256: sum}
+	at := c.pointer(w.CacheRepo(), sum[:40], "ViT-B-32.pt")
+	for path, text := range map[string][]byte{c.blob(w.CacheRepo(), sum): b, filepath.Join(c.folder(w.CacheRepo()), "refs", "main"): []byte(sum[:40])} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, text, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), link(c.blob(w.CacheRepo(), sum), at)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c.Offline = range []bool{false, true} {
+		if _, err := c.elsewhere(ctx, "openai:ViT-B-32", w); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "cannot be verified") {
+			t.Errorf("elsewhere: %v", err)
+		}
+		if got, err := c.elsewhere(t.Context(), "openai:ViT-B-32", w); err != nil || got != at {
+			t.Errorf("elsewhere, afterwards: %s, %v", got, err)
+		}
+	}
+	h.Asked = nil
+	if g := find(t, "hf:"+repo, Options{Offline: true}); g.Path != f.Path {
+		t.Errorf("afterwards: %+v", g)
 	}
 }
 
