@@ -54,7 +54,7 @@ type Result struct {
 	Versions        map[string]string `json:"versions"`
 	Key             string            `json:"key"` // hash of model, data, words and preprocessing
 
-	rightAt map[int]bool // which images or questions are right, by index
+	rightAt map[int]bool // which images or questions are right, by index; one of five where the metric counts these
 }
 
 // ModelInfo names the scored model.

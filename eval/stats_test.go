@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"github.com/evatool/evatool/internal/dataset"
 	"math"
 	"slices"
 	"testing"
@@ -135,6 +136,17 @@ func TestBestRank(t *testing.T) {
 		right := slices.Clone(c.right)
 		if got := bestRank(c.scores, right); got != c.want {
 			t.Errorf("%v, right %v: rank %d, want %d", c.scores, c.right, got, c.want)
+		}
+	}
+}
+
+// Models are compared by what the set's metric counts as right.
+func TestRightByMetric(t *testing.T) {
+	for metric, want := range map[string]bool{dataset.WorstGroupTop1: false, dataset.WorstGroupTop5: true} {
+		res := &Result{Metric: metric}
+		res.tally([]string{"a", "b", "c", "d", "e"}, []row{{Label: 2, Top: [5]int{0, 1, 2, 3, 4}}})
+		if res.rightAt[0] != want {
+			t.Errorf("%s: the third place is right: %v", metric, !want)
 		}
 	}
 }

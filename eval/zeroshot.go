@@ -539,7 +539,11 @@ func (res *Result) tally(names []string, rows []row) {
 	res.rightAt = make(map[int]bool, len(rows))
 	for _, r := range rows {
 		t.add(r)
-		res.rightAt[r.Index] = r.Top[0] == r.Label || r.Scores != nil && slices.Contains(r.Meta, r.Top[0])
+		right := r.Top[0] == r.Label || r.Scores != nil && slices.Contains(r.Meta, r.Top[0])
+		if res.Metric == dataset.WorstGroupTop5 {
+			right = slices.Contains(r.Top[:], r.Label)
+		}
+		res.rightAt[r.Index] = right
 	}
 	t.fill(res)
 	if res.Kind == dataset.MultiLabel {
