@@ -1,12 +1,13 @@
 package eval
 
 import (
-	"github.com/evatool/evatool/internal/dataset"
 	"math"
 	"slices"
 	"testing"
 
 	"github.com/evatool/evatool/internal/fault"
+
+	"github.com/evatool/evatool/internal/dataset"
 )
 
 func TestWilson(t *testing.T) {
