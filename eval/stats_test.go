@@ -5,9 +5,8 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/evatool/evatool/internal/fault"
-
 	"github.com/evatool/evatool/internal/dataset"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 func TestWilson(t *testing.T) {
@@ -144,8 +143,8 @@ func TestBestRank(t *testing.T) {
 // Models are compared by what the set's metric counts as right.
 func TestRightByMetric(t *testing.T) {
 	for metric, want := range map[string]bool{dataset.WorstGroupTop1: false, dataset.WorstGroupTop5: true} {
-		res := &Result{Metric: metric}
-		res.tally([]string{"a", "b", "c", "d", "e"}, []row{{Label: 2, Top: [5]int{0, 1, 2, 3, 4}}})
+		res := &Result{Metric: metric, Group: &GroupInfo{}}
+		res.tally([]string{"a", "b", "c", "d", "e"}, []row{{Label: 2, Top: [5]int{0, 1, 2, 3, 4}, Meta: []int{0}}})
 		if res.rightAt[0] != want {
 			t.Errorf("%s: the third place is right: %v", metric, !want)
 		}
