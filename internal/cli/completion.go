@@ -26,7 +26,7 @@ var flagValues = map[string][]string{
 	"preprocess":       {"openai", "inception", "imagenet"},
 	"interpolation":    {"bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"},
 	"mode":             {"rgb-first", "direct"},
-	"resume":           {"auto", "never"},
+	"train resume":     {"auto", "never"},
 	"shard":            {"auto"},
 	"classifier-cache": {"off"},
 	"language":         {"en", "ar", "cn", "it", "jp"},

@@ -75,6 +75,7 @@ func TestCompletedArguments(t *testing.T) {
 		{[]string{"train", "--set", "lr."}, []string{"lr.vision=", "lr.text=", "lr.other="}},
 		{[]string{"train", "--set", "data.0.w"}, []string{"data.0.weight="}},
 		{[]string{"train", "--resume", ""}, []string{"auto", "never"}},
+		{[]string{"zeroshot", "imagenet", "--resume="}, nil}, // true or false there
 		{[]string{"train", "--backend", "x"}, []string{"xla", "xla-cpu", "xla-cuda", "xla:"}},
 		{[]string{"retrieval", "f"}, []string{"flickr30k"}},
 		{[]string{"zeroshot", "imagenet-"}, []string{"imagenet-a", "imagenet-o", "imagenet-r", "imagenet-sketch", "imagenet-v2"}},
