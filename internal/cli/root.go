@@ -170,8 +170,31 @@ number you can trust (zeroshot), and a better model (train).` + exitStatus,
 		cmd := c(app)
 		root.AddCommand(cmd)
 	}
+	strict(root)
 	complete(root)
 	return root
+}
+
+// strict makes cobra's own commands refuse what they do not know: they would print
+// some help with status 0.
+func strict(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "completion":
+			cmd.Args = noCommand
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				topic, rest, err := root.Find(args)
+				if err != nil || len(rest) == 0 || !topic.HasSubCommands() {
+					return err
+				}
+				return topic.ValidateArgs(rest)
+			}
+		}
+	}
 }
 
 // Command is the whole command tree, from which man pages and completions are made.
