@@ -89,6 +89,11 @@ about resuming, forking and training on several machines.` + exitStatus,
 				}
 				return printPlan(cmd, app, plan, trainer.Check(ctx, r, o))
 			}
+			for _, name := range []string{"rate", "memory", "card", "mfu", "net"} {
+				if cmd.Flags().Changed(name) { // the question was what a run would cost
+					return fault.Usagef("--%s: only with --dry-run; add that, or leave it out to train", name)
+				}
+			}
 			// Of several processes only one shows progress.
 			progress := sync.OnceValue(func() *runlog.Progress { return app.Progress("train", r.Steps, "steps") })
 			var bar *runlog.Progress
