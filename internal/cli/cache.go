@@ -15,9 +15,11 @@ func newCache(app *App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "List and clear evatool's caches",
-		Long: `List or clear evatool's caches in the user's cache folder: programs compiled for
-a backend, and class vectors of zero-shot evaluations. Both are recreated when
-needed. Installed plugins are not a cache: see evatool backend.` + exitStatus,
+		Long: `List or clear evatool's caches in the user's cache folder:
+
+` + cachesHold() + `
+All are made again when needed, features by encoding the images again. Installed
+plugins are not a cache: see evatool backend.` + exitStatus,
 		Example: `  evatool cache list
   evatool cache clear`,
 		Args: noCommand,
@@ -48,7 +50,8 @@ func newCacheClear(app *App) *cobra.Command {
 		Short: "Remove the files of all caches, or of those named",
 		Long: `Remove the files of all caches, or of those named (` + strings.Join(names, ", ") + `).
 Anything that evatool did not put there stays. A command that is using a cache
-is not disturbed.` + exitStatus,
+is not disturbed, with one exception: a probe needs its features until it ends, and
+stops without them.` + exitStatus,
 		Example: `  evatool cache clear
   evatool cache clear compiled`,
 		ValidArgs: names,
@@ -64,6 +67,14 @@ is not disturbed.` + exitStatus,
 			return eachCache(app, args, "removed: ", usercache.Cache.Clear)
 		},
 	}
+}
+
+// cachesHold lists the caches and what is in them.
+func cachesHold() (list string) {
+	for _, c := range usercache.All {
+		list += fmt.Sprintf("  %s: %s\n", c.Name, c.Holds)
+	}
+	return list
 }
 
 func cacheNames() (names []string) {
