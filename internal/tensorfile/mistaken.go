@@ -13,6 +13,7 @@ func Mistaken(head []byte, size int64) string {
 		{text, "version https://git-lfs", "a Git LFS pointer instead of the file (run `git lfs pull`)"},
 		{text, "<", "an HTML or XML page, not a checkpoint (the download failed)"},
 		{text, "{\"error", "a server's error message, not a checkpoint (the download failed)"},
+		{text, "{", "a JSON file, such as a model's configuration, not weights"},
 		{head, "GGUF", "a GGUF file"},
 		{head, "\x89HDF", "an HDF5 file"},
 		{head, "\x1f\x8b", "a gzip file (unpack it first)"},

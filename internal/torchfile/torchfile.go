@@ -123,7 +123,7 @@ func (c *Checkpoint) load(f raw) (any, error) {
 		c.container = "torch-legacy"
 		return openLegacy(f)
 	}
-	return nil, fmt.Errorf("%s; give a PyTorch file (.pt, .pth, .bin)", notTorch(head, f.size))
+	return nil, fmt.Errorf("%s; give a PyTorch (.pt, .pth, .bin) or safetensors file", notTorch(head, f.size))
 }
 
 // notTorch says what a file is instead of a PyTorch file.
@@ -134,7 +134,7 @@ func notTorch(head []byte, size int64) string {
 	if len(head) > 8 && head[8] == '{' {
 		return "a safetensors file"
 	}
-	return "not a PyTorch file"
+	return "not a checkpoint that evatool knows"
 }
 
 // loadZip reads a zip archive: data.pkl, and storages in data/KEY.
