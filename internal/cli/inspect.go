@@ -23,6 +23,7 @@ the file is executed.` + exitStatus,
 			if err != nil {
 				return err
 			}
+			r.Recognised = flagged(cmd, r.Recognised) // may be the error that convert would end with
 			if app.JSON {
 				return app.PrintJSON(r)
 			}
