@@ -202,6 +202,9 @@ func (res *RetrievalResult) publish() {
 		res.NotCompared = fmt.Sprintf("part %d of %d of the images", res.Shard.Index, res.Shard.Count)
 	case strings.HasPrefix(res.Layout, string(dataset.COCO)):
 		res.NotCompared = "COCO's own captions, while published figures are of Karpathy's split"
+	case strings.Contains(res.Layout, ofSplit): // COCO's has as many images as test
+		_, split, _ := strings.Cut(res.Layout, ofSplit)
+		res.NotCompared = "the split " + split + ", while published figures are of test"
 	default:
 		res.NotCompared = otherImages(res.Set, res.N)
 	}
@@ -248,8 +251,16 @@ func openCaptioned(ctx context.Context, o RetrievalOptions, p arch.Preprocess) (
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := ds.(*karpathy); !ok && o.Split != "" && o.Split != "test" {
+		ds.Close()
+		return nil, fault.Usagef("Options.Split %s: only Karpathy's JSON file has splits, and this is %s; give the data of that split alone, and leave it out", fault.Name(o.Split), fault.Name(ds.Describe()))
+	}
 	return newPictures(ds, p), nil
 }
+
+// ofSplit stands before the split of a Karpathy file, if it is not test, in what
+// describes the data.
+const ofSplit = ", split "
 
 // hubSet is how a repository of the hub has pictures and captions.
 type hubSet struct{ table, folder string }
@@ -560,6 +571,9 @@ func openKarpathy(dir, set, split string) (*karpathy, error) {
 		return nil, fault.Inputf("%s: not a Karpathy file: %w", file, err)
 	}
 	k := &karpathy{name: name}
+	if split != "test" {
+		k.name += ofSplit + split
+	}
 	for _, im := range doc.Images {
 		if im.Split != split {
 			continue

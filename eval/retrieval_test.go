@@ -186,3 +186,29 @@ func TestKarpathyWithoutText(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Karpathy's val split of COCO has as many images as test, of which the published
+// figures are: it is not compared with them. Data without splits has none to choose.
+func TestRetrievalSplit(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a.jpg"), []byte("x"))
+	write(t, filepath.Join(dir, "list.csv"), []byte("path,caption\na.jpg,a dog\n"))
+	write(t, filepath.Join(dir, "dataset_coco.json"), []byte(`{"images": [
+		{"filename": "a.jpg", "split": "test", "sentences": [{"raw": "a dog"}]},
+		{"filename": "a.jpg", "split": "val", "sentences": [{"raw": "a dog"}]}]}`))
+	p := newFake().cfg.Preprocess()
+	for split, want := range map[string]string{"": "", "test": "", "val": "the split val, while published figures are of test"} {
+		src, err := openCaptioned(t.Context(), RetrievalOptions{Set: "coco", Data: dir, Split: split}, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := &RetrievalResult{Set: "coco", N: 5000, Layout: src.Describe(), Model: ModelInfo{Config: "openclip-ViT-B-32"}}
+		if res.publish(); res.NotCompared != want || (len(res.Published) == 0) != (want != "") {
+			t.Errorf("split %q: %q, %d published", split, res.NotCompared, len(res.Published))
+		}
+	}
+	o := RetrievalOptions{Set: "csv", Data: filepath.Join(dir, "list.csv"), Split: "val"}
+	if _, err := openCaptioned(t.Context(), o, p); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "Options.Split val") {
+		t.Error(err)
+	}
+}
