@@ -18,10 +18,14 @@ func base(path string) string { return filepath.Base(path) }
 // is OpenAI's, which is right for OpenAI's files and EVA-CLIP's, and which assumed
 // reports for others.
 func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, given bool) error {
-	if o.Preprocess != "" && wholePreprocess(o.Preprocess) {
-		return a.askedPixels(o)
-	}
 	p, from, err := a.knownPixels(inv)
+	known := p
+	if o.Preprocess != "" && wholePreprocess(o.Preprocess) {
+		if err != nil {
+			from = "" // whatever it means, it is replaced
+		}
+		return a.askedPixels(o, known, from)
+	}
 	switch {
 	case given:
 		if now := a.config.Preprocess(); err == nil && from != "" && p != now && o.Preprocess == "" {
@@ -40,7 +44,7 @@ func (a *architecture) setPixels(m *mapping, inv *inventory, o PlanOptions, give
 	}
 	a.config.SetPreprocess(p)
 	if o.Preprocess != "" {
-		return a.askedPixels(o)
+		return a.askedPixels(o, known, from)
 	}
 	return nil
 }
@@ -87,8 +91,9 @@ func wholePreprocess(s string) bool {
 	return !strings.Contains(s, "=")
 }
 
-// askedPixels applies the user's preprocessing.
-func (a *architecture) askedPixels(o PlanOptions) error {
+// askedPixels applies the user's preprocessing, and warns if from, where it is not
+// empty, knows another.
+func (a *architecture) askedPixels(o PlanOptions, known arch.Preprocess, from string) error {
 	c := a.config
 	size := c.Vision.ImageSize
 	if o.ImageSize != 0 {
@@ -97,6 +102,9 @@ func (a *architecture) askedPixels(o PlanOptions) error {
 	p, err := ReadPreprocess(c.Preprocess(), o.Preprocess, size)
 	if err != nil {
 		return err
+	}
+	if from != "" && o.ImageSize == 0 && p != known {
+		a.warnings = append(a.warnings, fmt.Sprintf("images are prepared as asked, with %s, but %s says %s", p, from, known))
 	}
 	a.assumed = ""
 	c.SetPreprocess(p)

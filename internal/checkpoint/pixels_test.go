@@ -78,6 +78,12 @@ func TestPreprocessOption(t *testing.T) {
 	if q := p.Config.Preprocess(); q.Mean != [3]float32{0.5, 0.5, 0.5} || q.Interpolation != "bilinear" {
 		t.Errorf("%v", q)
 	}
+	// What is known of the weights and says otherwise is a warning, as for --config.
+	for asked, want := range map[string]int{"inception": 0, "std=0.5": 0, "openai": 1, "interpolation=bilinear": 1, "imagenet,resize=squash": 1} {
+		if p := mustPlan(t, l14, PlanOptions{Preprocess: asked}); said(p, "as asked", "but the table of published weights", "mean=0.5") != want || len(p.Warnings) != want {
+			t.Errorf("%s: warnings %q, want %d", asked, p.Warnings, want)
+		}
+	}
 	for _, bad := range []string{"clip", "none.json", "mean=1,2"} {
 		if _, err := newPlan(l14, PlanOptions{Preprocess: bad, Layout: "eva", DType: "keep"}); err == nil || fault.Code(err) == int(fault.Environment) {
 			t.Errorf("%s: %v", bad, err)
