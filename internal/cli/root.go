@@ -28,7 +28,7 @@ const exitStatus = `
 
 EXIT STATUS
   0    done
-  1    a requested check failed (diff, --expect)
+  1    a requested check failed (diff, zeroshot verify, --expect)
   2    usage: a flag or a recipe key
   3    bad input: a file or a dataset
   4    environment: no such backend, no space, no permission
