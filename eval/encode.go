@@ -2,10 +2,10 @@ package eval
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 
+	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
 	"github.com/evatool/evatool/internal/fault"
 	"github.com/evatool/evatool/internal/tensorfile"
@@ -80,15 +80,26 @@ func (m *Model) EncodeImages(ctx context.Context, pictures ...[]byte) (features 
 // cleaned and tokenised as OpenCLIP does it; what exceeds the model's context is
 // cut off. In all else it is like EncodeImages.
 func (m *Model) EncodeTexts(ctx context.Context, texts ...string) (features [][]float32, err error) {
-	tok, err := m.textTokens(ctx)
+	tok, err := m.enteredTokens(ctx)
 	if err != nil {
-		fault.Public(ctx, &err)
 		return nil, err
 	}
 	return encode(ctx, m, m.texts, len(texts), func(i int, row []int32) error {
 		tok.Tokens(row, texts[i], len(row))
 		return nil
 	})
+}
+
+// enteredTokens is textTokens for a caller from outside: Close ends and awaits it.
+func (m *Model) enteredTokens(ctx context.Context) (_ checkpoint.Tokenizer, err error) {
+	defer fault.Public(ctx, &err)
+	inside, leave, err := m.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	tok, err := m.textTokens(inside)
+	return tok, m.orClosed(err)
 }
 
 func encode[T float32 | int32](ctx context.Context, m *Model, b *batcher[T], n int, prepare func(i int, row []T) error) (features [][]float32, err error) {
@@ -102,10 +113,7 @@ func encode[T float32 | int32](ctx context.Context, m *Model, b *batcher[T], n i
 		return [][]float32{}, ctx.Err()
 	}
 	features, err = b.encode(inside, n, prepare)
-	if err != nil && m.closing.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil, errClosed
-	}
-	return features, err
+	return features, m.orClosed(err)
 }
 
 // Probabilities compares images with texts: for each image the softmax over

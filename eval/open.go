@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/checkpoint"
@@ -77,11 +78,8 @@ type Model struct {
 	closed bool
 	users  sync.WaitGroup // calls in flight
 
-	reading sync.Once // guards words
-	words   struct {
-		checkpoint.Tokenizer
-		err error
-	}
+	reading chan struct{}                        // held by the call that reads words
+	words   atomic.Pointer[checkpoint.Tokenizer] // nil until they are read
 
 	warned  sync.Once    // of an assumed preprocessing
 	loading sync.Mutex   // guards what follows
@@ -97,7 +95,7 @@ func open(ctx context.Context, path string, o OpenOptions) (_ *Model, err error)
 	if o.Log == nil {
 		o.Log = runlog.Discard()
 	}
-	m := &Model{runners: map[clip.RunnerOptions]*clip.Runner{}}
+	m := &Model{reading: make(chan struct{}, 1), runners: map[clip.RunnerOptions]*clip.Runner{}}
 	m.dev, err = device.Open(ctx, device.Options{
 		Backend: o.Backend, DeviceCount: o.DeviceCount, Threads: o.Threads, CompileCache: o.CompileCache, Log: o.Log,
 	})
@@ -186,6 +184,14 @@ func (m *Model) enter(ctx context.Context) (_ context.Context, leave func(), err
 	}, nil
 }
 
+// orClosed is err, or errClosed where Close is what ended the call.
+func (m *Model) orClosed(err error) error {
+	if err != nil && m.closing.Err() != nil && errors.Is(err, context.Canceled) {
+		return errClosed
+	}
+	return err
+}
+
 // withModel runs f on the model at path, opened for it, or on opened, which
 // stays open.
 func withModel[R any](ctx context.Context, opened *Model, path string, o OpenOptions, f func(context.Context, *Model) (R, error)) (r R, err error) {
@@ -201,10 +207,8 @@ func withModel[R any](ctx context.Context, opened *Model, path string, o OpenOpt
 		return r, err
 	}
 	defer leave()
-	if r, err = f(ctx, m); err != nil && m.closing.Err() != nil && errors.Is(err, context.Canceled) {
-		err = errClosed
-	}
-	return r, err
+	r, err = f(ctx, m)
+	return r, m.orClosed(err)
 }
 
 // swapped adds a hint to an error about model or data where the data looks like
@@ -306,23 +310,34 @@ func calls(batch int, dtype string, images, texts int) clip.RunnerOptions {
 }
 
 // textTokens is the model's tokenizer or, where the weights' folder has none,
-// that of the repository which its configuration names.
+// that of the repository which its configuration names. A failure is not kept:
+// it may be that of a context or of the network.
 func (m *Model) textTokens(ctx context.Context) (checkpoint.Tokenizer, error) {
-	m.reading.Do(func() {
-		t, err := m.file.Texts("")
-		if errors.Is(err, checkpoint.ErrNoTokenizer) {
-			name, _ := m.file.Config.OtherTokenizer()
-			found, ferr := hub.FindTokenizer(ctx, name, hub.Options{Cache: m.o.ModelCache, Offline: m.o.Offline, Log: m.o.Log})
-			if ferr == nil {
-				t, err = m.file.Texts(filepath.Dir(found.Path))
-			} else {
-				err = fmt.Errorf("%w; looking for it on the hub failed: %w", err, ferr)
-			}
+	if t := m.words.Load(); t != nil {
+		return *t, nil
+	}
+	select {
+	case m.reading <- struct{}{}:
+		defer func() { <-m.reading }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if t := m.words.Load(); t != nil { // read by another call meanwhile
+		return *t, nil
+	}
+	t, err := m.file.Texts("")
+	if errors.Is(err, checkpoint.ErrNoTokenizer) {
+		name, _ := m.file.Config.OtherTokenizer()
+		found, ferr := hub.FindTokenizer(ctx, name, hub.Options{Cache: m.o.ModelCache, Offline: m.o.Offline, Log: m.o.Log})
+		if ferr == nil {
+			t, err = m.file.Texts(filepath.Dir(found.Path))
+		} else {
+			err = fmt.Errorf("%w; looking for it on the hub failed: %w", err, ferr)
 		}
-		if err != nil {
-			err = fault.As(fault.Input, fmt.Errorf("%s: %w", m.file.Path, err))
-		}
-		m.words.Tokenizer, m.words.err = t, err
-	})
-	return m.words.Tokenizer, m.words.err
+	}
+	if err != nil {
+		return nil, fault.As(fault.Input, fmt.Errorf("%s: %w", m.file.Path, err))
+	}
+	m.words.Store(&t)
+	return t, nil
 }

@@ -43,7 +43,7 @@ func TestSigLIP(t *testing.T) {
 	if _, err := m.EncodeTexts(t.Context(), "a cat"); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "tokenizer.json of timm/tiny") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("without a tokenizer: %v", err)
 	}
-	m.Close()
+	defer m.Close()
 	for name, text := range map[string]string{
 		"tokenizer.json": `{"model": {"type": "BPE", "unk_token": "u", "vocab": {"u": 0, "e": 1, "p": 2, "a": 3, "c": 4, "ac": 5, "▁": 6}, "merges": ["a c"]},
 			"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "e"}}], "special_tokens": {"e": {"ids": [1]}}}}`,
@@ -53,11 +53,7 @@ func TestSigLIP(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if m, err = Open(t.Context(), dir, OpenOptions{Backend: "go"}); err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	texts, err := m.EncodeTexts(t.Context(), "A_ac!", "c a c")
+	texts, err := m.EncodeTexts(t.Context(), "A_ac!", "c a c") // the failure before is not for ever
 	if err != nil {
 		t.Fatal(err)
 	}
