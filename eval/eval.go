@@ -155,7 +155,7 @@ func (o Options) check() error {
 			return err
 		}
 	}
-	if err := checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad); err != nil {
+	if err := cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkPart(o.Shard, o.Shards)); err != nil {
 		return err
 	}
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
@@ -189,6 +189,14 @@ func checkCounts(batch, workers, limit, maxBad int) error {
 		if n.v < 0 {
 			return fault.Usagef("%s %d: want 0 or more", n.field, n.v)
 		}
+	}
+	return nil
+}
+
+// checkPart refuses a part that is not one of the shards.
+func checkPart(shard, shards int) error {
+	if n := max(1, shards); shards < 0 || shard < 0 || shard >= n {
+		return fault.Usagef("Options.Shard %d, Options.Shards %d: want 0 <= Shard < Shards, or 0 and 0 for everything", shard, shards)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -156,7 +157,7 @@ func (o *ProbeOptions) check() error {
 			return fault.Usagef("Options.Shots %d: want 1 or more images per class", k)
 		}
 	}
-	if err := checkCounts(o.Batch, o.Workers, 0, o.MaxBad); err != nil {
+	if err := cmp.Or(checkCounts(o.Batch, o.Workers, 0, o.MaxBad), checkPart(o.Shard, o.Shards)); err != nil {
 		return err
 	}
 	if len(o.Folders) > 0 && len(o.Folders) != len(o.ClassNames) {

@@ -102,7 +102,7 @@ func (o *RetrievalOptions) check() error {
 			return err
 		}
 	}
-	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkModel(o.Opened, o.Model, o.OpenOptions))
+	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkPart(o.Shard, o.Shards), checkModel(o.Opened, o.Model, o.OpenOptions))
 }
 
 // Retrieval scores both directions: for an image any of its captions is right,

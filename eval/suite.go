@@ -171,7 +171,7 @@ func (o *SuiteOptions) check() error {
 	if st, err := os.Stat(o.Out); o.Out != "" && err == nil && !st.IsDir() {
 		return fault.Envf("%s: is a file; Options.Out must be a folder", o.Out)
 	}
-	return checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad)
+	return cmp.Or(checkCounts(o.Batch, o.Workers, o.Limit, o.MaxBad), checkPart(o.Shard, o.Shards))
 }
 
 // tasks are the sets, with the paths of those that were found.

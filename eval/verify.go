@@ -432,7 +432,7 @@ func (o VerifyOptions) probe() (verification, error) {
 	if err != nil {
 		return nil, err
 	}
-	one.Benchmark, one.Out, one.Limit, one.Shards = folder, "", 0, 0
+	one.Benchmark, one.Out, one.Limit, one.Shard, one.Shards = folder, "", 0, 0, 0
 	if err := one.check(); err != nil {
 		return nil, err
 	}
