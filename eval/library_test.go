@@ -1,11 +1,58 @@
 package eval
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/fault"
 )
+
+// changed is an encoder with other rows: wrong ones, or those that it keeps.
+type changed struct {
+	public
+	images, texts func([]float32) []float32
+}
+
+func (c changed) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	rows, err := c.public.Images(ctx, flat, n)
+	return c.images(rows), err
+}
+
+func (c changed) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
+	rows, err := c.public.Texts(ctx, tokens, n)
+	return c.texts(rows), err
+}
+
+// Rows of another width than the configuration says are not scored, and those of
+// the right one stay the encoder's.
+func TestEncodersRows(t *testing.T) {
+	o := Options{Data: pictureFolder(t, 12)}
+	same := func(rows []float32) []float32 { return rows }
+	wide := func(rows []float32) []float32 { return append(slices.Clone(rows), rows...) }
+	narrow := func(rows []float32) []float32 { return rows[:len(rows)/2] }
+	for name, enc := range map[string]changed{
+		"wide images": {public{newFake()}, wide, same}, "wide texts": {public{newFake()}, same, wide},
+		"narrow images": {public{newFake()}, narrow, same}, "narrow texts": {public{newFake()}, same, narrow},
+	} {
+		_, what, _ := strings.Cut(name, " ")
+		if _, err := ZeroShotWith(t.Context(), enc, o); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var kept, before [][]float32
+	keep := func(rows []float32) []float32 {
+		kept, before = append(kept, rows), append(before, slices.Clone(rows))
+		return rows
+	}
+	if _, err := ZeroShotWith(t.Context(), changed{public{newFake()}, keep, keep}, o); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.EqualFunc(kept, before, slices.Equal) {
+		t.Error("scoring changed the encoder's own features")
+	}
+}
 
 // A part that is not one of the shards is refused before anything is opened.
 func TestNoSuchPart(t *testing.T) {

@@ -105,6 +105,24 @@ type given struct {
 
 func (g given) Config() *arch.Config { return g.cfg }
 
+func (g given) Images(ctx context.Context, flat []float32, n int) ([]float32, error) {
+	rows, err := g.Encoder.Images(ctx, flat, n)
+	return g.own(rows, err, n, "images")
+}
+
+func (g given) Texts(ctx context.Context, tokens []int32, n int) ([]float32, error) {
+	rows, err := g.Encoder.Texts(ctx, tokens, n)
+	return g.own(rows, err, n, "texts")
+}
+
+// own is a copy of an encoder's features, which scoring makes unit vectors in place.
+func (g given) own(rows []float32, err error, n int, what string) ([]float32, error) {
+	if err == nil && len(rows) != n*g.cfg.EmbedDim {
+		return nil, fault.Usagef("the encoder gave %d values for %d %s; want a row of embed_dim %d for each", len(rows), n, what, g.cfg.EmbedDim)
+	}
+	return slices.Clone(rows), err
+}
+
 // run is one evaluation.
 type run struct {
 	o       Options
