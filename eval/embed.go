@@ -59,6 +59,8 @@ func (o *EmbedOptions) check() error {
 	switch ext := strings.ToLower(filepath.Ext(o.Out)); {
 	case from == (o.Tensors != ""):
 		return fault.Usagef("embed: give Options.Images and/or Options.Texts, or Options.Tensors")
+	case o.Texts == "-" && o.Stdin == nil:
+		return fault.Usagef("embed: Options.Texts is - but Options.Stdin is nil; give a reader, or the name of a file")
 	case ext != ".safetensors" && ext != ".npy":
 		return fault.Usagef("embed: Options.Out %q: want a name that ends in .safetensors or .npy", o.Out)
 	case ext == ".npy" && o.Blocks:

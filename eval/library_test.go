@@ -70,3 +70,29 @@ func TestNoSuchPart(t *testing.T) {
 		}
 	}
 }
+
+// Merging nothing is a mistake of the caller, whatever the parts would be of.
+func TestMergeNothing(t *testing.T) {
+	merges := map[string]func(dirs ...string) error{
+		"set":       func(dirs ...string) error { _, err := Merge(dirs, MergeOptions{}); return err },
+		"retrieval": func(dirs ...string) error { _, err := MergeRetrieval(dirs, MergeOptions{}); return err },
+		"suite":     func(dirs ...string) error { _, err := MergeSuite(dirs, MergeOptions{}); return err },
+		"features":  func(dirs ...string) error { _, err := MergeFeatures(dirs, MergeOptions{}); return err },
+	}
+	for name, merge := range merges {
+		if err := merge(); fault.Code(err) != int(fault.Usage) {
+			t.Errorf("%s of no parts: %v", name, err)
+		}
+		if err := merge(t.TempDir()); fault.Code(err) != int(fault.Input) {
+			t.Errorf("%s of an empty folder: %v", name, err)
+		}
+	}
+}
+
+// Texts from a reader need one.
+func TestEmbedWithoutReader(t *testing.T) {
+	o := EmbedOptions{Texts: "-", Model: "m", Out: "x.npy"}
+	if err := o.check(); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "Options.Stdin") {
+		t.Error(err)
+	}
+}

@@ -239,8 +239,11 @@ func resultOf(dir string) (string, error) {
 	return path, nil
 }
 
-// apart refuses to write the whole over one of its parts.
+// apart refuses to merge nothing, and to write the whole over one of its parts.
 func apart(dirs []string, out string) error {
+	if len(dirs) == 0 {
+		return fault.Usagef("merge: no shard folders; give at least one")
+	}
 	into, _ := os.Stat(out)
 	if into != nil && !into.IsDir() {
 		return fault.Envf("%s: is a file; Options.Out must be a folder", out)
@@ -448,9 +451,6 @@ func journalled(dir, key, backend string, s *ShardInfo) ([]entry, error) {
 
 // fit refuses shards of different runs, overlaps and gaps. parts are sorted.
 func fit(parts []part) error {
-	if len(parts) == 0 {
-		return fault.Usagef("merge: no shard folders; give at least one")
-	}
 	first, next := parts[0], 0
 	for _, p := range parts {
 		if err := sameRun(first, p); err != nil {

@@ -92,6 +92,9 @@ func MergeFeatures(dirs []string, o MergeOptions) (_ *FeatureMerge, err error) {
 			}
 		}
 	}
+	if len(from) == 0 {
+		return nil, fault.Inputf("%s: no features in it; give a folder of features (Options.Features of a part)", fault.Name(dirs[0]))
+	}
 	res.Sets, res.Files = len(files), len(from)
 	if o.Out == "" {
 		return res, nil
