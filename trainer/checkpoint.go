@@ -201,7 +201,7 @@ func (v *saver) patiently(ctx context.Context, what string, fn func() error) err
 		}
 		select {
 		case <-ctx.Done():
-			return stopped{fmt.Sprintf("%s: no space for the %s; once there is some, the same command", v.dir, what), v.from}
+			return stopped{fmt.Sprintf("%s: no space for the %s; once there is some, the same command", v.dir, what), v.from, ctx.Err()}
 		case <-time.After(v.retry):
 		}
 	}

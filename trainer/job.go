@@ -640,7 +640,7 @@ func (r *run) interruptedTogether(ctx context.Context) error {
 	if r.leads() {
 		r.interim()
 	}
-	return &jobError{err: stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}, said: !r.leads()}
+	return &jobError{err: stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from, ctx.Err()}, said: !r.leads()}
 }
 
 // finishTogether is finish for a job: rank 0 writes the model and the report.

@@ -90,14 +90,15 @@ func openLines(path string, keepThrough int64) (jsonLines, error) {
 type stopped struct {
 	text string
 	from func() string // the checkpoint to resume from, once all are written
+	why  error         // with which the context ended; nil where that of another process did
 }
 
 func (s stopped) Error() string        { return s.text + " resumes from " + s.from() }
-func (s stopped) Is(target error) bool { return target == context.Canceled }
+func (s stopped) Is(target error) bool { return target == context.Canceled || target == s.why }
 
 // Run trains by a recipe. It resumes from the newest checkpoint in the run folder,
 // if there is one. When ctx ends it writes a checkpoint and returns an error that
-// is context.Canceled.
+// is context.Canceled, and ctx's error where that is another.
 func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) {
 	defer fault.Public(ctx, &err)
 	if err := o.check(); err != nil {
@@ -393,7 +394,7 @@ func (r *run) interrupted(ctx context.Context) error {
 		return err
 	}
 	r.interim()
-	return stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from}
+	return stopped{fmt.Sprintf("stopped after step %d of %d; the same command", r.step, r.recipe.Steps), r.saver.from, ctx.Err()}
 }
 
 // finish writes the model, the report and the result. A run that StopAfter

@@ -300,6 +300,17 @@ func TestInterrupt(t *testing.T) {
 	sameRun(t, cut, whole)
 }
 
+// A run that stops at a deadline says so, and is interrupted as any other.
+func TestDeadline(t *testing.T) {
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, err := Run(ctx, tiny(t), Options{Out: out, Backend: "go", Progress: func(Step) { <-ctx.Done() }})
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, context.Canceled) || fault.Code(err) != 130 || !strings.Contains(err.Error(), "stopped after step") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // TestKill kills a run at random moments until it finishes.
 func TestKill(t *testing.T) {
 	if os.Getenv("EVATOOL_TEST_TRAIN") != "" {
