@@ -55,6 +55,9 @@ type BenchResult struct {
 // of kind KindEnvironment.
 func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err error) {
 	defer fault.Public(ctx, &err)
+	if r, err = r.checked(); err != nil {
+		return nil, err
+	}
 	d := Options{Backend: o.Backend, DeviceCount: o.DeviceCount, Threads: o.Threads, CompileCache: o.CompileCache, Log: o.Log}
 	dev, err := device.Open(ctx, d.device())
 	if err != nil {

@@ -183,6 +183,16 @@ func (r *Recipe) check(name string) error {
 	return nil
 }
 
+// checked is a checked copy of a recipe, which a program may have made itself, or
+// changed since it was loaded.
+func (r *Recipe) checked() (*Recipe, error) {
+	if r == nil {
+		return nil, fault.Usagef("no recipe; LoadRecipe and ParseRecipe give one")
+	}
+	c := *r
+	return &c, c.check("recipe")
+}
+
 // notFinite is the key, below at, of the first number that is infinite or NaN;
 // empty if there is none.
 func notFinite(v reflect.Value, at string) (key string) {

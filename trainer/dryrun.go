@@ -78,6 +78,9 @@ func DryRun(r *Recipe, o DryRunOptions) (_ *Plan, err error) {
 	}
 	n, hosts := max(1, o.DeviceCount), max(1, o.Hosts)
 	devices := n * hosts
+	if r, err = r.checked(); err != nil {
+		return nil, err
+	}
 	p, err := r.plan(devices, o.Rate, o.Memory)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -369,4 +370,40 @@ func FuzzState(f *testing.F) {
 			t.Errorf("%s: taken as %+v", text, s)
 		}
 	})
+}
+
+// A recipe that a program made itself, or changed after loading it, is checked as a
+// file is.
+func TestRecipeOfAProgram(t *testing.T) {
+	for want, change := range map[string]func(*Recipe){
+		"batch":          func(r *Recipe) { r.Batch = 0 },
+		"micro_batch":    func(r *Recipe) { r.MicroBatch = -1 },
+		"steps":          func(r *Recipe) { r.Steps, r.Samples = 3, 8000 },
+		"samples":        func(r *Recipe) { r.Steps, r.Samples = 0, 0 },
+		"data":           func(r *Recipe) { r.Data = nil },
+		"optimizer.name": func(r *Recipe) { r.Optimizer.Name = "sgd" },
+		"captions.0":     func(r *Recipe) { r.Captions = []string{"no place"} },
+		"image.size":     func(r *Recipe) { r.Image.Size = 640 },
+		"lr.text":        func(r *Recipe) { r.LR.Text = math.NaN() },
+		"model":          func(r *Recipe) { *r = Recipe{} },
+	} {
+		r := tiny(t)
+		change(r)
+		out := filepath.Join(t.TempDir(), "run")
+		_, run := Run(t.Context(), r, Options{Out: out, Backend: "go"})
+		_, bench := Bench(t.Context(), r, BenchOptions{Backend: "go"})
+		_, dry := DryRun(r, DryRunOptions{})
+		check := Check(t.Context(), r, Options{Out: out, Backend: "go"}).Problems
+		for name, err := range map[string]error{"Run": run, "Bench": bench, "DryRun": dry, "Check": errors.Join(check...)} {
+			if fault.Code(err) != int(fault.Usage) || !strings.HasPrefix(err.Error(), "recipe: "+want+": ") {
+				t.Errorf("%s, %s: %v", name, want, err)
+			}
+		}
+		if exists(out) {
+			t.Errorf("%s: there is a run folder", want)
+		}
+	}
+	if _, err := Run(t.Context(), nil, Options{Out: t.TempDir()}); fault.Code(err) != int(fault.Usage) {
+		t.Errorf("no recipe: %v", err)
+	}
 }

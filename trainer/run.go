@@ -104,6 +104,9 @@ func Run(ctx context.Context, recipe *Recipe, o Options) (_ *Result, err error) 
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	if recipe, err = recipe.checked(); err != nil {
+		return nil, err
+	}
 	r := newRun(recipe, o)
 	defer r.leaveFolder() // after the other processes of a job have left it
 	if r.job, err = o.join(r.log); err != nil {

@@ -45,12 +45,16 @@ func Check(ctx context.Context, recipe *Recipe, o Options) Readiness {
 		found(err)
 		return ready
 	}
+	recipe, err := recipe.checked()
+	if err != nil {
+		found(err)
+		return ready
+	}
 	r := newRun(recipe, o)
 	r.dry, r.hosts = true, hosts
 	defer r.close()
 	n := max(1, o.DeviceCount)
 	if o.Backend != "" && o.Backend != "auto" && hosts == 1 {
-		var err error
 		if r.dev, err = device.Open(ctx, o.device()); err == nil {
 			n = r.dev.N()
 		}
