@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"unicode/utf8"
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/clip"
@@ -78,13 +79,16 @@ func (m *Model) EncodeImages(ctx context.Context, pictures ...[]byte) (features 
 
 // EncodeTexts returns a feature of length 1 [embed_dim] for each text. Texts are
 // cleaned and tokenised as OpenCLIP does it; what exceeds the model's context is
-// cut off. In all else it is like EncodeImages.
+// cut off, and one that is not UTF-8 is an error. In all else it is like EncodeImages.
 func (m *Model) EncodeTexts(ctx context.Context, texts ...string) (features [][]float32, err error) {
 	tok, err := m.enteredTokens(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return encode(ctx, m, m.texts, len(texts), func(i int, row []int32) error {
+		if !utf8.ValidString(texts[i]) {
+			return fault.Inputf("%.80q is not UTF-8; convert it first", texts[i])
+		}
 		tok.Tokens(row, texts[i], len(row))
 		return nil
 	})

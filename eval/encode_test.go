@@ -175,6 +175,9 @@ func TestEncodeErrors(t *testing.T) {
 			t.Fatalf("%v", err)
 		}
 	}
+	if f, err := m.EncodeTexts(t.Context(), "café", "caf\xe9"); f != nil || kind(err) != KindInput || !strings.HasPrefix(err.Error(), "text 1: ") {
+		t.Errorf("Latin-1: %v", err)
+	}
 	if f, err := m.EncodeImages(t.Context()); err != nil || f == nil || len(f) != 0 {
 		t.Errorf("no pictures: %v, %v", f, err)
 	}
