@@ -121,7 +121,7 @@ func TestReadTexts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "t.txt")
 	write(t, path, []byte("a dog\r\n\n  two \nlast"))
 	for _, from := range []string{path, "-"} {
-		got, err := readTexts(from, strings.NewReader("a dog\n\n  two \nlast\n"))
+		got, err := readTexts(t.Context(), from, strings.NewReader("a dog\n\n  two \nlast\n"))
 		if err != nil || strings.Join(got, "|") != "a dog||  two |last" {
 			t.Errorf("%s: %q %v", from, got, err)
 		}
@@ -129,7 +129,7 @@ func TestReadTexts(t *testing.T) {
 	// Latin-1, UTF-16 with and without its mark: never read as something else.
 	for _, text := range []string{"ok\ncaf\xe9\n", "\xff\xfeh\x00i\x00\n\x00", "h\x00i\x00\n\x00"} {
 		write(t, path, []byte(text))
-		if got, err := readTexts(path, nil); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "not UTF-8") {
+		if got, err := readTexts(t.Context(), path, nil); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "not UTF-8") {
 			t.Errorf("%q: %q, %v", text, got, err)
 		}
 	}

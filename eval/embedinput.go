@@ -37,7 +37,7 @@ func (e *embedding) inputs(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if e.texts, err = readTexts(e.o.Texts, e.o.Stdin); err != nil {
+	if e.texts, err = readTexts(ctx, e.o.Texts, e.o.Stdin); err != nil {
 		return err
 	}
 	width := e.m.file.Config.Text.ContextLength
@@ -50,11 +50,11 @@ func (e *embedding) inputs(ctx context.Context) (err error) {
 }
 
 // readTexts reads one text a line; an empty line is an empty text.
-func readTexts(path string, stdin io.Reader) ([]string, error) {
+func readTexts(ctx context.Context, path string, stdin io.Reader) ([]string, error) {
 	var b []byte
 	var err error
 	if path == "-" {
-		b, err = io.ReadAll(stdin)
+		b, err = fault.ReadAll(ctx, stdin)
 	} else {
 		b, err = readFile(path, "texts, one a line")
 	}

@@ -2,9 +2,13 @@ package eval
 
 import (
 	"context"
+	"errors"
+	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/evatool/evatool/internal/fault"
 )
@@ -95,4 +99,17 @@ func TestEmbedWithoutReader(t *testing.T) {
 	if err := o.check(); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "Options.Stdin") {
 		t.Error(err)
 	}
+}
+
+// A context ends an Embed that waits for its texts.
+func TestEmbedWaits(t *testing.T) {
+	m := openFixture(t, OpenOptions{Backend: "go"})
+	in, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	defer time.AfterFunc(5*time.Second, func() { w.Close() }).Stop()
+	if _, err := Embed(ctx, EmbedOptions{Opened: m, Texts: "-", Stdin: in, Out: filepath.Join(t.TempDir(), "x.npy")}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	w.Close()
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -42,7 +43,7 @@ HTML entities are repaired, white space is collapsed, letters become lower case.
 			texts := args
 			if len(texts) == 0 {
 				var err error
-				if texts, err = readTexts(app.In, jsonInput); err != nil {
+				if texts, err = readTexts(cmd.Context(), app.In, jsonInput); err != nil {
 					return err
 				}
 			}
@@ -60,12 +61,15 @@ HTML entities are repaired, white space is collapsed, letters become lower case.
 }
 
 // readTexts reads texts, one per line or as one JSON array of strings.
-func readTexts(in io.Reader, asJSON bool) ([]string, error) {
+func readTexts(ctx context.Context, in io.Reader, asJSON bool) ([]string, error) {
+	b, err := fault.ReadAll(ctx, in)
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	if err != nil {
+		return nil, fault.Inputf("standard input: %w", err)
+	}
 	if asJSON {
-		b, err := io.ReadAll(in)
-		if err != nil {
-			return nil, fault.Inputf("standard input: %w", err)
-		}
 		if !utf8.Valid(b) { // encoding/json would take it
 			return nil, fault.Inputf("standard input: not UTF-8; give the texts as UTF-8")
 		}
@@ -80,19 +84,10 @@ func readTexts(in io.Reader, asJSON bool) ([]string, error) {
 		return texts, nil
 	}
 	var texts []string
-	r := bufio.NewReaderSize(in, 1<<16)
-	for {
-		line, err := r.ReadString('\n')
-		if line != "" {
-			texts = append(texts, strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"))
-		}
-		if errors.Is(err, io.EOF) {
-			return texts, nil
-		}
-		if err != nil {
-			return nil, fault.Inputf("standard input: %w", err)
-		}
+	for line := range strings.Lines(string(b)) {
+		texts = append(texts, strings.TrimSuffix(strings.TrimSuffix(line, "\n"), "\r"))
 	}
+	return texts, nil
 }
 
 // tokenizeAll tokenizes on threads cores (0: all) and keeps the order.

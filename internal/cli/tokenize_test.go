@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -70,4 +72,16 @@ func TestTokenizeErrors(t *testing.T) {
 			t.Errorf("%q %q: printed %q, %v; want exit status %d", tt.stdin, tt.args, out, err, tt.want)
 		}
 	}
+}
+
+// Ctrl-C ends a command that waits for its texts.
+func TestTokenizeInterrupted(t *testing.T) {
+	in, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	defer time.AfterFunc(5*time.Second, func() { w.Close() }).Stop()
+	if code := Main(ctx, []string{"tokenize"}, in, io.Discard, io.Discard); code != int(fault.Interrupted) {
+		t.Errorf("exit status %d", code)
+	}
+	w.Close()
 }

@@ -257,6 +257,24 @@ func RegularFile(path, want string) error {
 	return nil
 }
 
+// ReadAll reads r to its end, or until ctx ends: a terminal or a pipe may be silent
+// for ever. It leaves such a read behind.
+func ReadAll(ctx context.Context, r io.Reader) ([]byte, error) {
+	var text []byte
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		text, err = io.ReadAll(r)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return text, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // ReadFile reads a plain file of at most limit bytes: not a pipe, which may
 // never end, nor a device. want is what was expected there.
 func ReadFile(path, want string, limit int64) ([]byte, error) {

@@ -12,7 +12,22 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
+
+// What is silent for ever is left when the context ends.
+func TestReadAll(t *testing.T) {
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if b, err := ReadAll(ctx, r); b != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%q, %v", b, err)
+	}
+	w.Close()
+	if b, err := ReadAll(t.Context(), io.MultiReader(strings.NewReader("ab"), r)); string(b) != "ab" || err != nil {
+		t.Errorf("%q, %v", b, err)
+	}
+}
 
 func TestCode(t *testing.T) {
 	for _, c := range []struct {
