@@ -55,6 +55,9 @@ type BenchResult struct {
 // of kind KindEnvironment.
 func Bench(ctx context.Context, r *Recipe, o BenchOptions) (_ *BenchResult, err error) {
 	defer fault.Public(ctx, &err)
+	if o.Steps < 0 {
+		return nil, fault.Usagef("Options.Steps %d: want 0 or more", o.Steps)
+	}
 	if r, err = r.checked(); err != nil {
 		return nil, err
 	}
@@ -148,7 +151,7 @@ func (m *machine) randomBatch() *hostBatch {
 		b.pixels[i] = uint8(rng.Uint32())
 	}
 	for row := range m.recipe.Batch {
-		n := 6 + rng.IntN(ctx/2)
+		n := min(6+rng.IntN(max(1, ctx/2)), ctx-1) // tokens before the end
 		t := b.tokens[row*ctx : (row+1)*ctx]
 		for k := range n {
 			t[k] = rng.Int32N(int32(m.cfg.Text.VocabSize) - 2)

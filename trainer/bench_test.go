@@ -2,9 +2,11 @@ package trainer
 
 import (
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/evatool/evatool/internal/device/devicetest"
+	"github.com/evatool/evatool/internal/fault"
 )
 
 const benchRecipe = `
@@ -18,6 +20,22 @@ steps: 100
 optimizer: {name: adamw, clip_grad_norm: 0}
 warmup_steps: 10
 `
+
+// A model with a short context has shorter random texts.
+func TestBenchShortTexts(t *testing.T) {
+	for _, context := range []string{"1", "8"} {
+		r, err := ParseRecipe("bench.yaml", []byte(strings.Replace(benchRecipe, "context_length: 16", "context_length: "+context, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res, err := Bench(t.Context(), r, BenchOptions{Steps: 1, Backend: "go"}); err != nil || len(res.Losses) != 3 {
+			t.Errorf("context %s: %+v, %v", context, res, err)
+		}
+		if _, err := Bench(t.Context(), r, BenchOptions{Steps: -9, Backend: "go"}); fault.Code(err) != int(fault.Usage) {
+			t.Errorf("a negative number of steps: %v", err)
+		}
+	}
+}
 
 // TestBench: a step transfers the batch, the learning rates and the metrics and
 // nothing else; the state is updated in place.
