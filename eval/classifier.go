@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/fault"
@@ -46,6 +47,9 @@ func buildClassifier(ctx context.Context, enc encoder, tok checkpoint.Tokenizer,
 		}
 		first[name] = len(uniq)
 		for _, text := range words.texts(name) {
+			if !utf8.ValidString(text) {
+				return nil, fault.Inputf("class %q, prompt %.80q: not UTF-8; convert it first", name, text)
+			}
 			texts, of = append(texts, text), append(of, len(uniq))
 		}
 		uniq = append(uniq, name)

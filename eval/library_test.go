@@ -113,3 +113,17 @@ func TestEmbedWaits(t *testing.T) {
 	}
 	w.Close()
 }
+
+// Words of a program that are not UTF-8 are refused, as those of a file are.
+func TestWordsNotUTF8(t *testing.T) {
+	dir := pictureFolder(t, 4)
+	for name, o := range map[string]Options{
+		"name":     {ClassNames: append([]string{"caf\xe9"}, fakeClasses[1:]...), Folders: fakeClasses},
+		"template": {Templates: []string{"caf\xe9 {c}"}},
+	} {
+		o.Data = dir
+		if _, err := ZeroShotWith(t.Context(), public{newFake()}, o); fault.Code(err) != int(fault.Input) || !strings.Contains(err.Error(), "not UTF-8") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
