@@ -60,7 +60,7 @@ func (o *EmbedOptions) check() error {
 	case from == (o.Tensors != ""):
 		return fault.Usagef("embed: give Options.Images and/or Options.Texts, or Options.Tensors")
 	case o.Texts == "-" && o.Stdin == nil:
-		return fault.Usagef("embed: Options.Texts is - but Options.Stdin is nil; give a reader, or the name of a file")
+		return fault.Usagef("embed: Options.Texts is - without a reader for it; give one, or the name of a file")
 	case ext != ".safetensors" && ext != ".npy":
 		return fault.Usagef("embed: Options.Out %q: want a name that ends in .safetensors or .npy", o.Out)
 	case ext == ".npy" && o.Blocks:

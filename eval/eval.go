@@ -196,7 +196,7 @@ func checkCounts(batch, workers, limit, maxBad int) error {
 // checkPart refuses a part that is not one of the shards.
 func checkPart(shard, shards int) error {
 	if n := max(1, shards); shards < 0 || shard < 0 || shard >= n {
-		return fault.Usagef("Options.Shard %d, Options.Shards %d: want 0 <= Shard < Shards, or 0 and 0 for everything", shard, shards)
+		return fault.Usagef("Options.Shard %d of %d: want the number of one of the parts, from 0, or 0 of 0 for everything", shard, shards)
 	}
 	return nil
 }
