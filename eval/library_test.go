@@ -96,7 +96,7 @@ func TestMergeNothing(t *testing.T) {
 // Texts from a reader need one.
 func TestEmbedWithoutReader(t *testing.T) {
 	o := EmbedOptions{Texts: "-", Model: "m", Out: "x.npy"}
-	if err := o.check(); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "Options.Stdin") {
+	if err := o.check(); fault.Code(err) != int(fault.Usage) || !strings.Contains(err.Error(), "without a reader") {
 		t.Error(err)
 	}
 }
