@@ -28,7 +28,7 @@ func (t *tower) attentionalPool(x *Node) *Node {
 	heads, embed := t.cfg.Vision.PoolHeads, t.cfg.EmbedDim
 	x = t.layerNorm(x, p+"ln_k", t.eps)
 	q := t.layerNorm(graph.SliceAxis(t.cast(p+"query"), 0, graph.AxisRange(0, 1)), p+"ln_q", t.eps)
-	q = graph.BroadcastToDims(graph.InsertAxes(q, 0), x.Shape().Dim(0), 1, embed)
+	q = spread(graph.InsertAxes(q, 0), t.dtype, x.Shape().Dim(0), 1, embed)
 	var w []*Node
 	if t.has(p + "attn.in_proj_weight") {
 		w = splitRows(t.cast(p+"attn.in_proj_weight"), 3)
@@ -50,7 +50,7 @@ func (t *tower) cocaText(tokens *Node) *Node {
 	b, n := tokens.Shape().Dim(0), tokens.Shape().Dim(1)
 	width := t.cfg.Text.Width
 	x := to(graph.Gather(t.weight("text.token_embedding.weight"), graph.InsertAxes(tokens, -1)), t.dtype)
-	last := graph.BroadcastToDims(graph.Reshape(t.cast("text.cls_emb"), 1, 1, width), b, 1, width)
+	last := spread(graph.Reshape(t.weight("text.cls_emb"), 1, 1, width), t.dtype, b, 1, width)
 	x = graph.Concatenate([]*Node{x, last}, 1)
 	x = addPositions(x, graph.InsertAxes(t.cast("text.positional_embedding"), 0), nil)
 

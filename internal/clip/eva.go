@@ -47,7 +47,7 @@ func (t *tower) assemble(x, class, position *Node) *Node {
 	position = graph.Reshape(to(position, t.dtype), 1, -1, w)
 	class = graph.Add(class, firstRow(position))
 	x = addPositions(x, graph.SliceAxis(position, 1, graph.AxisRangeToEnd(1)), t.opt.KeepPatches)
-	return graph.Concatenate([]*Node{graph.BroadcastToDims(class, b, 1, w), x}, 1)
+	return graph.Concatenate([]*Node{spread(class, t.dtype, b, 1, w), x}, 1)
 }
 
 // residual is x + branch, with drop path on the branch.

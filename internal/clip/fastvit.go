@@ -140,7 +140,7 @@ func (t *tower) squeezeExcite(x *Node, p string) *Node {
 	y := graph.Reshape(meanMap(x), d[0], 1, 1, d[3])
 	y = graph.MaxScalar(t.convolve(y, p+"fc1", 1, 0), 0)
 	y = graph.Sigmoid(t.convolve(y, p+"fc2", 1, 0))
-	return graph.Mul(x, graph.BroadcastToDims(y, d...))
+	return graph.Mul(x, spread(y, x.DType(), d...))
 }
 
 // repMixerBlock mixes cells by one depthwise convolution, then channels.

@@ -30,12 +30,27 @@ func dot(a, b *Node) *graph.DotBuilder {
 
 // addVector adds v [n] to x [..., n].
 func addVector(x, v *Node) *Node {
-	return graph.Add(x, graph.ExpandLeftToRank(to(v, x.DType()), x.Rank()))
+	return graph.Add(x, vector(v, x))
 }
 
 // scaleVector multiplies x [..., n] by v [n].
 func scaleVector(x, v *Node) *Node {
-	return graph.Mul(x, graph.ExpandLeftToRank(to(v, x.DType()), x.Rank()))
+	return graph.Mul(x, vector(v, x))
+}
+
+// vector is v [n] as an operand beside x [..., n].
+func vector(v, x *Node) *Node {
+	v = graph.ExpandLeftToRank(v, x.Rank())
+	if x.DType().IsHalfPrecision() {
+		return spread(v, x.DType(), x.Shape().Dimensions...)
+	}
+	return to(v, x.DType())
+}
+
+// spread repeats v to these dimensions, in Float32: its gradient is a sum, whose
+// partial sums half precision would round.
+func spread(v *Node, dtype dtypes.DType, dims ...int) *Node {
+	return to(graph.BroadcastToDims(to(v, dtypes.Float32), dims...), dtype)
 }
 
 // dense is torch's Linear: weights NAME.weight [out, in] and NAME.bias [out].

@@ -488,6 +488,47 @@ func TestAccumulator(t *testing.T) {
 	}
 }
 
+// The gradient of what all rows share is a sum over them, in Float32.
+func TestHalfSums(t *testing.T) {
+	d := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
+	defer d.Close()
+	const rows, width = 1 << 14, 4
+	values := make([]float32, rows*width)
+	for i := range values {
+		values[i] = 1 + float32(i%7)/128
+	}
+	for name, f := range map[string]func(tw *tower, x, v *Node) *Node{
+		"addVector":   func(_ *tower, x, v *Node) *Node { return addVector(x, v) },
+		"scaleVector": func(_ *tower, x, v *Node) *Node { return scaleVector(graph.OnesLike(x), v) },
+		"assemble": func(tw *tower, x, v *Node) *Node {
+			x = graph.Reshape(x, -1, 1, width)
+			return firstRow(tw.assemble(x, v, graph.Zeros(v.Graph(), shapeF32(2, width))))
+		},
+		"addPositions": func(_ *tower, x, v *Node) *Node {
+			return addPositions(graph.Reshape(x, -1, 1, width), graph.Reshape(to(v, x.DType()), 1, 1, width), nil)
+		},
+		"classFirst": func(tw *tower, x, v *Node) *Node {
+			tw.w = Weights{"visual.cls_token": v}
+			return firstRow(tw.classFirst(graph.Reshape(x, -1, 1, width)))
+		},
+	} {
+		p := d.Program("test", func(in []*Node) []*Node {
+			x := to(in[0], dtypes.BFloat16)
+			y := f(&tower{dtype: x.DType()}, x, in[1])
+			sum := func(x *Node) *Node { return graph.ReduceAllSum(to(x, dtypes.Float32)) }
+			loss := sum(graph.Mul(graph.Reshape(y, x.Shape().Dimensions...), x))
+			return []*Node{graph.ReduceAllSum(graph.Gradient(loss, in[1])[0]), sum(x)}
+		})
+		x := must[*device.Array](t)(d.PutF32(device.Replicated, values, rows, width))
+		v := must[*device.Array](t)(d.PutF32(device.Replicated, make([]float32, width), width))
+		out := must[[]*device.Array](t)(p.Call(context.Background(), x, v))
+		got, want := must[[]float32](t)(out[0].Float32s())[0], must[[]float32](t)(out[1].Float32s())[0]
+		if math.Abs(float64(got/want)-1) > 1.0/256 {
+			t.Errorf("%s: the gradient adds up to %v, not %v", name, got, want)
+		}
+	}
+}
+
 // Two devices share a batch; the features are the same.
 func TestTwoDevices(t *testing.T) {
 	d := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 2, CompileCache: "off"})

@@ -71,6 +71,6 @@ func (t *tower) timmAttention(x *Node, p string, r *rope) *Node {
 // classFirst puts the class token in front of x [B,N,W], without a position.
 func (t *tower) classFirst(x *Node) *Node {
 	b, w := x.Shape().Dim(0), x.Shape().Dim(2)
-	class := graph.BroadcastToDims(graph.Reshape(t.cast("visual.cls_token"), 1, 1, w), b, 1, w)
+	class := spread(graph.Reshape(t.weight("visual.cls_token"), 1, 1, w), t.dtype, b, 1, w)
 	return graph.Concatenate([]*Node{class, x}, 1)
 }

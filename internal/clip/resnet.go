@@ -95,7 +95,7 @@ func (t *tower) attentionPool(x *Node) *Node {
 	d := x.Shape().Dimensions
 	x = graph.Reshape(x, d[0], d[1]*d[2], d[3])
 	x = graph.Concatenate([]*Node{graph.InsertAxes(meanRows(x), 1), x}, 1)
-	x = graph.Add(x, graph.InsertAxes(t.cast("visual.attnpool.positional_embedding"), 0))
+	x = addPositions(x, graph.InsertAxes(t.cast("visual.attnpool.positional_embedding"), 0), nil)
 	heads := t.cfg.VisionHeads()
 	q := toHeads(t.dense(firstRow(x), "visual.attnpool.q_proj"), heads)
 	k := toHeads(t.dense(x, "visual.attnpool.k_proj"), heads)

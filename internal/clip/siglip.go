@@ -46,7 +46,7 @@ func (t *tower) latentPool(x *Node, heads int) *Node {
 	b, w := x.Shape().Dim(0), x.Shape().Dim(2)
 	ws, bs := splitRows(t.cast(p+"in_proj_weight"), 3), split(t.weight(p+"in_proj_bias"), 3)
 	q := addVector(product(t.cast(p+"latent"), ws[0]), bs[0]) // [1,1,W]
-	q = graph.BroadcastToDims(q, b, 1, w)
+	q = spread(q, t.dtype, b, 1, w)
 	k, v := addVector(product(x, ws[1]), bs[1]), addVector(product(x, ws[2]), bs[2])
 	x = t.dense(attend(toHeads(q, heads), toHeads(k, heads), toHeads(v, heads), false, nil), p+"proj")
 	x = graph.Add(x, t.siglipMLP(t.layerNorm(x, p+"norm", t.eps), p+"mlp."))

@@ -17,7 +17,7 @@ func (t *tower) vitamin(images *Node) *Node {
 	t.captureMap("visual.patch_embed.backbone", x)
 	x = flatten(x)
 	if !t.cfg.Vision.NoPosEmbed {
-		x = graph.Add(x, t.cast("visual.pos_embed"))
+		x = addPositions(x, t.cast("visual.pos_embed"), nil)
 	}
 	x = t.blocks(x, nil, t.vitaminBlock)
 	x = t.layerNorm(meanRows(x), "visual.fc_norm", t.eps)
