@@ -247,7 +247,7 @@ func (r *run) sample(entries []entry) []entry {
 
 // again scores the sample with a changed setup and counts the right answers.
 func (r *run) again(ctx context.Context, s setup, sample []entry) (int, error) {
-	sub := &run{o: r.o, cfg: s.cfg, pre: r.pre, model: r.model, backend: r.backend, w: r.w, data: r.data, texts: r.texts, open: r.open, words: r.words}
+	sub := &run{o: r.o, cfg: s.cfg, pre: r.pre, model: r.model, backend: r.backend, arithmetic: r.arithmetic, w: r.w, data: r.data, texts: r.texts, open: r.open, words: r.words}
 	sub.o.DType, sub.w.templates = s.dtype, s.templates
 	sub.o.Meter, sub.o.Log, sub.o.MaxBad = noMeters, runlog.Discard(), len(sample)
 	if s.pictures != nil {

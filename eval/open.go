@@ -134,6 +134,9 @@ func open(ctx context.Context, path string, o OpenOptions) (_ *Model, err error)
 		o.DType = "fp32"
 	}
 	m.o = o
+	if o.DType != "fp32" && m.arithmetic() == m.backend() {
+		o.Log.Info("the weights are rounded, but this processor computes in float32", "dtype", o.DType)
+	}
 	m.closing, m.end = context.WithCancel(context.Background())
 	return m, nil
 }
@@ -147,6 +150,15 @@ func (m *Model) pixels() arch.Preprocess {
 }
 
 func (m *Model) backend() string { return m.dev.Info().Kind }
+
+// arithmetic is what features depend on besides the weights: the backend and,
+// where it computes in half precision, which not every CPU does, the type.
+func (m *Model) arithmetic() string {
+	if dt, err := weights.ComputeDType(m.dev, m.o.DType); err == nil && dt.IsHalfPrecision() {
+		return m.backend() + " " + dt.String()
+	}
+	return m.backend()
+}
 
 // Close stops the calls in flight, which return an error, and frees the model.
 // It waits for what the device is computing.

@@ -204,7 +204,7 @@ func Probe(ctx context.Context, o ProbeOptions) (_ *ProbeResult, err error) {
 	}
 	res, err := withModel(ctx, o.Opened, o.Model, o.OpenOptions, func(ctx context.Context, m *Model) (*ProbeResult, error) {
 		p := &probe{o: o, own: words.Prompts, perFile: storedRows}
-		p.run = &run{o: p.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
+		p.run = &run{o: p.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend(), arithmetic: m.arithmetic()}
 		p.run.texts, p.run.words = max(p.run.o.Batch, textBatch), m.textTokens
 		p.run.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 			return m.runner(ctx, cfg, calls(p.run.o.Batch, dtype, math.MaxInt, math.MaxInt))
@@ -312,7 +312,7 @@ func (p *probe) features(ctx context.Context, dir, label, src string, order *[]s
 			p.names = append(p.names, spoken(f))
 		}
 	}
-	r.key = contentKey("features 3", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), r.o.DType, r.backend,
+	r.key = contentKey("features 3", r.model.SHA256, string(r.cfg.JSON()), fmt.Sprintf("%+v", r.pre), r.o.DType, r.arithmetic,
 		identityOf(ctx, r.data), sampleOf(r.data), contentKey(*order...), strconv.Itoa(p.perFile))
 	set, err := r.store(ctx, dir, label, p.perFile, label == "test")
 	if err != nil {

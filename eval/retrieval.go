@@ -126,7 +126,7 @@ func retrieval(ctx context.Context, m *Model, o RetrievalOptions) (*RetrievalRes
 
 // retrievalRun is a retrieval with an open model.
 func retrievalRun(ctx context.Context, m *Model, o RetrievalOptions) *run {
-	r := &run{o: o.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend()}
+	r := &run{o: o.scoring().on(m).defaults(), cfg: m.file.Config, pre: m.pixels(), model: m.info(), backend: m.backend(), arithmetic: m.arithmetic()}
 	r.texts, r.words = max(r.o.Batch, textBatch), m.textTokens
 	r.open = func(cfg *arch.Config, dtype string) (encoder, func(), error) {
 		lo, hi := r.bounds()

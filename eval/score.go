@@ -183,7 +183,7 @@ func (r *run) classifier(ctx context.Context) (*classifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	parts := append([]string{"classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.backend}, r.w.key()...)
+	parts := append([]string{"classifier 1", r.model.SHA256, string(r.cfg.JSON()), r.o.DType, r.arithmetic}, r.w.key()...)
 	parts = append(parts, r.tokens(tok)...)
 	key := contentKey(parts...)
 	return cachedClassifier(cacheFile(r.o.Cache, key), key, r.cfg.EmbedDim, len(r.w.names), r.o.Log, func(part partial) (*classifier, error) {

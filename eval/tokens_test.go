@@ -3,6 +3,7 @@ package eval
 import (
 	"context"
 	"image/color"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +52,25 @@ func TestClassifierOfAnotherTokenizer(t *testing.T) {
 	}
 	if one, other := build(0), build(7); slices.Equal(one, other) {
 		t.Error("the class vectors of another tokenizer")
+	}
+}
+
+// Class vectors computed in bfloat16 are not taken for those of a processor without
+// it, which computes bf16 weights in float32.
+func TestClassifierOfAnotherArithmetic(t *testing.T) {
+	cache := t.TempDir()
+	for _, arithmetic := range []string{"xla-cpu", "xla-cpu BFloat16"} {
+		r := &run{
+			o: Options{Cache: cache}.defaults(), cfg: newFake().Config(), model: ModelInfo{SHA256: "m"}, texts: 8, backend: "xla-cpu", arithmetic: arithmetic,
+			w:    prompts{names: fakeClasses, templates: []string{"a {}"}},
+			open: func(*arch.Config, string) (encoder, func(), error) { return newFake(), nil, nil },
+		}
+		if _, err := r.classifier(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if files, err := os.ReadDir(cache); err != nil || len(files) != 2 {
+		t.Errorf("%d files, %v", len(files), err)
 	}
 }
 

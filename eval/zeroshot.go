@@ -49,7 +49,7 @@ func zeroShot(ctx context.Context, m *Model, o Options) (*Result, error) {
 
 // newRun is an evaluation with an open model.
 func newRun(ctx context.Context, m *Model, o Options) *run {
-	r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend()}
+	r := &run{o: o.on(m).defaults(), cfg: m.file.Config, pre: m.file.Preprocess, model: m.info(), backend: m.backend(), arithmetic: m.arithmetic()}
 	if !isTensors(o.Data) {
 		r.pre = m.pixels()
 	}
@@ -125,15 +125,16 @@ func (g given) own(rows []float32, err error, n int, what string) ([]float32, er
 
 // run is one evaluation.
 type run struct {
-	o       Options
-	cfg     *arch.Config
-	pre     arch.Preprocess
-	model   ModelInfo
-	backend string
-	texts   int // prompts of a call at most
-	open    func(cfg *arch.Config, dtype string) (encoder, func(), error)
-	free    func()                                              // gives the encoder's memory back, or nil
-	words   func(context.Context) (checkpoint.Tokenizer, error) // nil: CLIP's BPE
+	o          Options
+	cfg        *arch.Config
+	pre        arch.Preprocess
+	model      ModelInfo
+	backend    string
+	arithmetic string // of the features: Model.arithmetic
+	texts      int    // prompts of a call at most
+	open       func(cfg *arch.Config, dtype string) (encoder, func(), error)
+	free       func()                                              // gives the encoder's memory back, or nil
+	words      func(context.Context) (checkpoint.Tokenizer, error) // nil: CLIP's BPE
 
 	w       prompts
 	head    *learned    // of a probe, instead of class vectors
