@@ -1,9 +1,11 @@
 package trainer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"github.com/evatool/evatool/internal/dataset"
@@ -326,5 +329,25 @@ func TestRescale(t *testing.T) {
 		if err != nil || v[0] != c.want {
 			t.Errorf("%s from %v: %v, %v; want %v", c.precision, c.scale, v, err, c.want)
 		}
+	}
+}
+
+// TestContinuedInAnotherType: a processor without bfloat16 instructions goes on in
+// float32, and that is said.
+func TestContinuedInAnotherType(t *testing.T) {
+	var log bytes.Buffer
+	m := newFixture(t, families[0], func(r *Recipe) { r.Precision = "bf16" }).machine(t, onDevice(t, 0), false)
+	r := &run{out: t.TempDir(), recipe: m.recipe, machine: m, first: 1, log: slog.New(slog.NewTextHandler(&log, nil))}
+	for _, dtype := range []dtypes.DType{dtypes.BFloat16, dtypes.BFloat16, dtypes.Float32} {
+		if log.Len() > 0 {
+			t.Errorf("the same type: %s", &log)
+		}
+		m.compute = dtype
+		if err := r.writeRunFile(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !strings.Contains(log.String(), "in BFloat16") {
+		t.Errorf("another type: %q", &log)
 	}
 }

@@ -211,6 +211,7 @@ type session struct {
 	Started  time.Time         `json:"started"`
 	FromStep int64             `json:"from_step"`
 	Backend  device.Info       `json:"backend"`
+	Compute  string            `json:"compute,omitempty"`   // type of products; absent: float32
 	Ranks    int               `json:"processes,omitempty"` // absent: one
 	Versions map[string]string `json:"versions"`
 }
@@ -261,6 +262,9 @@ func (r *run) finished(from *start) bool {
 // on says what the process, or all those of a job, ran on.
 func (s *session) on() string {
 	text := fmt.Sprintf("%s × %d", s.Backend.Kind, s.Backend.Devices)
+	if s.Compute != "" {
+		text += " in " + s.Compute
+	}
 	if s.Ranks > 1 {
 		text += fmt.Sprintf(", %d processes", s.Ranks)
 	}
@@ -282,8 +286,11 @@ func (r *run) writeRunFile(done bool) error {
 		if r.job != nil {
 			s.Ranks = r.job.Size()
 		}
+		if dt := r.machine.compute; dt.IsHalfPrecision() { // as the recipe asks, but not every CPU does
+			s.Compute = dt.String()
+		}
 		if n := len(f.Sessions); n > 0 && f.Sessions[n-1].on() != s.on() {
-			r.log.Warn("the run continues on another backend or number of devices or processes: the result stays correct, but its last bits differ",
+			r.log.Warn("the run continues on another backend, number of devices or processes, or in another type: the result stays correct, but its last bits differ",
 				"before", f.Sessions[n-1].on(), "now", s.on())
 		}
 		f.Sessions = append(f.Sessions, s)
