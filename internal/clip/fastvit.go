@@ -138,7 +138,7 @@ func (t *tower) downsample(x *Node, p string) *Node {
 func (t *tower) squeezeExcite(x *Node, p string) *Node {
 	d := x.Shape().Dimensions
 	y := graph.Reshape(meanMap(x), d[0], 1, 1, d[3])
-	y = graph.MaxScalar(t.convolve(y, p+"fc1", 1, 0), 0)
+	y = relu(t.convolve(y, p+"fc1", 1, 0))
 	y = graph.Sigmoid(t.convolve(y, p+"fc2", 1, 0))
 	return graph.Mul(x, spread(y, x.DType(), d...))
 }

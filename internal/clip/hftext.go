@@ -7,7 +7,6 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
-	"github.com/gomlx/gomlx/ml/layers/activation"
 )
 
 // robertaText is transformers' RobertaModel under OpenCLIP's projection: norms
@@ -66,7 +65,7 @@ func (t *tower) m2m100Text(tokens *Node) *Node {
 			q, x = pick(h), pick(x)
 		}
 		x = t.residual(x, t.dense(t.hfAttention(q, h, l+"self_attn.", [3]string{"q_proj", "k_proj", "v_proj"}, seen), l+"self_attn.out_proj"), layer)
-		h = activation.Relu(t.dense(t.layerNorm(x, l+"final_layer_norm", t.eps), l+"fc1"))
+		h = relu(t.dense(t.layerNorm(x, l+"final_layer_norm", t.eps), l+"fc1"))
 		x = t.residual(x, t.dense(h, l+"fc2"), layer)
 		t.capture(l[:len(l)-1], x)
 		return x

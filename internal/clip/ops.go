@@ -103,6 +103,12 @@ func lengthen(x *Node, n int) *Node {
 	return graph.Concatenate([]*Node{x, graph.Zeros(x.Graph(), shapes.Make(x.DType(), d...))}, 0)
 }
 
+// relu is max(x, 0), in Float32: XLA's CPU compiler makes wrong code, whose results
+// are any number, of a sum over two such maxima of bfloat16, each of a biased value.
+func relu(x *Node) *Node {
+	return to(activation.Relu(to(x, dtypes.Float32)), x.DType())
+}
+
 // gelu is x·Φ(x).
 func gelu(x *Node) *Node {
 	return to(activation.Gelu(to(x, dtypes.Float32)), x.DType())

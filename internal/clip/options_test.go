@@ -529,6 +529,35 @@ func TestHalfSums(t *testing.T) {
 	}
 }
 
+// A ResNet's block in bfloat16, as the compiler fuses it: two activations of biased
+// values, then a pool.
+func TestHalfRelu(t *testing.T) {
+	d := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
+	defer d.Close()
+	const width = 128
+	rng := rand.New(rand.NewPCG(1, 2))
+	values := make([]float32, 8*16*16*width+width)
+	for i := range values {
+		values[i] = float32(rng.NormFloat64()) / 8
+	}
+	var results [2][]float32
+	for i, dtype := range []dtypes.DType{dtypes.Float32, dtypes.BFloat16} {
+		p := d.Program("test", func(in []*Node) []*Node {
+			y := to(graph.Reshape(graph.Slice(in[0], graph.AxisRange(width)), 8, 16, 16, width), dtype)
+			for range 2 {
+				y = relu(addVector(y, graph.Slice(in[0], graph.AxisRange(0, width))))
+			}
+			return []*Node{to(averagePool(y, 2), dtypes.Float32)}
+		})
+		in := must[*device.Array](t)(d.PutF32(device.Replicated, values, len(values)))
+		out := must[[]*device.Array](t)(p.Call(context.Background(), in))
+		results[i] = must[[]float32](t)(out[0].Float32s())
+	}
+	if e := diff(t, results[1], results[0]); !(e < 0.02) {
+		t.Errorf("the pools differ by %.2g", e)
+	}
+}
+
 // Two devices share a batch; the features are the same.
 func TestTwoDevices(t *testing.T) {
 	d := devicetest.Open(t, device.Options{Backend: "xla", DeviceCount: 2, CompileCache: "off"})

@@ -7,7 +7,6 @@ import (
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors/images"
-	"github.com/gomlx/gomlx/ml/layers/activation"
 
 	"github.com/evatool/evatool/internal/arch"
 )
@@ -21,7 +20,7 @@ func (t *tower) resnet(img *Node) *Node {
 	}
 	x := graph.TransposeAllAxes(img, 0, 2, 3, 1)
 	for _, c := range t.cfg.Stem() {
-		x = activation.Relu(t.conv(x, c))
+		x = relu(t.conv(x, c))
 	}
 	x = averagePool(x, 2)
 	t.captureMap("visual.stem_avgpool", x)
@@ -50,13 +49,13 @@ func (t *tower) captureMap(name string, x *Node) {
 }
 
 func (t *tower) bottleneck(x *Node, b arch.Bottleneck, layer int) *Node {
-	y := activation.Relu(t.conv(x, b.Convs[0]))
-	y = activation.Relu(t.conv(y, b.Convs[1]))
+	y := relu(t.conv(x, b.Convs[0]))
+	y = relu(t.conv(y, b.Convs[1]))
 	y = t.conv(averagePool(y, b.Stride), b.Convs[2])
 	if b.Downsample != nil {
 		x = t.conv(averagePool(x, b.Stride), *b.Downsample)
 	}
-	return activation.Relu(t.residual(x, y, layer))
+	return relu(t.residual(x, y, layer))
 }
 
 // conv is a convolution without bias, followed by BatchNorm.
