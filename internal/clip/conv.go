@@ -152,14 +152,15 @@ func shifted(x *Node, k, stride, pad int) (maps []*Node) {
 	return maps
 }
 
-// batchNorm is BatchNorm over the channels with its stored statistics.
+// batchNorm is BatchNorm over the channels with its stored statistics, in Float32:
+// rounded scales and shifts would add to the error of half precision.
 func (t *tower) batchNorm(x *Node, name string) *Node {
 	const eps = 1e-5
 	f := dtypes.Float32
 	stat := func(n string) *Node { return to(t.weight(name+n), f) }
 	scale := graph.Div(stat(".weight"), graph.Sqrt(graph.AddScalar(stat(".running_var"), eps)))
 	shift := graph.Sub(stat(".bias"), graph.Mul(stat(".running_mean"), scale))
-	return addVector(scaleVector(x, scale), shift)
+	return to(addVector(scaleVector(to(x, f), scale), shift), x.DType())
 }
 
 // meanMap is the mean of a map [B,H,W,C] over its cells: [B,C], in Float32.

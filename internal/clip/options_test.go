@@ -14,6 +14,7 @@ import (
 	"github.com/evatool/evatool/internal/arch"
 	"github.com/evatool/evatool/internal/device"
 	"github.com/evatool/evatool/internal/device/devicetest"
+	"github.com/evatool/evatool/internal/tensorfile"
 	"github.com/evatool/evatool/internal/weights"
 )
 
@@ -591,5 +592,35 @@ func TestTwoDevices(t *testing.T) {
 	txt := must[[]float32](t)(r.Texts(context.Background(), readTokens(t, in, "tokens")[:4*77], 4))
 	if e := diff(t, txt, floats(t, in, "expected.text_features")[:4*32]); e > tolerance {
 		t.Errorf("text features differ by %.2g", e)
+	}
+}
+
+// BatchNorm of a map far from zero: its scale and shift cancel, and are not rounded.
+func TestHalfBatchNorm(t *testing.T) {
+	d := devicetest.Open(t, device.Options{Backend: "xla", CompileCache: "off"})
+	defer d.Close()
+	const width, mean = 64, 16
+	rng := rand.New(rand.NewPCG(3, 4))
+	values := make([]float32, 100*width)
+	for i := range values {
+		values[i] = tensorfile.BF16toF32(tensorfile.F32toBF16(mean + float32(rng.NormFloat64())))
+	}
+	p := d.Program("test", func(in []*Node) []*Node {
+		x := to(graph.Reshape(in[0], 1, 10, 10, width), dtypes.BFloat16)
+		fill := func(v float64) *Node { return graph.BroadcastToDims(graph.Const(x.Graph(), float32(v)), width) }
+		tw := &tower{dtype: dtypes.BFloat16, w: map[string]*Node{
+			"n.weight": fill(1.01), "n.bias": fill(0.1), "n.running_mean": fill(mean), "n.running_var": fill(1.03),
+		}}
+		return []*Node{to(tw.batchNorm(x, "n"), dtypes.Float32)}
+	})
+	in := must[*device.Array](t)(d.PutF32(device.Replicated, values, len(values)))
+	out := must[[]*device.Array](t)(p.Call(context.Background(), in))
+	worst := 0.0
+	for i, y := range must[[]float32](t)(out[0].Float32s()) {
+		want := (float64(values[i])-mean)*1.01/math.Sqrt(1.03+1e-5) + 0.1
+		worst = max(worst, math.Abs(float64(y)-want)/(1+math.Abs(want)))
+	}
+	if worst > 1.0/256 {
+		t.Errorf("%.2g off, more than one rounding", worst)
 	}
 }

@@ -68,12 +68,7 @@ func (t *tower) conv(x *Node, c arch.Conv) *Node {
 		x = graph.Convolve(x, graph.TransposeAllAxes(w, 2, 3, 1, 0)).ChannelsAxis(images.ChannelsLast).
 			StridePerAxis(c.Stride, c.Stride).PaddingPerDim([][2]int{{pad, pad}, {pad, pad}}).Done()
 	}
-	const eps = 1e-5
-	f := dtypes.Float32
-	stat := func(name string) *Node { return to(t.weight(c.Norm+name), f) }
-	scale := graph.Div(stat(".weight"), graph.Sqrt(graph.AddScalar(stat(".running_var"), eps)))
-	shift := graph.Sub(stat(".bias"), graph.Mul(stat(".running_mean"), scale))
-	return addVector(scaleVector(x, scale), shift)
+	return t.batchNorm(x, c.Norm)
 }
 
 // averagePool halves a feature map [B,H,W,C] n-fold; an odd last row or
