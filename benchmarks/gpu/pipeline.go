@@ -50,7 +50,7 @@ func (b *bench) pipeline() error {
 	}
 	r.Data = []trainer.Source{{Source: file, Weight: 1}}
 	r.Checkpoint.EverySteps = 0
-	r.Steps, r.Samples = int64(b.sizes.steps)+2, 0
+	r.Steps, r.Samples, r.WarmupSteps = int64(b.sizes.steps)+2, 0, 0
 	b.dev.Close() // frees its memory
 	res, err := trainer.Run(b.ctx, r, trainer.Options{
 		Out: filepath.Join(dir, "run"), Backend: b.opened.Backend, DeviceCount: b.opened.DeviceCount, CompileCache: b.opened.CompileCache, Log: b.log,
