@@ -10,9 +10,11 @@ import (
 	"testing"
 
 	"github.com/evatool/evatool/internal/arch"
+	"github.com/evatool/evatool/internal/arch/archtest"
 	"github.com/evatool/evatool/internal/bpe"
 	"github.com/evatool/evatool/internal/checkpoint"
 	"github.com/evatool/evatool/internal/tokenjson"
+	"github.com/evatool/evatool/internal/weights"
 )
 
 // shifted is a tokenizer.json's tokenizer that another one took the place of.
@@ -72,6 +74,23 @@ func TestClassifierOfAnotherArithmetic(t *testing.T) {
 	if files, err := os.ReadDir(cache); err != nil || len(files) != 2 {
 		t.Errorf("%d files, %v", len(files), err)
 	}
+}
+
+// A model knows its arithmetic: where bf16 is not only storage, its type is in it.
+func TestArithmetic(t *testing.T) {
+	dir := "../testdata/models/eva02-b-tiny"
+	eachBackend(t, func(t *testing.T, backend string) {
+		for _, dtype := range []string{"fp32", "bf16"} {
+			m, err := Open(t.Context(), archtest.Weights(dir), OpenOptions{Config: filepath.Join(dir, "config.json"), Backend: backend, DType: dtype})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if dt, err := weights.ComputeDType(m.dev, dtype); err != nil || dt.IsHalfPrecision() != (m.arithmetic() != m.backend()) {
+				t.Errorf("%s is computed in %s by %q, %v", dtype, dt, m.arithmetic(), err)
+			}
+			m.Close()
+		}
+	})
 }
 
 // A tokenizer is a file beside the weights: with another one a run is another run.

@@ -101,14 +101,7 @@ func TestStartWithAnotherGELU(t *testing.T) {
 		{eva, "vision", true, false, false}, {eva, "text", true, false, true}, {eva, "text", false, false, false},
 	} {
 		from := parse(c.vision, c.file)
-		var list []tensorfile.Tensor
-		for _, info := range RandomSource(from, 1).Tensors() {
-			list = append(list, tensorfile.Tensor{Info: info, Data: make([]byte, info.NumBytes())})
-		}
-		path := filepath.Join(t.TempDir(), "model.safetensors")
-		if err := tensorfile.WriteFile(path, list, ModelMetadata(from)); err != nil {
-			t.Fatal(err)
-		}
+		path := zeroModel(t, from)
 		o := StartOptions{Config: parse(c.vision, c.want), Vision: path}
 		if c.tower == "text" {
 			o.Vision, o.Text = "", path
@@ -151,14 +144,7 @@ func TestContradiction(t *testing.T) {
 	}
 	const vision, text = `"head_width": 8, "pt_hw_seq_len": 4`, `"heads": 1`
 	from := parse(vision+`, "intp_freq": false`, text)
-	var list []tensorfile.Tensor
-	for _, info := range RandomSource(from, 1).Tensors() {
-		list = append(list, tensorfile.Tensor{Info: info, Data: make([]byte, info.NumBytes())})
-	}
-	path := filepath.Join(t.TempDir(), "model.safetensors")
-	if err := tensorfile.WriteFile(path, list, ModelMetadata(from)); err != nil {
-		t.Fatal(err)
-	}
+	path := zeroModel(t, from)
 	for _, c := range []struct{ vision, text, want string }{
 		{vision, text, ""},
 		{vision + `, "drop_path_rate": 0.1`, text, ""},
@@ -186,4 +172,18 @@ func TestContradiction(t *testing.T) {
 			}
 		}
 	}
+}
+
+// zeroModel writes a model of zeros that states its configuration.
+func zeroModel(t *testing.T, c *arch.Config) (path string) {
+	t.Helper()
+	var list []tensorfile.Tensor
+	for _, info := range RandomSource(c, 1).Tensors() {
+		list = append(list, tensorfile.Tensor{Info: info, Data: make([]byte, info.NumBytes())})
+	}
+	path = filepath.Join(t.TempDir(), "model.safetensors")
+	if err := tensorfile.WriteFile(path, list, ModelMetadata(c)); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
