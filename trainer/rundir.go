@@ -79,6 +79,10 @@ func (r *run) claim() error {
 // is removed; a folder that is not empty stays.
 func (r *run) leaveFolder() {
 	for _, path := range r.made {
+		if filepath.Base(path) == pulseDir {
+			os.RemoveAll(path) // another process may be about to take its own file away
+			continue
+		}
 		os.Remove(path)
 	}
 	if r.made = nil; r.lock != nil {
